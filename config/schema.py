@@ -1,0 +1,157 @@
+"""Every setting, with its type, default and meaning. JSON keys, flags and ``--help`` are all derived from these dataclasses.
+
+Keys of the released VAST keep their names and meanings. ``obsolete`` keys are accepted with one line on what replaces them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from config.tasks import Task
+
+
+def setting(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, choices, obsolete, or flag."""
+    details = {"help": help, **metadata}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=details)
+    return field(default=default, metadata=details)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How the program runs: mode, folders, optimisation, precision."""
+
+    mode: Literal["training", "testing"] = setting("training", "train and evaluate, or only evaluate a checkpoint")
+    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)")
+    pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
+                                             "model_cfg.inherit_keys are taken from its log/hps.json")
+    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results")
+    resume: bool = setting(False, "continue the run in output_dir from its last checkpoint")
+    seed: int = setting(50, "seed of every draw")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes a GPU where there is one")
+    learning_rate: float = setting(1e-4, "peak learning rate of everything but the vision encoder", minimum=0.0)
+    clip_lr: float | None = setting(None, "peak learning rate of the vision encoder; null: learning_rate", minimum=0.0)
+    new_lr: float | None = setting(None, "peak learning rate of the parameters in new_params_name; null: learning_rate", minimum=0.0)
+    new_params_name: list[str] = setting([], "parameter names (parts of them) trained with new_lr")
+    optim: Literal["adamw", "adam", "sgd"] = setting("adamw", "optimiser")
+    betas: list[float] = setting([0.9, 0.98], "betas of Adam")
+    weight_decay: float = setting(0.01, "decoupled weight decay; not on biases and normalisation", minimum=0.0)
+    grad_norm: float | None = setting(2.0, "gradient norm above which gradients are scaled down; null or -1: never")
+    scheduler: Literal["warmup_linear", "warmup_cosine"] = setting("warmup_linear", "shape of the learning rate after the warm-up")
+    warmup_ratio: float = setting(0.1, "share of the steps in which the learning rate rises from 0", minimum=0.0, maximum=1.0)
+    gradient_accumulation_steps: int = setting(1, "batches of batch_size clips per optimiser step", minimum=1)
+    num_train_steps: int | None = setting(None, "stop after so many optimiser steps (each corpus keeps its share); null: the sum of the "
+                                                "corpora's steps", minimum=1)
+    fp16: bool = setting(False, "half precision with a gradient scaler (for V100); CUDA only")
+    bf16: bool = setting(False, "bfloat16 autocast, on CPUs too")
+    gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "
+                                           "false: as in the release")
+    valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0)
+    first_eval: bool = setting(False, "evaluate once before training")
+    save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric")
+    save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0)
+    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written")
+    log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1)
+    zero_shot: bool = setting(False, "evaluate the start weights and stop")
+    dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")
+    max_unreadable: float = setting(0.05, "share of unreadable training clips above which the run stops", minimum=0.0, maximum=1.0)
+    skip_unreadable: bool = setting(False, "testing: leave unreadable clips out (the report says how many) instead of stopping")
+    allow_missing: list[str] = setting([], "parameter name prefixes that a checkpoint may lack or have in excess")
+    num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0)
+    tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs")
+    dataset_mix_type: Literal["random", "round-robin"] = setting("random", "how the next step's corpus is chosen, in proportion to the "
+                                                                           "corpora's steps")
+    pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU")
+    use_ddp: bool = setting(True, "accepted; DistributedDataParallel is used whenever there are several processes",
+                            obsolete="the number of processes decides")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model: towers, widths, text lengths, generation."""
+
+    model_type: Literal["vast"] = setting("vast", "the model")
+    pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose")
+    vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, or timm:<name>; null: none")
+    vision_encoder_cfg: dict[str, Any] = setting({}, "sizes of the vision encoder where they differ from its name's")
+    vision_resolution: int = setting(224, "frames are brought to this many pixels square", minimum=1)
+    max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest vision_sample_num of the datasets",
+                                                minimum=1)
+    audio_encoder_type: str | None = setting("beats", "registered audio encoder; null: none")
+    audio_encoder_cfg: dict[str, Any] = setting({}, "sizes of the audio encoder where they differ from its name's")
+    audio_melbins: int = setting(64, "mel bins", minimum=1)
+    audio_target_length: int = setting(1024, "mel frames of a slice (10 ms each)", minimum=1)
+    max_audio_sample_num: int | None = setting(None, "rows of the learnt clip embedding; null: the largest audio_sample_num of the datasets",
+                                               minimum=1)
+    text_encoder_type: str = setting("bert-base-uncased", "folder under pretrained_weights/bert/ or a path, in Hugging Face layout; or "
+                                                          "bert with text_encoder_cfg, from scratch")
+    text_encoder_cfg: dict[str, Any] = setting({}, "BertConfig keys that override the folder's config.json")
+    tokenizer: str | None = setting(None, "vocab.txt or a folder with one; null: the text encoder's folder")
+    contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
+    frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
+    itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
+    label_smoothing: float = setting(0.1, "label smoothing of the contrastive loss", minimum=0.0, maximum=1.0)
+    frozen_vision: bool = setting(False, "the vision encoder is not trained")
+    frozen_audio: bool = setting(False, "the audio encoder is not trained")
+    checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
+                                                                  "or its tokens are masked")
+    mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)")
+    max_caption_len: int = setting(40, "tokens of a caption, question or generated caption", minimum=3)
+    max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
+    max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
+    max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
+    beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1)
+    captioner_mode: bool = setting(False, "label clips by sampling instead of testing captions")
+    generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1)
+    itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0)
+    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval")
+    inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """One corpus of data_cfg.train or data_cfg.val."""
+
+    name: str = setting("", "name in logs and metrics")
+    type: Literal["annoindexed", "srcindexed"] = setting("annoindexed", "annoindexed: a JSON list and media folders; srcindexed: tar shards")
+    training: bool | None = setting(None, "as in the release; must agree with the list it stands in")
+    task: str = setting("", "for example ret%tvas%tv_cap%tva")
+    txt: str = setting("", "annotation file")
+    vision: str | None = setting(None, "folder of videos, frame folders or images")
+    audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track")
+    vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
+    vision_transforms: Literal["none", "crop_flip"] = setting("none", "none: resize to a square; crop_flip: random crop and flip in training")
+    vision_sample_num: int | None = setting(None, "frames per clip", minimum=1)
+    audio_sample_num: int | None = setting(None, "sound slices per clip", minimum=1)
+    epoch: float | None = setting(None, "passes over the corpus", minimum=0.0)
+    steps: int | None = setting(None, "optimiser steps with this corpus, instead of epoch", minimum=0)
+    batch_size: int = setting(64, "clips per step over all processes", minimum=1)
+    n_workers: int = setting(8, "worker processes that read and decode", minimum=0)
+    annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own")
+    video_decoder: Literal["av", "decord", "torchcodec"] = setting("av", "library that decodes videos")
+    cache_dir: str | None = setting(None, "folder for decoded frames and mel spectrograms, filled in the first epoch; null: decode every time")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The corpora trained on and those evaluated on."""
+
+    train: tuple[DatasetConfig, ...] = ()
+    val: tuple[DatasetConfig, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole, validated."""
+
+    run_cfg: RunConfig
+    model_cfg: ModelConfig
+    data_cfg: DataConfig
+
+
+def task_of(dataset: DatasetConfig) -> Task:
+    """The dataset's task, parsed."""
+    return Task.parse(dataset.task)

@@ -1,0 +1,153 @@
+"""Modalities, groups, objectives and tasks: the only place that reads notations such as ``ret%tvas%tv_cap%tva``.
+
+A task string lists objectives separated by ``_``; each objective is followed by its groups, separated by ``%``. A group
+names the modalities that a text is paired with. The text itself (``t``) may be written anywhere in the group or left out:
+``tvas``, ``vast`` (``v a s t``), ``vas`` all mean vision + audio + subtitle. Printing always gives ``tvas``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+
+class TaskError(ValueError):
+    """A task string that cannot be understood; the message names the part and the valid choices."""
+
+
+class Modality(str, Enum):
+    """One track of a clip. Text is never a member: it is always the partner."""
+
+    VISION = "v"
+    AUDIO = "a"
+    SUBTITLE = "s"
+
+    @property
+    def word(self) -> str:
+        """The modality in words, for messages: ``vision``, ``audio``, ``subtitle``."""
+        return self.name.lower()
+
+
+class Objective(str, Enum):
+    """What is trained or tested on the groups of a task."""
+
+    RETRIEVAL = "ret"
+    CAPTION = "cap"
+    QA = "qa"
+
+
+class CaptionKind(str, Enum):
+    """The caption kinds of VAST-27M. Corpora with one kind of caption use OMNI alone."""
+
+    OMNI = "omni"
+    VISION = "vision"
+    AUDIO = "audio"
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """A set of modalities in the canonical order v, a, s."""
+
+    modalities: tuple[Modality, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Group:
+        """``"tvas"``, ``"vast"``, ``"sav"`` → Group(v, a, s). Raises TaskError for unknown or repeated letters."""
+        letters = text.strip()
+        if letters.count("t") > 1:
+            raise TaskError(f"group '{text}' names the text (t) more than once")
+        letters = letters.replace("t", "")
+        unknown = sorted(set(letters) - {m.value for m in Modality})
+        if unknown:
+            raise TaskError(f"group '{text}' has unknown letter(s) {', '.join(unknown)}; valid are v (vision), a (audio), "
+                            "s (subtitle) and t (text)")
+        if not letters:
+            raise TaskError(f"group '{text}' is empty: name at least one of v (vision), a (audio), s (subtitle)")
+        if len(set(letters)) != len(letters):
+            raise TaskError(f"group '{text}' names a modality more than once")
+        return cls(tuple(m for m in Modality if m.value in letters))
+
+    @property
+    def key(self) -> str:
+        """The letters without the text, as heads and metrics are named: ``vas``."""
+        return "".join(m.value for m in self.modalities)
+
+    @property
+    def caption_kind(self) -> CaptionKind:
+        """Which caption of VAST-27M this group is paired with (paper, section 4.3)."""
+        if self.modalities == (Modality.VISION,):
+            return CaptionKind.VISION
+        if self.modalities == (Modality.AUDIO,):
+            return CaptionKind.AUDIO
+        return CaptionKind.OMNI
+
+    def __contains__(self, modality: object) -> bool:
+        return modality in self.modalities
+
+    def __iter__(self) -> Iterator[Modality]:
+        return iter(self.modalities)
+
+    def __str__(self) -> str:
+        return "t" + self.key
+
+
+@dataclass(frozen=True)
+class Task:
+    """Objectives and the groups of each, in the order written."""
+
+    parts: tuple[tuple[Objective, tuple[Group, ...]], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """``"ret%tvas%tv_cap%tva"`` → Task. Raises TaskError that names the offending part and the nearest valid one."""
+        parts: list[tuple[Objective, tuple[Group, ...]]] = []
+        if not isinstance(text, str) or not text.strip():
+            raise TaskError("the task is empty; write for example ret%tvas, cap%tva or qa%tv")
+        for part in text.strip().split("_"):
+            name, *groups = part.split("%")
+            objective = _objective(name, text)
+            if not groups or not all(g.strip() for g in groups):
+                raise TaskError(f"objective '{name}' in task '{text}' has an empty group; write for example {name}%tvas")
+            if any(objective is seen for seen, _ in parts):
+                raise TaskError(f"objective '{name}' occurs twice in task '{text}'; list its groups once: {name}%tv%tva")
+            try:
+                parsed = tuple(Group.parse(g) for g in groups)
+            except TaskError as error:
+                raise TaskError(f"task '{text}': {error}") from None
+            if len(set(parsed)) != len(parsed):
+                raise TaskError(f"objective '{name}' in task '{text}' names a group twice")
+            parts.append((objective, parsed))
+        return cls(tuple(parts))
+
+    def groups(self, objective: Objective) -> tuple[Group, ...]:
+        """The groups of one objective; empty when the task does not have it."""
+        return next((groups for own, groups in self.parts if own is objective), ())
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(objective for objective, _ in self.parts)
+
+    @property
+    def all_groups(self) -> tuple[Group, ...]:
+        """Every group of any objective, once, in order of first mention."""
+        return tuple(dict.fromkeys(g for _, groups in self.parts for g in groups))
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Every modality that some group needs, in canonical order."""
+        used = {m for g in self.all_groups for m in g}
+        return tuple(m for m in Modality if m in used)
+
+    def __str__(self) -> str:
+        return "_".join("%".join([o.value, *map(str, groups)]) for o, groups in self.parts)
+
+
+def _objective(name: str, text: str) -> Objective:
+    try:
+        return Objective(name.strip())
+    except ValueError:
+        near = difflib.get_close_matches(name, [o.value for o in Objective], n=1, cutoff=0.3)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise TaskError(f"unknown objective '{name}' in task '{text}'; valid are ret, cap, qa.{hint}") from None
