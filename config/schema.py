@@ -12,7 +12,8 @@ from config.tasks import Task
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, choices, obsolete, or flag."""
+    """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, obsolete (what replaces the key)
+    and unset (values with which released configs say "not set": they stand for the default)."""
     details = {"help": help, **metadata}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=details)
@@ -27,7 +28,7 @@ class RunConfig:
     checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)")
     pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
                                              "model_cfg.inherit_keys are taken from its log/hps.json")
-    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results")
+    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",))
     resume: bool = setting(False, "continue the run in output_dir from its last checkpoint")
     seed: int = setting(50, "seed of every draw")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes a GPU where there is one")
@@ -43,7 +44,7 @@ class RunConfig:
     warmup_ratio: float = setting(0.1, "share of the steps in which the learning rate rises from 0", minimum=0.0, maximum=1.0)
     gradient_accumulation_steps: int = setting(1, "batches of batch_size clips per optimiser step", minimum=1)
     num_train_steps: int | None = setting(None, "stop after so many optimiser steps (each corpus keeps its share); null: the sum of the "
-                                                "corpora's steps", minimum=1)
+                                                "corpora's steps", minimum=1, unset=(0,))
     fp16: bool = setting(False, "half precision with a gradient scaler (for V100); CUDA only")
     bf16: bool = setting(False, "bfloat16 autocast, on CPUs too")
     gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "
@@ -77,13 +78,15 @@ class ModelConfig:
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, or timm:<name>; null: none")
     vision_encoder_cfg: dict[str, Any] = setting({}, "sizes of the vision encoder where they differ from its name's")
     vision_resolution: int = setting(224, "frames are brought to this many pixels square", minimum=1)
-    max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest vision_sample_num of the datasets",
+    max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest "
+                                                                        "vision_sample_num of data_cfg.train, or else of val",
                                                 minimum=1)
     audio_encoder_type: str | None = setting("beats", "registered audio encoder; null: none")
     audio_encoder_cfg: dict[str, Any] = setting({}, "sizes of the audio encoder where they differ from its name's")
     audio_melbins: int = setting(64, "mel bins", minimum=1)
     audio_target_length: int = setting(1024, "mel frames of a slice (10 ms each)", minimum=1)
-    max_audio_sample_num: int | None = setting(None, "rows of the learnt clip embedding; null: the largest audio_sample_num of the datasets",
+    max_audio_sample_num: int | None = setting(None, "rows of the learnt clip embedding; null: the largest "
+                                                                       "audio_sample_num of data_cfg.train, or else of val",
                                                minimum=1)
     text_encoder_type: str = setting("bert-base-uncased", "folder under pretrained_weights/bert/ or a path, in Hugging Face layout; or "
                                                           "bert with text_encoder_cfg, from scratch")
@@ -116,14 +119,16 @@ class DatasetConfig:
     """One corpus of data_cfg.train or data_cfg.val."""
 
     name: str = setting("", "name in logs and metrics")
-    type: Literal["annoindexed", "srcindexed"] = setting("annoindexed", "annoindexed: a JSON list and media folders; srcindexed: tar shards")
+    type: Literal["annoindexed", "srcindexed"] = setting("annoindexed", "annoindexed: a JSON list and media folders; "
+                                                                          "srcindexed: tar shards")
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in")
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
     txt: str = setting("", "annotation file")
     vision: str | None = setting(None, "folder of videos, frame folders or images")
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track")
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
-    vision_transforms: Literal["none", "crop_flip"] = setting("none", "none: resize to a square; crop_flip: random crop and flip in training")
+    vision_transforms: Literal["none", "crop_flip"] = setting("none", "none: resize to a square; crop_flip: random crop "
+                                                                             "and flip in training")
     vision_sample_num: int | None = setting(None, "frames per clip", minimum=1)
     audio_sample_num: int | None = setting(None, "sound slices per clip", minimum=1)
     epoch: float | None = setting(None, "passes over the corpus", minimum=0.0)
@@ -132,7 +137,8 @@ class DatasetConfig:
     n_workers: int = setting(8, "worker processes that read and decode", minimum=0)
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own")
     video_decoder: Literal["av", "decord", "torchcodec"] = setting("av", "library that decodes videos")
-    cache_dir: str | None = setting(None, "folder for decoded frames and mel spectrograms, filled in the first epoch; null: decode every time")
+    cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time")
+    ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,17 @@ evaluation a clip may have several texts, and ``Texts.clip`` says which clip eac
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from config.tasks import CaptionKind, Modality
+from config.tasks import CaptionKind, Modality, Task
+
+if TYPE_CHECKING:
+    from data.spec import TextLengths, Tokenizer
 
 
 @dataclass
@@ -32,6 +36,9 @@ class Sample:
     captions: dict[CaptionKind, list[str]] = field(default_factory=dict)
     questions: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    question_ids: list[str] = field(default_factory=list)
+    question_types: list[str] = field(default_factory=list)
+    """One per question where the annotation has them, else empty."""
     present: dict[Modality, bool] = field(default_factory=dict)
     """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros)."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -73,6 +80,9 @@ class Batch:
     questions: Texts | None = None
     answers: Texts | None = None
     """Aligned with ``questions``: answer n answers question n."""
+    question_ids: list[str] = field(default_factory=list)
+    question_types: list[str] = field(default_factory=list)
+    """Aligned with ``questions``; empty where the annotation has none."""
     present: dict[Modality, Tensor] = field(default_factory=dict)
     """(B,) bool per modality that the task needs."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -90,12 +100,80 @@ class Batch:
         return _map_tensors(self, lambda t: t.pin_memory())
 
 
-def _map_tensors(value: Any, apply: Any) -> Any:
+def _map_tensors(value: Any, apply: Callable[[Tensor], Tensor], done: dict[int, Any] | None = None) -> Any:
+    """``value`` with ``apply`` on every tensor; what was one object before (captions shared by kinds) is one object after."""
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, Tensor):
-        return apply(value)
-    if isinstance(value, dict):
-        return {k: _map_tensors(v, apply) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: _map_tensors(getattr(value, f.name), apply) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **changes)
-    return value
+        done[id(value)] = apply(value)
+    elif isinstance(value, dict):
+        done[id(value)] = {k: _map_tensors(v, apply, done) for k, v in value.items()}
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {f.name: _map_tensors(getattr(value, f.name), apply, done) for f in dataclasses.fields(value)}
+        done[id(value)] = dataclasses.replace(value, **changes)
+    else:
+        return value
+    return done[id(value)]
+
+
+def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> Batch:
+    """Samples of one corpus → Batch: tensors stacked, texts tokenised and padded to the longest of the batch.
+
+    Under the caption kinds that the task's groups need and no sample has, the omni captions stand (the same object). Where
+    only some samples have a kind, the others fall back to their omni captions.
+    """
+    batch = Batch(corpus, [sample.clip_id for sample in samples], torch.tensor([sample.index for sample in samples], dtype=torch.int64))
+    batch.unreadable = [entry for sample in samples for entry in sample.unreadable]
+    if not samples:
+        return batch
+    if samples[0].frames is not None:
+        batch.frames = torch.stack([sample.frames for sample in samples if sample.frames is not None])
+    if samples[0].spectrogram is not None:
+        batch.spectrograms = torch.stack([sample.spectrogram for sample in samples if sample.spectrogram is not None])
+    if samples[0].subtitle is not None:
+        batch.subtitles = make_texts([[sample.subtitle or ""] for sample in samples], tokenizer, lengths.subtitle)
+    batch.captions = _collate_captions(samples, tokenizer, lengths, task)
+    if any(sample.questions for sample in samples):
+        batch.questions = make_texts([sample.questions for sample in samples], tokenizer, lengths.question)
+        batch.answers = make_texts([sample.answers for sample in samples], tokenizer, lengths.answer)
+        batch.question_ids = _aligned(samples, [sample.question_ids for sample in samples])
+        batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
+    batch.present = {
+        modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present
+    }
+    return batch
+
+
+def make_texts(per_clip: Sequence[Sequence[str]], tokenizer: Tokenizer, max_length: int) -> Texts:
+    """The texts of each clip → Texts, padded to the longest of them."""
+    raw = [text for texts in per_clip for text in texts]
+    clip = torch.tensor([row for row, texts in enumerate(per_clip) for _ in texts], dtype=torch.int64)
+    encoded = tokenizer.encode(raw, max_length) if raw else []
+    ids = torch.full((len(raw), max(map(len, encoded), default=0)), tokenizer.pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, tokens in enumerate(encoded):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        mask[row, : len(tokens)] = True
+    return Texts(ids, mask, clip, raw)
+
+
+def _collate_captions(
+    samples: Sequence[Sample], tokenizer: Tokenizer, lengths: TextLengths, task: Task
+) -> dict[CaptionKind, Texts]:
+    kinds = [kind for kind in CaptionKind if any(kind in sample.captions for sample in samples)]
+    captions = {}
+    for kind in kinds:
+        texts = [sample.captions.get(kind) or sample.captions.get(CaptionKind.OMNI, []) for sample in samples]
+        captions[kind] = make_texts(texts, tokenizer, lengths.caption[kind])
+    if CaptionKind.OMNI in captions:
+        for group in task.all_groups:
+            captions.setdefault(group.caption_kind, captions[CaptionKind.OMNI])
+    return captions
+
+
+def _aligned(samples: Sequence[Sample], values: Iterable[list[str]]) -> list[str]:
+    """Values per question; empty where no sample has them, "" where only some lack them."""
+    filled = [own or [""] * len(sample.questions) for sample, own in zip(samples, values)]
+    joined = [value for own in filled for value in own]
+    return joined if any(joined) else []

@@ -1,0 +1,68 @@
+"""Single-modality towers behind one registry: name → how it is built.
+
+A vision encoder maps (N, 3, H, W) normalised pixels to (N, tokens, width) and states ``width``, ``mean``, ``std`` (pixel
+statistics) and ``has_cls`` (the first token is a [CLS]). An audio encoder maps (N, T, mel) spectrograms to
+(N, tokens, width) and states ``width`` and ``frontend``. To add one: write a builder, decorate it, import its file below.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from torch import nn
+
+from config.schema import ModelConfig
+
+Builder = Callable[[ModelConfig], nn.Module]
+_VISION: dict[str, Builder] = {}
+_AUDIO: dict[str, Builder] = {}
+
+
+class EncoderError(ValueError):
+    """An encoder name or size that is not known; the message names the nearest valid one."""
+
+
+def register_vision(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: make ``vision_encoder_type: name`` build with this function."""
+    return lambda build: _VISION.setdefault(name, build)
+
+
+def register_audio(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: make ``audio_encoder_type: name`` build with this function."""
+    return lambda build: _AUDIO.setdefault(name, build)
+
+
+def build_vision(cfg: ModelConfig) -> nn.Module:
+    """The vision encoder of ``cfg.vision_encoder_type``. Raises EncoderError for an unknown name or size."""
+    return _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>")(cfg)
+
+
+def build_audio(cfg: ModelConfig) -> nn.Module:
+    """The audio encoder of ``cfg.audio_encoder_type``. Raises EncoderError for an unknown name or size."""
+    return _find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type")(cfg)
+
+
+def sizes(defaults: dict, overrides: dict, key: str) -> dict:
+    """``defaults`` updated by ``overrides``; a key that is not among the defaults is an error that names the nearest."""
+    for name in overrides:
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise EncoderError(f"model_cfg.{key} has no size '{name}'; valid are {', '.join(sorted(defaults))}.{hint}")
+    return {**defaults, **overrides}
+
+
+def _find(registry: dict[str, Builder], name: str | None, key: str, *patterns: str) -> Builder:
+    prefix = f"{name}".split(":", 1)[0] + ":"
+    if name in registry:
+        return registry[name]
+    if prefix in registry:
+        return registry[prefix]
+    near = difflib.get_close_matches(str(name), registry, n=1, cutoff=0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    valid = ", ".join([*(n for n in sorted(registry) if not n.endswith(":")), *patterns])
+    raise EncoderError(f"model_cfg.{key}: unknown encoder '{name}'; valid are {valid}.{hint}")
+
+
+from model.encoders import beats, eva, vit  # noqa: E402, F401  (registers the encoders)

@@ -1,0 +1,166 @@
+"""What single keys cannot tell: settings that contradict each other, and datasets that lack what their task needs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from config.fields import LISTS, ConfigError, note
+from config.schema import Config, DatasetConfig, ModelConfig, RunConfig
+from config.tasks import Modality, Objective, Task, TaskError
+
+
+def check(config: Config, file: Path) -> None:
+    """Raises ConfigError that lists every contradiction found."""
+    problems = [*_run(config.run_cfg), *_purpose(config), *_model(config)]
+    for name in LISTS:
+        problems += _datasets(name, getattr(config.data_cfg, name), config.model_cfg)
+    if len(problems) == 1:
+        raise ConfigError(f"{file}: {problems[0]}")
+    if problems:
+        raise ConfigError(f"{file}: {len(problems)} problems:" + "".join(f"\n- {problem}" for problem in problems))
+
+
+def _run(run: RunConfig) -> Iterator[str]:
+    if run.bf16 and run.fp16:
+        yield "run_cfg.bf16 and run_cfg.fp16 are both true; choose one (bf16 on A100, H200 and CPUs, fp16 on V100)"
+    elif run.fp16 and run.device == "cpu":
+        yield "run_cfg.fp16 needs a GPU but run_cfg.device is cpu; use bf16, or neither"
+    if len(run.betas) != 2 or not all(0 <= beta < 1 for beta in run.betas):
+        yield f"run_cfg.betas: expected two numbers from 0 to below 1, such as [0.9, 0.98], got {run.betas}"
+    if run.grad_norm is not None and run.grad_norm <= 0 and run.grad_norm != -1:
+        yield f"run_cfg.grad_norm: expected a positive number, or null or -1 for no clipping, got {run.grad_norm:g}"
+    if run.new_params_name and run.new_lr is None:
+        yield "run_cfg.new_params_name is set but run_cfg.new_lr is not"
+    if run.new_lr and not run.new_params_name:
+        yield "run_cfg.new_lr is set but run_cfg.new_params_name names no parameters"
+    if not run.output_dir.strip():
+        yield "run_cfg.output_dir is empty"
+    if run.resume and (run.mode == "testing" or run.zero_shot):
+        yield f"run_cfg.resume continues a training, but {'mode is testing' if run.mode == 'testing' else 'zero_shot is true'}"
+    if run.resume and run.checkpoint:
+        yield "run_cfg.resume and run_cfg.checkpoint exclude each other: resume reads the last checkpoint of output_dir"
+    if run.mode == "training" and run.pretrain_dir and os.path.normpath(run.pretrain_dir) == os.path.normpath(run.output_dir):
+        yield f"run_cfg.output_dir is run_cfg.pretrain_dir ({run.output_dir}): the pretrained run would be overwritten"
+
+
+def _purpose(config: Config) -> Iterator[str]:
+    run, data = config.run_cfg, config.data_cfg
+    if run.mode == "training" and not run.zero_shot and not data.train:
+        yield "run_cfg.mode is training but data_cfg.train lists no dataset (to evaluate only: --mode testing, or --zero_shot true)"
+    if run.mode == "testing" and not (run.checkpoint or run.pretrain_dir):
+        yield "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir FOLDER"
+    evaluation = "mode is testing" if run.mode == "testing" else "zero_shot is true" if run.zero_shot else ""
+    evaluation = evaluation or ("save_best is true" if run.save_best else "")
+    if evaluation and not data.val:
+        yield f"run_cfg.{evaluation} but data_cfg.val lists no dataset"
+
+
+def _model(config: Config) -> Iterator[str]:
+    model, run = config.model_cfg, config.run_cfg
+    if model.text_encoder_type == "bert" and not model.tokenizer:
+        yield "model_cfg.text_encoder_type 'bert' has no folder to find a vocabulary in; set model_cfg.tokenizer to a vocab.txt"
+    if model.generate_nums > 1 and not model.captioner_mode:
+        yield f"model_cfg.generate_nums is {model.generate_nums}, which has a meaning only with model_cfg.captioner_mode true"
+    if model.frozen_vision and not (model.pretrained or run.checkpoint or run.pretrain_dir or run.resume):
+        note("model_cfg.frozen_vision with pretrained false and no checkpoint: the vision encoder stays random")
+    if model.captioner_mode:
+        for index, dataset in enumerate(config.data_cfg.val):
+            task = _task(dataset)
+            if task is not None and Objective.CAPTION not in task.objectives:
+                yield (f"model_cfg.captioner_mode labels clips, so {_name('val', index, dataset)} needs a cap task, "
+                       f"not '{dataset.task}'")
+    rows = model.text_encoder_cfg.get("max_position_embeddings", 512)
+    needed = {"max_caption_len": model.max_caption_len, "max_omni_caption_len": model.max_omni_caption_len,
+              "max_subtitle_len": model.max_subtitle_len}
+    asks = any(t and Objective.QA in t.objectives for t in map(_task, (*config.data_cfg.train, *config.data_cfg.val)))
+    if asks:
+        needed = {**needed, "max_caption_len + max_answer_len (a question and its answer)": model.max_caption_len + model.max_answer_len}
+    for name, length in needed.items():
+        if isinstance(rows, int) and length > rows:
+            yield f"model_cfg.{name} is {length}, but the text encoder has only {rows} positions (max_position_embeddings)"
+
+
+def _task(dataset: DatasetConfig) -> Task | None:
+    try:
+        return Task.parse(dataset.task)
+    except TaskError:
+        return None
+
+
+def _name(which: str, index: int, dataset: DatasetConfig) -> str:
+    return f"data_cfg.{which}[{index}]" + (f" '{dataset.name}'" if dataset.name else "")
+
+
+def _datasets(which: str, datasets: tuple[DatasetConfig, ...], model: ModelConfig) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for index, dataset in enumerate(datasets):
+        place = _name(which, index, dataset)
+        if dataset.name and first.setdefault(dataset.name, index) != index:
+            yield f"{place}: data_cfg.{which}[{first[dataset.name]}] has the same name; logs and results need different ones"
+        findings = [*_identity(dataset, which), *(_training(dataset) if which == "train" else ())]
+        if which == "val" and (dataset.epoch is not None or dataset.steps is not None):
+            note(f"{place}: epoch and steps have no meaning in evaluation")
+        try:
+            findings += _needs(dataset, Task.parse(dataset.task), which, model)
+        except TaskError as error:
+            findings.append(f"task: {error}")
+        yield from (f"{place}: {finding}" for finding in findings)
+
+
+def _identity(dataset: DatasetConfig, which: str) -> Iterator[str]:
+    if not re.fullmatch(r"[\w+-][\w.+-]*", dataset.name):
+        yield (f"name: expected letters, digits, '_', '-', '+' or '.', because files are named after it, got '{dataset.name}'"
+               if dataset.name else "name is missing")
+    if dataset.type == "annoindexed" and not dataset.txt.strip():
+        yield "txt is missing: the annotation file, a JSON list"
+    if dataset.training is not None and dataset.training != (which == "train"):
+        yield f"training is {str(dataset.training).lower()}, but it stands in data_cfg.{which}"
+
+
+def _training(dataset: DatasetConfig) -> Iterator[str]:
+    if dataset.epoch is not None and dataset.steps is not None:
+        yield f"epoch ({dataset.epoch:g}) and steps ({dataset.steps}) are both set; keep one"
+    elif dataset.epoch is None and dataset.steps is None:
+        yield "neither epoch nor steps is set: how long is it trained on?"
+    elif not (dataset.epoch or dataset.steps):
+        yield f"{'epoch' if dataset.steps is None else 'steps'} is 0; leave the dataset out of the list instead"
+    if dataset.cache_dir and dataset.vision_transforms == "crop_flip":
+        yield "cache_dir keeps frames as first read, so vision_transforms 'crop_flip' would repeat one crop; use 'none', or no cache_dir"
+
+
+def _needs(dataset: DatasetConfig, task: Task, which: str, model: ModelConfig) -> Iterator[str]:
+    """What the task's groups need of the dataset and of the model."""
+    if which == "train" and Objective.RETRIEVAL in task.objectives and dataset.batch_size < 2:
+        yield f"batch_size is {dataset.batch_size}, but the contrastive loss of 'ret' compares clips of a batch: at least 2"
+    for modality in task.modalities:
+        group = next(g for g in task.all_groups if modality in g)
+        why = f"group '{group}' of task '{dataset.task}' needs {modality.word}"
+        if modality is Modality.VISION:
+            yield from _vision(dataset, model, why)
+        elif modality is Modality.AUDIO:
+            yield from _audio(dataset, model, why)
+    if dataset.vision_format == "image_rawimage" and (dataset.vision_sample_num or 1) > 1:
+        yield f"vision_sample_num is {dataset.vision_sample_num}, but images (vision_format image_rawimage) have one frame"
+
+
+def _vision(dataset: DatasetConfig, model: ModelConfig, why: str) -> Iterator[str]:
+    if dataset.vision is None and dataset.type == "annoindexed":
+        yield f"{why}, but 'vision', the folder of videos or images, is not set"
+    if dataset.vision_sample_num is None:
+        yield f"{why}, but 'vision_sample_num', the frames per clip, is not set"
+    if model.vision_encoder_type is None:
+        yield f"{why}, but model_cfg.vision_encoder_type is null"
+
+
+def _audio(dataset: DatasetConfig, model: ModelConfig, why: str) -> Iterator[str]:
+    own_track = dataset.vision is not None and dataset.vision_format == "video_rawvideo"
+    if dataset.audio is None and not own_track and dataset.type == "annoindexed":
+        reason = "no videos are named whose own track could serve" if dataset.vision is None else f"{dataset.vision_format} has no track"
+        yield f"{why}, but 'audio', the folder of sound files, is not set, and {reason}"
+    if dataset.audio_sample_num is None:
+        yield f"{why}, but 'audio_sample_num', the sound slices per clip, is not set"
+    if model.audio_encoder_type is None:
+        yield f"{why}, but model_cfg.audio_encoder_type is null"

@@ -1,0 +1,73 @@
+"""Configs as plain dicts, their hash, and what differs between two: for hps.json and for resuming safely."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from config.fields import LISTS, SECTIONS, section_keys
+from config.schema import Config
+
+# Of run_cfg, what changes the mathematics. Where the weights start is not among it: a resumed run does not read that again.
+DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_name", "optim", "betas", "weight_decay", "grad_norm",
+                     "scheduler", "warmup_ratio", "gradient_accumulation_steps", "num_train_steps", "fp16", "bf16", "gather_with_grad",
+                     "dataset_mix_type")
+# Of model_cfg and the training datasets, what does not change the training.
+PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "itm_rerank_num",
+                      "ret_bidirection_evaluation", "inherit_keys")
+PASSIVE_DATASET_KEYS = ("training", "n_workers", "annfile", "cache_dir")
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """The whole config as JSON-able dicts in the released structure; loading it again as ``--config`` gives the same config."""
+    plain = dataclasses.asdict(config)
+    plain["data_cfg"] = {name: list(plain["data_cfg"][name]) for name in LISTS}
+    for name in SECTIONS:
+        plain[name] = {key: value for key, value in plain[name].items() if "obsolete" not in section_keys(name)[key].metadata}
+    return plain
+
+
+def config_hash(config: Config | Mapping[str, Any]) -> str:
+    """sha256 over what decides the training; the config may be a dict read back from hps.json.
+
+    Folders, logging, evaluation, workers and the start weights do not count.
+    """
+    return hashlib.sha256(json.dumps(_deciding(config), sort_keys=True).encode()).hexdigest()
+
+
+def diff(before: Config | Mapping[str, Any], after: Config | Mapping[str, Any]) -> list[str]:
+    """One line for each setting that decides the training and differs: ``run_cfg.seed: 1, now 2``. Empty: the hashes agree."""
+    old, new = _flat(_deciding(before), ""), _flat(_deciding(after), "")
+    return [f"{key}: {_text(old, key)}, now {_text(new, key)}" for key in dict.fromkeys([*old, *new])
+            if old.get(key, ...) != new.get(key, ...)]
+
+
+def _deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    whole = resolved(config) if isinstance(config, Config) else config
+    sections = {name: _filled(whole.get(name) or {}, name) for name in SECTIONS}
+    datasets = [_filled(d, "data_cfg") for d in (whole.get("data_cfg") or {}).get("train") or []]
+    return {"run_cfg": {key: sections["run_cfg"][key] for key in DECIDING_RUN_KEYS},
+            "model_cfg": {key: v for key, v in sections["model_cfg"].items() if key not in PASSIVE_MODEL_KEYS},
+            "data_cfg": {"train": [{k: v for k, v in d.items() if k not in PASSIVE_DATASET_KEYS} for d in datasets]}}
+
+
+def _filled(section: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The section with defaults for keys that the run's version did not have yet."""
+    return {key: section.get(key, setting.default) for key, setting in section_keys(name).items()}
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = [(f"{prefix}.{key}" if prefix else key, v) for key, v in value.items()]
+    elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        items = [(f"{prefix}[{i}]", v) for i, v in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {key: v for prefix_, inner in items for key, v in _flat(inner, prefix_).items()}
+
+
+def _text(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"

@@ -1,0 +1,192 @@
+"""The command line: which flag sets which key, and ``--help``, both from the schema."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, did_you_mean, note, section_keys
+from config.schema import DataConfig
+
+WIDTH = 100
+ANY = "*"
+
+# Shorthands for a dataset key: (lists it applies to, key).
+SHORTHANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "train_task": (("train",), "task"),
+    "train_batch_size": (("train",), "batch_size"),
+    "train_epoch": (("train",), "epoch"),
+    "train_steps": (("train",), "steps"),
+    "train_vision_sample_num": (("train",), "vision_sample_num"),
+    "train_audio_sample_num": (("train",), "audio_sample_num"),
+    "test_task": (("val",), "task"),
+    "test_batch_size": (("val",), "batch_size"),
+    "test_vision_sample_num": (("val",), "vision_sample_num"),
+    "test_audio_sample_num": (("val",), "audio_sample_num"),
+    "vision_transforms": (LISTS, "vision_transforms"),
+    "n_workers": (LISTS, "n_workers"),
+    "video_decoder": (LISTS, "video_decoder"),
+    "cache_dir": (LISTS, "cache_dir"),
+}
+# Given by torch.distributed.launch to every process; the environment says the same.
+LAUNCHER_FLAGS = ("local_rank", "local-rank")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A flag as given: the key it sets (``("data_cfg", "train", "*", "task")``) and the words after it."""
+
+    flag: str
+    path: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The parsed command line; ``help`` is set by ``--help`` and ``-h``."""
+
+    config: str
+    assignments: tuple[Assignment, ...]
+    help: bool = False
+
+
+def read_command_line(argv: Sequence[str]) -> CommandLine:
+    """Split argv into flags and their words; ``--flag word ...`` and ``--flag=word``. Raises ConfigError for unknown flags."""
+    groups = _grouped(argv)
+    if any(name in ("help", "h") for name, _ in groups):
+        return CommandLine("", (), help=True)
+    config: str | None = None
+    assignments = []
+    for name, words in groups:
+        if name == "config":
+            if len(words) != 1:
+                raise ConfigError(f"--config: expected the path of one JSON file, got {' '.join(words) or 'nothing'}")
+            config = words[0]
+        elif name in LAUNCHER_FLAGS:
+            continue
+        elif name in OBSOLETE["run_cfg"] and not _is_key(name):
+            note(f"--{name} has no effect: {OBSOLETE['run_cfg'][name]}")
+        else:
+            assignments.append(Assignment(f"--{name}", target(name), tuple(words)))
+    if config is None:
+        raise ConfigError("--config is missing: name a JSON file, for example --config config/debug/tiny.json (--help lists all flags)")
+    return CommandLine(config, tuple(assignments))
+
+
+def _grouped(argv: Sequence[str]) -> list[tuple[str, list[str]]]:
+    groups: list[tuple[str, list[str]]] = []
+    attached = False
+    for word in argv:
+        if word == "-h" or re.match(r"--[A-Za-z]", word):
+            name, equals, value = word.lstrip("-").partition("=")
+            groups.append((name, [value] if equals else []))
+            attached = bool(equals)
+        elif not groups or attached:
+            raise ConfigError(f"'{word}' belongs to no flag; settings are written --name value (--help lists all flags)")
+        else:
+            groups[-1][1].append(word)
+    return groups
+
+
+def _is_key(name: str) -> bool:
+    return name in SHORTHANDS or any(name in section_keys(section) for section in SECTIONS)
+
+
+def target(name: str) -> tuple[str, ...]:
+    """The key that a flag sets: ``learning_rate``, ``train_task``, ``model_cfg.contra_dim``, ``data_cfg.train.0.txt`` …
+
+    Raises ConfigError that names the nearest valid flag.
+    """
+    first, *rest = name.split(".")
+    for section in SECTIONS:
+        if first in section_keys(section):
+            return _inside(name, (section, first, *rest))
+    if first in SHORTHANDS and not rest:
+        lists, key = SHORTHANDS[first]
+        return ("data_cfg", lists[0] if len(lists) == 1 else ANY, ANY, key)
+    if first in SECTIONS and rest and rest[0] in section_keys(first):
+        return _inside(name, (first, *rest))
+    if first == "data_cfg" and rest and rest[0] in LISTS:
+        if len(rest) == 1:
+            return first, rest[0]
+        if rest[1].isdecimal() and len(rest) == 3 and rest[2] in section_keys("data_cfg"):
+            return first, *rest
+    raise ConfigError(f"unknown flag --{name}.{_nearest(name)}")
+
+
+def _inside(name: str, path: tuple[str, ...]) -> tuple[str, ...]:
+    section, key, *inner = path
+    if inner and not section_keys(section)[key].is_dict:
+        raise ConfigError(f"unknown flag --{name}: {section}.{key} is no dict and has no '{'.'.join(inner)}'. "
+                          f"Did you mean '--{section}.{key}'?")
+    if not all(inner):
+        raise ConfigError(f"unknown flag --{name}: a name between its dots is empty")
+    return path
+
+
+def _nearest(name: str) -> str:
+    dataset = re.match(r"data_cfg\.(train|val)\.(\d+)\.", name)
+    if dataset:
+        return did_you_mean(name[dataset.end():], section_keys("data_cfg"), f"--{dataset.group()}")
+    if name.startswith("data_cfg"):
+        return " Datasets are set as --data_cfg.train.0.batch_size 8 (--data_cfg.val.1.task …), counted from 0."
+    return did_you_mean(name, _all_flags(dotted="." in name), "--")
+
+
+def _all_flags(dotted: bool) -> Iterable[str]:
+    for section in SECTIONS:
+        yield from (f"{section}.{key}" if dotted else key for key in section_keys(section))
+    if not dotted:
+        yield from ("config", "help", *SHORTHANDS)
+
+
+def help_text() -> str:
+    """What ``--help`` prints: every flag with its type, default and meaning, at most 100 columns wide."""
+    lines = ["usage: python run.py --config FILE.json [--flag value ...]", ""]
+    lines += _wrapped("Settings come, from the weakest to the strongest, from the schema's defaults, the config's \"default\" files, "
+                      "the pretrained run (model_cfg.inherit_keys), the config file itself, and flags. Lists are written "
+                      "--betas 0.9 0.98 or as JSON; a bool without a value is true; null unsets what may be null.", "")
+    lines += ["", "General", "  --config FILE", *_wrapped("the JSON config: run_cfg, model_cfg, data_cfg", "      "), "  --help, -h",
+              *_wrapped("print this and stop", "      "), "  --local_rank N, --local-rank N",
+              *_wrapped("accepted from torch.distributed.launch; the launcher's environment is used", "      ")]
+    for section, schema in SECTIONS.items():
+        lines += ["", *_wrapped(f"{section}: {schema.__doc__} (--KEY or --{section}.KEY)", "")]
+        for key, setting in section_keys(section).items():
+            lines += _entry(key, setting)
+    lines += ["", "Shorthands for the datasets of data_cfg"]
+    for flag, (lists, key) in SHORTHANDS.items():
+        where = "every dataset" if len(lists) > 1 else f"every dataset of data_cfg.{lists[0]}"
+        lines += [f"  --{flag} {_type_name(section_keys('data_cfg')[key])}", *_wrapped(f"{key} of {where}", "      ")]
+    lines += ["", *_wrapped(f"data_cfg: {DataConfig.__doc__} (--data_cfg.train.0.KEY, --data_cfg.val.0.KEY; --data_cfg.train and "
+                            "--data_cfg.val alone take a whole list as JSON)", "")]
+    for key, setting in section_keys("data_cfg").items():
+        lines += _entry(f"data_cfg.train.N.{key}", setting)
+    lines += ["", *_wrapped("Keys inside a dict are reached with dots: --model_cfg.text_encoder_cfg.hidden_size 128 (a JSON value, else "
+                            "text).", "")]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(flag: str, setting: Setting) -> list[str]:
+    low, high = setting.metadata.get("minimum"), setting.metadata.get("maximum")
+    bounds = (f", at least {low:g}" if low is not None else "") + (f", at most {high:g}" if high is not None else "")
+    default = json.dumps(setting.default) if not isinstance(setting.default, str) else setting.default or '""'
+    obsolete = setting.metadata.get("obsolete")
+    text = setting.metadata["help"] + (f" (obsolete: {obsolete})" if obsolete else "")
+    head = textwrap.wrap(f"--{flag} {_type_name(setting)}  [default: {default}{bounds}]", WIDTH - 2, initial_indent="  ",
+                         subsequent_indent="      ", break_on_hyphens=False)
+    return [*head, *_wrapped(text, "      ")]
+
+
+def _type_name(setting: Setting) -> str:
+    if setting.choices:
+        return "{" + ",".join(setting.choices) + "}"
+    if setting.element is not None:
+        return f"{setting.element.__name__} ..."
+    return "JSON" if setting.is_dict else setting.type.__name__
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH - 2, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)

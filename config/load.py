@@ -1,0 +1,286 @@
+"""JSON → ``default`` chain → pretrained ``inherit_keys`` → flags → a validated, frozen Config.
+
+Every value travels with where it came from and how strong that place is, so that messages name the file or flag, and so
+that of two settings that exclude each other (bf16 and fp16, steps and epoch) the stronger one holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config.checks import check
+from config.compare import config_hash, diff, resolved
+from config.fields import (
+    LISTS,
+    OBSOLETE,
+    SECTIONS,
+    ConfigError,
+    Setting,
+    check_value,
+    did_you_mean,
+    json_or_text,
+    note,
+    parse_tokens,
+    section_keys,
+    show,
+)
+from config.files import layers, read_json
+from config.flags import ANY, Assignment, help_text, read_command_line
+from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+
+__all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
+
+# Strength of a setting's place. The n-th default file behind a section counts OWN - n; the pretrained run stands before the first.
+OWN, INHERITED, FLAG = 0.0, -0.5, 1.0
+
+
+@dataclass(frozen=True)
+class Value:
+    """A checked value, the file or flag that set it, and that place's strength."""
+
+    value: Any
+    source: str
+    level: float
+
+
+Section = dict[str, Value]
+
+
+@dataclass
+class Draft:
+    """The settings gathered so far."""
+
+    file: Path
+    sections: dict[str, Section]
+    datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
+
+
+def load_config(argv: Sequence[str]) -> Config:
+    """The config that a command line describes.
+
+    Args:
+        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``.
+    Raises:
+        ConfigError: with one message that names the file or flag, what was expected, and the nearest valid choice.
+        SystemExit: with code 0, after writing the help to standard output, for ``--help``.
+    """
+    command = read_command_line(argv)
+    if command.help:
+        sys.stdout.write(help_text())
+        raise SystemExit(0)
+    draft = _read_file(Path(command.config))
+    early = [a for a in command.assignments if a.path[0] == "run_cfg" or a.path[:2] == ("model_cfg", "inherit_keys")]
+    late = [a for a in command.assignments if a not in early]
+    for assignment in early:
+        _assign(draft, assignment)
+    _inherit(draft)
+    # A whole list first, so that the flags for single keys of its datasets land on it.
+    for assignment in sorted(late, key=lambda a: a.path[0] != "data_cfg" or len(a.path) > 2):
+        _assign(draft, assignment)
+    _settle(draft)
+    config = _with_sample_nums(_build(draft))
+    check(config, draft.file)
+    return config
+
+
+def _read_file(file: Path) -> Draft:
+    content = read_json(file, " (named by --config)")
+    draft = Draft(file, {name: {} for name in SECTIONS})
+    for key in content:
+        if key in ("local_rank", "local-rank"):
+            note(f"{file}: '{key}' has no effect: {OBSOLETE['run_cfg']['local_rank']}")
+        elif key not in (*SECTIONS, "data_cfg"):
+            hint = _other_home(key, "") or did_you_mean(key, (*SECTIONS, "data_cfg"))
+            raise ConfigError(f"{file}: unknown section '{key}'; a config has run_cfg, model_cfg and data_cfg.{hint}")
+    for name in SECTIONS:
+        own = _object(content.get(name, {}), f"{file}: {name}")
+        for depth, (source, keys) in enumerate(layers(name, own, file)):
+            for key, value in _checked(name, keys, str(source), name).items():
+                draft.sections[name].setdefault(key, Value(value, str(source), OWN - depth))
+    data = _object(content.get("data_cfg", {}), f"{file}: data_cfg")
+    for key, value in data.items():
+        if key in OBSOLETE["data_cfg"]:
+            note(f"{file}: data_cfg.{key} has no effect: {OBSOLETE['data_cfg'][key]}")
+            continue
+        if key not in LISTS:
+            raise ConfigError(f"{file}: unknown key 'data_cfg.{key}'; data_cfg has train and val, each a list of datasets."
+                              f"{did_you_mean(key, LISTS)}")
+        draft.datasets[key] = _dataset_list(value, key, str(file), OWN)
+    return draft
+
+
+def _dataset_list(value: Any, name: str, source: str, level: float) -> list[Section]:
+    where = f"data_cfg.{name}"
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ConfigError(f"{source}: {where}: expected a list of datasets, got {show(value)}")
+    found = []
+    for index, keys in enumerate(value):
+        place = f"{where}[{index}]"
+        if isinstance(keys, dict) and "default" in keys:
+            raise ConfigError(f"{source}: {place}.default: a dataset has no default file; write its keys here")
+        checked = _checked("data_cfg", _object(keys, f"{source}: {place}"), source, place)
+        found.append({key: Value(v, source, level) for key, v in checked.items()})
+    return found
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected an object of keys and values, got {show(value)}")
+    return value
+
+
+def _checked(section: str, keys: dict[str, Any], source: str, place: str) -> dict[str, Any]:
+    """The section's keys with checked values; obsolete ones are noted, unknown ones refused."""
+    known = section_keys(section)
+    found = {}
+    for key, value in keys.items():
+        if key in known:
+            found[key] = check_value(value, known[key], f"{source}: {place}.{key}")
+            if "obsolete" in known[key].metadata:
+                note(f"{source}: {place}.{key} has no effect: {known[key].metadata['obsolete']}")
+        elif key in OBSOLETE[section]:
+            note(f"{source}: {place}.{key} has no effect: {OBSOLETE[section][key]}")
+        else:
+            hint = _other_home(key, section) or did_you_mean(key, known)
+            raise ConfigError(f"{source}: unknown key '{key}' in {place}.{hint}")
+    return found
+
+
+def _other_home(key: str, section: str) -> str:
+    homes = [name for name in (*SECTIONS, "data_cfg") if name != section and key in section_keys(name)]
+    if not homes:
+        return ""
+    return f" It belongs in {homes[0]}." if homes[0] != "data_cfg" else " It belongs in a dataset of data_cfg.train or data_cfg.val."
+
+
+def _assign(draft: Draft, assignment: Assignment) -> None:
+    """Carry one flag into the draft."""
+    first, *rest = assignment.path
+    if first in SECTIONS:
+        section = draft.sections[first]
+        setting = section_keys(first)[rest[0]]
+        if "obsolete" in setting.metadata:
+            note(f"{assignment.flag} has no effect: {setting.metadata['obsolete']}")
+        value = _inner(section, setting, rest[1:], assignment) if rest[1:] else parse_tokens(assignment.words, setting, assignment.flag)
+        section[setting.name] = Value(value, assignment.flag, FLAG)
+        return
+    if len(rest) == 1:
+        content = json_or_text(" ".join(assignment.words))
+        draft.datasets[rest[0]] = _dataset_list(content, rest[0], assignment.flag, FLAG)
+        return
+    which, index, key = rest
+    value = parse_tokens(assignment.words, section_keys("data_cfg")[key], assignment.flag)
+    for dataset in _chosen(draft, which, index, assignment.flag):
+        dataset[key] = Value(value, assignment.flag, FLAG)
+
+
+def _inner(section: Section, setting: Setting, path: Sequence[str], assignment: Assignment) -> dict[str, Any]:
+    """The dict setting with the value at ``path`` replaced; dicts on the way are copied."""
+    if not assignment.words:
+        raise ConfigError(f"{assignment.flag}: needs a value (JSON, or text)")
+    values = [json_or_text(word) for word in assignment.words]
+    whole = dict(section[setting.name].value if setting.name in section else setting.default)
+    inner = whole
+    for key in path[:-1]:
+        below = inner.get(key, {})
+        inner[key] = dict(below) if isinstance(below, dict) else {}
+        inner = inner[key]
+    inner[path[-1]] = values[0] if len(values) == 1 else values
+    return whole
+
+
+def _chosen(draft: Draft, which: str, index: str, flag: str) -> list[Section]:
+    names = LISTS if which == ANY else (which,)
+    datasets = [d for name in names for d in draft.datasets[name]]
+    if index == ANY:
+        if not datasets:
+            raise ConfigError(f"{flag}: {draft.file} has no datasets in {' or '.join(f'data_cfg.{name}' for name in names)}")
+        return datasets
+    if int(index) >= len(datasets):
+        raise ConfigError(f"{flag}: data_cfg.{which} of {draft.file} has {len(datasets)} dataset(s), counted from 0")
+    return [datasets[int(index)]]
+
+
+def _inherit(draft: Draft) -> None:
+    """Take ``inherit_keys`` from the pretrained run, for keys set neither by a flag nor in the config's own model_cfg."""
+    run, model = draft.sections["run_cfg"], draft.sections["model_cfg"]
+    wanted = model.get("inherit_keys")
+    folder = run.get("pretrain_dir")
+    if wanted is None:
+        return
+    known = section_keys("model_cfg")
+    for key in wanted.value:
+        if key not in known:
+            raise ConfigError(f"{wanted.source}: model_cfg.inherit_keys: unknown key '{key}'.{did_you_mean(key, known)}")
+    if folder is None or folder.value is None or not wanted.value:
+        return
+    file = Path(folder.value) / "log" / "hps.json"
+    content = read_json(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
+    theirs = content.get("model_cfg")
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"{file}: has no model_cfg to inherit from")
+    for key in wanted.value:
+        # Runs of the oldest releases spell vision as video.
+        name = next((n for n in (key, key.replace("vision", "video")) if n in theirs), None)
+        if name is None or (key in model and model[key].level > INHERITED):
+            continue
+        model[key] = Value(check_value(theirs[name], known[key], f"{file}: model_cfg.{name}"), str(file), INHERITED)
+
+
+def _settle(draft: Draft) -> None:
+    """Of settings that exclude each other, keep the one from the stronger place; equal strength is left for the checks."""
+    run = draft.sections["run_cfg"]
+    if _on(run, "fp16") and _on(run, "bf16"):
+        _drop_weaker(run, "fp16", "bf16", False)
+    if _on(run, "fp16") and "device" in run and run["device"].value == "cpu" and run["device"].level > run["fp16"].level:
+        note(f"{run['device'].source}: device cpu has no half precision, so fp16 of {run['fp16'].source} is off (bf16 works on CPUs)")
+        run["fp16"] = dataclasses.replace(run["fp16"], value=False)
+    for datasets in draft.datasets.values():
+        for dataset in datasets:
+            if _on(dataset, "epoch") and _on(dataset, "steps"):
+                _drop_weaker(dataset, "epoch", "steps", None)
+            kind = dataset.get("vision_format")
+            if kind is not None and kind.value == "image_rawimage" and not _on(dataset, "vision_sample_num"):
+                dataset["vision_sample_num"] = dataclasses.replace(kind, value=1)
+
+
+def _on(section: Section, key: str) -> bool:
+    return key in section and section[key].value not in (None, False)
+
+
+def _drop_weaker(section: Section, one: str, other: str, off: Any) -> None:
+    weaker, stronger = sorted((one, other), key=lambda key: section[key].level)
+    if section[weaker].level < section[stronger].level:
+        section[weaker] = dataclasses.replace(section[weaker], value=off)
+
+
+def _build(draft: Draft) -> Config:
+    def plain(section: Section) -> dict[str, Any]:
+        return {key: _copy(entry.value) for key, entry in section.items()}
+
+    lists = {name: tuple(DatasetConfig(**plain(d)) for d in draft.datasets[name]) for name in LISTS}
+    return Config(RunConfig(**plain(draft.sections["run_cfg"])), ModelConfig(**plain(draft.sections["model_cfg"])), DataConfig(**lists))
+
+
+def _copy(value: Any) -> Any:
+    return json.loads(json.dumps(value)) if isinstance(value, (dict, list)) else value
+
+
+def _with_sample_nums(config: Config) -> Config:
+    """Sizes of the learnt frame and clip embeddings where the config leaves them open: the training corpora's largest counts."""
+    changes: dict[str, Any] = {}
+    for kind in ("vision", "audio"):
+        if getattr(config.model_cfg, f"max_{kind}_sample_num") is None:
+            largest = [max((getattr(d, f"{kind}_sample_num") or 0 for d in getattr(config.data_cfg, name)), default=0) for name in LISTS]
+            changes[f"max_{kind}_sample_num"] = largest[0] or largest[1] or 1
+    return dataclasses.replace(config, model_cfg=dataclasses.replace(config.model_cfg, **changes))

@@ -1,0 +1,44 @@
+"""``python -m corpus.omnistamps --size quick --output datasets/omnistamps/quick``"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of the builder."""
+    from corpus.omnistamps.picks import SIZES
+
+    result = argparse.ArgumentParser(prog="python -m corpus.omnistamps", description="Build a set of OmniStamps clips.")
+    sizes = "; ".join(f"{name}: {' / '.join(map(str, size.clips.values()))}" for name, size in SIZES.items())
+    result.add_argument("--size", required=True, choices=list(SIZES), help=f"clips for training / validation / test: {sizes}")
+    result.add_argument("--output", required=True, help="folder to build in; an unfinished build there is continued")
+    result.add_argument("--seed", type=int, default=0, help="decides every choice (default 0)")
+    result.add_argument("--workers", type=int, help="processes (default: all CPUs); the result does not depend on it")
+    result.add_argument("--source", help="folder with stamps.json (default: datasets/omnistamps of this repository)")
+    result.add_argument("--fresh", action="store_true", help="throw away an earlier build in the output folder")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, and return the exit status: 0, or 1 after an error that the user can mend."""
+    # Imported here: the workers start from this file too, and need none of it.
+    from corpus.omnistamps.build import BuildError, build
+    from corpus.omnistamps.facts import SourceError
+    from utils.log import setup_logging
+
+    arguments = parser().parse_args(argv)
+    setup_logging(None)
+    try:
+        build(**vars(arguments))
+    except (BuildError, SourceError) as error:
+        logging.getLogger("omnivast").error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""An annotation file and its media → Samples. Every draw is a function of (seed, corpus, position) alone."""
+
+from __future__ import annotations
+
+import torch
+
+from config.schema import DatasetConfig, task_of
+from config.tasks import CaptionKind, Modality, Objective, TaskError
+from data.annotations import Row, load_annotations
+from data.batch import Sample
+from data.media import MediaError
+from data.reader import FIRST_CLIPS_CHECKED, ClipReader
+from data.spec import DataError, InputSpec, UnreadableError
+from utils.random import generator
+
+MAX_REPLACEMENTS = 20
+
+
+class IndexedDataset:
+    """One corpus of type ``annoindexed``."""
+
+    def __init__(self, config: DatasetConfig, spec: InputSpec, *, seed: int, training: bool) -> None:
+        """Reads and checks the annotations and the folders. Raises DataError or AnnotationError."""
+        self.config, self.training, self.seed, self.name = config, training, seed, config.name
+        if config.type != "annoindexed":
+            raise DataError(
+                f"dataset '{config.name}': type '{config.type}' (tar shards) cannot be read yet; use \"type\": \"annoindexed\" with a JSON "
+                "list as 'txt' and media folders"
+            )
+        try:
+            self.task = task_of(config)
+        except TaskError as error:
+            raise DataError(f"dataset '{config.name}': {error}") from None
+        self.reader = ClipReader(config, self.task, spec, training=training)
+        optional = not training and (spec.captioner_mode or config.annfile is not None)
+        self.annotations = load_annotations(
+            config.txt, self.task, training=training, ignore_fields=config.ignore_fields, captions_optional=optional
+        )
+        self.reader.check_exists([self.annotations[row].clip_id for row in range(min(FIRST_CLIPS_CHECKED, len(self)))])
+        self.lengths = spec.lengths(self.annotations.several_kinds)
+        self._needed = {group.caption_kind for group in self.task.all_groups}
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def sample(self, position: int, row: int) -> Sample:
+        """Training: the clip of ``row`` with the draws of ``position``. An unreadable clip is replaced by the next that can be
+        read, and listed in the sample. Raises UnreadableError after ``MAX_REPLACEMENTS`` in a row."""
+        unreadable: list[tuple[str, str]] = []
+        for step in range(min(MAX_REPLACEMENTS + 1, len(self))):
+            result = self.read(position, (row + step) % len(self))
+            if isinstance(result, Sample):
+                result.unreadable = unreadable
+                return result
+            unreadable.append(result)
+        raise UnreadableError.of(self.name, unreadable, "no readable clip among these neighbours; check the media folder and its files")
+
+    def read(self, position: int, row: int) -> Sample | tuple[str, str]:
+        """The clip of ``row``, or (clip id, reason) where its media cannot be read."""
+        annotation = self.annotations[row]
+        try:
+            clip = self.reader.read(annotation.clip_id, self._key(position))
+        except MediaError as error:
+            return annotation.clip_id, str(error)
+        sample = Sample(annotation.clip_id, row, frames=clip.frames, spectrogram=clip.spectrogram)
+        has = {Modality.VISION: True, Modality.AUDIO: clip.has_sound, Modality.SUBTITLE: bool((annotation.subtitle or "").strip())}
+        sample.present = {modality: has[modality] for modality in self.task.modalities}
+        self._add_texts(sample, annotation, position)
+        return sample
+
+    def _add_texts(self, sample: Sample, row: Row, position: int) -> None:
+        if Modality.SUBTITLE in self.task.modalities:
+            sample.subtitle = row.subtitle or ""
+        if self.task.groups(Objective.RETRIEVAL) or self.task.groups(Objective.CAPTION):
+            kinds = [kind for kind in row.captions if kind in self._needed]
+            if CaptionKind.OMNI in row.captions and (not self.training or len(kinds) < len(self._needed)):
+                kinds = [*dict.fromkeys([CaptionKind.OMNI, *kinds])]
+            sample.captions = {kind: self._drawn(row.captions[kind], position, kind.value) for kind in kinds}
+        if self.task.groups(Objective.QA):
+            values = (row.questions, row.answers, row.question_ids, row.question_types)
+            sample.questions, sample.answers, sample.question_ids, sample.question_types = (
+                self._drawn(entries, position, "question") for entries in values
+            )
+
+    def _drawn(self, texts: list[str], position: int, purpose: str) -> list[str]:
+        """Training: one of the texts, at the same place for the same purpose; evaluation: all."""
+        if not self.training or len(texts) < 2:
+            return texts
+        return [texts[int(torch.randint(len(texts), (), generator=generator(*self._key(position), purpose)))]]
+
+    def _key(self, position: int) -> tuple[object, ...]:
+        return (self.seed, self.name, position)

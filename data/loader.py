@@ -1,0 +1,256 @@
+"""Loaders: corpora → Batches, read ahead by worker processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from config.schema import DatasetConfig
+from config.tasks import CaptionKind, Objective, Task
+from data.annotations import load_references
+from data.batch import Batch, Sample, collate
+from data.dataset import IndexedDataset
+from data.mixture import Corpus, Mixture, planned_steps, scale_steps
+from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
+
+PREFETCH_PER_WORKER = 2
+
+Key = tuple[int, int, int]
+"""(corpus, position, row)."""
+
+
+class LoaderError(RuntimeError):
+    """Worker processes ended without saying why."""
+
+
+class TrainLoader:
+    """The batches of a training run over one or several corpora, for one process."""
+
+    def __init__(
+        self,
+        datasets: Sequence[DatasetConfig],
+        spec: InputSpec,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        num_train_steps: int | None = None,
+        mix: Literal["random", "round-robin"] = "random",
+        pin_memory: bool = False,
+    ) -> None:
+        """Reads and checks all annotations. Raises DataError, AnnotationError."""
+        if not datasets:
+            raise DataError("data_cfg.train is empty: training needs at least one dataset")
+        _check_names(datasets)
+        for config in datasets:
+            if config.batch_size % world_size:
+                raise DataError(
+                    f"dataset '{config.name}': batch_size {config.batch_size} (clips over all processes) must divide by the number of "
+                    f"processes, {world_size}"
+                )
+        self._sources = [IndexedDataset(config, spec, seed=seed, training=True) for config in datasets]
+        steps = [planned_steps(source.config, len(source), accumulation) for source in self._sources]
+        if not sum(steps):
+            raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
+        steps = scale_steps(steps, num_train_steps)
+        self.corpora = [
+            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config)
+            for source, own in zip(self._sources, steps)
+        ]
+        self._mixture = Mixture(self.corpora, seed=seed, accumulation=accumulation, mix=mix)
+        self.total_steps = self._mixture.total_steps
+        self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
+        self._fetcher = _Fetcher(self._sources, tokenizer)
+        self._workers = max(config.n_workers for config in datasets)
+        self._pin_memory = pin_memory
+
+    def task(self, corpus: str) -> Task:
+        """The task of a corpus by its name."""
+        return next(own.task for own in self.corpora if own.name == corpus)
+
+    def __iter__(self) -> BatchStream:
+        return self.batches(0)
+
+    def batches(self, start_step: int = 0) -> BatchStream:
+        """``accumulation`` batches per optimiser step, from ``start_step`` (counted from 0) to the end. Nothing of the steps
+        before is read."""
+        if not 0 <= start_step <= self.total_steps:
+            raise DataError(f"cannot start at step {start_step} of a training of {self.total_steps} steps")
+        return BatchStream(_data_loader(self._fetcher, _StepSampler(self, start_step), self._workers, self._pin_memory))
+
+    def keys(self, step: int, micro: int) -> list[Key]:
+        """What this process reads for a micro-batch: its contiguous share of the global batch."""
+        corpus, rows = self._mixture.batch(step, micro)
+        share = len(rows) // self.world_size
+        return [(corpus, position, row) for position, row in rows[self.rank * share : (self.rank + 1) * share]]
+
+
+class EvalLoader:
+    """The clips of one evaluation dataset, each exactly once over all processes; this process's share is contiguous."""
+
+    def __init__(
+        self,
+        dataset: DatasetConfig,
+        spec: InputSpec,
+        tokenizer: Tokenizer,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Reads and checks annotations and references. Raises DataError, AnnotationError."""
+        self._source = IndexedDataset(dataset, spec, seed=seed, training=False)
+        annotations = self._source.annotations
+        self.name, self.task, self.config, self.clips = dataset.name, self._source.task, dataset, len(self._source)
+        self.clip_ids = annotations.ids()
+        self.references = self._references()
+        only_questions = set(self.task.objectives) == {Objective.QA}
+        self.provenance: dict[str, Any] = {
+            "split_file": str(annotations.path),
+            "split_sha256": annotations.sha256,
+            "clips": self.clips,
+            "texts": annotations.question_count if only_questions else annotations.caption_count,
+            "unreadable": [],
+        }
+        self._rows = range(rank * self.clips // world_size, (rank + 1) * self.clips // world_size)
+        self._batch_size = max(1, dataset.batch_size // world_size)
+        self._fetcher = _Fetcher([self._source], tokenizer)
+        self._pin_memory, self._skip_unreadable = pin_memory, skip_unreadable
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This process's clips in annotation order. Unreadable ones are left out and listed in ``provenance["unreadable"]`` as
+        [clip id, reason] when told to skip them; otherwise no further batch is given once one is found, and UnreadableError
+        lists all of this process's."""
+        unreadable: list[tuple[str, str]] = []
+        rows, size = self._rows, self._batch_size
+        batches = [[(0, row, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+        for batch in BatchStream(_data_loader(self._fetcher, batches, self.config.n_workers, self._pin_memory)):
+            unreadable += batch.unreadable
+            if len(batch) and (self._skip_unreadable or not unreadable):
+                yield batch
+        self.provenance["unreadable"] = [list(entry) for entry in unreadable]
+        if unreadable and not self._skip_unreadable:
+            raise UnreadableError.of(
+                self.name, unreadable, "a test result would not be comparable without them; repair them, or leave them out with skip_unreadable"
+            )
+
+    def _references(self) -> dict[str, list[str]]:
+        """Clip id → reference captions, from ``annfile`` or from the annotations. Raises AnnotationError for a clip without any."""
+        annotations = self._source.annotations
+        if self.config.annfile is None:
+            rows = ((row.clip_id, row.captions) for row in annotations)
+            return {clip_id: captions.get(CaptionKind.OMNI) or next(iter(captions.values())) for clip_id, captions in rows if captions}
+        known = load_references(self.config.annfile)
+        missing = [clip_id for clip_id in self.clip_ids if clip_id not in known]
+        if missing:
+            raise DataError(
+                f"{self.config.annfile}: no reference caption for {len(missing)} of the {self.clips} clips of {annotations.path}, for example "
+                f"'{missing[0]}'"
+            )
+        return {clip_id: known[clip_id] for clip_id in self.clip_ids}
+
+
+class BatchStream(Iterator[Batch]):
+    """An iterator over batches that knows how long it was waited for."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+        self._iterator: Iterator[Batch] | None = None
+        self.wait_seconds = 0.0
+        """Seconds spent in ``next`` since the start or since the caller set it to 0."""
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._loader)
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and not isinstance(error, UnreadableError) and "Traceback" not in str(error):
+                raise LoaderError(
+                    f"a process that reads the data ended unexpectedly ({str(error).splitlines()[0]}). Most often the machine ran out of "
+                    "memory (or of /dev/shm): lower n_workers or batch_size, or set n_workers to 0 to see the fault itself"
+                ) from error
+            raise
+        finally:
+            self.wait_seconds += time.perf_counter() - start
+
+    def close(self) -> None:
+        """Stop the workers; also happens when the stream is dropped."""
+        self._iterator = None
+
+
+class _Fetcher(Dataset):
+    """What runs in a worker: the keys of one batch → Batch."""
+
+    def __init__(self, sources: Sequence[IndexedDataset], tokenizer: Tokenizer) -> None:
+        self._sources, self._tokenizer = list(sources), tokenizer
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        source = self._sources[keys[0][0]]
+        unreadable: list[tuple[str, str]] = []
+        samples = []
+        for _, position, row in keys:
+            result = source.sample(position, row) if source.training else source.read(position, row)
+            if isinstance(result, Sample):
+                samples.append(result)
+            else:
+                unreadable.append(result)
+        batch = collate(samples, corpus=source.name, tokenizer=self._tokenizer, lengths=source.lengths, task=source.task)
+        batch.unreadable += unreadable
+        return batch
+
+
+class _StepSampler:
+    """The keys of every micro-batch from a step on."""
+
+    def __init__(self, loader: TrainLoader, start_step: int) -> None:
+        self._loader, self._start = loader, start_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self._start, self._loader.total_steps):
+            for micro in range(self._loader.accumulation):
+                yield self._loader.keys(step, micro)
+
+
+def _data_loader(fetcher: _Fetcher, batches: Any, workers: int, pin_memory: bool) -> DataLoader:
+    """Forked workers share the annotations' memory, but a process that has used CUDA must not fork."""
+    context = ("forkserver" if torch.cuda.is_initialized() else "fork") if workers else None
+    return DataLoader(
+        fetcher,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        prefetch_factor=PREFETCH_PER_WORKER if workers else None,
+        multiprocessing_context=context,
+        worker_init_fn=_start_worker,
+        # Its own generator: the DataLoader's seed must not be drawn from the model's random state.
+        generator=torch.Generator(),
+    )
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _check_names(datasets: Sequence[DatasetConfig]) -> None:
+    names = [config.name for config in datasets]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise DataError(f"training datasets need different names, for logs and random draws; '{name}' " + ("occurs twice" if name else "is empty"))

@@ -1,0 +1,358 @@
+"""Files → frames and sound. A container is opened once and read in one pass; what a file is, its content says, not its name.
+
+Media are never trusted: only the container formats listed here are opened (no playlists, no network), sizes are bounded, and
+whatever goes wrong in a file is a ``MediaError`` that names it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from data.audio import SAMPLE_RATE
+from data.decoders import Decoder
+from data.vision import FrameTransform
+
+VIDEO_EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+SOUND_EXTENSIONS = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
+EXTENSIONS = VIDEO_EXTENSIONS + IMAGE_EXTENSIONS + SOUND_EXTENSIONS
+
+FORMATS = "mov,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,wav,w64,aiff,caf,mp3,flac,ogg,aac,amr"
+MAX_PIXELS = 16_384 * 8_192
+
+Choice = Callable[[int], list[int]]
+"""Number of frames → which to take, in ascending order (repeats allowed). Called again when the number was declared wrongly,
+so it must be a function of the number alone."""
+
+
+class MediaError(ValueError):
+    """A media file that cannot be read: ``path`` and ``reason``."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path, self.reason = str(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass
+class Clip:
+    """What was read of one container."""
+
+    frames: Tensor | None = None
+    """(F, 3, H, W) uint8 RGB, the chosen ones, transformed."""
+    frame_count: int = 0
+    """Frames of the whole video."""
+    waveform: Tensor | None = None
+    """(samples,) float32, mono, 16 kHz; None when the file has no sound."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- finding
+
+
+class MediaFolder:
+    """Looks up ``<folder>/<id>`` with or without a known extension, at the cost of one ``stat`` per clip in the usual case."""
+
+    def __init__(self, folder: str | Path, extensions: tuple[str, ...] = EXTENSIONS, directories: bool = False) -> None:
+        """``extensions``: those preferred, others come after. ``directories``: the entries are folders of frames."""
+        self.folder = str(folder)
+        self._directories = directories
+        self._extensions = list(dict.fromkeys(extensions + EXTENSIONS))
+        self._listings: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, clip_id: str) -> str:
+        """The path of a clip's file or folder. Raises MediaError when there is none or the id leaves the folder."""
+        check_id(clip_id)
+        path = os.path.join(self.folder, clip_id)
+        exists = os.path.isdir if self._directories else os.path.isfile
+        if exists(path):
+            return path
+        if not self._directories:
+            found = self._with_extension(path)
+            if found is not None:
+                return found
+        kind = "folder of frames" if self._directories else f"file (extensions {', '.join(self._extensions)})"
+        raise MediaError(path, f"no such {kind}")
+
+    def _with_extension(self, path: str) -> str | None:
+        usual = path + self._extensions[0]
+        if os.path.isfile(usual):
+            return usual
+        parent, name = os.path.split(path)
+        stem, ending = os.path.splitext(name)
+        entries = self._list(parent)
+        candidates = entries.get(name, []) + (entries.get(stem, []) if ending.lower() in EXTENSIONS else [])
+        if not candidates:
+            return None
+        best = min(candidates, key=lambda c: self._extensions.index(os.path.splitext(c)[1].lower()))
+        ending = os.path.splitext(best)[1]
+        if ending in self._extensions and len(candidates) == 1:
+            self._extensions.remove(ending)
+            self._extensions.insert(0, ending)
+        return os.path.join(parent, best)
+
+    def _list(self, folder: str) -> dict[str, list[str]]:
+        """Stem → file names with a known extension; read once per folder."""
+        if folder not in self._listings:
+            listing: dict[str, list[str]] = {}
+            if os.path.isdir(folder):
+                for name in sorted(os.listdir(folder)):
+                    stem, ending = os.path.splitext(name)
+                    if ending.lower() in EXTENSIONS:
+                        listing.setdefault(stem, []).append(name)
+            self._listings[folder] = listing
+        return self._listings[folder]
+
+
+def check_id(clip_id: str) -> None:
+    """Raises MediaError for an id that would leave the media folder: ``../x``, an absolute path, an empty one."""
+    parts = PurePosixPath(clip_id.replace("\\", "/"))
+    if not clip_id or "\0" in clip_id or parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise MediaError(clip_id, "this id does not name a file inside the media folder")
+
+
+# ------------------------------------------------------------------------------------------------------- videos and sounds
+
+
+def read_clip(
+    path: str | Path,
+    choose: Choice | None,
+    *,
+    transform: FrameTransform | None = None,
+    sound: bool = False,
+    decoder: Decoder | None = None,
+) -> Clip:
+    """Frames of a video and its sound in one pass over the container.
+
+    ``choose`` picks the frames by their index in presentation order (None: no frames). The count declared by the container is
+    only a guess; should decoding find another, the choice is made anew with the right one. ``transform`` is applied to each
+    chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone.
+
+    Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
+    """
+    path = str(path)
+    if choose is None or decoder is not None:
+        clip = Clip(waveform=read_sound(path) if sound else None)
+        if choose is not None and decoder is not None:
+            with _named(path):
+                chosen, clip.frame_count = decoder.frames(path, choose)
+                clip.frames = torch.stack([transform(frame) if transform else frame for frame in chosen])
+        return clip
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        declared = stream.frames
+        if declared:
+            clip, kept = _decode(container, path, set(choose(declared)), transform, sound)
+        else:
+            counted = sum(1 for packet in container.demux(stream) if packet.size)
+    if not declared:
+        with _open(path) as container:
+            clip, kept = _decode(container, path, set(choose(max(counted, 1))), transform, sound)
+    indices = choose(clip.frame_count)
+    if not set(indices) <= kept.keys():
+        with _open(path) as container:
+            kept = _decode(container, path, set(indices), transform, False)[1]
+    clip.frames = torch.stack([kept[index] for index in indices])
+    return clip
+
+
+def read_sound(path: str | Path) -> Tensor | None:
+    """(samples,) float32 in [-1, 1], mono, 16 kHz, of a sound file or of a video's track; None when it has no sound."""
+    path = str(path)
+    with _open(path) as container:
+        audio = container.streams.best("audio")
+        if audio is None:
+            if container.streams.best("video") is None:
+                raise MediaError(path, "it has neither a sound nor a video stream")
+            return None
+        audio.codec_context.thread_count = 1
+        track = _Track()
+        for frame in container.decode(audio):
+            track.add(frame)
+        return track.waveform()
+
+
+def _decode(
+    container: InputContainer, path: str, wanted: set[int], transform: FrameTransform | None, sound: bool
+) -> tuple[Clip, dict[int, Tensor]]:
+    """One pass: the clip without its frames, and the wanted frames by index."""
+    video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
+    streams = [stream for stream in (video, audio) if stream is not None]
+    for stream in streams:
+        stream.codec_context.thread_count = 1
+    kept: dict[int, Tensor] = {}
+    track, to_rgb = _Track(), VideoReformatter()
+    count, end, size = 0, 0.0, (0, 0)
+    for packet in container.demux(streams):
+        if packet.stream is audio:
+            for frame in packet.decode():
+                track.add(frame)
+            continue
+        for frame in packet.decode():
+            if count == 0:
+                size = (frame.width, frame.height)
+            if count in wanted:
+                kept[count] = _to_tensor(to_rgb.reformat(frame, *size, "rgb24", **_one_thread()), frame.rotation, transform)
+            count += 1
+            end = max(end, frame.time or 0.0)
+    _check_whole(path, count, max(end, track.seconds), container.duration)
+    return Clip(frame_count=count, waveform=track.waveform()), kept
+
+
+def _to_tensor(frame: av.VideoFrame, rotation: int, transform: FrameTransform | None) -> Tensor:
+    """An RGB frame as (3, H, W) uint8, turned upright by ``rotation`` degrees, transformed."""
+    image = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
+    if rotation % 360:
+        image = torch.rot90(image, round(rotation / 90), dims=(1, 2))
+    return (transform(image) if transform else image).contiguous()
+
+
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """The argument that keeps colour conversion on one thread, where this PyAV has it (starting threads costs more than it saves)."""
+    try:
+        VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), 16, 16, "rgb24", threads=1)
+    except TypeError:
+        return {}
+    return {"threads": 1}
+
+
+class _Track:
+    """Collects decoded sound as mono 16 kHz. 16-bit, so that down-mixing scales as it does when a .wav is extracted."""
+
+    def __init__(self) -> None:
+        self._resampler: av.AudioResampler | None = None
+        self._layout: tuple[object, ...] | None = None
+        self._parts: list[np.ndarray] = []
+        self._samples = 0
+
+    def add(self, frame: av.AudioFrame) -> None:
+        layout = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is None or layout != self._layout:
+            self._flush()
+            self._resampler, self._layout = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE), layout
+        frame.pts = None
+        self._keep(self._resampler.resample(frame))
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / SAMPLE_RATE
+
+    def waveform(self) -> Tensor | None:
+        self._flush()
+        if not self._samples:
+            return None
+        return torch.from_numpy(np.concatenate(self._parts, axis=1)[0].astype(np.float32) / 2**15)
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._keep(self._resampler.resample(None))
+            self._resampler = None
+
+    def _keep(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            self._parts.append(frame.to_ndarray())
+            self._samples += frame.samples
+
+
+def _video_stream(container: InputContainer, path: str) -> Any:
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        raise MediaError(path, "it has no video stream")
+    context = stream.codec_context
+    if context.width * context.height > MAX_PIXELS:
+        raise MediaError(path, f"its frames of {context.width}x{context.height} are larger than {MAX_PIXELS} pixels")
+    return stream
+
+
+def _check_whole(path: str, count: int, end: float, duration: int | None) -> None:
+    """Formats without an index (mkv, webm) end silently where the file was cut; their declared duration tells."""
+    if count == 0:
+        raise MediaError(path, "no frame could be decoded")
+    declared = (duration or 0) / av.time_base
+    if end < 0.9 * declared - 0.5:
+        raise MediaError(path, f"truncated: {end:.1f} of {declared:.1f} seconds could be decoded")
+
+
+@contextmanager
+def _open(path: str) -> Iterator[InputContainer]:
+    """The container, closed at the end; every failure in between becomes a MediaError."""
+    with _named(path):
+        if os.path.getsize(path) == 0:
+            raise MediaError(path, "the file is empty")
+        try:
+            container = av.open(f"file:{path}", metadata_errors="ignore", options={"format_whitelist": FORMATS})
+        except av.InvalidDataError:
+            raise MediaError(path, "not a video or sound file, or truncated") from None
+        with container:
+            yield container
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Whatever a decoder raises on a file, and they raise almost anything, becomes a MediaError that names the file."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FileNotFoundError:
+        raise MediaError(path, "no such file") from None
+    except av.InvalidDataError:
+        raise MediaError(path, "truncated or damaged: a part of it cannot be decoded") from None
+    except Exception as error:
+        raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+# ------------------------------------------------------------------------------------------------------------------ images
+
+
+def read_image(path: str | Path, transform: FrameTransform | None = None) -> Tensor:
+    """(3, H, W) uint8 RGB, upright by its EXIF orientation. Raises MediaError."""
+    path = str(path)
+    with _named(path):
+        if os.path.getsize(path) == 0:
+            raise MediaError(path, "the file is empty")
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise MediaError(path, f"{image.width}x{image.height} is larger than {MAX_PIXELS} pixels")
+                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except Image.UnidentifiedImageError:
+            raise MediaError(path, "not an image") from None
+    frame = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    return (transform(frame) if transform else frame).contiguous()
+
+
+def read_frame_folder(folder: str | Path, choose: Choice, transform: FrameTransform | None = None) -> Clip:
+    """Frames of a folder of images in natural order (frame2 before frame10). Only the chosen ones are read."""
+    with _named(str(folder)):
+        names = sorted((n for n in os.listdir(folder) if n.lower().endswith(IMAGE_EXTENSIONS)), key=_natural)
+    if not names:
+        raise MediaError(folder, f"no frame in this folder (extensions {', '.join(IMAGE_EXTENSIONS)})")
+    indices = choose(len(names))
+    kept = {i: read_image(os.path.join(folder, names[i]), transform) for i in sorted(set(indices))}
+    try:
+        frames = torch.stack([kept[i] for i in indices])
+    except RuntimeError:
+        raise MediaError(folder, "its frames have different sizes") from None
+    return Clip(frames=frames, frame_count=len(names))
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    return [(True, int(part), "") if part.isdigit() else (False, 0, part) for part in re.split(r"([0-9]+)", name)]

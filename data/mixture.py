@@ -1,0 +1,95 @@
+"""Which corpus at which step, and which rows: functions of the seed and the step alone, the same on all processes, so that a
+run resumed at any step, or on another number of processes, reads what an unbroken one reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from config.schema import DatasetConfig
+from config.tasks import Task
+from data.spec import DataError
+from utils.random import generator, stable_seed
+
+
+@dataclass
+class Corpus:
+    """One corpus of a training run."""
+
+    name: str
+    rows: int
+    steps: int
+    """Optimiser steps with this corpus."""
+    task: Task
+    batch_size: int
+    """Clips per batch over all processes; a step takes ``gradient_accumulation_steps`` batches."""
+    config: DatasetConfig
+
+
+def planned_steps(config: DatasetConfig, rows: int, accumulation: int) -> int:
+    """Optimiser steps by the config's ``steps``, or by its ``epoch``, rounded up. Raises DataError unless one of them is given."""
+    if (config.steps is None) == (config.epoch is None):
+        given = "neither is" if config.steps is None else "both are"
+        raise DataError(f"dataset '{config.name}': give either 'epoch' or 'steps' ({given} given)")
+    if config.steps is not None:
+        return config.steps
+    return math.ceil(rows * (config.epoch or 0.0) / (config.batch_size * accumulation))
+
+
+def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
+    """``steps`` brought to a sum of ``total`` in the same proportions (largest remainders are rounded up first)."""
+    if total is None or sum(steps) == total:
+        return list(steps)
+    exact = [total * own / sum(steps) for own in steps]
+    scaled = [math.floor(value) for value in exact]
+    order = sorted(range(len(steps)), key=lambda i: (scaled[i] - exact[i], i))
+    for i in order[: total - sum(scaled)]:
+        scaled[i] += 1
+    return scaled
+
+
+class Mixture:
+    """The plan of a whole run."""
+
+    def __init__(self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Literal["random", "round-robin"] = "random") -> None:
+        """Every corpus gets exactly its steps: in a seeded random order, or taking turns as evenly as their shares allow."""
+        self.corpora, self.seed, self.accumulation = list(corpora), seed, accumulation
+        steps = np.array([corpus.steps for corpus in corpora], dtype=np.int64)
+        self.total_steps = int(steps.sum())
+        owners = np.repeat(np.arange(len(corpora), dtype=np.int16), steps)
+        if mix == "random":
+            owners = np.random.Generator(np.random.PCG64(stable_seed(seed, "mixture"))).permutation(owners)
+        else:
+            due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in steps]) if len(steps) else np.empty(0)
+            owners = owners[np.argsort(due, kind="stable")]
+        self._owners = owners
+        self._earlier = np.empty(self.total_steps, dtype=np.int64)
+        for corpus, count in enumerate(steps):
+            self._earlier[owners == corpus] = np.arange(count)
+        self._orders: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def corpus_at(self, step: int) -> int:
+        """Index of the corpus that optimiser step ``step`` reads."""
+        return int(self._owners[step])
+
+    def batch(self, step: int, micro: int) -> tuple[int, list[tuple[int, int]]]:
+        """The corpus and the global batch of micro-batch ``micro`` of a step, as (position, row). Positions count the clips read
+        of a corpus since the start of training: clip ``p`` belongs to epoch ``p // rows``, each of which is a new order of all rows."""
+        corpus = self.corpus_at(step)
+        size = self.corpora[corpus].batch_size
+        first = (int(self._earlier[step]) * self.accumulation + micro) * size
+        return corpus, [(position, self._row(corpus, position)) for position in range(first, first + size)]
+
+    def _row(self, corpus: int, position: int) -> int:
+        rows = self.corpora[corpus].rows
+        epoch, place = divmod(position, rows)
+        kept = self._orders.get(corpus)
+        if kept is None or kept[0] != epoch:
+            order = torch.randperm(rows, generator=generator(self.seed, "order", self.corpora[corpus].name, epoch))
+            kept = self._orders[corpus] = (epoch, order)
+        return int(kept[1][place])

@@ -1,0 +1,170 @@
+"""The media of one clip, wherever it lies: a video with its own sound, a folder of frames, an image, a sound file, or the cache."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from config.schema import DatasetConfig
+from config.tasks import Modality, Task
+from data import audio, media, vision
+from data.cache import MAX_FRAMES, MAX_MEL, ClipCache
+from data.decoders import load_decoder
+from data.media import Clip, MediaError, MediaFolder
+from data.spec import DataError, InputSpec
+from utils.random import generator
+
+FIRST_CLIPS_CHECKED = 8
+
+
+@dataclass
+class ClipMedia:
+    """What a task needs of a clip's media."""
+
+    frames: Tensor | None = None
+    """(F, 3, R, R) uint8."""
+    spectrogram: Tensor | None = None
+    """(A, T, mel) float32, normalised; zeros where there is no sound."""
+    has_sound: bool = False
+
+
+class ClipReader:
+    """Reads clips of one corpus by id."""
+
+    def __init__(self, config: DatasetConfig, task: Task, spec: InputSpec, *, training: bool) -> None:
+        """Checks settings and folders. Raises DataError."""
+        self.config, self.spec, self.training = config, spec, training
+        self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
+        self._where = f"dataset '{config.name}'"
+        self._check_settings(task)
+        own_sound = self.needs_audio and not config.audio
+        self._vision = self._folder("vision") if self.needs_vision or own_sound else None
+        self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
+        try:
+            self._decoder = load_decoder(config.video_decoder)
+        except ValueError as error:
+            raise DataError(f"{self._where}: {error}") from None
+        self._cache = ClipCache(config.cache_dir) if config.cache_dir and (self._vision or self._audio) else None
+        self._settings = (spec.resolution, spec.mel_bins, spec.audio_frontend, config.video_decoder, self.needs_vision, self.needs_audio)
+
+    def read(self, clip_id: str, key: tuple[object, ...]) -> ClipMedia:
+        """The clip's frames and sound; in training with the draws of ``key``. Raises MediaError."""
+        if not (self._vision or self._audio):
+            return ClipMedia()
+        seen = self._vision.find(clip_id) if self._vision else None
+        heard = (self._audio.find(clip_id) if self._audio else seen) if self.needs_audio else None
+
+        def choose(count: int) -> list[int]:
+            return vision.frame_indices(count, self.config.vision_sample_num or 1, self.training, self._draws(key, "frames"))
+
+        def plan(count: int) -> list[int]:
+            number = self.config.audio_sample_num or 1
+            return audio.slice_plan(count, self.spec.target_length, number, self.training, self._draws(key, "slices"))
+
+        entry = self._cache.entry([file for file in (seen, heard) if file], self._settings) if self._cache else None
+        found = None
+        if self._cache and entry:
+            length = self.spec.target_length
+            found = self._cache.read(entry, choose if self.needs_vision else None, plan if self.needs_audio else None, length)
+        frames, slices = found if found is not None else self._decode(seen, heard, choose, plan, entry, key)
+        silent = self.needs_audio and slices is None
+        if silent:
+            slices = torch.zeros(self.config.audio_sample_num or 1, self.spec.target_length, self.spec.mel_bins)
+        return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent)
+
+    def check_exists(self, clip_ids: Sequence[str]) -> None:
+        """Raises DataError when none of the first clips has a file: the folder is then the wrong one."""
+        for key, folder in (("vision", self._vision), ("audio", self._audio)):
+            if folder is None:
+                continue
+            missing = []
+            for clip_id in itertools.islice(clip_ids, FIRST_CLIPS_CHECKED):
+                try:
+                    folder.find(clip_id)
+                    break
+                except MediaError as error:
+                    missing.append(error.path)
+            else:
+                raise DataError(
+                    f"{self._where}: none of its first {len(missing)} clips is in the {key} folder '{folder.folder}'; looked for "
+                    f"{', '.join(missing[:3])} with the extensions {', '.join(media.EXTENSIONS)}"
+                )
+
+    # ------------------------------------------------------------------------------------------------------- decoding
+
+    def _decode(
+        self, seen: str | None, heard: str | None, choose: media.Choice, plan: media.Choice, entry: Path | None, key: tuple[object, ...]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(frames, spectrogram slices); None for what the task does not need or the clip does not have. Fills the cache."""
+
+        def all_or_chosen(count: int) -> list[int]:
+            return list(range(count)) if count <= MAX_FRAMES else choose(count)
+
+        clip = self._decode_files(seen, heard, all_or_chosen if entry else choose, key)
+        mel = None
+        if clip.waveform is not None and audio.mel_frames(len(clip.waveform)):
+            mel = audio.log_mel(clip.waveform, self.spec.mel_bins, self.spec.audio_frontend)
+        frames = clip.frames
+        if self._cache and entry and clip.frame_count <= MAX_FRAMES:
+            if mel is None or len(mel) <= MAX_MEL:
+                self._cache.write(entry, frames, mel)
+            frames = frames[choose(clip.frame_count)] if frames is not None else None
+        slices = None
+        if mel is not None:
+            slices = audio.take_slices(mel, len(mel), self.spec.mel_bins, plan(len(mel)), self.spec.target_length)
+        return frames, slices
+
+    def _decode_files(self, seen: str | None, heard: str | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
+        """Frames and sound of the files, in one pass where they are one file."""
+        transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"))
+        clip = Clip()
+        if self.needs_vision and seen:
+            if self.config.vision_format == "video_rawvideo":
+                clip = media.read_clip(seen, choose, transform=transform, sound=heard == seen, decoder=self._decoder)
+            elif self.config.vision_format == "video_frame":
+                clip = media.read_frame_folder(seen, choose, transform)
+            else:
+                image = media.read_image(seen, transform)
+                clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
+        if heard and not (self.needs_vision and heard == seen):
+            clip.waveform = media.read_sound(heard)
+        return clip
+
+    def _draws(self, key: tuple[object, ...], purpose: str) -> torch.Generator | None:
+        """The same numbers each time it is called with the same key: a choice may have to be made again."""
+        return generator(*key, purpose) if self.training else None
+
+    # ------------------------------------------------------------------------------------------------------- settings
+
+    def _check_settings(self, task: Task) -> None:
+        config, where = self.config, self._where
+        lacks = f"{where}: dataset without the modality that its task needs: task '{task}' has a group with"
+        if self.needs_vision and not config.vision:
+            raise DataError(f"{lacks} v (vision); give the folder of videos, frames or images as 'vision'")
+        if self.needs_audio and not config.audio and (config.vision_format != "video_rawvideo" or not config.vision):
+            raise DataError(f"{lacks} a (audio); give the folder of sound files as 'audio', or videos with sound as 'vision'")
+        if self.needs_vision and config.vision_sample_num is None:
+            raise DataError(f"{where}: its task needs vision; give 'vision_sample_num', the frames per clip")
+        if self.needs_audio and config.audio_sample_num is None:
+            raise DataError(f"{where}: its task needs audio; give 'audio_sample_num', the sound slices per clip")
+        if config.cache_dir and self.needs_vision:
+            if config.vision_transforms != "none":
+                raise DataError(f"{where}: cache_dir keeps resized frames, so it needs \"vision_transforms\": \"none\", not 'crop_flip'")
+            if config.vision_format == "video_frame":
+                raise DataError(f"{where}: cache_dir is for videos and images; \"vision_format\": \"video_frame\" is decoded already")
+
+    def _folder(self, key: str) -> MediaFolder:
+        """The folder under ``key``, checked. Raises DataError."""
+        folder = getattr(self.config, key)
+        if not Path(folder).is_dir():
+            raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder")
+        if key == "audio":
+            return MediaFolder(folder, media.SOUND_EXTENSIONS)
+        if self.config.vision_format == "video_frame":
+            return MediaFolder(folder, directories=True)
+        return MediaFolder(folder, media.IMAGE_EXTENSIONS if self.config.vision_format == "image_rawimage" else media.VIDEO_EXTENSIONS)

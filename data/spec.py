@@ -1,0 +1,89 @@
+"""What the data must know of the model: sizes and lengths, and a tokenizer. Handed over by run.py, so that neither room imports the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from config.schema import ModelConfig
+from config.tasks import CaptionKind
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used as configured; the message names the dataset, the key or file, and what was expected."""
+
+
+class UnreadableError(RuntimeError):
+    """Clips that could not be read where they must not be replaced. ``str()`` lists them with their reasons."""
+
+    @classmethod
+    def of(cls, name: str, unreadable: list[tuple[str, str]], hint: str) -> UnreadableError:
+        """An error listing ``(clip id, reason)`` of dataset ``name``, at most 20 of them in full."""
+        shown = [f"  {clip_id}: {reason}" for clip_id, reason in unreadable[:20]]
+        if len(unreadable) > len(shown):
+            shown.append(f"  … and {len(unreadable) - len(shown)} more")
+        return cls("\n".join([f"dataset '{name}': {len(unreadable)} unreadable clip(s); {hint}", *shown]))
+
+
+class Tokenizer(Protocol):
+    """Text → ids. Must be picklable, for worker processes."""
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+
+    def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Ids of each text, [CLS] first and [SEP] last, truncated to ``max_length`` of them; not padded."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextLengths:
+    """Most tokens of each kind of text in one corpus, [CLS] and [SEP] included."""
+
+    caption: dict[CaptionKind, int]
+    question: int
+    answer: int
+    subtitle: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """Sizes of the model's inputs."""
+
+    resolution: int
+    mel_bins: int
+    target_length: int
+    audio_frontend: Literal["beats", "ast"] = "beats"
+    max_caption_len: int
+    max_omni_caption_len: int
+    max_subtitle_len: int
+    max_answer_len: int
+    captioner_mode: bool = False
+    """Clips are to be labelled: evaluation needs no captions."""
+
+    @classmethod
+    def of(cls, model_cfg: ModelConfig, audio_frontend: Literal["beats", "ast"] = "beats") -> InputSpec:
+        """The sizes that a model of this config takes."""
+        return cls(
+            resolution=model_cfg.vision_resolution,
+            mel_bins=model_cfg.audio_melbins,
+            target_length=model_cfg.audio_target_length,
+            audio_frontend=audio_frontend,
+            max_caption_len=model_cfg.max_caption_len,
+            max_omni_caption_len=model_cfg.max_omni_caption_len,
+            max_subtitle_len=model_cfg.max_subtitle_len,
+            max_answer_len=model_cfg.max_answer_len,
+            captioner_mode=model_cfg.captioner_mode,
+        )
+
+    def lengths(self, several_kinds: bool) -> TextLengths:
+        """Text limits of a corpus. Only beside vision or audio captions is the omni caption the long one of VAST-27M."""
+        omni = self.max_omni_caption_len if several_kinds else self.max_caption_len
+        return TextLengths(
+            caption={CaptionKind.OMNI: omni, CaptionKind.VISION: self.max_caption_len, CaptionKind.AUDIO: self.max_caption_len},
+            question=self.max_caption_len,
+            answer=self.max_answer_len,
+            subtitle=self.max_subtitle_len,
+        )

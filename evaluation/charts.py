@@ -1,0 +1,183 @@
+"""Charts as inline SVG: no scripts, no outside fonts, colours that colour-blind eyes tell apart and line styles that print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+# Okabe and Ito's palette, without its yellow, which is too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4")
+WIDTH, HEIGHT = 420, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 62, 30, 38
+MAX_POINTS = 200
+MARKS = ("disc", "ring", "bar", "cross")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line; points with a value that is not finite are left out."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A row of a dot chart: its name and its values, one per mark, None where absent."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+def line_chart(title: str, series: Sequence[Series], *, x_label: str = "step", smooth: int = 1) -> str:
+    """An SVG of lines over a shared axis from zero, each named at its end.
+
+    ``smooth``: draw a running mean over so many points, and the raw values faintly behind it.
+    """
+    kept = [Series(s.name, [(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
+    kept = [s for s in kept if s.points]
+    if not kept:
+        return ""
+    low_x, high_x = min(s.points[0][0] for s in kept), max(s.points[-1][0] for s in kept)
+    ticks = nice_ticks(min(0.0, min(y for s in kept for _, y in s.points)), max(_upper(s.points) for s in kept))
+    scale = _Scale(low_x, high_x, ticks[0], ticks[-1])
+    parts = [_head(title, WIDTH, HEIGHT), _axes(scale, ticks, nice_ticks(low_x, high_x, 4), x_label)]
+    ends = []
+    for number, own in enumerate(kept):
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        points = thinned(own.points)
+        if smooth > 1:
+            parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="1" opacity=".25"/>')
+            points = thinned(running_mean(own.points, smooth))
+        parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" '
+                     'stroke-linejoin="round"/>')
+        ends.append((scale.y(points[-1][1]), own.name, colour))
+    for place, name, colour in _apart(ends):
+        parts.append(f'<text x="{WIDTH - RIGHT + 6}" y="{place + 4:.1f}" fill="{colour}" class="name">{escape(name)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: float = 100.0, unit: str = "%") -> str:
+    """An SVG with one line per row and one mark per value on it, from 0 to ``high``; the marks are named above."""
+    left, line, top = 78, 26, 56
+    height = top + line * len(rows) + 30
+    width = WIDTH
+
+    def x(value: float) -> float:
+        return left + (width - left - 24) * min(max(value, 0.0), high) / high
+
+    parts = [_head(title, width, height)]
+    for tick in nice_ticks(0, high, 4):
+        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top - 8}" y2="{height - 26}" class="grid"/>'
+                     f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{tick:g}{" " + unit if tick else ""}</text>')
+    offset = float(left)
+    for number, name in enumerate(marks):
+        parts.append(_mark(number, offset + 5, 37) + f'<text x="{offset + 15:.0f}" y="41">{escape(name)}</text>')
+        offset += 32 + 6.6 * len(name)
+    for number, row in enumerate(rows):
+        y = top + line * number + line / 2
+        parts.append(f'<text x="{left - 12}" y="{y + 4:.1f}" text-anchor="end" class="row">{escape(row.name)}</text>'
+                     f'<line x1="{left}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
+        parts.extend(_mark(k, x(value), y) for k, value in enumerate(row.values) if value is not None and math.isfinite(value))
+    return "".join([*parts, "</svg>"])
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that span ``low`` to ``high``, about ``count`` of them."""
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(n * step, 10) for n in range(first, last + 1)]
+
+
+def running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """Each value averaged with the ones before it, ``window`` at most in all."""
+    result, total = [], 0.0
+    for number, (x, y) in enumerate(points):
+        total += y - (points[number - window][1] if number >= window else 0.0)
+        result.append((x, total / min(number + 1, window)))
+    return result
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """At most about ``most`` points: means of neighbours, so that no spike is invented, and the last point itself."""
+    group = math.ceil(len(points) / most)
+    if group <= 1:
+        return list(points)
+    chunks = [points[start : start + group] for start in range(0, len(points), group)]
+    return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks] + [points[-1]]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low_x: float
+    high_x: float
+    low_y: float
+    high_y: float
+
+    def x(self, value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.low_x) / ((self.high_x - self.low_x) or 1.0)
+
+    def y(self, value: float) -> float:
+        share = min(max((value - self.low_y) / (self.high_y - self.low_y), 0.0), 1.0)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+
+
+def _head(title: str, width: int, height: int) -> str:
+    return (f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+            f'<text x="8" y="16" class="title">{escape(title)}</text>')
+
+
+def _axes(scale: _Scale, ticks: Sequence[float], steps: Sequence[float], x_label: str) -> str:
+    parts = []
+    for tick in ticks:
+        y = scale.y(tick)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+                     f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for step in steps:
+        if scale.low_x <= step <= scale.high_x:
+            parts.append(f'<text x="{scale.x(step):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{step:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle" class="axis">{escape(x_label)}</text>')
+    return "".join(parts)
+
+
+def _path(points: Sequence[tuple[float, float]], scale: _Scale) -> str:
+    return "M" + "L".join(f"{scale.x(x):.1f} {scale.y(y):.1f}" for x, y in points)
+
+
+def _upper(points: Sequence[tuple[float, float]]) -> float:
+    """The highest value but for the rare spikes (above the 99th percentile), which would flatten everything else."""
+    values = sorted(y for _, y in points)
+    return max(values[math.ceil(0.99 * len(values)) - 1], points[0][1])
+
+
+def _apart(ends: Sequence[tuple[float, str, str]], gap: float = 13.0) -> list[tuple[float, str, str]]:
+    """Labels moved so that none covers another, and all stay inside the chart."""
+    placed: list[tuple[float, str, str]] = []
+    for place, name, colour in sorted(ends):
+        placed.append((max(place, placed[-1][0] + gap) if placed else place, name, colour))
+    low = HEIGHT - BOTTOM
+    for number in range(len(placed) - 1, -1, -1):
+        place, name, colour = placed[number]
+        placed[number] = (min(place, low), name, colour)
+        low = placed[number][0] - gap
+    return placed
+
+
+def _mark(number: int, x: float, y: float) -> str:
+    """Marks differ in shape and in colour."""
+    colour, kind = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
+    if kind == "disc":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
+    if kind == "ring":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4" fill="#fff" stroke="{colour}" stroke-width="2"/>'
+    if kind == "bar":
+        return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8:.1f}" y2="{y + 8:.1f}" stroke="{colour}" stroke-width="3"/>'
+    return (f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{colour}" stroke-width="2" fill="none"/>')

@@ -1,0 +1,84 @@
+"""Ranks and recall of retrieval. Ties are counted pessimistically: a wrong candidate with the true one's score stands before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+DEPTHS = (1, 5, 10)
+ROWS_AT_ONCE = 1024
+
+
+def ranks(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray) -> np.ndarray:
+    """Rank of the best true candidate of every query, from 1.
+
+    Args:
+        scores: (Q, C) float, higher is better.
+        query_keys: (Q,) int; candidate c is true for query q when their keys are equal. Several queries may share a key
+            (several texts of a clip), and several candidates too (several texts of a clip, searched by the clip).
+        candidate_keys: (C,) int.
+
+    Returns:
+        (Q,) int64: 1 + how many false candidates score as high as the best true one, or higher. Other true candidates of
+        the same query never count against it.
+
+    Raises:
+        ValueError: shapes disagree, a score is not a number, or a query has no true candidate.
+    """
+    scores = np.asarray(scores)
+    query_keys, candidate_keys = np.asarray(query_keys), np.asarray(candidate_keys)
+    if scores.shape != (len(query_keys), len(candidate_keys)):
+        raise ValueError(f"scores are {scores.shape}, but there are {len(query_keys)} queries and {len(candidate_keys)} candidates")
+    result = np.empty(len(query_keys), dtype=np.int64)
+    for rows in row_chunks(len(query_keys)):
+        result[rows] = _ranks_of_rows(scores[rows], query_keys[rows], candidate_keys, rows.start)
+    return result
+
+
+def _ranks_of_rows(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray, first: int) -> np.ndarray:
+    true = query_keys[:, None] == candidate_keys[None, :]
+    if not true.any(1).all():
+        raise ValueError(f"query {first + int(np.argmin(true.any(1)))} has no true candidate")
+    if np.isnan(scores).any():
+        raise ValueError(f"the scores of query {first + int(np.argmax(np.isnan(scores).any(1)))} are not all numbers")
+    best = np.where(true, scores, -np.inf).max(1, keepdims=True)
+    return 1 + ((scores >= best) & ~true).sum(1)
+
+
+def reranked_ranks(
+    first_ranks: np.ndarray, top: np.ndarray, top_scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray
+) -> np.ndarray:
+    """Ranks after the first k candidates of every query were put in the order of a second score, before all others.
+
+    Args:
+        first_ranks: (Q,) ranks by the first score, from :func:`ranks`.
+        top: (Q, k) int: the k best candidates by the first score.
+        top_scores: (Q, k) their second score.
+        query_keys, candidate_keys: as in :func:`ranks`.
+
+    Returns:
+        (Q,) int64; a query whose true candidates are all outside the k keeps its rank.
+    """
+    if np.isnan(top_scores).any():
+        raise ValueError(f"the re-ranking scores of query {int(np.argmax(np.isnan(top_scores).any(1)))} are not all numbers")
+    true = np.asarray(candidate_keys)[top] == np.asarray(query_keys)[:, None]
+    best = np.where(true, top_scores, -np.inf).max(1, keepdims=True)
+    within = 1 + ((top_scores >= best) & ~true).sum(1)
+    # With ties at the edge of the k, the pessimistic first rank of a true candidate inside may exceed k: it is inside all the same.
+    return np.where(true.any(1), within, first_ranks).astype(np.int64)
+
+
+def summary(query_ranks: Sequence[int] | np.ndarray, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
+    """``{"r1", "r5", "r10", "median_rank", "mean_rank"}``: recalls in percent, ranks from 1. Raises ValueError without queries."""
+    values = np.asarray(query_ranks)
+    if values.size == 0:
+        raise ValueError("no query to summarise")
+    recalls = {f"r{depth}": 100.0 * float(np.mean(values <= depth)) for depth in depths}
+    return {**recalls, "median_rank": float(np.median(values)), "mean_rank": float(np.mean(values))}
+
+
+def row_chunks(rows: int, size: int = ROWS_AT_ONCE) -> Iterator[slice]:
+    """Slices that cover ``rows`` rows, at most ``size`` at once, so that comparisons need bounded memory."""
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))

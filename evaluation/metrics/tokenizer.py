@@ -1,0 +1,1 @@
+def tokenize(s): return s.lower()

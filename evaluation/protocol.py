@@ -1,0 +1,128 @@
+"""Under which protocol a number was made: everything that must be known to compare it with another."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from config.tasks import Modality, Objective, Task
+from utils import distributed
+from utils.files import sha256_file
+
+if TYPE_CHECKING:
+    from config.schema import Config, DatasetConfig
+    from model.weights import LoadReport
+
+PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "transformers", "tokenizers", "av", "numpy")
+
+
+def build(
+    objective: Objective,
+    dataset: DatasetConfig,
+    config: Config,
+    *,
+    data: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    device: torch.device | str,
+    seconds: float,
+) -> dict[str, Any]:
+    """The protocol of one objective on one dataset, ready for JSON.
+
+    Args:
+        data: the loader's provenance (``split_file``, ``split_sha256``, ``clips``, ``texts``, ``unreadable``, …).
+        facts: the evaluator's counts and settings; they stand above the loader's of the same name.
+        provenance: what the caller knows of the weights and the run: ``checkpoint``, ``checkpoint_sha256``,
+            ``missing_parameters``, ``config_hash``, …
+        device: where the model was.
+        seconds: wall-clock time of encoding, scoring and the metrics of all the dataset's objectives.
+    """
+    task = Task.parse(dataset.task)
+    sound_or_sight = {Modality.VISION, Modality.AUDIO}
+    modalities = {m for group in task.groups(objective) for m in group}
+    seen = {
+        "frames": dataset.vision_sample_num if Modality.VISION in modalities else None,
+        "resolution": config.model_cfg.vision_resolution if Modality.VISION in modalities else None,
+        "slices": dataset.audio_sample_num if Modality.AUDIO in modalities else None,
+        "video_decoder": dataset.video_decoder if modalities & sound_or_sight else None,
+    }
+    references = {}
+    if objective is Objective.CAPTION and dataset.annfile:
+        references = {"references": dataset.annfile, "references_sha256": sha256_file(dataset.annfile)}
+    return {
+        "dataset": dataset.name,
+        "objective": objective.value,
+        "groups": [str(group) for group in task.groups(objective)],
+        **data,
+        **references,
+        **{name: value for name, value in seen.items() if value is not None},
+        **facts,
+        **provenance,
+        "seed": config.run_cfg.seed,
+        "precision": "bf16" if config.run_cfg.bf16 else "fp16" if config.run_cfg.fp16 else "fp32",
+        "processes": distributed.world_size(),
+        "code_commit": code_commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "seconds": round(seconds, 3),
+    }
+
+
+def checkpoint_facts(report: LoadReport | None) -> dict[str, Any]:
+    """``checkpoint``, its hash, and what was missing when it was loaded; None stands for weights that were not loaded."""
+    if report is None:
+        return {"checkpoint": None, "checkpoint_sha256": None, "missing_parameters": [], "unexpected_parameters": []}
+    return {
+        "checkpoint": str(report.path),
+        "checkpoint_sha256": report.sha256,
+        "missing_parameters": sorted(report.missing),
+        "unexpected_parameters": sorted(report.unexpected),
+    }
+
+
+def code_commit() -> str | None:
+    """The git commit of this code, ``+changes`` behind it when files differ; None without git or outside a repository."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers may depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**found, "torch": torch.__version__}
+
+
+def hardware(device: torch.device | str = "cpu") -> str:
+    """The device in words: the GPU's name and number, or the processor and its cores."""
+    if torch.device(device).type == "cuda":
+        return f"{distributed.world_size()} × {torch.cuda.get_device_name(device)}"
+    return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or "CPU")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

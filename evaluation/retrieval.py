@@ -1,0 +1,282 @@
+"""Text-to-video (and video-to-text) retrieval: contrastive scores of all pairs, then matching re-orders the first k of each query.
+
+Each clip is encoded once for all groups. Ranks count ties against the true clip. Nothing depends on the batch size or on
+the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.tasks import CaptionKind, Group
+from data.batch import Batch, Texts
+from evaluation.collect import Outcome
+from evaluation.matching import PairMatcher
+from evaluation.metrics import recall
+from utils import distributed
+from utils.log import progress
+
+if TYPE_CHECKING:
+    from model.vast import VAST
+
+SHOWN = 5
+"""Retrieved clips named per text in the predictions."""
+SCORES_AT_ONCE = 1 << 24
+"""Similarities held at once."""
+
+
+@dataclass
+class _TextPool:
+    """Texts of one caption kind, as they come in: token ids, words, annotation row of their clip, features (n, D) per batch."""
+
+    ids: list[list[int]] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class _Part:
+    """What one process has seen."""
+
+    rows: list[int] = field(default_factory=list)
+    clip_ids: list[str] = field(default_factory=list)
+    clips: dict[Group, list[Tensor]] = field(default_factory=dict)
+    texts: dict[CaptionKind, _TextPool] = field(default_factory=dict)
+
+
+@dataclass
+class _Texts:
+    """All texts of one caption kind in annotation order; ``clip`` (T,) numbers the clips in annotation order."""
+
+    ids: list[list[int]]
+    raw: list[str]
+    clip: np.ndarray
+    features: Tensor
+
+
+@dataclass
+class _Search:
+    """One direction of one group: (Q,) keys of queries, (C,) of candidates, (Q,) first ranks, (Q, ≥k) best candidates first."""
+
+    query_keys: np.ndarray
+    candidate_keys: np.ndarray
+    ranks: np.ndarray
+    top: np.ndarray
+
+
+class RetrievalEvaluator:
+    """Collects features batch by batch (:meth:`add`), then ranks (:meth:`finish`).
+
+    Args:
+        groups: the retrieval groups of the task.
+        rerank: candidates per query that the matching head re-orders; 0: none, and no condition features are kept.
+        both_directions: also video to text.
+    """
+
+    def __init__(self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False) -> None:
+        self.groups = tuple(groups)
+        self.rerank, self.both_directions = rerank, both_directions
+        self._own = _Part(clips={group: [] for group in groups}, texts={group.caption_kind: _TextPool() for group in groups})
+        self._features: list[Any] = []
+
+    def add(self, model: VAST, batch: Batch, features: Any) -> None:
+        """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities."""
+        rows = batch.index.tolist()
+        self._own.rows.extend(rows)
+        self._own.clip_ids.extend(batch.clip_ids)
+        for group in self.groups:
+            self._own.clips[group].append(model.embed_clips(features, group).float().cpu())
+        embedded: list[tuple[Texts, Tensor]] = []
+        for kind, pool in self._own.texts.items():
+            texts = _captions(batch, kind)
+            known = next((found for other, found in embedded if _same(other, texts)), None)
+            found = model.embed_texts(texts).float().cpu() if known is None else known
+            embedded.append((texts, found))
+            pool.features.append(found)
+            pool.raw.extend(texts.raw)
+            pool.row.extend(rows[clip] for clip in texts.clip.tolist())
+            pool.ids.extend(ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist()))
+        if self.rerank:
+            self._features.append(features.to("cpu"))
+
+    def finish(self, model: VAST, device: torch.device | str = "cpu") -> Outcome:
+        """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
+        alone), with ``_v2t`` behind the name for video to text. Called on every process."""
+        parts = distributed.all_gather_objects(self._own)
+        clip_ids, clips, owner = _join_clips(parts, self.groups)
+        texts = {kind: _join_texts(parts, kind, owner) for kind in self._own.texts}
+        searches = {group: self._search(texts[group.caption_kind], clips[group]) for group in self.groups}
+        matched = self._match(model, device, searches, texts, owner) if self.rerank else {}
+        metrics: dict[str, Any] = {}
+        found: dict[Group, dict[str, np.ndarray]] = {}
+        for group, directions in searches.items():
+            metrics[str(group)], found[group] = _score(directions, matched.get(group), self.rerank)
+        predictions = _predictions(self.groups, texts, clip_ids, found)
+        facts = {
+            "clips": len(clip_ids),
+            "texts": sum(len(own.raw) for own in _distinct(texts).values()),
+            "rerank_depth": self.rerank,
+            "directions": ["text to video", "video to text"] if self.both_directions else ["text to video"],
+            "ties": "counted against the true clip",
+        }
+        return Outcome(metrics, predictions, facts)
+
+    def _search(self, texts: _Texts, clips: Tensor) -> dict[str, _Search]:
+        """The contrastive stage in each direction, named by what metrics append to their name."""
+        numbers = np.arange(len(clips))
+        depth = max(self.rerank, SHOWN)
+        searches = {"": search(texts.features, clips, texts.clip, numbers, depth)}
+        if self.both_directions:
+            queries = np.unique(texts.clip)
+            searches["_v2t"] = search(clips[torch.from_numpy(queries)], texts.features, queries, texts.clip, depth)
+        return searches
+
+    def _match(
+        self,
+        model: VAST,
+        device: torch.device | str,
+        searches: dict[Group, dict[str, _Search]],
+        texts: dict[CaptionKind, _Texts],
+        owner: dict[int, tuple[int, int, int]],
+    ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
+        """Per group: sorted pair keys (text · clips + clip) of all processes, and their matching probabilities."""
+        clips = len(owner)
+        keys = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
+                for group, directions in searches.items()}
+        local = np.full(clips, -1)
+        for number, rank, position in owner.values():
+            if rank == distributed.rank():
+                local[number] = position
+        own = {group: all_keys[local[all_keys % clips] >= 0] for group, all_keys in keys.items()}
+        pairs = {group: (own_keys // clips, local[own_keys % clips]) for group, own_keys in own.items()}
+        with progress(sum(map(len, own.values())), "re-ranking", unit="pairs") as bar:
+            matcher = PairMatcher(model, self._features, device)
+            scores = matcher.probabilities(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
+        gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
+        result = {}
+        for group in self.groups:
+            all_keys = np.concatenate([part[group][0] for part in gathered])
+            all_scores = np.concatenate([part[group][1] for part in gathered])
+            order = np.argsort(all_keys)
+            result[group] = (all_keys[order], all_scores[order])
+        return result
+
+
+def search(queries: Tensor, candidates: Tensor, query_keys: np.ndarray, candidate_keys: np.ndarray, depth: int) -> _Search:
+    """Cosine similarity of (Q, D) queries with (C, D) candidates in bounded memory: ranks, and the ``depth`` best of each query."""
+    depth = min(depth, len(candidates))
+    ranks = np.empty(len(queries), dtype=np.int64)
+    top = np.empty((len(queries), depth), dtype=np.int64)
+    for rows in recall.row_chunks(len(queries), max(1, SCORES_AT_ONCE // max(1, len(candidates)))):
+        scores = queries[rows] @ candidates.T
+        ranks[rows] = recall.ranks(scores.numpy(), query_keys[rows], candidate_keys)
+        top[rows] = scores.topk(depth, dim=1).indices.numpy()
+    return _Search(query_keys, candidate_keys, ranks, top)
+
+
+def _captions(batch: Batch, kind: CaptionKind) -> Texts:
+    texts = batch.captions.get(kind)
+    if texts is None:
+        raise ValueError(f"the batch of corpus '{batch.corpus}' with clip '{batch.clip_ids[0]}' has no {kind.value} captions, which "
+                         f"retrieval needs; it has {', '.join(k.value for k in batch.captions) or 'none'}")
+    return texts
+
+
+def _same(first: Texts, second: Texts) -> bool:
+    """Whether two caption kinds are the same texts, as where an annotation has one kind only."""
+    return first is second or (first.raw == second.raw and torch.equal(first.ids, second.ids) and torch.equal(first.clip, second.clip))
+
+
+def _join_clips(parts: Sequence[_Part], groups: Sequence[Group]) -> tuple[list[str], dict[Group, Tensor], dict[int, tuple[int, int, int]]]:
+    """Clip ids and (C, D) features per group in annotation order; annotation row → (clip number, process, its position there).
+
+    Raises ValueError when there is no clip, or one occurs twice.
+    """
+    places = sorted((row, rank, position) for rank, part in enumerate(parts) for position, row in enumerate(part.rows))
+    if not places:
+        raise ValueError("there is no clip to evaluate")
+    owner = {row: (number, rank, position) for number, (row, rank, position) in enumerate(places)}
+    if len(owner) < len(places):
+        twice = next(a[0] for a, b in zip(places, places[1:]) if a[0] == b[0])
+        raise ValueError(f"the clip in annotation row {twice} was evaluated twice")
+    clip_ids = [parts[rank].clip_ids[position] for _, rank, position in places]
+    starts = np.cumsum([0] + [len(part.rows) for part in parts])
+    order = torch.tensor([int(starts[rank]) + position for _, rank, position in places])
+    clips = {group: torch.cat([features for part in parts for features in part.clips[group]])[order] for group in groups}
+    return clip_ids, clips, owner
+
+
+def _join_texts(parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:
+    pools = [part.texts[kind] for part in parts]
+    clip = np.array([owner[row][0] for pool in pools for row in pool.row], dtype=np.int64)
+    if not len(clip):
+        raise ValueError(f"there is no {kind.value} caption to retrieve with")
+    order = np.argsort(clip, kind="stable")
+    ids = [own for pool in pools for own in pool.ids]
+    raw = [own for pool in pools for own in pool.raw]
+    features = torch.cat([own for pool in pools for own in pool.features])[torch.from_numpy(order)]
+    return _Texts([ids[n] for n in order], [raw[n] for n in order], clip[order], features)
+
+
+def _pair_keys(direction: str, found: _Search, depth: int, clips: int) -> np.ndarray:
+    """Keys text · clips + clip of the pairs that a direction re-ranks."""
+    top = found.top[:, :depth]
+    if direction:
+        return (top * clips + found.query_keys[:, None]).ravel()
+    return (np.arange(len(top))[:, None] * clips + top).ravel()
+
+
+def _score(
+    directions: dict[str, _Search], matched: tuple[np.ndarray, np.ndarray] | None, depth: int
+) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """Metrics of a group, and of its text-to-video search: ``itc_rank``, ``itm_rank`` where re-ranked, and ``top``."""
+    metrics: dict[str, dict[str, float]] = {}
+    found: dict[str, np.ndarray] = {"itc_rank": directions[""].ranks, "top": directions[""].top}
+    if matched is not None:
+        clips = len(directions[""].candidate_keys)
+        for name, own in directions.items():
+            keys, probabilities = matched
+            top = own.top[:, :depth]
+            scores = probabilities[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
+            ranks = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys)
+            metrics[f"itm{name}"] = recall.summary(ranks)
+            if not name:
+                best_first = np.argsort(-scores, axis=1, kind="stable")
+                found["itm_rank"] = ranks
+                found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), own.top[:, depth:]], 1)
+    for name, own in directions.items():
+        metrics[f"itc{name}"] = recall.summary(own.ranks)
+    return metrics, found
+
+
+def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:
+    """The caption kinds that are not the same texts as an earlier one."""
+    distinct: dict[CaptionKind, _Texts] = {}
+    for kind, own in texts.items():
+        if not any(own.raw == other.raw and own.ids == other.ids for other in distinct.values()):
+            distinct[kind] = own
+    return distinct
+
+
+def _predictions(
+    groups: Sequence[Group], texts: dict[CaptionKind, _Texts], clip_ids: Sequence[str], found: dict[Group, dict[str, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """One entry per text, with the groups that search with it."""
+    predictions = []
+    for own in _distinct(texts).values():
+        using = [g for g in groups if texts[g.caption_kind].raw == own.raw and texts[g.caption_kind].ids == own.ids]
+        for number, (raw, clip) in enumerate(zip(own.raw, own.clip.tolist())):
+            entry: dict[str, Any] = {"text": raw, "clip_id": clip_ids[clip]}
+            for group in using:
+                columns = found[group]
+                ranks = {name: int(columns[name][number]) for name in ("itc_rank", "itm_rank") if name in columns}
+                entry[str(group)] = {**ranks, "top": [clip_ids[n] for n in columns["top"][number, :SHOWN]]}
+            predictions.append(entry)
+    return predictions

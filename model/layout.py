@@ -1,0 +1,83 @@
+"""Texts as rows of token ids: who sees whom, and which tokens are computed.
+
+Letters: N rows (texts), L tokens of the longest, T real tokens of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Layout:
+    """Rows of token ids and who sees whom.
+
+    ids, positions: (N, L) int64; real: (N, L) bool, the tokens that are computed; attend: (N, L, L) bool, [n, i, j] where
+    token i sees token j. Every real token must see at least one.
+    """
+
+    ids: Tensor
+    real: Tensor
+    attend: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor, causal: bool = False, compute_padding: bool = False) -> Layout:
+        """Sentences (N, L) with mask (N, L): bidirectional or causal; ``compute_padding`` gives padded tokens outputs too."""
+        n, length = ids.shape
+        attend = mask[:, None, :].expand(n, length, length)
+        if causal:
+            attend = attend & torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        positions = torch.arange(length, device=ids.device).expand(n, length)
+        return cls(ids, torch.ones_like(mask) if compute_padding else mask, attend, positions)
+
+    @classmethod
+    def question_answer(cls, question: Tensor, question_mask: Tensor, answer: Tensor, answer_mask: Tensor, offset: int) -> Layout:
+        """A question and its answer in one row: question tokens see the question, answer tokens the question and the answer so
+        far. The answer's positions begin at ``offset`` (the length that the release pads questions to)."""
+        ids, real = torch.cat([question, answer], 1), torch.cat([question_mask, answer_mask], 1)
+        n, length = ids.shape
+        start = question.shape[1]
+        attend = real[:, None, :] & torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        attend[:, :start, :start] = question_mask[:, None, :]
+        positions = torch.arange(length, device=ids.device)
+        positions = torch.where(positions < start, positions, positions - start + offset)
+        return cls(ids, real, attend, positions.expand(n, length))
+
+    @staticmethod
+    def stack(parts: Sequence[Layout]) -> Layout:
+        """The rows of several layouts, one after the other, padded to the longest."""
+        if len(parts) == 1:
+            return parts[0]
+        longest = max(p.ids.shape[1] for p in parts)
+        pads = [longest - p.ids.shape[1] for p in parts]
+        return Layout(torch.cat([F.pad(p.ids, (0, k)) for p, k in zip(parts, pads)]),
+                      torch.cat([F.pad(p.real, (0, k)) for p, k in zip(parts, pads)]),
+                      torch.cat([F.pad(p.attend, (0, k, 0, k)) for p, k in zip(parts, pads)]),
+                      torch.cat([F.pad(p.positions, (0, k)) for p, k in zip(parts, pads)]))
+
+
+@dataclass
+class Packing:
+    """Where the T real tokens stand in the (N, L) grid."""
+
+    shape: tuple[int, int]
+    index: Tensor | None
+    """(T,) into N · L; None when every token is real."""
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(T, C) → (N, L, C), zeros elsewhere."""
+        n, length = self.shape
+        if self.index is None:
+            return packed.view(n, length, -1)
+        return packed.new_zeros(n * length, packed.shape[-1]).index_copy(0, self.index, packed).view(n, length, -1)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(N, L, C) → (T, C)."""
+        flat = padded.reshape(-1, padded.shape[-1])
+        return flat if self.index is None else flat[self.index]

@@ -1,0 +1,340 @@
+"""BERT as text encoder, matcher and decoder in one set of weights (paper, section 4.1), with cross-attention to a Memory.
+
+Encoding a sentence uses no cross-attention; matching and generation attend to the memory of a clip. All passes of a step
+that can share a forward do: rows of different groups, masks and lengths stand in one Layout, whose real tokens are packed
+(padding is never computed), and each CrossPass says which memory its rows attend to. Parameter names are the release's.
+
+Letters as in model/layout.py and model/memory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from config.tasks import Group
+from model.layout import Layout, Packing
+from model.memory import CrossPass, Memory
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """The sizes of a BERT config that matter here, under their names in a Hugging Face ``config.json``."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+
+
+@dataclass
+class TextOutput:
+    """Hidden states of the real tokens, packed; ``cls`` and ``at`` pick from them."""
+
+    hidden: Tensor
+    """(T, D)."""
+    packing: Packing
+    real: Tensor
+
+    def cls(self) -> Tensor:
+        """(N, D): the first token of every row."""
+        starts = self.real.sum(1).cumsum(0) - self.real.sum(1)
+        return self.hidden[starts]
+
+    def at(self, chosen: Tensor) -> Tensor:
+        """Hidden states of the tokens where ``chosen`` (N, L) bool is true, row by row: (k, D). They must be real."""
+        flat = chosen.reshape(-1)
+        return self.hidden[flat if self.packing.index is None else flat[self.packing.index]]
+
+    def padded(self) -> Tensor:
+        """(N, L, D), zeros at padding."""
+        return self.packing.pad(self.hidden)
+
+
+class _Projections(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+
+
+class _Output(nn.Module):
+    """Projection, dropout, residual, LayerNorm: the end of every BERT sub-layer."""
+
+    def __init__(self, inputs: int, sizes: TextSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, sizes.hidden_size)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class _Attention(nn.Module):
+    """The parameters are ``self.{query,key,value}`` and ``output``: the release's names, hence ``add_module``."""
+
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.add_module("self", _Projections(sizes.hidden_size))
+        self.output = _Output(sizes.hidden_size, sizes)
+        self.heads, self.dropout = sizes.num_attention_heads, sizes.attention_probs_dropout_prob
+
+    @property
+    def projections(self) -> _Projections:
+        return self.self
+
+    def split(self, x: Tensor) -> Tensor:
+        """(..., tokens, D) → (..., H, tokens, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+
+
+class SelfAttention(_Attention):
+    """Self-attention over the packed tokens of a layout, or over cached ones."""
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(…, D) → query, key and value, each (…, D), in one matrix product."""
+        p = self.projections
+        weight = torch.cat([p.query.weight, p.key.weight, p.value.weight])
+        return F.linear(x, weight, torch.cat([p.query.bias, p.key.bias, p.value.bias])).chunk(3, -1)
+
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor) -> Tensor:
+        """x (T, D), attend (N, 1, L, L) bool → (T, D)."""
+        query, key, value = (self.split(packing.pad(y)) for y in self.project(x))
+        attended = self.attend(query, key, value, attend)
+        return self.output(packing.pack(attended.transpose(1, 2).flatten(2)), x)
+
+
+class CrossAttention(_Attention):
+    """Attention from texts to memories; a memory is never expanded along its texts."""
+
+    def project(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, tokens, D) → keys and values, each (M, H, tokens, d)."""
+        return self.split(self.projections.key(condition)), self.split(self.projections.value(condition))
+
+    def forward(self, x: Tensor, packing: Packing, passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]]) -> Tensor:
+        """x (T, D) → (T, D); every pass comes with its keys, values and mask."""
+        query = packing.pad(self.projections.query(x)).unflatten(-1, (self.heads, -1))
+        attended = [self._one(query[p.start:p.stop], p, key, value, mask) for p, key, value, mask in passes]
+        return self.output(packing.pack(attended[0] if len(attended) == 1 else torch.cat(attended)), x)
+
+    def _one(self, query: Tensor, p: CrossPass, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """query (n, L, H, d) of one pass → (n, L, D)."""
+        n, longest = query.shape[:2]
+        length = p.length or longest
+        query = query[:, :length]
+        if p.index is not None:
+            out = self.attend(query.transpose(1, 2), key[p.index], value[p.index], mask if mask is None else mask[p.index])
+            out = out.transpose(1, 2).flatten(2)
+        else:
+            m = len(p.memory)
+            blocks = query.unflatten(0, (-1, m)).permute(1, 3, 0, 2, 4)  # (M, H, R, L, d)
+            out = self.attend(blocks.flatten(2, 3), key, value, mask)
+            out = out.unflatten(2, (-1, length)).permute(2, 0, 3, 1, 4).flatten(3).flatten(0, 1)
+        return F.pad(out, (0, 0, 0, longest - length)) if length < longest else out
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where a memory is given, feed-forward; each with residual and LayerNorm after it."""
+
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.attention = SelfAttention(sizes)
+        self.crossattention = CrossAttention(sizes)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(sizes.hidden_size, sizes.intermediate_size)})
+        self.output = _Output(sizes.intermediate_size, sizes)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward sub-layer."""
+        return self.output(F.gelu(self.intermediate["dense"](x)), x)
+
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor,
+                passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]] = ()) -> Tensor:
+        x = self.attention(x, packing, attend)
+        if passes:
+            x = self.crossattention(x, packing, passes)
+        return self.feed(x)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
+        self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
+        self.token_type_embeddings = nn.Embedding(2, sizes.hidden_size)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
+        self.register_buffer("position_ids", torch.arange(sizes.max_position_embeddings)[None])
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids, positions (…) → (…, D). All tokens are of type 0."""
+        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(x))
+
+
+class _Transform(nn.Module):
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+
+
+class _Predictions(nn.Module):
+    """BERT's masked-language head; its output projection is the word embedding matrix."""
+
+    def __init__(self, sizes: TextSizes, words: nn.Embedding) -> None:
+        super().__init__()
+        self.transform = _Transform(sizes)
+        self.bias = nn.Parameter(torch.zeros(sizes.vocab_size))
+        self.decoder = nn.Linear(sizes.hidden_size, sizes.vocab_size)
+        self.decoder.weight, self.decoder.bias = words.weight, self.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(k, D) → (k, vocabulary)."""
+        return self.decoder(self.transform.LayerNorm(F.gelu(self.transform.dense(hidden))))
+
+
+class _Bert(nn.Module):
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(sizes)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes) for _ in range(sizes.num_hidden_layers))})
+
+
+@dataclass
+class DecoderState:
+    """Keys and values of the tokens decoded so far, per layer, and the memory they attend to.
+
+    keys, values: per layer (rows, H, t, d). seen: (rows, t) bool, False at padding of a prompt. Rows are a whole multiple of
+    the memory's; neighbours share a memory row, so a memory is never expanded along its beams.
+    """
+
+    memory: Memory
+    group: Group
+    next_position: int
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    seen: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
+
+    def reorder(self, rows: Tensor, memory_rows: Tensor | None = None) -> None:
+        """Keep these rows, in this order; ``memory_rows`` when clips were dropped."""
+        self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
+        self.seen = self.seen[rows]
+        if memory_rows is not None:
+            self.memory = self.memory.rows(memory_rows)
+
+
+class TextModel(nn.Module):
+    """The text tower. ``forward`` runs a layout; ``start`` and ``step`` decode with cached keys and values."""
+
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.bert = _Bert(sizes)
+        self.cls = nn.ModuleDict({"predictions": _Predictions(sizes, self.bert.embeddings.word_embeddings)})
+        self.checkpointing = False
+        self.apply(_initialise)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.bert.encoder["layer"]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(k, D) → (k, vocabulary)."""
+        return self.cls["predictions"](hidden)
+
+    def forward(self, layout: Layout, passes: Sequence[CrossPass] = ()) -> TextOutput:
+        """Run every row of the layout; with ``passes`` (which must cover all rows in order), attend to memories."""
+        n, length = layout.ids.shape
+        index = None if bool(layout.real.all()) else layout.real.reshape(-1).nonzero().squeeze(1)
+        packing = Packing((n, length), index)
+        attend = layout.attend[:, None]
+        x = self.bert.embeddings(packing.pack(layout.ids[..., None]).squeeze(-1), packing.pack(layout.positions[..., None]).squeeze(-1))
+        masks = [p.memory.group_mask(p.group) for p in passes]
+        for i, block in enumerate(self.blocks):
+            full = [(p, *p.memory.keys_values(i, p.group, block.crossattention.project), mask) for p, mask in zip(passes, masks)]
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, packing, attend, full, use_reentrant=False)
+            else:
+                x = block(x, packing, attend, full)
+        return TextOutput(x, packing, layout.real)
+
+    def start(self, memory: Memory, group: Group, prompt: tuple[Tensor, Tensor] | None = None, offset: int = 0) -> DecoderState:
+        """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M, L), is read bidirectionally first, and the
+        text then begins at position ``offset``."""
+        state = DecoderState(memory, group, offset)
+        rows, heads = len(memory), self.sizes.num_attention_heads
+        width = self.sizes.hidden_size // heads
+        reference = next(iter(memory.condition.values()))
+        if prompt is None:
+            empty = reference.new_zeros(rows, heads, 0, width)
+            state.keys, state.values = [empty] * len(self.blocks), [empty] * len(self.blocks)
+            state.seen = torch.zeros(rows, 0, dtype=torch.bool, device=reference.device)
+            return state
+        ids, mask = prompt
+        packing = Packing((rows, ids.shape[1]), None)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        x = self.bert.embeddings(ids, positions).flatten(0, 1)
+        attend = mask[:, None, None, :]
+        passes = [CrossPass(0, rows, memory, group)]
+        for i, block in enumerate(self.blocks):
+            _, key, value = block.attention.project(x)
+            state.keys.append(block.attention.split(packing.pad(key)))
+            state.values.append(block.attention.split(packing.pad(value)))
+            cross = [(passes[0], *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group))]
+            x = block(x, packing, attend, cross)
+        state.seen = mask
+        return state
+
+    def step(self, state: DecoderState, tokens: Tensor, mask_id: int) -> Tensor:
+        """Append ``tokens`` (rows,) and read the prediction at a [MASK] after them: (rows, vocabulary) logits.
+
+        Two positions are computed; only the token's keys and values stay in the cache.
+        """
+        rows = tokens.shape[0]
+        ids = torch.stack([tokens, torch.full_like(tokens, mask_id)], 1)
+        positions = torch.arange(2, device=tokens.device) + state.next_position
+        x = self.bert.embeddings(ids, positions.expand(rows, 2)).flatten(0, 1)
+        seen = torch.cat([state.seen, state.seen.new_ones(rows, 2)], 1)
+        attend = seen[:, None, None, :].repeat(1, 1, 2, 1)
+        attend[:, :, 0, -1] = False
+        packing = Packing((rows, 2), None)
+        memory_mask = state.memory.group_mask(state.group)
+        for i, block in enumerate(self.blocks):
+            query, key, value = (block.attention.split(packing.pad(y)) for y in block.attention.project(x))
+            keys, values = torch.cat([state.keys[i], key], 2), torch.cat([state.values[i], value], 2)
+            attended = block.attention.attend(query, keys, values, attend)
+            state.keys[i], state.values[i] = keys[:, :, :-1], values[:, :, :-1]
+            x = block.attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+            x = self._cross_step(block.crossattention, x, state, i, memory_mask)
+            x = block.feed(x)
+        state.seen = seen[:, :-1]
+        state.next_position += 1
+        return self.logits(x.view(rows, 2, -1)[:, 1])
+
+    def _cross_step(self, attention: CrossAttention, x: Tensor, state: DecoderState, layer: int, mask: Tensor | None) -> Tensor:
+        """x (M · beams · 2, D): the beams of a memory row are one long query."""
+        key, value = state.memory.keys_values(layer, state.group, attention.project)
+        query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
+        attended = attention.attend(query, key, value, mask)
+        return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's initialisation: normal(0, 0.02) matrices, zero biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,97 @@
+"""Settings that contradict each other, and datasets that lack what their task needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from config.load import ConfigError, load_config
+from tests.config.conftest import BASE, DATASET
+
+
+@pytest.mark.parametrize("keys, message", [
+    ({"run": {"bf16": True, "fp16": True}}, "run_cfg.bf16 and run_cfg.fp16 are both true; choose one"),
+    ({"run": {"fp16": True, "device": "cpu"}}, "run_cfg.fp16 needs a GPU but run_cfg.device is cpu"),
+    ({"run": {"betas": [0.9]}}, "run_cfg.betas: expected two numbers"),
+    ({"run": {"betas": [0.9, 1.0]}}, "run_cfg.betas: expected two numbers"),
+    ({"run": {"grad_norm": 0}}, "run_cfg.grad_norm: expected a positive number, or null or -1"),
+    ({"run": {"new_lr": 1e-3}}, "run_cfg.new_params_name names no parameters"),
+    ({"run": {"new_params_name": ["head"]}}, "run_cfg.new_params_name is set but run_cfg.new_lr is not"),
+    ({"run": {"output_dir": " "}}, "run_cfg.output_dir is empty"),
+    ({"run": {"resume": True, "mode": "testing", "pretrain_dir": "x"}}, "run_cfg.resume continues a training, but mode is testing"),
+    ({"run": {"resume": True, "checkpoint": "x.pt"}}, "run_cfg.resume and run_cfg.checkpoint exclude each other"),
+    ({"run": {"pretrain_dir": "output/a/", "output_dir": "./output/a"}}, "the pretrained run would be overwritten"),
+    ({"run": {"mode": "testing"}}, "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir"),
+    ({"model": {"text_encoder_type": "bert"}}, "set model_cfg.tokenizer to a vocab.txt"),
+    ({"model": {"generate_nums": 5}}, "has a meaning only with model_cfg.captioner_mode true"),
+    ({"model": {"captioner_mode": True}}, "data_cfg.val[0] 'clips' needs a cap task, not 'ret%tvas'"),
+    ({"model": {"text_encoder_cfg": {"max_position_embeddings": 64}}}, "model_cfg.max_omni_caption_len is 70, but the text encoder "
+                                                                       "has only 64 positions"),
+    ({"model": {"max_caption_len": 505}, "train": {"task": "qa%tv"}}, "model_cfg.max_caption_len + max_answer_len"),
+    ({"model": {"vision_encoder_type": None}, "val": {"task": "ret%ta"}},
+     "data_cfg.train[0] 'clips': group 'tvas' of task 'ret%tvas' needs vision, but model_cfg.vision_encoder_type is null"),
+    ({"model": {"audio_encoder_type": None}, "val": {"task": "ret%tv"}}, "needs audio, but model_cfg.audio_encoder_type is null"),
+    ({"train": {"task": "ret%tvax"}}, "data_cfg.train[0] 'clips': task: task 'ret%tvax': group 'tvax' has unknown letter(s) x"),
+    ({"train": {"task": "ret%"}}, "has an empty group"),
+    ({"train": {"task": ""}}, "task: the task is empty"),
+    ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret, cap, qa. "
+                                   "Did you mean 'ret'?"),
+    ({"train": {"vision": None, "audio": "sounds"}}, "needs vision, but 'vision', the folder of videos or images, is not set"),
+    ({"train": {"vision_sample_num": None}}, "needs vision, but 'vision_sample_num', the frames per clip, is not set"),
+    ({"train": {"audio_sample_num": None}}, "needs audio, but 'audio_sample_num'"),
+    ({"train": {"vision_format": "video_frame"}}, "needs audio, but 'audio', the folder of sound files, is not set, and video_frame has no "
+                                                  "track"),
+    ({"train": {"task": "ret%ta", "vision": None}}, "no videos are named whose own track could serve"),
+    ({"train": {"vision_format": "image_rawimage", "vision_sample_num": 4, "task": "ret%tv"}}, "have one frame"),
+    ({"train": {"epoch": 2}}, "epoch (2) and steps (5) are both set; keep one"),
+    ({"train": {"steps": None}}, "neither epoch nor steps is set"),
+    ({"train": {"steps": 0}}, "steps is 0; leave the dataset out"),
+    ({"train": {"training": False}}, "data_cfg.train[0] 'clips': training is false, but it stands in data_cfg.train"),
+    ({"val": {"training": True}}, "training is true, but it stands in data_cfg.val"),
+    ({"train": {"cache_dir": "x", "vision_transforms": "crop_flip"}}, "cache_dir keeps frames as first read"),
+    ({"train": {"batch_size": 1}}, "the contrastive loss of 'ret' compares clips of a batch: at least 2"),
+    ({"train": {"txt": ""}}, "txt is missing"),
+    ({"train": {"name": ""}}, "data_cfg.train[0]: name is missing"),
+    ({"train": {"name": "a/b"}}, "because files are named after it, got 'a/b'"),
+])
+def test_contradictions(shop, keys, message):
+    with pytest.raises(ConfigError) as error:
+        shop.load(**keys)
+    assert message in str(error.value), str(error.value)
+    assert str(error.value).startswith("c.json: ")
+
+
+def _load(shop, data, *flags, **run):
+    shop.write("c.json", {"run_cfg": run, "data_cfg": data})
+    return load_config(["--config", "c.json", *flags])
+
+
+def test_lists_that_a_mode_needs(shop):
+    with pytest.raises(ConfigError, match="mode is training but data_cfg.train lists no dataset"):
+        _load(shop, {"val": [DATASET]})
+    with pytest.raises(ConfigError, match="mode is testing but data_cfg.val lists no dataset"):
+        _load(shop, {}, mode="testing", checkpoint="x.pt")
+    with pytest.raises(ConfigError, match="save_best is true but data_cfg.val lists no dataset"):
+        _load(shop, {"train": BASE["data_cfg"]["train"]}, save_best=True)
+    assert not _load(shop, {"val": [DATASET]}, zero_shot=True).data_cfg.train
+    assert not _load(shop, {"train": BASE["data_cfg"]["train"]}, first_eval=True).data_cfg.val
+
+
+def test_equal_names_are_refused_within_a_list_only(shop):
+    assert _load(shop, BASE["data_cfg"])
+    with pytest.raises(ConfigError, match=r"data_cfg.val\[1\] 'clips': data_cfg.val\[0\] has the same name"):
+        _load(shop, {**BASE["data_cfg"], "val": [DATASET, DATASET]})
+
+
+def test_all_problems_are_listed_at_once(shop):
+    with pytest.raises(ConfigError) as error:
+        shop.load(run={"betas": [1]}, train={"steps": None, "task": "x"})
+    assert str(error.value).startswith("c.json: 3 problems:\n- run_cfg.betas") and str(error.value).count("\n- ") == 3
+
+
+def test_what_is_not_needed_may_be_absent(shop):
+    subtitles = {"name": "said", "task": "ret%ts", "txt": "a.json", "steps": 1}
+    assert _load(shop, {"train": [subtitles]}).data_cfg.train[0].vision is None
+    sounds = {"name": "heard", "task": "cap%ta", "txt": "a.json", "steps": 1, "audio": "sounds", "audio_sample_num": 2}
+    assert _load(shop, {"train": [sounds]}).model_cfg.max_audio_sample_num == 2
+    images = {"name": "seen", "task": "ret%tv", "txt": "a.json", "steps": 1, "vision": "images", "vision_format": "image_rawimage"}
+    assert _load(shop, {"train": [images]}).data_cfg.train[0].vision_sample_num == 1

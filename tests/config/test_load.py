@@ -1,0 +1,275 @@
+"""Where a setting comes from: schema, default files, the pretrained run, the config itself, flags; and files that cannot be read."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS
+from config.load import ConfigError, config_hash, diff, load_config, resolved
+from config.schema import DatasetConfig, ModelConfig, RunConfig
+from tests.config.conftest import BASE, DATASET
+
+ROOT = Path(__file__).parents[2]
+
+
+def fails(shop, message, *flags, **keys):
+    with pytest.raises(ConfigError) as error:
+        shop.load(*flags, **keys)
+    assert message in str(error.value), str(error.value)
+
+
+def test_defaults_come_from_the_schema(shop):
+    config = shop.load()
+    assert config.run_cfg == RunConfig()
+    assert config.model_cfg == ModelConfig(max_vision_sample_num=2, max_audio_sample_num=1)
+    assert config.data_cfg.train[0] == DatasetConfig(**DATASET, steps=5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.run_cfg.seed = 1
+
+
+def test_precedence_from_weakest_to_strongest(shop):
+    shop.write("far.json", {"seed": 1, "weight_decay": 0.1, "log_steps": 7, "warmup_ratio": 0.3})
+    shop.write("near.json", {"default": "far.json", "seed": 2, "weight_decay": 0.2, "log_steps": 8})
+    run = shop.load("--seed", "4", run={"default": "near.json", "seed": 3, "weight_decay": 0.3}).run_cfg
+    assert (run.seed, run.weight_decay, run.log_steps, run.warmup_ratio, run.optim) == (4, 0.3, 8, 0.3, "adamw")
+
+
+def test_default_is_found_from_the_working_directory_first_then_beside_the_config(shop):
+    shop.write("sub/c.json", {**BASE, "run_cfg": {"default": "d.json"}})
+    shop.write("sub/d.json", {"seed": 1})
+    assert load_config(["--config", "sub/c.json"]).run_cfg.seed == 1
+    shop.write("d.json", {"seed": 2})
+    assert load_config(["--config", "sub/c.json"]).run_cfg.seed == 2
+
+
+def test_missing_default_names_the_chain(shop):
+    shop.write("near.json", {"default": "./lost.json"})
+    fails(shop, "run_cfg: the default file ./lost.json does not exist", run={"default": "near.json"})
+    fails(shop, "named by c.json -> near.json", run={"default": "near.json"})
+
+
+def test_cycle_of_defaults_names_the_chain(shop):
+    shop.write("a.json", {"default": "b.json"})
+    shop.write("b.json", {"default": "a.json"})
+    fails(shop, "model_cfg: its default files form a cycle: c.json -> a.json -> b.json -> a.json", model={"default": "a.json"})
+
+
+def test_default_that_is_a_whole_config(shop):
+    fails(shop, "may hold only keys of that section, not 'run_cfg'", run={"default": "c.json"})
+    fails(shop, "run_cfg.default: expected the path of a JSON file, got 3 (int)", run={"default": 3})
+
+
+@pytest.mark.parametrize("text, message", [
+    ('{"run_cfg": {\n  "seed": 1,\n}}', "c.json:3: not JSON"),
+    ('{"run_cfg": {"seed": 1} // comment\n}', "c.json:1: not JSON"),
+    ("[1]", "c.json: expected a JSON object, got [1] (list)"),
+    ('{"run_cfg": {"seed": 1, "seed": 2}}', "c.json: key 'seed' occurs twice"),
+    ('{"run_cfg": {"learning_rate": NaN}}', "NaN is not a JSON number"),
+    ('{"run_cfg": 3}', "c.json: run_cfg: expected an object of keys and values, got 3 (int)"),
+    ('{"run_cgf": {}}', "c.json: unknown section 'run_cgf'; a config has run_cfg, model_cfg and data_cfg. Did you mean 'run_cfg'?"),
+    ('{"seed": 3}', "It belongs in run_cfg."),
+    ('{"data_cfg": {"trian": []}}', "unknown key 'data_cfg.trian'"),
+    ('{"data_cfg": {"train": {}}}', "data_cfg.train: expected a list of datasets, got {} (dict)"),
+    ('{"data_cfg": {"train": ["x"]}}', "data_cfg.train[0]: expected an object of keys and values, got 'x' (str)"),
+    ('{"data_cfg": {"train": [{"default": "x"}]}}', "a dataset has no default file"),
+    ("[" * 100_000, "nested too deeply"),
+])
+def test_files_that_are_no_config(shop, text, message):
+    shop.write("c.json", text)
+    with pytest.raises(ConfigError) as error:
+        load_config(["--config", "c.json"])
+    assert message in str(error.value)
+
+
+def test_absent_config_folder_or_binary(shop):
+    for name, message in (("none.json", "none.json: no such file (named by --config)"), (".", "it is a folder")):
+        with pytest.raises(ConfigError) as error:
+            load_config(["--config", name])
+        assert message in str(error.value)
+    (shop.folder / "b.json").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(ConfigError, match="b.json: cannot be read as a text file"):
+        load_config(["--config", "b.json"])
+
+
+@pytest.mark.parametrize("keys, message", [
+    ({"run": {"lerning_rate": 1e-3}}, "c.json: unknown key 'lerning_rate' in run_cfg. Did you mean 'learning_rate'?"),
+    ({"model": {"contra_dims": 1}}, "c.json: unknown key 'contra_dims' in model_cfg. Did you mean 'contra_dim'?"),
+    ({"train": {"batchsize": 1}}, "c.json: unknown key 'batchsize' in data_cfg.train[0]. Did you mean 'batch_size'?"),
+    ({"run": {"contra_dim": 4}}, "unknown key 'contra_dim' in run_cfg. It belongs in model_cfg."),
+    ({"model": {"batch_size": 4}}, "It belongs in a dataset of data_cfg.train or data_cfg.val."),
+    ({"run": {"seed": "abc"}}, "c.json: run_cfg.seed: expected int, got 'abc' (str)"),
+    ({"run": {"seed": True}}, "run_cfg.seed: expected int, got true (bool)"),
+    ({"run": {"seed": 1.0}}, "run_cfg.seed: expected int, got 1.0 (float)"),
+    ({"run": {"seed": None}}, "run_cfg.seed: expected int, got null"),
+    ({"run": {"resume": 1}}, "run_cfg.resume: expected bool, got 1 (int)"),
+    ({"run": {"resume": "true"}}, "run_cfg.resume: expected bool, got 'true' (str)"),
+    ({"run": {"learning_rate": "1e-4"}}, "run_cfg.learning_rate: expected float, got '1e-4' (str)"),
+    ({"run": {"clip_lr": "x"}}, "run_cfg.clip_lr: expected float or null, got 'x' (str)"),
+    ({"run": {"betas": 0.9}}, "run_cfg.betas: expected list of float, got 0.9 (float)"),
+    ({"run": {"betas": [0.9, "x"]}}, "run_cfg.betas[1]: expected float, got 'x' (str)"),
+    ({"run": {"mode": "trainng"}}, "run_cfg.mode: expected one of training, testing, got 'trainng' (str). Did you mean 'training'?"),
+    ({"run": {"mode": ["training"]}}, "run_cfg.mode: expected one of training, testing, got [\"training\"] (list)"),
+    ({"run": {"learning_rate": -1}}, "run_cfg.learning_rate: expected float of at least 0, got -1"),
+    ({"run": {"warmup_ratio": 1.5}}, "run_cfg.warmup_ratio: expected float of at most 1, got 1.5"),
+    ({"run": {"learning_rate": 10**400}}, "a number too large"),
+    ({"model": {"text_encoder_cfg": [1]}}, "model_cfg.text_encoder_cfg: expected dict, got [1] (list)"),
+    ({"val": {"vision_format": "video_rawvideos"}}, "data_cfg.val[0].vision_format: expected one of video_rawvideo, video_frame, "
+                                                    "image_rawimage, got 'video_rawvideos' (str). Did you mean 'video_rawvideo'?"),
+    ({"train": {"batch_size": 0}}, "data_cfg.train[0].batch_size: expected int of at least 1, got 0"),
+])
+def test_keys_and_types(shop, keys, message):
+    fails(shop, message, **keys)
+
+
+def test_a_wrong_key_in_a_default_file_names_that_file(shop):
+    shop.write("d.json", {"sed": 1})
+    fails(shop, "d.json: unknown key 'sed' in run_cfg. Did you mean 'seed'?", run={"default": "d.json"})
+
+
+def test_released_spellings_of_not_set(shop):
+    run = shop.load(run={"checkpoint": "", "pretrain_dir": "", "output_dir": "none", "num_train_steps": 0, "new_lr": 0, "grad_norm": 5,
+                         "learning_rate": 1}).run_cfg
+    assert (run.checkpoint, run.pretrain_dir, run.output_dir, run.num_train_steps) == (None, None, "output/run", None)
+    assert type(run.grad_norm) is float and type(run.learning_rate) is float
+    assert shop.load(train={"steps": None, "epoch": 3, "training": True}).data_cfg.train[0].epoch == 3.0
+
+
+def test_obsolete_keys_say_what_replaces_them(shop, caplog):
+    with caplog.at_level(logging.WARNING, logger="omnivast"):
+        shop.load("--amp", "apex", run={"use_ddp": False, "num_nodes": 2, "vision_resolution": 224}, train={"datatype": "video"})
+    assert sorted(caplog.messages) == sorted([
+        "--amp has no effect: bf16 and fp16 choose the precision",
+        "c.json: run_cfg.use_ddp has no effect: the number of processes decides",
+        "c.json: run_cfg.num_nodes has no effect: the launcher's environment (torchrun) decides",
+        "c.json: run_cfg.vision_resolution has no effect: model_cfg.vision_resolution decides",
+        "c.json: data_cfg.train[0].datatype has no effect: vision_format says what the vision folder holds"])
+
+
+class TestInherit:
+    KEYS = {"inherit_keys": ["contra_dim", "vision_encoder_type", "text_encoder_cfg", "max_caption_len"]}
+    THEIRS = {"contra_dim": 33, "video_encoder_type": "evaclip02_base", "text_encoder_cfg": {"hidden_size": 8, "x": 1}, "beam_size": 9}
+
+    def prepare(self, shop, content=None):
+        shop.write("pre/log/hps.json", content or {"run_cfg": {}, "model_cfg": self.THEIRS, "local_rank": 0})
+        shop.write("d.json", {**self.KEYS, "contra_dim": 11})
+
+    def test_inherited_keys_win_over_default_files_only(self, shop):
+        self.prepare(shop)
+        model = shop.load("--pretrain_dir", "pre", model={"default": "d.json"}).model_cfg
+        assert (model.contra_dim, model.vision_encoder_type, model.max_caption_len, model.beam_size) == (33, "evaclip02_base", 40, 3)
+        assert shop.load("--pretrain_dir", "pre", model={"default": "d.json", "contra_dim": 22}).model_cfg.contra_dim == 22
+        assert shop.load("--pretrain_dir", "pre", "--contra_dim", "44", model={"default": "d.json"}).model_cfg.contra_dim == 44
+        assert shop.load(model={"default": "d.json"}).model_cfg.contra_dim == 11
+
+    def test_a_dotted_flag_edits_the_inherited_dict(self, shop):
+        self.prepare(shop)
+        model = shop.load("--model_cfg.text_encoder_cfg.hidden_size", "16", "--pretrain_dir", "pre", model=self.KEYS).model_cfg
+        assert model.text_encoder_cfg == {"hidden_size": 16, "x": 1}
+
+    def test_errors(self, shop):
+        fails(shop, "log/hps.json: no such file; model_cfg.inherit_keys are read from it, because pretrain_dir is set (--pretrain_dir)",
+              "--pretrain_dir", "pre", model=self.KEYS)
+        fails(shop, "c.json: model_cfg.inherit_keys: unknown key 'contra_dimm'. Did you mean 'contra_dim'?",
+              model={"inherit_keys": ["contra_dimm"]})
+        self.prepare(shop, {"model_cfg": {"contra_dim": "x"}})
+        fails(shop, "pre/log/hps.json: model_cfg.contra_dim: expected int, got 'x' (str)", "--pretrain_dir", "pre", model=self.KEYS)
+        self.prepare(shop, {"run_cfg": {}})
+        fails(shop, "hps.json: has no model_cfg", "--pretrain_dir", "pre", model=self.KEYS)
+
+    def test_nothing_is_read_without_inherit_keys(self, shop):
+        assert shop.load("--pretrain_dir", "absent").run_cfg.pretrain_dir == "absent"
+
+
+def test_of_excluding_settings_the_stronger_place_holds(shop):
+    shop.write("d.json", {"fp16": True})
+    run = shop.load(run={"default": "d.json", "bf16": True}).run_cfg
+    assert (run.bf16, run.fp16) == (True, False)
+    assert shop.load("--device", "cpu", run={"default": "d.json"}).run_cfg.fp16 is False
+    dataset = shop.load("--train_epoch", "2.5").data_cfg.train[0]
+    assert (dataset.epoch, dataset.steps) == (2.5, None)
+
+
+def test_sample_nums_for_the_embeddings_follow_the_training_corpora(shop):
+    assert shop.load("--test_vision_sample_num", "9", "--train_vision_sample_num", "4").model_cfg.max_vision_sample_num == 4
+    assert shop.load("--max_vision_sample_num", "7").model_cfg.max_vision_sample_num == 7
+    testing = shop.load("--mode", "testing", "--checkpoint", "x.pt", "--data_cfg.train", "[]", "--test_vision_sample_num", "9")
+    assert testing.model_cfg.max_vision_sample_num == 9
+
+
+def test_resolved_is_json_in_the_released_structure_and_loads_to_the_same_config(shop, caplog):
+    config = shop.load("--betas", "0.8", "0.9", model={"text_encoder_cfg": {"hidden_size": 8}})
+    plain = json.loads(json.dumps(resolved(config)))
+    assert list(plain) == ["run_cfg", "model_cfg", "data_cfg"] and isinstance(plain["data_cfg"]["train"], list)
+    shop.write("log/hps.json", plain)
+    assert load_config(["--config", "log/hps.json"]) == config
+    assert not caplog.messages
+
+
+def test_hash_counts_what_decides_the_training(shop):
+    base = shop.load()
+    same = shop.load("--output_dir", "elsewhere", "--resume", "--log_steps", "5", "--beam_size", "1", "--n_workers", "0",
+                     "--test_batch_size", "3", "--checkpointing", "--cache_dir", "x")
+    assert config_hash(base) == config_hash(same) == config_hash(resolved(base)) and diff(base, same) == []
+    other = shop.load("--seed", "1", "--train_batch_size", "8", "--text_encoder_cfg.hidden_size", "32")
+    assert config_hash(other) != config_hash(base)
+    assert diff(resolved(base), other) == ["run_cfg.seed: 50, now 1", "data_cfg.train[0].batch_size: 64, now 8",
+                                           "model_cfg.text_encoder_cfg.hidden_size: absent, now 32"]
+    older = resolved(base)
+    del older["run_cfg"]["gather_with_grad"]
+    assert config_hash(older) == config_hash(base)
+
+
+def test_key_tables_name_existing_keys():
+    names = [{f.name for f in dataclasses.fields(c)} for c in (RunConfig, ModelConfig, DatasetConfig)]
+    assert all(set(keys) <= known for keys, known in zip((DECIDING_RUN_KEYS, PASSIVE_MODEL_KEYS, PASSIVE_DATASET_KEYS), names, strict=True))
+    assert not names[0] & names[1], "a flag must mean one key"
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "config").rglob("*.json")))
+def test_every_json_in_config_loads(path, monkeypatch, shop):
+    monkeypatch.chdir(ROOT)
+    content = json.loads(Path(path).read_text())
+    if "data_cfg" in content:
+        flags = ["--mode", "testing", "--checkpoint", "x.pt"] if not content["data_cfg"].get("train") else []
+        assert load_config(["--config", path, *flags]).data_cfg.val
+        return
+    section = "run_cfg" if "run" in Path(path).stem else "model_cfg"
+    shop.write("c.json", {**BASE, section: {"default": path}})
+    config = load_config(["--config", str(shop.folder / "c.json")])
+    chain = {k: v for k, v in content.items() if k != "default"}
+    assert {k: v for k, v in resolved(config)[section].items() if k in chain} == chain
+
+
+def test_debug_config_takes_ten_steps_of_every_objective(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(["--config", "config/debug/tiny.json", "--output_dir", "output/debug"])
+    assert sum(d.steps for d in config.data_cfg.train) == 10
+    assert {part[:3].rstrip("%") for d in config.data_cfg.train for part in d.task.split("_")} == {"ret", "cap", "qa"}
+    assert config.model_cfg.audio_target_length % 16 == 0 and not config.model_cfg.pretrained
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(section=st.sampled_from(["run_cfg", "model_cfg", "train", "data_cfg"]), data=st.data())
+def test_any_value_loads_or_is_a_config_error(shop, section, data):
+    kind = {"run_cfg": RunConfig, "model_cfg": ModelConfig}.get(section, DatasetConfig)
+    key = data.draw(st.sampled_from([f.name for f in dataclasses.fields(kind)] + ["default"]) | st.text(max_size=10))
+    content = copy.deepcopy(BASE)
+    place = content["data_cfg"]["train"][0] if section == "train" else content[section]
+    place[key] = data.draw(JSON)
+    shop.write("c.json", content)
+    try:
+        assert json.dumps(resolved(load_config(["--config", "c.json"])))
+    except ConfigError as error:
+        assert str(error).strip()

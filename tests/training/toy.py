@@ -1,0 +1,91 @@
+"""A small model and loader with the interfaces that the loop uses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from config.tasks import Task
+from data.batch import Batch
+from utils import distributed
+from utils.random import StepRandom, generator
+
+
+class Toy(nn.Module):
+    """Dropout, batch statistics, a draw, a frozen part, and a head that only captioning uses."""
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vision_encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(dropout))
+        self.text_encoder = nn.Linear(8, 8)
+        self.contra_temp = nn.Parameter(torch.tensor(0.07))
+        self.type_embedding = nn.Parameter(torch.zeros(1, 1, 8))
+        self.caption_head = nn.Linear(8, 3)
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+
+    def parameter_roles(self):
+        roles = {"vision_encoder": "vision", "text_encoder": "text"}
+        for name, parameter in self.named_parameters():
+            yield name, parameter, roles.get(name.split(".")[0], "head")
+
+    def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
+        x = batch.spectrograms[:, 0, 0]
+        hidden = self.text_encoder(self.vision_encoder(x)) + self.type_embedding[0]
+        noise = draws.uniform("noise", len(batch), 8)
+        losses = {"itc": ((self.frozen(hidden) - noise) ** 2).mean() * self.contra_temp}
+        if "cap" in str(task):
+            losses["cap"] = self.caption_head(hidden).square().mean()
+        return {"loss": sum(losses.values()), **losses}
+
+
+@dataclass
+class Corpus:
+    name: str
+    rows: int
+    steps: int
+    task: Task
+    batch_size: int
+
+
+class Loader:
+    """Two corpora in turn; every row is a function of (seed, position)."""
+
+    def __init__(self, total: int = 8, accumulation: int = 2, batch_size: int = 4, tasks=("ret%tv", "ret%tv_cap%tv")) -> None:
+        self.total_steps, self.accumulation, self.batch_size = total, accumulation, batch_size
+        self.corpora = [Corpus(f"corpus{i}", 20, total // len(tasks), Task.parse(t), batch_size) for i, t in enumerate(tasks)]
+        self.unreadable: dict[int, int] = {}
+        """Unreadable clips by step."""
+        self.poison: int | None = None
+        """A step (from 0) with a NaN in it."""
+        self.on_step = lambda step: None
+
+    def task(self, corpus: str) -> Task:
+        return next(c.task for c in self.corpora if c.name == corpus)
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        rank, local = distributed.rank(), self.batch_size // distributed.world_size()
+        for step in range(start_step, self.total_steps):
+            self.on_step(step)
+            for micro in range(self.accumulation):
+                rows = torch.rand(self.batch_size, 1, 1, 6, generator=generator("rows", step, micro))
+                if step == self.poison:
+                    rows[0, 0, 0, 0] = float("nan")
+                own = slice(rank * local, (rank + 1) * local)
+                ids = [f"clip{step}.{micro}.{i}" for i in range(self.batch_size)]
+                bad = [(f"bad{step}.{i}", "not a video") for i in range(self.unreadable.get(step, 0))] if micro == 0 and rank == 0 else []
+                yield Batch(self.corpora[step % len(self.corpora)].name, ids[own], torch.arange(local), spectrograms=rows[own], unreadable=bad)
+
+
+def config(folder: Path, **run: object) -> Config:
+    """A config for the toy."""
+    settings = RunConfig(output_dir=str(folder), tensorboard=False, gradient_accumulation_steps=2, valid_freq=2, learning_rate=0.01,
+                         clip_lr=0.005)
+    train = (DatasetConfig(name="corpus0", task="ret%tv", txt="a.json", vision="clips", vision_sample_num=1),)
+    return Config(dataclasses.replace(settings, **run), ModelConfig(), DataConfig(train, ()))

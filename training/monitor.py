@@ -1,0 +1,121 @@
+"""What a training writes about itself: log/metrics.jsonl, log/eval.jsonl, log/unreadable.jsonl, TensorBoard and the progress bar."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from utils import distributed
+from utils.log import JsonlWriter, Progress, progress, read_jsonl, truncate_jsonl
+
+logger = logging.getLogger("omnivast")
+ENOUGH_CLIPS = 100
+"""Clips read before the share of unreadable ones means something."""
+METRIC_PREFERENCE = (".itm.r1", "itc.r1", "cider", "accuracy")
+
+
+class UnreadableShare(RuntimeError):  # noqa: N818 (named for what the user meets)
+    """More clips than ``run_cfg.max_unreadable`` allows could not be read."""
+
+
+class Monitor:
+    """The logs of one training; every method may be called on every rank, and rank 0 writes."""
+
+    def __init__(self, folder: Path, start: int, total: int, *, resumed: bool, tensorboard: bool) -> None:
+        """Opens the logs; what a resumed run will write again, and all lines of an earlier run that saved nothing, are cut off."""
+        self.log = folder / "log"
+        self.writers: dict[str, JsonlWriter] = {}
+        self.events = None
+        self.unreadable_warned = 0
+        if distributed.is_main():
+            for name in ("metrics", "eval", "unreadable"):
+                path = self.log / f"{name}.jsonl"
+                truncate_jsonl(path, lambda row: resumed and row.get("step", 0) <= start)
+                self.writers[name] = JsonlWriter(path)
+            if tensorboard:
+                self.events = _summary_writer(self.log / "tensorboard", start + 1 if resumed else 0)
+        self.bar: Progress[Any] = progress(total, "training", initial=start, unit="step")
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+        for writer in self.writers.values():
+            writer.close()
+        if self.events is not None:
+            self.events.close()
+
+    def step(self, row: dict[str, Any] | None, shown: Mapping[str, str]) -> None:
+        """Count a step on the bar; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard."""
+        self.bar.set_postfix(**shown)
+        self.bar.update()
+        if row is None or not self.writers:
+            return
+        self.writers["metrics"].append(row)
+        if self.events is not None:
+            for group in ("losses", "lr"):
+                prefix = f"{row['corpus']}/" if group == "losses" else "lr/"
+                for name, value in row[group].items():
+                    self.events.add_scalar(prefix + name, value, row["step"])
+            for name in ("grad_norm", "clips_per_second", "data_wait", "epoch"):
+                self.events.add_scalar(f"run/{name}", row[name], row["step"])
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of eval.jsonl: its presence means that the evaluation of ``step`` is done."""
+        if not self.writers:
+            return
+        self.writers["eval"].append({"step": step, **metrics})
+        if self.events is not None:
+            for name, value in metrics.items():
+                self.events.add_scalar(f"eval/{name}", value, step)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of eval.jsonl, the same on every rank."""
+        return distributed.all_gather_objects(read_jsonl(self.log / "eval.jsonl") if self.writers else None)[0]
+
+    def unreadable(self, step: int, corpus: str, clips: Sequence[tuple[str, str]], so_far: int) -> None:
+        """Append unreadable clips (id, reason) to unreadable.jsonl; warn at the first and then each time their number has doubled."""
+        if not self.writers or not clips:
+            return
+        for clip, reason in clips:
+            self.writers["unreadable"].append({"step": step, "corpus": corpus, "clip_id": clip, "reason": reason})
+        if so_far >= 2 * self.unreadable_warned:
+            self.unreadable_warned = so_far
+            clip, reason = clips[0]
+            logger.warning("%d training clip(s) could not be read so far and were replaced, the last '%s' of %s: %s (all: %s)",
+                           so_far, clip, corpus, reason, self.writers["unreadable"].path)
+
+    def sync(self) -> None:
+        """Make all lines durable, before a checkpoint counts on them."""
+        for writer in self.writers.values():
+            writer.sync()
+
+
+def check_unreadable(unreadable: int, clips: int, limit: float, folder: Path) -> None:
+    """Raises UnreadableShare when more than ``limit`` of what was read could not be; ``clips`` are those that could."""
+    tried = clips + unreadable
+    if tried >= ENOUGH_CLIPS and unreadable > limit * tried:
+        raise UnreadableShare(f"{unreadable} of {tried} training clips ({100 * unreadable / tried:.1f} %) could not be read, more than "
+                              f"max_unreadable = {100 * limit:g} % allows. Reasons are in '{folder / 'log' / 'unreadable.jsonl'}': repair "
+                              "or remove these clips, or raise --max_unreadable, then continue with --resume true")
+
+
+def primary_metric(metrics: Mapping[str, float]) -> str | None:
+    """The metric that says which checkpoint is best: the first matching R@1, else contrastive R@1, CIDEr, accuracy, else the first."""
+    for part in METRIC_PREFERENCE:
+        for name in metrics:
+            if part in name:
+                return name
+    return next(iter(metrics), None)
+
+
+def _summary_writer(folder: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RuntimeError("run_cfg.tensorboard: run `pip install tensorboard`, or set --tensorboard false") from error
+    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -1,0 +1,108 @@
+"""The optimiser and its parameter groups: one learning rate per role, weight decay on matrices only."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from config.schema import RunConfig
+from training.schedule import lr_factor
+
+if TYPE_CHECKING:
+    from model.vast import VAST
+
+FUSED_DEVICES = ("cpu", "cuda")
+"""Device types on which torch has fused optimiser steps."""
+
+
+def build_optimizer(model: VAST, run_cfg: RunConfig) -> Optimizer:
+    """The optimiser that ``run_cfg.optim`` names, over the trainable parameters of ``model``.
+
+    A group is one role (vision, audio, text, head, or ``new`` for ``new_params_name``) with or without weight decay; it carries
+    ``role`` and ``peak_lr`` beside torch's own keys. Frozen parameters are left out. SGD's momentum is the first of ``betas``.
+    Raises ValueError when a part of ``new_params_name`` matches no trainable parameter, or when nothing is trainable.
+    """
+    roles = list(model.parameter_roles())
+    _check_coverage(model, roles)
+    trainable = [(name, parameter, role) for name, parameter, role in roles if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("no parameter is trainable: unfreeze a part of the model (frozen_vision, frozen_audio)")
+    _check_new_names(run_cfg.new_params_name, [name for name, _, _ in trainable])
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter, model_role in trainable:
+        role = "new" if any(part in name for part in run_cfg.new_params_name) else model_role
+        decays = decayed(name, parameter)
+        lr = peak_lr(role, run_cfg)
+        group: dict[str, Any] = {"params": [], "role": role, "peak_lr": lr, "lr": lr,
+                                 "weight_decay": run_cfg.weight_decay if decays else 0.0}
+        groups.setdefault((role, decays), group)["params"].append((name, parameter))
+    fused = all(parameter.device.type in FUSED_DEVICES for _, parameter, _ in trainable)
+    return _make(run_cfg, list(groups.values()), fused)
+
+
+def peak_lr(role: str, run_cfg: RunConfig) -> float:
+    """The peak learning rate of a role: ``clip_lr`` for vision, ``new_lr`` for new, where set; else ``learning_rate``."""
+    own = {"vision": run_cfg.clip_lr, "new": run_cfg.new_lr}.get(role)
+    return run_cfg.learning_rate if own is None else own
+
+
+def decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to biases, nor to what is a vector or a scalar in all but its shape, such as
+    normalisation weights, temperatures, and the (1, 1, D) type embeddings and class tokens."""
+    if name.endswith("bias") or parameter.ndim <= 1:
+        return False
+    return parameter.ndim == 2 or parameter.numel() > max(parameter.shape)
+
+
+def set_learning_rate(optimizer: Optimizer, step: int, total: int, run_cfg: RunConfig) -> dict[str, float]:
+    """Set the learning rates of optimiser step ``step`` (1 to ``total``) and return them by role.
+
+    The schedule reaches 0 one step after the last, so that the last step, and a run of a single step, still learn.
+    """
+    factor = lr_factor(step, total + 1, run_cfg.warmup_ratio, run_cfg.scheduler)
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["role"]] = group["peak_lr"] * factor
+    return rates
+
+
+def _make(run_cfg: RunConfig, groups: list[dict[str, Any]], fused: bool) -> Optimizer:
+    first, second = run_cfg.betas
+    if run_cfg.optim == "sgd":
+        return SGD(groups, lr=run_cfg.learning_rate, momentum=first, fused=fused)
+    if run_cfg.optim == "adam":
+        return Adam(groups, lr=run_cfg.learning_rate, betas=(first, second), fused=fused)
+    if run_cfg.optim == "adamw":
+        return AdamW(groups, lr=run_cfg.learning_rate, betas=(first, second), fused=fused)
+    raise ValueError(f"unknown optim '{run_cfg.optim}'; valid are adamw, adam, sgd")
+
+
+def _check_coverage(model: nn.Module, roles: Iterable[tuple[str, nn.Parameter, str]]) -> None:
+    known = {id(parameter) for _, parameter, _ in roles}
+    forgotten = [name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in known]
+    if forgotten:
+        raise ValueError(f"parameter_roles() of {type(model).__name__} leaves out {', '.join(forgotten[:5])}: they would not be trained")
+
+
+def _check_new_names(parts: list[str], names: list[str]) -> None:
+    for part in parts:
+        if any(part in name for name in names):
+            continue
+        pieces = {piece for name in names for piece in (name, *name.split("."))}
+        near = difflib.get_close_matches(part, sorted(pieces), n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(near)}" if near else f"; parameters begin with {', '.join(sorted({n.split('.')[0] for n in names}))}"
+        raise ValueError(f"run_cfg.new_params_name: no trainable parameter has '{part}' in its name{hint}")
+
+
+def gradient_norm(optimizer: Optimizer, max_norm: float | None) -> torch.Tensor:
+    """The norm of all gradients together (a scalar), which are scaled down to ``max_norm`` where larger; None or ≤ 0: never."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm is not None and max_norm > 0:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
