@@ -201,7 +201,7 @@ class _RowReader:
             if key not in FIELDS and key not in self._ignored:
                 near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.5)
                 hint = f"did you mean '{near[0]}'? " if near else f"valid are {', '.join(FIELDS)}; "
-                raise AnnotationError(f"{where}: unknown field '{key}'; {hint}To leave it unread: \"ignore_fields\": [\"{key}\"]")
+                raise AnnotationError(f'{where}: unknown field \'{key}\'; {hint}To leave it unread: "ignore_fields": ["{key}"]')
         omni = [key for key in shape if CAPTION_KEYS.get(key) is CaptionKind.OMNI and key not in self._ignored]
         if len(omni) > 1:
             raise AnnotationError(f"{where} has two captions, '{omni[0]}' and '{omni[1]}'; put one in ignore_fields")

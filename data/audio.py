@@ -50,7 +50,8 @@ def log_mel(waveform: Tensor, mel_bins: int, frontend: Frontend = "beats") -> Te
     windows = windows - windows.mean(dim=1, keepdim=True)
     previous = torch.cat([windows[:, :1], windows[:, :-1]], dim=1)
     windows = (windows - PRE_EMPHASIS * previous) * _window(frontend)
-    power = torch.fft.rfft(windows, n=FFT).abs().square_()
+    spectrum = torch.view_as_real(torch.fft.rfft(windows, n=FFT))
+    power = spectrum.square().sum(dim=-1)
     energies = power[:, : FFT // 2] @ _filters(mel_bins)
     mean, scale = STATISTICS[frontend]
     return energies.clamp_(min=torch.finfo(torch.float32).eps).log_().sub_(mean).div_(scale)

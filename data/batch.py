@@ -139,9 +139,7 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
         batch.answers = make_texts([sample.answers for sample in samples], tokenizer, lengths.answer)
         batch.question_ids = _aligned(samples, [sample.question_ids for sample in samples])
         batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
-    batch.present = {
-        modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present
-    }
+    batch.present = {modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present}
     return batch
 
 
@@ -158,9 +156,7 @@ def make_texts(per_clip: Sequence[Sequence[str]], tokenizer: Tokenizer, max_leng
     return Texts(ids, mask, clip, raw)
 
 
-def _collate_captions(
-    samples: Sequence[Sample], tokenizer: Tokenizer, lengths: TextLengths, task: Task
-) -> dict[CaptionKind, Texts]:
+def _collate_captions(samples: Sequence[Sample], tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> dict[CaptionKind, Texts]:
     kinds = [kind for kind in CaptionKind if any(kind in sample.captions for sample in samples)]
     captions = {}
     for kind in kinds:

@@ -38,7 +38,7 @@ class ClipCache:
     def __init__(self, folder: str | Path) -> None:
         """Raises DataError where the folder cannot be written."""
         self.folder = Path(folder)
-        self._full = False
+        self._warned = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -86,6 +86,6 @@ class ClipCache:
             os.replace(temporary, entry)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            if not self._full:
-                logger.warning("cache_dir '%s': a clip could not be kept (%s); clips that are not kept are decoded each time", self.folder, error)
-            self._full = True
+            if not self._warned:
+                logger.warning("cache_dir '%s': a clip could not be kept (%s) and will be decoded each time", self.folder, error)
+            self._warned = True

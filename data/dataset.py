@@ -31,6 +31,8 @@ class IndexedDataset:
             self.task = task_of(config)
         except TaskError as error:
             raise DataError(f"dataset '{config.name}': {error}") from None
+        if not config.txt:
+            raise DataError(f"dataset '{config.name}': give the annotation file as 'txt'")
         self.reader = ClipReader(config, self.task, spec, training=training)
         optional = not training and (spec.captioner_mode or config.annfile is not None)
         self.annotations = load_annotations(

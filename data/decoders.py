@@ -50,5 +50,5 @@ def load_decoder(name: str) -> Decoder | None:
     if name not in DECODERS:
         raise ValueError(f"unknown video_decoder '{name}'; valid are av, {', '.join(DECODERS)}")
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"video_decoder '{name}' is not installed: run `pip install {name}`, or use \"video_decoder\": \"av\"")
+        raise ValueError(f'video_decoder \'{name}\' is not installed: run `pip install {name}`, or use "video_decoder": "av"')
     return DECODERS[name]()

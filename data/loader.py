@@ -132,28 +132,28 @@ class EvalLoader:
         unreadable: list[tuple[str, str]] = []
         rows, size = self._rows, self._batch_size
         batches = [[(0, row, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
-        for batch in BatchStream(_data_loader(self._fetcher, batches, self.config.n_workers, self._pin_memory)):
+        workers = min(self.config.n_workers, len(batches))
+        for batch in BatchStream(_data_loader(self._fetcher, batches, workers, self._pin_memory)):
             unreadable += batch.unreadable
             if len(batch) and (self._skip_unreadable or not unreadable):
                 yield batch
         self.provenance["unreadable"] = [list(entry) for entry in unreadable]
         if unreadable and not self._skip_unreadable:
             raise UnreadableError.of(
-                self.name, unreadable, "a test result would not be comparable without them; repair them, or leave them out with skip_unreadable"
+                self.name, unreadable, "repair them, or leave them out with skip_unreadable (the result says how many)"
             )
 
     def _references(self) -> dict[str, list[str]]:
-        """Clip id → reference captions, from ``annfile`` or from the annotations. Raises AnnotationError for a clip without any."""
-        annotations = self._source.annotations
+        """Clip id → reference captions, from ``annfile`` or from the annotations. Raises DataError when ``annfile`` lacks a clip."""
         if self.config.annfile is None:
-            rows = ((row.clip_id, row.captions) for row in annotations)
+            rows = ((row.clip_id, row.captions) for row in self._source.annotations)
             return {clip_id: captions.get(CaptionKind.OMNI) or next(iter(captions.values())) for clip_id, captions in rows if captions}
         known = load_references(self.config.annfile)
         missing = [clip_id for clip_id in self.clip_ids if clip_id not in known]
         if missing:
             raise DataError(
-                f"{self.config.annfile}: no reference caption for {len(missing)} of the {self.clips} clips of {annotations.path}, for example "
-                f"'{missing[0]}'"
+                f"{self.config.annfile}: no reference caption for {len(missing)} of the {self.clips} clips of {self.config.txt}, for "
+                f"example '{missing[0]}'"
             )
         return {clip_id: known[clip_id] for clip_id in self.clip_ids}
 
@@ -177,7 +177,7 @@ class BatchStream(Iterator[Batch]):
                 self._iterator = iter(self._loader)
             return next(self._iterator)
         except RuntimeError as error:
-            if "DataLoader worker" in str(error) and not isinstance(error, UnreadableError) and "Traceback" not in str(error):
+            if str(error).startswith("DataLoader worker"):
                 raise LoaderError(
                     f"a process that reads the data ended unexpectedly ({str(error).splitlines()[0]}). Most often the machine ran out of "
                     "memory (or of /dev/shm): lower n_workers or batch_size, or set n_workers to 0 to see the fault itself"
@@ -226,7 +226,7 @@ class _StepSampler:
 
 def _data_loader(fetcher: _Fetcher, batches: Any, workers: int, pin_memory: bool) -> DataLoader:
     """Forked workers share the annotations' memory, but a process that has used CUDA must not fork."""
-    context = ("forkserver" if torch.cuda.is_initialized() else "fork") if workers else None
+    context = ("forkserver" if torch.cuda.is_available() else "fork") if workers else None
     return DataLoader(
         fetcher,
         batch_sampler=batches,
@@ -241,7 +241,7 @@ def _data_loader(fetcher: _Fetcher, batches: Any, workers: int, pin_memory: bool
     )
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -253,4 +253,5 @@ def _check_names(datasets: Sequence[DatasetConfig]) -> None:
     names = [config.name for config in datasets]
     for name in names:
         if not name or names.count(name) > 1:
-            raise DataError(f"training datasets need different names, for logs and random draws; '{name}' " + ("occurs twice" if name else "is empty"))
+            fault = f"'{name}' occurs twice" if name else "one has none"
+            raise DataError(f"training datasets need different names, for logs and random draws; {fault}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -183,7 +183,7 @@ def read_sound(path: str | Path) -> Tensor | None:
             return None
         audio.codec_context.thread_count = 1
         track = _Track()
-        for frame in container.decode(audio):
+        for frame in cast(Iterator[Any], container.decode(audio)):
             track.add(frame)
         return track.waveform()
 
@@ -201,17 +201,17 @@ def _decode(
     count, end, size = 0, 0.0, (0, 0)
     for packet in container.demux(streams):
         if packet.stream is audio:
-            for frame in packet.decode():
+            for frame in cast(list[Any], packet.decode()):
                 track.add(frame)
             continue
-        for frame in packet.decode():
+        for frame in cast(list[Any], packet.decode()):
             if count == 0:
                 size = (frame.width, frame.height)
             if count in wanted:
                 kept[count] = _to_tensor(to_rgb.reformat(frame, *size, "rgb24", **_one_thread()), frame.rotation, transform)
             count += 1
             end = max(end, frame.time or 0.0)
-    _check_whole(path, count, max(end, track.seconds), container.duration)
+    _check_whole(path, container, count, max(end, track.seconds), audio is not None)
     return Clip(frame_count=count, waveform=track.waveform()), kept
 
 
@@ -234,7 +234,7 @@ def _one_thread() -> dict[str, int]:
 
 
 class _Track:
-    """Collects decoded sound as mono 16 kHz. 16-bit, so that down-mixing scales as it does when a .wav is extracted."""
+    """Collects decoded sound as mono 16 kHz. Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted."""
 
     def __init__(self) -> None:
         self._resampler: av.AudioResampler | None = None
@@ -244,11 +244,16 @@ class _Track:
 
     def add(self, frame: av.AudioFrame) -> None:
         layout = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self._resampler is None or layout != self._layout:
+        if layout != self._layout:
             self._flush()
-            self._resampler, self._layout = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE), layout
-        frame.pts = None
-        self._keep(self._resampler.resample(frame))
+            self._layout = layout
+            if layout not in _READY:
+                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        if self._resampler is None:
+            self._keep([frame])
+        else:
+            frame.pts = None
+            self._keep(self._resampler.resample(frame))
 
     @property
     def seconds(self) -> float:
@@ -258,7 +263,7 @@ class _Track:
         self._flush()
         if not self._samples:
             return None
-        return torch.from_numpy(np.concatenate(self._parts, axis=1)[0].astype(np.float32) / 2**15)
+        return torch.from_numpy(np.clip(np.nan_to_num(np.concatenate(self._parts)), -1.0, 1.0))
 
     def _flush(self) -> None:
         if self._resampler is not None:
@@ -267,27 +272,47 @@ class _Track:
 
     def _keep(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            self._parts.append(frame.to_ndarray())
-            self._samples += frame.samples
+            samples = frame.to_ndarray()[0]
+            self._parts.append(samples.astype(np.float32) / 2**15 if samples.dtype == np.int16 else samples)
+            self._samples += len(samples)
+
+
+_READY = {(name, "mono", SAMPLE_RATE) for name in ("s16", "s16p", "flt", "fltp")}
+"""Sound that needs no resampling."""
 
 
 def _video_stream(container: InputContainer, path: str) -> Any:
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         raise MediaError(path, "it has no video stream")
-    context = stream.codec_context
+    context: Any = stream.codec_context
     if context.width * context.height > MAX_PIXELS:
         raise MediaError(path, f"its frames of {context.width}x{context.height} are larger than {MAX_PIXELS} pixels")
     return stream
 
 
-def _check_whole(path: str, count: int, end: float, duration: int | None) -> None:
-    """Formats without an index (mkv, webm) end silently where the file was cut; their declared duration tells."""
+def _check_whole(path: str, container: InputContainer, count: int, end: float, heard: bool) -> None:
+    """mp4 and mov say themselves where they were cut; the others just end, earlier than their header declares.
+
+    ``count`` frames were decoded, the last stream decoded ends at ``end`` seconds; ``heard``: sound was decoded too.
+    """
     if count == 0:
         raise MediaError(path, "no frame could be decoded")
-    declared = (duration or 0) / av.time_base
-    if end < 0.9 * declared - 0.5:
-        raise MediaError(path, f"truncated: {end:.1f} of {declared:.1f} seconds could be decoded")
+    video = _video_stream(container, path)
+    if container.format.name == "avi" and count < 0.9 * video.frames - 1:
+        raise MediaError(path, f"truncated: {count} of {video.frames} frames could be decoded")
+    if "matroska" in container.format.name:
+        declared = _tagged_seconds(video.metadata.get("DURATION", ""))
+        if declared is None and (heard or not container.streams.audio):
+            declared = (container.duration or 0) / av.time_base
+        if declared and end < 0.9 * declared - 0.5:
+            raise MediaError(path, f"truncated: {end:.1f} of {declared:.1f} seconds could be decoded")
+
+
+def _tagged_seconds(tag: str) -> float | None:
+    """``00:01:02.500000000`` → 62.5."""
+    match = re.fullmatch(r"([0-9]+):([0-9]+):([0-9.]+)", tag)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 @contextmanager

@@ -56,7 +56,9 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
 class Mixture:
     """The plan of a whole run."""
 
-    def __init__(self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Literal["random", "round-robin"] = "random") -> None:
+    def __init__(
+        self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Literal["random", "round-robin"] = "random"
+    ) -> None:
         """Every corpus gets exactly its steps: in a seeded random order, or taking turns as evenly as their shares allow."""
         self.corpora, self.seed, self.accumulation = list(corpora), seed, accumulation
         steps = np.array([corpus.steps for corpus in corpora], dtype=np.int64)

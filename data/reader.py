@@ -154,9 +154,9 @@ class ClipReader:
             raise DataError(f"{where}: its task needs audio; give 'audio_sample_num', the sound slices per clip")
         if config.cache_dir and self.needs_vision:
             if config.vision_transforms != "none":
-                raise DataError(f"{where}: cache_dir keeps resized frames, so it needs \"vision_transforms\": \"none\", not 'crop_flip'")
+                raise DataError(f'{where}: cache_dir keeps resized frames, so it needs "vision_transforms": "none", not \'crop_flip\'')
             if config.vision_format == "video_frame":
-                raise DataError(f"{where}: cache_dir is for videos and images; \"vision_format\": \"video_frame\" is decoded already")
+                raise DataError(f'{where}: cache_dir is for videos and images; "vision_format": "video_frame" is decoded already')
 
     def _folder(self, key: str) -> MediaFolder:
         """The folder under ``key``, checked. Raises DataError."""

@@ -1,4 +1,4 @@
-"""What the data must know of the model: sizes and lengths, and a tokenizer. Handed over by run.py, so that neither room imports the other."""
+"""What the data must know of the model: sizes, lengths and a tokenizer. run.py hands them over: neither room imports the other."""
 
 from __future__ import annotations
 

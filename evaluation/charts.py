@@ -11,7 +11,7 @@ from html import escape
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4")
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 62, 30, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 80, 30, 38
 MAX_POINTS = 200
 MARKS = ("disc", "ring", "bar", "cross")
 
@@ -163,7 +163,7 @@ def _apart(ends: Sequence[tuple[float, str, str]], gap: float = 13.0) -> list[tu
     placed: list[tuple[float, str, str]] = []
     for place, name, colour in sorted(ends):
         placed.append((max(place, placed[-1][0] + gap) if placed else place, name, colour))
-    low = HEIGHT - BOTTOM
+    low = float(HEIGHT - BOTTOM)
     for number in range(len(placed) - 1, -1, -1):
         place, name, colour = placed[number]
         placed[number] = (min(place, low), name, colour)
@@ -180,4 +180,4 @@ def _mark(number: int, x: float, y: float) -> str:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4" fill="#fff" stroke="{colour}" stroke-width="2"/>'
     if kind == "bar":
         return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8:.1f}" y2="{y + 8:.1f}" stroke="{colour}" stroke-width="3"/>'
-    return (f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{colour}" stroke-width="2" fill="none"/>')
+    return f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{colour}" stroke-width="2" fill="none"/>'

@@ -1,4 +1,4 @@
-"""Matching probabilities of chosen (text, clip) pairs: memories projected once per chunk of clips, pairs batched by length."""
+"""Matching probabilities of chosen (text, clip) pairs: memories projected once per chunk of clips, pairs spread evenly over them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from config.tasks import Group
 if TYPE_CHECKING:
     from model.vast import VAST
 
-PAIR_TOKENS = 16384
+PAIR_TOKENS = 8192
 """Text tokens, with padding, of the pairs matched at once."""
 MEMORY_TOKENS = 32768
 """Condition tokens of the clips whose keys and values are held at once."""
@@ -61,7 +61,7 @@ class PairMatcher:
                 chosen = np.flatnonzero(np.isin(clip_numbers, rows))
                 local = np.searchsorted(rows, clip_numbers[chosen])
                 own_texts = [texts[group][number] for number in text_numbers[chosen]]
-                for batch in length_batches([len(ids) for ids in own_texts], local, self.pair_tokens):
+                for batch in pair_batches([len(ids) for ids in own_texts], local, self.pair_tokens):
                     ids, mask = padded([own_texts[n] for n in batch])
                     memory_rows = torch.from_numpy(local[batch])
                     found = self.model.match(memory, group, ids.to(self.device), mask.to(self.device), memory_rows.to(self.device))
@@ -82,15 +82,38 @@ class PairMatcher:
             first += len(features)
 
 
-def length_batches(lengths: Sequence[int], rows: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Numbers of pairs in batches of similar length, each of at most ``budget`` padded tokens (or one pair), sorted by memory row."""
-    order = np.lexsort((rows, np.asarray(lengths, dtype=np.int64))) if len(lengths) else np.empty(0, dtype=np.int64)
-    end = len(order)
-    while end:
-        size = max(1, budget // max(1, lengths[order[end - 1]]))
-        batch = order[max(0, end - size) : end]
+def pair_batches(lengths: Sequence[int], rows: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Numbers of pairs in batches of at most ``budget`` padded tokens (or one pair), sorted by memory row.
+
+    A batch holds as many texts of one row as of any other wherever possible, so that the text model can stack the texts of a
+    row against its memory without copying it; the texts of a row are taken longest first, so that a batch has similar lengths.
+
+    Args:
+        lengths: (P,) tokens of each pair's text.
+        rows: (P,) memory row of each pair.
+    """
+    if not len(rows):
+        return
+    tokens = np.asarray(lengths, dtype=np.int64)
+    order = np.lexsort((-tokens, rows))
+    counts = np.unique(rows, return_counts=True)[1]
+    per_row = np.repeat(counts, counts)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = max(1, budget // (len(counts) * int(tokens.max())))
+    whole = place < per_row // width * width
+    for block in range(int(counts.max()) // width):
+        yield from _within(order[whole & (place // width == block)], tokens, budget)
+    rest = np.flatnonzero(~whole)
+    similar = rest[np.argsort(-(per_row[rest] % width), kind="stable")]
+    for batch in _within(order[similar], tokens, budget):
         yield batch[np.argsort(rows[batch], kind="stable")]
-        end = max(0, end - size)
+
+
+def _within(pairs: np.ndarray, tokens: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Consecutive parts of at most ``budget`` padded tokens."""
+    size = max(1, budget // int(tokens[pairs].max())) if len(pairs) else 1
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
 
 
 def padded(texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

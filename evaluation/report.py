@@ -121,7 +121,8 @@ class Report:
         """The whole page."""
         subtitle = f"<p>{escape(self.subtitle)}</p>" if self.subtitle else ""
         return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(self.title)}</title><style>{STYLE.read_text()}</style></head><body><main>"
             f"<header><h1>{escape(self.title)}</h1>{subtitle}</header>{''.join(self._parts)}</main></body></html>\n"
         )
@@ -197,4 +198,5 @@ def _verdict(right: bool | None) -> str:
 def _thumbnail(picture: Picture) -> str:
     mark = ' class="right"' if picture.right else ""
     title = f"<b>{escape(picture.title)}{' ✓' if picture.right else ''}</b><br>" if picture.title else ""
-    return f'<figure{mark}><img src="{picture.uri}" alt="{escape(picture.words)}"><figcaption>{title}{escape(picture.words)}</figcaption></figure>'
+    words = escape(picture.words)
+    return f'<figure{mark}><img src="{picture.uri}" alt="{words}"><figcaption>{title}{words}</figcaption></figure>'

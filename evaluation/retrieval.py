@@ -20,7 +20,7 @@ from evaluation.collect import Outcome
 from evaluation.matching import PairMatcher
 from evaluation.metrics import recall
 from utils import distributed
-from utils.log import progress
+from utils.log import Progress, progress
 
 if TYPE_CHECKING:
     from model.vast import VAST
@@ -156,7 +156,8 @@ class RetrievalEvaluator:
                 local[number] = position
         own = {group: all_keys[local[all_keys % clips] >= 0] for group, all_keys in keys.items()}
         pairs = {group: (own_keys // clips, local[own_keys % clips]) for group, own_keys in own.items()}
-        with progress(sum(map(len, own.values())), "re-ranking", unit="pairs") as bar:
+        bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
+        with bar:
             matcher = PairMatcher(model, self._features, device)
             scores = matcher.probabilities(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
         gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})

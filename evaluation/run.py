@@ -21,7 +21,7 @@ from evaluation.qa import QAEvaluator
 from evaluation.retrieval import RetrievalEvaluator
 from utils import distributed
 from utils.files import write_atomically
-from utils.log import progress
+from utils.log import Progress, progress
 
 if TYPE_CHECKING:
     from config.schema import Config
@@ -94,7 +94,8 @@ def _evaluate_one(model: VAST, loader: EvalLoader, config: Config, device: torch
     evaluators = _evaluators(loader, config)
     generating = evaluators.captioning is not None or evaluators.qa is not None
     own_clips = -(-loader.clips // distributed.world_size())
-    with progress(own_clips, f"testing {loader.name}", unit="clips") as bar:
+    bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
+    with bar:
         for on_host in loader:
             batch = on_host.to(device)
             features = model.encode(batch, loader.task.modalities)

@@ -28,11 +28,11 @@ class ModelError(ValueError):
     """A model config that cannot be built; the message names the key."""
 
 
-def build_model(cfg: ModelConfig, *, frames: int = 1, slices: int = 1, load_towers: bool = True) -> VAST:
+def build_model(cfg: ModelConfig, *, load_towers: bool = True) -> VAST:
     """VAST of ``cfg`` on the CPU. With ``cfg.pretrained`` its towers start from their files, unless ``load_towers`` is false
-    because a whole checkpoint follows. ``frames`` and ``slices``: the most that any dataset samples."""
+    because a whole checkpoint follows."""
     tokenizer, sizes = text_parts(cfg)
-    model = VAST(cfg, tokenizer, sizes, frames=frames, slices=slices)
+    model = VAST(cfg, tokenizer, sizes)
     longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len)
     if longest > sizes.max_position_embeddings:
         raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config.tasks import Group
+from model.attention import attend
 from model.layout import Layout, Packing
 from model.memory import CrossPass, Memory
 
@@ -98,7 +99,7 @@ class _Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        return attend(query, key, value, mask, self.dropout if self.training else 0.0)
 
 
 class SelfAttention(_Attention):

@@ -88,8 +88,7 @@ class VAST(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes, *, frames: int = 1, slices: int = 1) -> None:
-        """``frames`` and ``slices``: rows of the learnt frame and clip embeddings where the config does not say."""
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.precision: torch.dtype | None = None
@@ -100,7 +99,7 @@ class VAST(nn.Module):
         if config.vision_encoder_type:
             self.vision_encoder = build_vision(config)
             widths[Modality.VISION] = self.vision_encoder.width
-            self.vision_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_vision_sample_num or frames, width))
+            self.vision_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_vision_sample_num or 1, width))
             self.vision_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
             self.hidden_trans_vision_multimodal = condition_projection(self.vision_encoder.width, width)
             for name, value in zip(("pixel_mean", "pixel_std"), pixel_statistics(self.vision_encoder)):
@@ -108,7 +107,7 @@ class VAST(nn.Module):
         if config.audio_encoder_type:
             self.audio_encoder = build_audio(config)
             widths[Modality.AUDIO] = self.audio_encoder.width
-            self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_audio_sample_num or slices, width))
+            self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_audio_sample_num or 1, width))
             self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
             self.hidden_trans_audio_multimodal = condition_projection(self.audio_encoder.width, width)
         self.multimodal_encoder = TextModel(sizes)
@@ -155,6 +154,11 @@ class VAST(nn.Module):
             if not hasattr(self, f"contra_head_{group.key}"):
                 raise ValueError(f"task '{task}': VAST has no contrastive head for group {group}; "
                                  "retrieval groups are tv, ta, ts, tva, tvs, tvas")
+
+    @property
+    def audio_frontend(self) -> Literal["beats", "ast"]:
+        """How spectrograms must be made for the audio tower."""
+        return self.audio_encoder.frontend if hasattr(self, "audio_encoder") else "beats"
 
     @property
     def device(self) -> torch.device:

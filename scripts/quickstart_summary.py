@@ -219,7 +219,7 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
     for key in (key for key in retrieval if key not in ("chance", "ceiling")):
         stages = [retrieval[key].get(stage, {}) for stage in ("itc", "itm")]
         rows.append([_words(key), *(own.get(name) for own in stages for name in RECALLS), ceiling.get(key)])
-    rows.append(["chance", *(chance[name] for name in RECALLS * 2), None])
+    rows.append(["chance", *(f"{chance[name]:.2f}" for name in RECALLS * 2), None])
     names = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L", "cider": "CIDEr", "facts_named": "name all 3 facts"}
     return [
         Table("Text-to-video retrieval, % of test texts", ["group", *heads, *heads, "ceiling R@1"], rows,
@@ -242,16 +242,16 @@ def page(inputs: Inputs, metrics: Mapping[str, Any], shown: int = SHOWN_CLIPS) -
     """The report: outcome, tables, curves, and some test clips with what was retrieved, written and answered for them."""
     protocol = metrics["protocol"]["retrieval"]
     total = sum(value for value in metrics["seconds"].values() if isinstance(value, (int, float)))
-    report = Report("OmniVAST quickstart", f"OmniStamps, quick size · {protocol['clips']} test clips · {protocol.get('hardware', '')} · "
-                    f"{total / 60:.1f} minutes in all")
+    facts = ["OmniStamps, quick size", f"{protocol['clips']} test clips", protocol.get("hardware"), f"{total / 60:.1f} minutes in all"]
+    report = Report("OmniVAST quickstart", " · ".join(fact for fact in facts if fact))
     retrieval, captions, questions = tables(metrics)
     report.section("Retrieval", "Every test text looks for its clip. What is seen, heard and said is shared by many clips, so that no "
                    "single track identifies one: the ceiling is the best R@1 that its tracks allow.")
     report.text(_outcome(metrics)).table(retrieval.columns, _best(retrieval.rows, -1), over=retrieval.over, muted=[len(retrieval.rows) - 1])
     report.charts([_recall_chart(metrics), _named_chart(metrics), _qa_chart(metrics)])
     if "pretrained" in metrics:
-        zero_shot = {**metrics["pretrained"]["retrieval"], "chance": metrics["retrieval"]["chance"], "ceiling": metrics["retrieval"]["ceiling"]}
-        table = tables({**metrics, "retrieval": zero_shot})[0]
+        limits = {name: metrics["retrieval"][name] for name in ("chance", "ceiling")}
+        table = tables({**metrics, "retrieval": {**metrics["pretrained"]["retrieval"], **limits}})[0]
         report.table(table.columns, table.rows, over=table.over, muted=[len(table.rows) - 1],
                      caption="The same with the pretrained checkpoint, before fine-tuning")
     report.section("Captions", "Beam search; scores against four references per clip. The last column: captions that name what is "
@@ -260,7 +260,7 @@ def page(inputs: Inputs, metrics: Mapping[str, Any], shown: int = SHOWN_CLIPS) -
     report.section("Questions", "Answers are generated and must match exactly; beside them, always giving the track's most frequent "
                    "training answer.").table(questions.columns, questions.rows)
     report.section("Training", "Losses over optimiser steps: running means, the single steps behind them.")
-    report.charts([loss_chart(title, inputs.logs[name]) for name, title in TRAININGS.items()])
+    report.charts([loss_chart(title, inputs.logs[name]) for name, title in TRAININGS.items()], wide=True)
     report.section("Test clips", "Taken at equal distances from the test set, not picked. Retrieval, captions and answers use all tracks.")
     report.gallery(_cards(inputs, shown))
     report.section("Time and protocol")
@@ -278,13 +278,14 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
     single = ", ".join(f"{retrieval[key][stage]['r1']:.1f} % by {GROUP_WORDS[key]}" for key in keys if len(key) == 1)
     ceiling = retrieval["ceiling"].get(best)
     limits = (f" Its ceiling is {ceiling:.1f} %, chance" if ceiling is not None else " Chance is") + f" {retrieval['chance']['r1']:.2f} %."
-    return f"With the tracks {best} together the right clip comes first for {retrieval[best][stage]['r1']:.1f} % of the texts; alone: {single}.{limits}"
+    share = f"{retrieval[best][stage]['r1']:.1f} %"
+    return f"With the tracks {best} together the right clip comes first for {share} of the texts; alone: {single}.{limits}"
 
 
 def _best(rows: Sequence[Sequence[str | float | None]], last: int | None = None) -> list[list[Any]]:
     """The rows with the highest number of every column emphasised; columns from ``last`` on are left alone."""
     numeric = range(1, len(rows[0]))[:last]
-    highest = {n: max(row[n] for row in rows if isinstance(row[n], float)) for n in numeric if any(isinstance(row[n], float) for row in rows)}
+    highest = {n: max((row[n] for row in rows if isinstance(row[n], float)), default=None) for n in numeric}
     return [[Cell(f"{value:.1f}", "best") if isinstance(value, float) and highest.get(n) == value else value for n, value in enumerate(row)]
             for row in rows]
 
@@ -332,10 +333,11 @@ def _cards(inputs: Inputs, shown: int) -> list[Card]:
 def _case(
     inputs: Inputs, clip_id: str, ret: Mapping[str, Any], cap: Mapping[str, Any], qa: Sequence[Mapping[str, Any]], groups: Sequence[str]
 ) -> Card:
+    """One clip; ``groups``: the group shown for retrieval, caption and answers."""
     facts, found = inputs.clips[clip_id], ret[groups[0]]
     rank = found.get("itm_rank", found["itc_rank"])
     retrieved = [
-        Picture(_frames(inputs.media, other, 1, 96)[0], " · ".join(inputs.clips[other][fact] for fact in FACTS), f"{place}.", other == clip_id)
+        Picture(_frames(inputs.media, other, 1, 96)[0], _facts(inputs.clips[other]), f"{place}.", other == clip_id)
         for place, other in enumerate(found["top"], start=1)
     ]
     answers = [
@@ -344,18 +346,22 @@ def _case(
     ]
     caption = cap[groups[1]]
     return Card(
-        title=f"{facts['seen']} · {facts['heard']} · {facts['said']}",
+        title=_facts(facts),
         aside=clip_id,
         frames=[Picture(uri, f"frame of {clip_id}") for uri in _frames(inputs.media, clip_id, SHOWN_FRAMES, 160)],
         lines=[Line("seen", f"{facts['seen']}, {facts['motion']}, on {facts['background']}"), Line("sound", facts["heard"]),
                Line("subtitle", f"“{inputs.subtitles.get(clip_id, '')}”")],
         blocks=[
             (f"Retrieved for “{ret['text']}” (rank {rank})", retrieved),
-            ("Caption", [Line("model", caption, names_facts(caption, facts)),
+            ("Caption (right: names all three facts)", [Line("model", caption, names_facts(caption, facts)),
                          *(Line("reference", reference) for reference in cap["references"][:SHOWN_REFERENCES])]),
             ("Questions", answers),
         ],
     )
+
+
+def _facts(clip: Mapping[str, Any]) -> str:
+    return " · ".join(clip[fact] for fact in FACTS)
 
 
 def _frames(media: MediaFolder, clip_id: str, number: int, side: int) -> list[str]:

@@ -69,7 +69,9 @@ def write_video(
     return path
 
 
-def write_sound(path: str | Path, seconds: float = 2.0, hertz: float = 440.0, codec: str = "flac", container_format: str | None = None) -> Path:
+def write_sound(
+    path: str | Path, seconds: float = 2.0, hertz: float = 440.0, codec: str = "flac", container_format: str | None = None
+) -> Path:
     """A sine in a compressed file (flac, mp3, aac …); ``container_format`` where the name's extension is to lie."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

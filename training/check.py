@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +89,7 @@ def activations(config: Config, model: VAST, loader: TrainLoader, device: torch.
         outputs = model(batch.to(device), loader.task(batch.corpus), draws)
     outputs["loss"].backward()
     model.zero_grad(set_to_none=True)
-    broken = [name for name, value in outputs.items() if not math.isfinite(value)]
+    broken = [name for name, value in outputs.items() if not bool(value.isfinite())]
     if broken:
         raise ValueError(f"the first batch of corpus {batch.corpus} gives a {', '.join(broken)} that is not finite; its clips: "
                          f"{', '.join(batch.clip_ids[:8])}")

@@ -88,6 +88,11 @@ def check_output_dir(path: str | Path, *, new_run: bool = False) -> None:
                              "continue it with --resume true, or choose another --output_dir")
 
 
+def holds_checkpoint(path: str | Path) -> bool:
+    """Whether an output folder has a checkpoint to resume from."""
+    return bool(_steps_on_disk(Path(path) / "ckpt"))
+
+
 def on_main(action: Callable[[], T]) -> T:
     """The result of ``action`` (something small), run on rank 0 alone; its error is raised on every rank, so that none waits."""
     result, failure = None, None
@@ -164,6 +169,7 @@ def _newest_good(folder: Path) -> list[Loaded]:
     try:
         known = committed(folder, strict=True)
     except CheckpointError as error:
+        logger.error("%s", error)
         faults, known = [str(error)], []
     steps = {pair.step for pair in known}
     unknown = sorted(_steps_on_disk(folder) - steps, reverse=True)
@@ -175,7 +181,7 @@ def _newest_good(folder: Path) -> list[Loaded]:
             faults.append(str(error))
             continue
         if faults:
-            logger.warning("using the older checkpoint of step %d instead", pair.step)
+            logger.warning("using the checkpoint of step %d", pair.step)
         return [loaded]
     if faults:
         raise CheckpointError("no checkpoint can be used to resume: " + "; ".join(faults)

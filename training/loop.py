@@ -6,6 +6,7 @@ unbroken one. Steps are counted from 1 when done: step N is in metrics.jsonl, mo
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
@@ -86,8 +87,13 @@ def train(config: Config, model: VAST, loader: TrainLoader, *, evaluate: Evaluat
     if run.fp16 and device.type != "cuda":
         raise ValueError("run_cfg.fp16 needs a GPU: on the CPU use --fp16 false, with --bf16 true where half precision is wanted")
     checkpoint.check_output_dir(run.output_dir, new_run=not run.resume)
+    checkpoint.on_main(lambda: checkpoint.remove_leftovers(Path(run.output_dir) / "ckpt"))
     with StopSignals() as stop:
-        return Trainer(config, model, loader, evaluate, device, stop).run()
+        trainer = Trainer(config, model, loader, evaluate, device, stop)
+        try:
+            return trainer.run()
+        finally:
+            trainer.unwrap()
 
 
 def spread(total: int, times: int) -> list[int]:
@@ -134,7 +140,7 @@ class Trainer:
 
     def loop(self) -> None:
         """The steps that are left."""
-        batches = iter(self.loader.batches(self.start))
+        batches: Iterator[Batch] = iter(self.loader.batches(self.start))
         if distributed.world_size() > 1:
             batches = self.wrap(batches)
         self.model.train()
@@ -158,7 +164,6 @@ class Trainer:
         run, accumulation = self.run_cfg, self.run_cfg.gradient_accumulation_steps
         rank, world = distributed.rank(), distributed.world_size()
         rates = set_learning_rate(self.optimizer, index + 1, self.total, run)
-        seed_everything(run.seed, "step", index, rank)
         read: list[Batch] = []
         losses: dict[str, Tensor] = {}
         waited = 0.0
@@ -167,6 +172,8 @@ class Trainer:
             batch = self.next_batch(batches, index)
             waited += time.monotonic() - began
             read.append(batch)
+            # After the reading: opening the data may draw, and happens in the first step of a resumed run alone.
+            seed_everything(run.seed, "step", index, micro, rank)
             draws = StepRandom(run.seed, index * accumulation + micro, rank * len(batch), len(batch) * world)
             postponed = isinstance(self.parallel, DistributedDataParallel) and micro < accumulation - 1
             with self.parallel.no_sync() if postponed else nullcontext():  # type: ignore[operator]
@@ -314,7 +321,7 @@ class Trainer:
         """End the process when some process got a signal; the checkpoint of ``step`` is saved."""
         numbers = [number for number in distributed.all_gather_objects(self.stop.number) if number is not None]
         if numbers:
-            logger.warning("stopped by %s after step %d of %d, which is saved; continue with --resume true",
+            logger.info("stopped by %s after step %d of %d, which is saved; continue with --resume true",
                            signal.Signals(numbers[0]).name, step, self.total)
             raise SystemExit(128 + numbers[0])
 
@@ -329,6 +336,12 @@ class Trainer:
         search = len(tasks) > 1 or distributed.any_process(self.leaves_unused(first), self.device)
         self.parallel = DistributedDataParallel(self.model, find_unused_parameters=search, gradient_as_bucket_view=True)
         return itertools.chain([first], batches)
+
+    def unwrap(self) -> None:
+        """Let go of DistributedDataParallel: one that outlives its process group can abort the process at exit and hide the exit code."""
+        self.parallel = self.model
+        if distributed.world_size() > 1:
+            gc.collect()
 
     def leaves_unused(self, batch: Batch) -> bool:
         """Whether a pass over ``batch`` leaves trainable parameters without gradient; changes neither weights nor buffers."""

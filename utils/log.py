@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -82,7 +82,7 @@ class Progress(Generic[T]):
     def __init__(self, work: Iterable[T] | int | None, description: str, *, initial: int = 0, unit: str = "it",
                  shown: bool = True, terminal: bool | None = None) -> None:
         self.work = work if isinstance(work, Iterable) else None
-        self.total = len(work) if hasattr(work, "__len__") else work if isinstance(work, int) else None
+        self.total = len(work) if isinstance(work, Sized) else work if isinstance(work, int) else None
         self.description, self.unit, self.shown = description, unit, shown
         self.count = self.initial = initial
         self.postfix = ""

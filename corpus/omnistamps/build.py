@@ -64,7 +64,7 @@ def build(
     clips = draw_clips(entities_of(choice, stamps), choice.clips, seed, choice.cells)
     hashes = _write_annotations(output, clips, stamps, seed, choice.vocabulary)
     jobs = [_job(clip, stamps, seed) for clip in clips]
-    _compose_missing(jobs, source, output / "clips", workers or len(os.sched_getaffinity(0)))
+    _compose_missing(jobs, source, output / "clips", workers or _cpus())
     record = {
         **plan,
         "clips": choice.clips,
@@ -76,6 +76,11 @@ def build(
     (output / _STARTED).unlink(missing_ok=True)
     log.info("%s: finished the set '%s' (seed %d, %d clips)", output, size, seed, len(clips))
     return output
+
+
+def _cpus() -> int:
+    """CPUs that this process may use, where the system tells, else those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fingerprint(source: Path, stamps: dict[str, Stamp]) -> str:

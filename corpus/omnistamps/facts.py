@@ -21,6 +21,7 @@ from corpus.omnistamps.picks import PHRASES, SIZES, Size
 from utils.random import stable_seed
 
 CLASSES = 4
+_ATTEMPTS, _ROUNDS = 10, 200
 SPLITS = ("train", "val", "test")
 MOTIONS = ("left", "right", "up", "down", "growing", "shrinking", "turning")
 BACKGROUNDS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
@@ -155,15 +156,20 @@ def _shuffled(names: Iterable[str], seed: int, role: str) -> list[str]:
 def _draw_triples(
     roles: Sequence[list[str]], parts: int, combinations: Sequence[tuple[int, ...]], count: int, taken: set[Triple], rng: random.Random
 ) -> list[Triple]:
-    """``count`` different triples whose parts (per role) are among ``combinations``; a name is used as often as others of its part."""
-    drawn = deal(combinations, count, rng)
-    columns = []
-    for role, names in enumerate(roles):
-        needed = [sum(combination[role] == part for combination in drawn) for part in range(parts)]
-        decks = [iter(deal(names[part::parts], needed[part], rng)) for part in range(parts)]
-        columns.append([next(decks[combination[role]]) for combination in drawn])
-    _settle(columns, drawn, taken, rng)
-    return list(zip(*columns))
+    """``count`` different triples whose parts (per role) are among ``combinations``; a name is used as often as others of its part.
+
+    Raises ValueError when there are not so many.
+    """
+    for _ in range(_ATTEMPTS):
+        drawn = deal(combinations, count, rng)
+        columns = []
+        for role, names in enumerate(roles):
+            needed = [sum(combination[role] == part for combination in drawn) for part in range(parts)]
+            decks = [iter(deal(names[part::parts], needed[part], rng)) for part in range(parts)]
+            columns.append([next(decks[combination[role]]) for combination in drawn])
+        if _settle(columns, drawn, taken, rng):
+            return list(zip(*columns))
+    raise ValueError(f"no {count} different triples exist among these stamps; ask for fewer clips or name more stamps")
 
 
 def deal(values: Sequence, count: int, rng: random.Random) -> list:
@@ -174,29 +180,26 @@ def deal(values: Sequence, count: int, rng: random.Random) -> list:
     return dealt[:count]
 
 
-def _settle(columns: list[list[str]], combinations: list[tuple[int, ...]], taken: set[Triple], rng: random.Random) -> None:
-    """Swap sounds or subjects of the same part until no triple repeats, is taken, or names a stamp twice.
-
-    Raises ValueError if none fits.
-    """
+def _settle(columns: list[list[str]], combinations: list[tuple[int, ...]], taken: set[Triple], rng: random.Random) -> bool:
+    """Swap sounds or subjects of the same part until no triple repeats, is taken, or names a stamp twice; whether that was reached."""
     mates: dict[tuple[int, int], list[int]] = {}
     for row, combination in enumerate(combinations):
         for role, part in enumerate(combination):
             mates.setdefault((role, part), []).append(row)
-    for _ in range(2000):
+    for _ in range(_ROUNDS):
         used, bad = set(taken), []
         for row, triple in enumerate(zip(*columns)):
             if triple in used or len(set(triple)) < 3:
                 bad.append(row)
             used.add(triple)
         if not bad:
-            return
+            return True
         for row in bad:
             role = rng.choice((1, 2))
             other = rng.choice(mates[role, combinations[row][role]])
             column = columns[role]
             column[row], column[other] = column[other], column[row]
-    raise ValueError(f"no {len(combinations)} different triples exist among these stamps; ask for fewer clips or name more stamps")
+    return False
 
 
 def _dress(triples: list[Triple], split: str, rng: random.Random) -> list[Clip]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config.schema import ModelConfig
+from model.attention import attend
 from model.encoders import EncoderError, register_audio, sizes
 
 ITER3_PLUS = {
@@ -143,7 +144,7 @@ class _GatedAttention(nn.Module):
                              for p in (self.q_proj, self.k_proj, self.v_proj))
         gate_a, gate_b = self.grep_linear(query).view(batch, self.heads, length, 2, 4).sum(-1).sigmoid().chunk(2, -1)
         gate = gate_a * (gate_b * self.grep_a - 1.0) + 2.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=(gate * bias).to(query.dtype))
+        attended = attend(query, key, value, gate * bias)
         return self.out_proj(attended.transpose(1, 2).reshape(batch, length, -1))
 
 

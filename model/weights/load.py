@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,21 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
         if names:
             log.warning("%s: %d tensor(s) %s: %s%s", path, len(names), kind, ", ".join(names[:4]), " …" if len(names) > 4 else "")
     return LoadReport(str(path), sha256_file(path), missing, unexpected, dropped, tuple(interpolated))
+
+
+def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | None:
+    """The file that a run starts from: ``checkpoint``, else the newest ``ckpt/model_step_N.pt`` of ``pretrain_dir``, else None."""
+    if checkpoint:
+        if not Path(checkpoint).is_file():
+            raise WeightsError(f"no weights at {checkpoint} (run_cfg.checkpoint)")
+        return Path(checkpoint)
+    if not pretrain_dir:
+        return None
+    found = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
+             if (match := re.fullmatch(r"model_step_(\d+)\.pt", path.name))}
+    if not found:
+        raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}' holds no ckpt/model_step_N.pt; name a folder that a training wrote")
+    return found[max(found)]
 
 
 def load_tower(module: nn.Module, path: Path, rename: dict[str, str], dropped: Sequence[str], optional: Sequence[str] = ()) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from config.tasks import CaptionKind, Group, Modality
-from evaluation.matching import PairMatcher, length_batches
+from evaluation.matching import PairMatcher, pair_batches
 from evaluation.metrics import recall
 from evaluation.run import evaluate
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
@@ -186,11 +186,19 @@ def test_missing_texts_are_named(tmp_path):
         evaluate(FakeModel(), [FakeLoader("ret%tv"), FakeLoader("cap%tv")], config_of(), folder=tmp_path, provenance={})
 
 
-def test_length_batches_cover_every_pair_once_within_the_budget():
-    lengths = [3, 9, 4, 4, 12, 3, 3]
-    rows = np.array([1, 0, 2, 1, 0, 0, 2])
-    batches = list(length_batches(lengths, rows, budget=12))
-    assert sorted(n for batch in batches for n in batch) == list(range(7))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[n] for n in batch) <= 12 for batch in batches)
+@pytest.mark.parametrize("budget", [1, 12, 60, 10**6])
+def test_pair_batches_cover_every_pair_once_within_the_budget(budget):
+    rng = np.random.default_rng(0)
+    lengths, rows = rng.integers(3, 9, 90).tolist(), rng.integers(0, 5, 90)
+    batches = list(pair_batches(lengths, rows, budget))
+    assert sorted(n for batch in batches for n in batch) == list(range(90))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[n] for n in batch) <= budget for batch in batches)
     assert all((np.diff(rows[batch]) >= 0).all() for batch in batches)
-    assert list(length_batches([], np.empty(0, dtype=int), 12)) == []
+    assert list(pair_batches([], np.empty(0, dtype=int), budget)) == []
+
+
+def test_pair_batches_hold_the_same_number_of_texts_per_row():
+    rows = np.repeat(np.arange(4), [10, 7, 12, 9])
+    batches = list(pair_batches([5] * len(rows), rows, budget=4 * 5 * 3))
+    even = [np.unique(rows[batch], return_counts=True)[1].tolist() for batch in batches]
+    assert even == [[3, 3, 3, 3], [3, 3, 3, 3], [3, 3, 3], [3], [1, 1]]

@@ -20,10 +20,11 @@ from utils.random import StepRandom, generator
 class Toy(nn.Module):
     """Dropout, batch statistics, a draw, a frozen part, and a head that only captioning uses."""
 
-    def __init__(self, dropout: float = 0.3) -> None:
+    def __init__(self, dropout: float = 0.3, batch_norm: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.vision_encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(dropout))
+        norm = nn.BatchNorm1d(8) if batch_norm else nn.LayerNorm(8)
+        self.vision_encoder = nn.Sequential(nn.Linear(6, 8), norm, nn.GELU(), nn.Dropout(dropout))
         self.text_encoder = nn.Linear(8, 8)
         self.contra_temp = nn.Parameter(torch.tensor(0.07))
         self.type_embedding = nn.Parameter(torch.zeros(1, 1, 8))
@@ -63,7 +64,7 @@ class Loader:
         self.unreadable: dict[int, int] = {}
         """Unreadable clips by step."""
         self.poison: int | None = None
-        """A step (from 0) with a NaN in it."""
+        """A step (from 0) with a NaN in its first row."""
         self.on_step = lambda step: None
 
     def task(self, corpus: str) -> Task:
@@ -71,6 +72,7 @@ class Loader:
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         rank, local = distributed.rank(), self.batch_size // distributed.world_size()
+        torch.rand(1)  # as torch's DataLoader draws a seed for its workers when it starts
         for step in range(start_step, self.total_steps):
             self.on_step(step)
             for micro in range(self.accumulation):
@@ -80,7 +82,8 @@ class Loader:
                 own = slice(rank * local, (rank + 1) * local)
                 ids = [f"clip{step}.{micro}.{i}" for i in range(self.batch_size)]
                 bad = [(f"bad{step}.{i}", "not a video") for i in range(self.unreadable.get(step, 0))] if micro == 0 and rank == 0 else []
-                yield Batch(self.corpora[step % len(self.corpora)].name, ids[own], torch.arange(local), spectrograms=rows[own], unreadable=bad)
+                name = self.corpora[step % len(self.corpora)].name
+                yield Batch(name, ids[own], torch.arange(local), spectrograms=rows[own], unreadable=bad)
 
 
 def config(folder: Path, **run: object) -> Config:

@@ -1,0 +1,197 @@
+import pytest
+import torch
+
+from config.tasks import CaptionKind, Modality
+from data.annotations import AnnotationError
+from data.batch import Sample, collate
+from data.dataset import IndexedDataset
+from data.spec import DataError, UnreadableError
+from tests.data.conftest import vast_rows
+from tests.media_factory import frame_of, write_frames, write_image, write_video, write_wav
+
+
+def build(config, spec, training=True, seed=0):
+    return IndexedDataset(config, spec, seed=seed, training=training)
+
+
+def equal(one, other):
+    return (
+        one.captions == other.captions
+        and torch.equal(one.frames, other.frames)
+        and torch.equal(one.spectrogram, other.spectrogram)
+        and one.present == other.present
+    )
+
+
+def test_a_training_sample(corpus, spec):
+    sample = build(corpus.config(), spec).sample(0, 2)
+    assert sample.clip_id == "clip2" and sample.index == 2
+    assert sample.frames.shape == (2, 3, 32, 32) and sample.frames.dtype == torch.uint8
+    assert sample.spectrogram.shape == (1, 64, 16) and sample.spectrogram.abs().sum() > 0
+    assert sample.subtitle == "said 2" and all(sample.present.values())
+    assert {kind: len(texts) for kind, texts in sample.captions.items()} == dict.fromkeys(CaptionKind, 1)
+
+
+def test_draws_depend_on_seed_and_position_alone(corpus, spec):
+    config = corpus.config(vision_sample_num=3)
+    dataset = build(config, spec)
+    assert equal(dataset.sample(5, 2), build(config, spec).sample(5, 2))
+    others = [dataset.sample(position, 2) for position in range(6)]
+    assert len({sample.captions[CaptionKind.VISION][0] for sample in others}) > 1
+    assert len({tuple(sample.frames.flatten(1).float().mean(1).tolist()) for sample in others}) > 1
+    seeds = {build(config, spec, seed=seed).sample(0, 2).captions[CaptionKind.AUDIO][0] for seed in range(6)}
+    assert len(seeds) > 1
+
+
+def test_evaluation_takes_the_middle_frames_and_all_texts(corpus, spec):
+    dataset = build(corpus.config(), spec, training=False)
+    sample = dataset.read(0, 2)
+    assert [frame_of(frame.float().mean().item(), 8) for frame in sample.frames] == [1, 5]
+    assert len(sample.captions[CaptionKind.VISION]) == 5 and len(sample.captions[CaptionKind.OMNI]) == 1
+    assert equal(sample, dataset.read(99, 2))
+
+
+def test_a_missing_track_is_zeros_and_said(corpus, spec):
+    dataset = build(corpus.config(), spec)
+    silent = dataset.sample(0, 3)
+    assert silent.present[Modality.AUDIO] is False and silent.spectrogram.shape == (1, 64, 16) and silent.spectrogram.eq(0).all()
+    wordless = dataset.sample(0, 0)
+    assert wordless.present[Modality.SUBTITLE] is False and wordless.subtitle == ""
+
+
+def test_only_what_the_task_needs_is_read(corpus, spec):
+    sample = build(corpus.config(task="ret%ts"), spec).sample(0, 1)
+    assert sample.frames is None and sample.spectrogram is None and list(sample.present) == [Modality.SUBTITLE]
+    assert list(sample.captions) == [CaptionKind.OMNI]
+    sample = build(corpus.config(task="ret%ta"), spec).sample(0, 1)
+    assert sample.frames is None and sample.spectrogram is not None and list(sample.captions) == [CaptionKind.AUDIO]
+
+
+def test_folders_of_frames_images_and_sound_files(tmp_path, corpus, spec):
+    for i in range(3):
+        write_frames(tmp_path / "frames" / f"clip{i}", frames=5, size=32)
+        write_image(tmp_path / "images" / f"clip{i}.jpg", (50, 40))
+        write_wav(tmp_path / "sounds" / f"clip{i}.wav")
+    txt = corpus.annotate("three.json", vast_rows(3))
+    shared = {"txt": txt, "audio": str(tmp_path / "sounds"), "task": "ret%tva"}
+    frames = build(corpus.config(**shared, vision=str(tmp_path / "frames"), vision_format="video_frame"), spec, training=False).read(0, 1)
+    assert [frame_of(frame.float().mean().item(), 5) for frame in frames.frames] == [1, 3] and frames.present[Modality.AUDIO]
+    image = build(corpus.config(**shared, vision=str(tmp_path / "images"), vision_format="image_rawimage"), spec).sample(0, 1)
+    assert image.frames.shape == (2, 3, 32, 32) and torch.equal(image.frames[0], image.frames[1]) and image.present[Modality.AUDIO]
+
+
+def test_sound_files_go_before_the_videos_own_sound(tmp_path, corpus, spec):
+    write_wav(tmp_path / "clip3.wav")
+    txt = corpus.annotate("one.json", vast_rows()[3:4])
+    assert build(corpus.config(txt=txt, audio=str(tmp_path)), spec).sample(0, 0).present[Modality.AUDIO]
+
+
+@pytest.fixture
+def broken(tmp_path, corpus):
+    """Clips 1 and 2 of four are damaged."""
+    for i in range(4):
+        write_video(tmp_path / f"clip{i}.mp4", frames=2, size=32)
+    (tmp_path / "clip1.mp4").write_bytes(b"")
+    (tmp_path / "clip2.mp4").write_bytes(b"no video at all")
+    return corpus.config(txt=corpus.annotate("four.json", vast_rows(4)), vision=str(tmp_path))
+
+
+def test_unreadable_clips_are_replaced_in_training_and_listed(broken, spec):
+    sample = build(broken, spec).sample(0, 1)
+    assert sample.clip_id == "clip3" and sample.index == 3
+    assert [clip_id for clip_id, _ in sample.unreadable] == ["clip1", "clip2"]
+    assert "empty" in sample.unreadable[0][1] and "not a video" in sample.unreadable[1][1]
+
+
+def test_a_folder_of_nothing_but_unreadable_clips_ends(broken, spec, tmp_path):
+    dataset = build(broken, spec)
+    for i in range(4):
+        (tmp_path / f"clip{i}.mp4").write_bytes(b"")
+    with pytest.raises(UnreadableError, match="dataset 'clips': 4 unreadable"):
+        dataset.sample(0, 1)
+
+
+def test_unreadable_clips_are_named_in_evaluation(broken, spec):
+    clip_id, reason = build(broken, spec, training=False).read(0, 1)
+    assert clip_id == "clip1" and "clip1.mp4" in reason and "empty" in reason
+
+
+BAD_SETTINGS = {
+    "tar shards": ({"type": "srcindexed"}, "srcindexed.*annoindexed"),
+    "task": ({"task": "ret%tvx"}, "unknown letter"),
+    "no annotations": ({"txt": ""}, "as 'txt'"),
+    "no vision folder": ({"vision": None, "task": "ret%tv"}, r"without the modality that its task needs.*v \(vision\)"),
+    "no sound": ({"vision_format": "video_frame", "task": "ret%ta"}, r"without the modality that its task needs.*a \(audio\)"),
+    "no sound at all": ({"vision": None, "task": "ret%ta"}, r"without the modality that its task needs.*a \(audio\)"),
+    "absent folder": ({"vision": "/no/such/folder"}, "vision folder '/no/such/folder' does not exist"),
+    "absent sound folder": ({"audio": "/no/such/folder"}, "audio folder '/no/such/folder' does not exist"),
+    "no frame number": ({"vision_sample_num": None}, "vision_sample_num"),
+    "no slice number": ({"audio_sample_num": None}, "audio_sample_num"),
+    "cache and crops": ({"cache_dir": "x", "vision_transforms": "crop_flip"}, "cache_dir.*crop_flip"),
+    "decoder": ({"video_decoder": "decord"}, "pip install decord"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_bad_settings(corpus, spec, case, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    changes, message = BAD_SETTINGS[case]
+    with pytest.raises(DataError, match=message) as caught:
+        build(corpus.config(**changes), spec)
+    assert "dataset 'clips'" in str(caught.value)
+
+
+def test_the_wrong_folder_is_noticed_at_once(corpus, spec, tmp_path):
+    with pytest.raises(DataError, match=r"none of its first 8 clips is in the vision folder.*clip0, .*clip1"):
+        build(corpus.config(vision=str(tmp_path)), spec)
+
+
+def test_questions_are_drawn_in_pairs(corpus, spec):
+    rows = [
+        {"id": f"clip{i}", "question": ["q0", "q1", "q2"], "answer": ["0", "1", "2"], "question_type": ["a", "b", "c"]} for i in range(4)
+    ]
+    config = corpus.config(txt=corpus.annotate("qa.json", rows), task="qa%tv")
+    dataset = build(config, spec)
+    drawn = {(s.questions[0], s.answers[0], s.question_types[0]) for s in (dataset.sample(p, 0) for p in range(30))}
+    assert drawn == {("q0", "0", "a"), ("q1", "1", "b"), ("q2", "2", "c")}
+    assert build(config, spec, training=False).read(0, 0).answers == ["0", "1", "2"]
+    with pytest.raises(AnnotationError, match="no caption"):
+        build(corpus.config(txt=config.txt, task="qa%tv_cap%tv"), spec)
+
+
+def test_collate_pads_to_the_longest_and_shares_captions(corpus, spec, tokenizer):
+    rows = [{"id": "clip0", "desc": ["a b c d", "e"]}, {"id": "clip1", "desc": "f g"}]
+    config = corpus.config(txt=corpus.annotate("plain.json", rows), task="ret%tv%tva")
+    dataset = build(config, spec, training=False)
+    samples = [dataset.read(0, row) for row in range(2)]
+    batch = collate(samples, corpus="clips", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+    texts = batch.captions[CaptionKind.OMNI]
+    assert batch.captions[CaptionKind.VISION] is texts and CaptionKind.AUDIO not in batch.captions
+    assert texts.ids.shape == (3, 6) and texts.mask.sum(1).tolist() == [6, 3, 4] and texts.clip.tolist() == [0, 0, 1]
+    assert texts.ids[1].tolist() == [101, 106 + ord("e"), 102, 0, 0, 0] and texts.raw == ["a b c d", "e", "f g"]
+    moved = batch.to("cpu")
+    assert moved.captions[CaptionKind.VISION] is moved.captions[CaptionKind.OMNI]
+
+
+def test_text_lengths_follow_the_kinds(corpus, spec, tokenizer):
+    words = " ".join(["w"] * 50)
+    rows = [{"clip_id": "clip0", "vast_cap": words, "vision_cap": words, "subtitle": words}]
+    several = build(corpus.config(txt=corpus.annotate("long.json", rows), task="ret%tvs%tv"), spec, training=False)
+    batch = collate([several.read(0, 0)], corpus="c", tokenizer=tokenizer, lengths=several.lengths, task=several.task)
+    assert [batch.captions[k].ids.shape[1] for k in (CaptionKind.OMNI, CaptionKind.VISION)] == [20, 12] and batch.subtitles.ids.shape == (
+        1,
+        10,
+    )
+    plain = build(corpus.config(txt=corpus.annotate("long1.json", [{"id": "clip0", "desc": words}]), task="ret%tva"), spec, training=False)
+    batch = collate([plain.read(0, 0)], corpus="c", tokenizer=tokenizer, lengths=plain.lengths, task=plain.task)
+    assert batch.captions[CaptionKind.OMNI].ids.shape[1] == 12
+
+
+def test_a_sample_without_a_kind_takes_its_omni_caption(corpus, spec, tokenizer):
+    rows = [{"id": "clip0", "vast_cap": "o0", "vision_cap": "v0"}, {"id": "clip1", "vast_cap": "o1"}]
+    for training in (True, False):
+        dataset = build(corpus.config(txt=corpus.annotate("part.json", rows), task="ret%tv"), spec, training=training)
+        samples = [dataset.read(0, row) for row in range(2)]
+        assert all(isinstance(sample, Sample) for sample in samples)
+        batch = collate(samples, corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+        assert batch.captions[CaptionKind.VISION].raw == ["v0", "o1"]

@@ -1,0 +1,200 @@
+import dataclasses
+import os
+import pickle
+import signal
+
+import pytest
+import torch
+from torch import Tensor
+
+from config.tasks import CaptionKind, Modality
+from data.annotations import AnnotationError
+from data.loader import EvalLoader, LoaderError, TrainLoader
+from data.spec import DataError, UnreadableError
+from tests.data.conftest import WordTokenizer, vast_rows
+from tests.media_factory import write_json, write_video
+
+
+def same(one, other):
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if dataclasses.is_dataclass(one):
+        return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(one))
+    return one == other
+
+
+def train_loader(corpus, spec, tokenizer, workers=0, changes=({},), **options):
+    configs = [corpus.config(**{"name": f"c{i}", "n_workers": workers, **change}) for i, change in enumerate(changes)]
+    return TrainLoader(configs, spec, tokenizer, **{"seed": 7, **options})
+
+
+TWO = ({"task": "ret%tvas%tv", "batch_size": 4}, {"task": "cap%ts", "batch_size": 3, "epoch": 1.5})
+
+
+def test_a_batch(corpus, spec, tokenizer):
+    loader = train_loader(corpus, spec, tokenizer)
+    assert loader.total_steps == 4 and loader.corpora[0].rows == 8 and str(loader.task("c0")) == "ret%tvas%tv%ta_cap%tvas"
+    batches = list(loader)
+    assert len(batches) == 4
+    batch = batches[0]
+    assert batch.frames.shape == (4, 2, 3, 32, 32) and batch.spectrograms.shape == (4, 1, 64, 16) and len(batch.subtitles) == 4
+    assert set(batch.captions) == set(CaptionKind) and all(texts.clip.tolist() == [0, 1, 2, 3] for texts in batch.captions.values())
+    assert batch.present[Modality.VISION].all() and batch.corpus == "c0"
+    for epoch in (batches[:2], batches[2:]):
+        assert sorted(row for batch in epoch for row in batch.index.tolist()) == list(range(8))
+    assert all(batch.clip_ids == [f"clip{row}" for row in batch.index.tolist()] for batch in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_later_equals_the_tail(corpus, spec, tokenizer, workers):
+    whole = list(train_loader(corpus, spec, tokenizer, 0, TWO, accumulation=2).batches(0))
+    loader = train_loader(corpus, spec, tokenizer, workers, TWO, accumulation=2)
+    assert loader.total_steps == 2 + 2 and len(whole) == 8
+    state = torch.get_rng_state()
+    tail = list(loader.batches(start_step=1))
+    assert torch.equal(state, torch.get_rng_state()), "reading data must not touch the model's random state"
+    assert len(tail) == 6 and all(same(one, other) for one, other in zip(whole[2:], tail))
+
+
+def test_ranks_partition_the_batch(corpus, spec, tokenizer):
+    whole = list(train_loader(corpus, spec, tokenizer))
+    halves = [list(train_loader(corpus, spec, tokenizer, rank=rank, world_size=2)) for rank in range(2)]
+    for batch, *parts in zip(whole, *halves):
+        assert batch.clip_ids == parts[0].clip_ids + parts[1].clip_ids
+        assert torch.equal(batch.frames, torch.cat([part.frames for part in parts]))
+        assert batch.captions[CaptionKind.VISION].raw == sum((part.captions[CaptionKind.VISION].raw for part in parts), [])
+
+
+def test_steps_and_names_are_checked(corpus, spec, tokenizer):
+    assert train_loader(corpus, spec, tokenizer, changes=TWO, num_train_steps=6).total_steps == 6
+    for options, message in (
+        ({"world_size": 3}, "batch_size 4.*must divide by the number of processes, 3"),
+        ({"changes": ({"name": "x"}, {"name": "x"})}, "'x' occurs twice"),
+        ({"changes": ({"name": ""},)}, "different names"),
+        ({"changes": ()}, "data_cfg.train is empty"),
+        ({"changes": ({"epoch": 0},)}, "no training step"),
+    ):
+        with pytest.raises(DataError, match=message):
+            train_loader(corpus, spec, tokenizer, **options)
+    with pytest.raises(DataError, match="step 9"):
+        train_loader(corpus, spec, tokenizer).batches(9)
+
+
+def test_waiting_time_is_counted(corpus, spec, tokenizer):
+    stream = train_loader(corpus, spec, tokenizer).batches(2)
+    next(stream)
+    assert stream.wait_seconds > 0
+    stream.wait_seconds = 0.0
+    next(stream)
+    assert stream.wait_seconds > 0
+    stream.close()
+
+
+def test_the_fetcher_can_be_sent_to_a_spawned_worker(corpus, spec, tokenizer):
+    loader = train_loader(corpus, spec, tokenizer)
+    fetcher = pickle.loads(pickle.dumps(loader._fetcher))
+    assert same(fetcher.__getitems__(loader.keys(0, 0)), next(iter(loader)))
+
+
+class DeadlyTokenizer(WordTokenizer):
+    def encode(self, texts, max_length):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_dying_worker_is_explained(corpus, spec):
+    with pytest.raises(LoaderError, match="n_workers"):
+        list(train_loader(corpus, spec, DeadlyTokenizer(), workers=1))
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def eval_loader(corpus, spec, tokenizer, **options):
+    changes = {key: options.pop(key) for key in list(options) if key not in ("rank", "world_size", "skip_unreadable")}
+    return EvalLoader(corpus.config(**changes), spec, tokenizer, **options)
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (3, 0)])
+def test_every_clip_once_over_all_processes(corpus, spec, tokenizer, world_size, workers):
+    loaders = [eval_loader(corpus, spec, tokenizer, rank=r, world_size=world_size, n_workers=workers) for r in range(world_size)]
+    read = [clip_id for loader in loaders for batch in loader for clip_id in batch.clip_ids]
+    assert read == loaders[0].clip_ids == [f"clip{i}" for i in range(8)] and loaders[0].clips == 8
+    assert set(loaders[0].references) == set(read) and loaders[0].references["clip1"] == ["omni 1 says both of them"]
+    provenance = loaders[0].provenance
+    assert (provenance["clips"], provenance["texts"], provenance["unreadable"]) == (8, 8, []) and len(provenance["split_sha256"]) == 64
+
+
+def test_more_processes_than_clips(corpus, spec, tokenizer):
+    txt = corpus.annotate("two.json", vast_rows(2))
+    read = [c for r in range(3) for batch in eval_loader(corpus, spec, tokenizer, txt=txt, rank=r, world_size=3) for c in batch.clip_ids]
+    assert read == ["clip0", "clip1"]
+
+
+def test_evaluation_holds_all_captions(corpus, spec, tokenizer):
+    batch = next(iter(eval_loader(corpus, spec, tokenizer, batch_size=2)))
+    assert batch.captions[CaptionKind.VISION].clip.tolist() == [0] * 5 + [1] * 5 and len(batch.captions[CaptionKind.OMNI]) == 2
+
+
+def test_questions_in_evaluation(corpus, spec, tokenizer):
+    rows = [
+        {"id": "clip0", "question": ["what a", "b"], "answer": ["x", "y z"], "question_type": ["k", "l"]},
+        {"id": "clip1", "question": "c", "answer": "w"},
+    ]
+    loader = eval_loader(corpus, spec, tokenizer, txt=corpus.annotate("q.json", rows), task="qa%tva")
+    batch = next(iter(loader))
+    assert batch.questions.clip.tolist() == batch.answers.clip.tolist() == [0, 0, 1] and batch.answers.raw == ["x", "y z", "w"]
+    assert batch.question_types == ["k", "l", ""] and batch.question_ids == [] and batch.captions == {}
+    assert loader.provenance["texts"] == 3 and loader.references == {}
+
+
+def test_references_from_a_file(corpus, spec, tokenizer, tmp_path):
+    items = [{"video_id": f"clip{i}", "caption": f"reference {i} {k}"} for i in range(8) for k in range(2)]
+    annfile = str(write_json(tmp_path / "references.json", {"annotations": items}))
+    txt = corpus.annotate("bare.json", [{"id": f"clip{i}"} for i in range(8)])
+    loader = eval_loader(corpus, spec, tokenizer, annfile=annfile, txt=txt, task="cap%tv")
+    assert loader.references["clip3"] == ["reference 3 0", "reference 3 1"]
+    assert next(iter(loader)).captions == {}
+    write_json(tmp_path / "references.json", {"annotations": items[2:]})
+    with pytest.raises(DataError, match="no reference caption for 1 of the 8 clips.*'clip0'"):
+        eval_loader(corpus, spec, tokenizer, annfile=annfile, task="cap%tv")
+
+
+def test_labelling_needs_no_captions(corpus, spec, tokenizer):
+    txt = corpus.annotate("bare.json", [{"id": f"clip{i}"} for i in range(8)])
+    with pytest.raises(AnnotationError, match="no caption"):
+        eval_loader(corpus, spec, tokenizer, txt=txt, task="cap%tv")
+    labelling = dataclasses.replace(spec, captioner_mode=True)
+    assert eval_loader(corpus, labelling, tokenizer, txt=txt, task="cap%tv").references == {}
+
+
+@pytest.fixture
+def broken(tmp_path):
+    for i in range(8):
+        write_video(tmp_path / f"clip{i}.mp4", frames=2, size=32)
+    for i in (2, 3, 6):
+        (tmp_path / f"clip{i}.mp4").write_bytes(b"")
+    return {"vision": str(tmp_path), "batch_size": 2}
+
+
+def test_unreadable_clips_end_a_test_with_their_list(corpus, spec, tokenizer, broken):
+    given = []
+    with pytest.raises(UnreadableError, match="3 unreadable clip") as caught:
+        for batch in eval_loader(corpus, spec, tokenizer, **broken):
+            given += batch.clip_ids
+    assert given == ["clip0", "clip1"] and all(f"clip{i}: " in str(caught.value) for i in (2, 3, 6))
+
+
+def test_unreadable_clips_are_skipped_when_told_to(corpus, spec, tokenizer, broken):
+    loader = eval_loader(corpus, spec, tokenizer, skip_unreadable=True, **broken)
+    given = [clip_id for batch in loader for clip_id in batch.clip_ids]
+    assert given == ["clip0", "clip1", "clip4", "clip5", "clip7"]
+    assert [clip_id for clip_id, _ in loader.provenance["unreadable"]] == ["clip2", "clip3", "clip6"]
+    assert loader.clips == 8
+
+
+def test_unreadable_clips_are_replaced_in_training(corpus, spec, tokenizer, broken):
+    batches = list(train_loader(corpus, spec, tokenizer, changes=({**broken, "epoch": 1},)))
+    assert all(len(batch) == 2 for batch in batches)
+    assert {clip_id for batch in batches for clip_id, _ in batch.unreadable} == {"clip2", "clip3", "clip6"}

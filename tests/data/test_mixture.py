@@ -1,0 +1,73 @@
+from collections import Counter
+
+import pytest
+
+from config.schema import DatasetConfig
+from config.tasks import Task
+from data.mixture import Corpus, Mixture, planned_steps, scale_steps
+from data.spec import DataError
+
+
+def corpora(*sizes):
+    task = Task.parse("ret%tv")
+    return [Corpus(f"c{i}", rows, steps, task, batch, DatasetConfig()) for i, (rows, steps, batch) in enumerate(sizes)]
+
+
+def test_planned_steps():
+    assert planned_steps(DatasetConfig(epoch=3, batch_size=4), rows=10, accumulation=1) == 8  # 30 clips in batches of 4
+    assert planned_steps(DatasetConfig(epoch=3, batch_size=4), rows=10, accumulation=2) == 4
+    assert planned_steps(DatasetConfig(epoch=0.5, batch_size=4), rows=10, accumulation=1) == 2
+    assert planned_steps(DatasetConfig(steps=7, batch_size=4), rows=10, accumulation=3) == 7
+    with pytest.raises(DataError, match="neither"):
+        planned_steps(DatasetConfig(name="x"), 10, 1)
+    with pytest.raises(DataError, match="both"):
+        planned_steps(DatasetConfig(name="x", epoch=1, steps=2), 10, 1)
+
+
+def test_scaled_steps_keep_their_shares():
+    assert scale_steps([10, 20, 30], None) == [10, 20, 30]
+    assert scale_steps([10, 20, 30], 12) == [2, 4, 6]
+    assert scale_steps([1, 1, 1], 100) == [34, 33, 33]
+    assert scale_steps([100, 1], 3) == [3, 0]
+
+
+@pytest.mark.parametrize("mix", ["random", "round-robin"])
+def test_every_corpus_gets_exactly_its_steps(mix):
+    mixture = Mixture(corpora((10, 30, 2), (10, 10, 2), (10, 0, 2)), seed=3, mix=mix)
+    assert mixture.total_steps == 40
+    order = [mixture.corpus_at(step) for step in range(40)]
+    assert Counter(order) == {0: 30, 1: 10}
+    again = Mixture(corpora((10, 30, 2), (10, 10, 2), (10, 0, 2)), seed=3, mix=mix)
+    assert order == [again.corpus_at(step) for step in range(40)]
+    if mix == "round-robin":
+        assert all(Counter(order[k : k + 4]) == {0: 3, 1: 1} for k in range(0, 40, 4))
+    else:
+        other = Mixture(corpora((10, 30, 2), (10, 10, 2), (10, 0, 2)), seed=4)
+        assert order != [other.corpus_at(step) for step in range(40)]
+
+
+def test_equal_corpora_take_turns():
+    mixture = Mixture(corpora((5, 4, 1), (5, 4, 1)), seed=0, mix="round-robin")
+    assert [mixture.corpus_at(step) for step in range(8)] == [0, 1] * 4
+
+
+def test_every_row_once_per_epoch_in_a_new_order_each_time():
+    mixture = Mixture(corpora((10, 9, 4), (6, 6, 3)), seed=1, accumulation=2)
+    read = {0: [], 1: []}
+    for step in range(mixture.total_steps):
+        for micro in range(2):
+            corpus, batch = mixture.batch(step, micro)
+            assert [position for position, _ in batch] == list(range(len(read[corpus]), len(read[corpus]) + len(batch)))
+            read[corpus] += [row for _, row in batch]
+    assert (len(read[0]), len(read[1])) == (72, 36)
+    for corpus, rows in ((0, 10), (1, 6)):
+        epochs = [tuple(read[corpus][k : k + rows]) for k in range(0, len(read[corpus]) - rows + 1, rows)]
+        assert all(sorted(epoch) == list(range(rows)) for epoch in epochs)
+        assert len(set(epochs)) > len(epochs) / 2
+
+
+def test_any_step_can_be_asked_first():
+    whole = Mixture(corpora((10, 9, 4), (6, 6, 3)), seed=1, accumulation=2)
+    in_order = [whole.batch(step, micro) for step in range(15) for micro in range(2)]
+    fresh = Mixture(corpora((10, 9, 4), (6, 6, 3)), seed=1, accumulation=2)
+    assert [fresh.batch(step, micro) for step in reversed(range(15)) for micro in (1, 0)] == in_order[::-1]

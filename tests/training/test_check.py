@@ -1,0 +1,54 @@
+import logging
+
+import pytest
+import torch
+
+from tests.training.toy import Loader, Toy, config
+from training.check import activations, dry_run, table
+
+
+class EvalSet:
+    name, task, clips = "val", "ret%tv", 12
+
+
+def test_report(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "omnivast")
+    model = Toy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = dry_run(config(tmp_path, checkpoint=str(tmp_path / "absent.pt")), model, Loader(), [EvalSet()])
+    # vision 6·8+8 and 8+8, text 8·8+8, heads 1, 8 and 8·3+3, frozen 8·8+8
+    assert report["parameters"] == {"vision": {"total": 72, "trainable": 72}, "text": {"total": 72, "trainable": 72},
+                                    "head": {"total": 108, "trainable": 36}, "all": {"total": 252, "trainable": 180}}
+    memory = report["memory"]
+    assert memory["gradients"] == 180 * 4 and memory["optimiser"] == 2 * 180 * 4
+    assert memory["weights"] == (252 + 8 + 8) * 4 + 8
+    assert memory["together, at least"] == sum(list(memory.values())[:-1]) and memory["activations of one batch"] > 0
+    assert [c["rows"] for c in report["corpora"]] == [20, 20] and report["evaluation"][0]["clips"] == 12
+    assert "absent.pt': NOT FOUND" in caplog.text and "8 optimiser steps of 2 batch(es)" in caplog.text
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_activations_are_those_that_backward_needs(tmp_path):
+    class Square(Toy):
+        def forward(self, batch, task, draws):
+            x = batch.spectrograms.flatten() * self.contra_temp
+            return {"loss": (x * x).sum()}
+
+    # The product keeps its left factor (4·6 numbers), the square keeps x (4·6 numbers).
+    assert activations(config(tmp_path), Square(), Loader(), torch.device("cpu")) == 2 * 4 * 6 * 4
+
+
+def test_a_first_batch_without_finite_loss(tmp_path):
+    loader = Loader()
+    loader.poison = 0
+    with pytest.raises(ValueError, match="first batch of corpus corpus0.*not finite.*clip0.0.0"):
+        dry_run(config(tmp_path), Toy(), loader, [])
+
+
+def test_testing_needs_no_training_loader(tmp_path):
+    assert "memory" not in dry_run(config(tmp_path, mode="testing"), Toy(), None, [EvalSet()])
+
+
+def test_table():
+    assert table(("a", "b"), [("long", "1")]).splitlines() == ["", "a     b", "----  -", "long  1"]

@@ -1,0 +1,225 @@
+import json
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from training import checkpoint
+from training.checkpoint import CheckpointError, OutputDirError, check_config, check_output_dir, load_latest, mark_best, save
+
+
+def model(step):
+    return {"weight": torch.full((3,), float(step)), "steps": torch.tensor(step)}
+
+
+def state(step):
+    return {"step": step, "config_hash": "abc", "config": {"run_cfg": {"seed": 1}}, "optimizer": {"state": {}, "param_groups": []},
+            "scaler": {}, "random": checkpoint.random_states(), "counters": {}, "best": None, "processes": 1}
+
+
+def write(folder, *steps, keep=True):
+    for step in steps:
+        save(folder, step, model(step), state(step), remove_older=not keep)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_round_trip(tmp_path):
+    write(tmp_path, 5)
+    loaded = load_latest(tmp_path)
+    assert loaded.step == 5 and loaded.model["weight"].tolist() == [5.0] * 3
+    assert loaded.state["config"] == {"run_cfg": {"seed": 1}} and loaded.state["counters"] == {}
+    record = json.loads((tmp_path / "latest.json").read_text())
+    assert record["step"] == 5 and record["pairs"][0]["model"]["bytes"] == (tmp_path / "model_step_5.pt").stat().st_size
+
+
+def test_the_model_file_is_a_plain_state_dict(tmp_path):
+    write(tmp_path, 5)
+    assert torch.load(tmp_path / "model_step_5.pt", weights_only=True).keys() == {"weight", "steps"}
+
+
+def test_older_ones_are_removed_only_when_asked(tmp_path):
+    write(tmp_path, 1, 2)
+    assert names(tmp_path) == ["latest.json", "model_step_1.pt", "model_step_2.pt", "state_step_1.pt", "state_step_2.pt"]
+    write(tmp_path, 3, keep=False)
+    assert names(tmp_path) == ["latest.json", "model_step_3.pt", "state_step_3.pt"]
+
+
+def test_nothing_there(tmp_path):
+    assert load_latest(tmp_path) is None
+    assert load_latest(tmp_path / "absent") is None
+
+
+def test_generators_go_on_where_they_were():
+    states = checkpoint.random_states()
+    drawn = [torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()]
+    checkpoint.set_random_states(states)
+    assert [torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()] == drawn
+
+
+@pytest.mark.parametrize("name", ["model", "state"])
+@pytest.mark.parametrize(("damage", "word"), [("truncate", "truncated"), ("edit", "changed"), ("remove", "missing")])
+def test_damaged_alone_is_refused_with_its_name(tmp_path, name, damage, word):
+    write(tmp_path, 5)
+    path = tmp_path / f"{name}_step_5.pt"
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[:-100])
+    elif damage == "edit":
+        path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointError, match=f"(?s){name}_step_5.pt.*{word}.*(Restore the files)"):
+        load_latest(tmp_path)
+
+
+def test_damaged_falls_back_to_the_one_before_and_says_so(tmp_path, caplog):
+    write(tmp_path, 1, 2)
+    (tmp_path / "model_step_2.pt").write_bytes(b"short")
+    assert load_latest(tmp_path).step == 1
+    assert "model_step_2.pt" in caplog.text and "using the checkpoint of step 1" in caplog.text
+
+
+def test_damaged_record_is_replaced_by_what_the_pairs_say(tmp_path, caplog):
+    write(tmp_path, 1, 2)
+    (tmp_path / "latest.json").write_text('{"step": ')
+    assert load_latest(tmp_path).step == 2
+    (tmp_path / "model_step_2.pt").write_bytes(b"short")
+    assert load_latest(tmp_path).step == 1
+    assert "latest.json' is damaged" in caplog.text
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+def test_malicious_pickle_is_refused_and_not_run(tmp_path, recorded, plain):
+    proof, folder = tmp_path / "executed", tmp_path / "ckpt"
+    write(folder, 5)
+    path = folder / "state_step_5.pt"
+    if plain:
+        path.write_bytes(pickle.dumps(Evil(proof)))
+    else:
+        torch.save({"step": 5, "evil": Evil(proof)}, path)
+    if recorded:
+        record = json.loads((folder / "latest.json").read_text())
+        record["pairs"][0]["state"] |= {"bytes": path.stat().st_size, "sha256": checkpoint.sha256_file(path)}
+        (folder / "latest.json").write_text(json.dumps(record))
+    else:
+        (folder / "latest.json").unlink()
+    with pytest.raises(CheckpointError, match="refused and nothing in it was run"):
+        load_latest(folder)
+    assert not proof.exists()
+
+
+def test_a_state_that_lacks_parts_is_refused(tmp_path):
+    save(tmp_path, 3, model(3), {"step": 3})
+    with pytest.raises(CheckpointError, match="lacks best, config"):
+        load_latest(tmp_path)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_killed_between_any_two_writes_the_old_one_stays_usable(tmp_path, monkeypatch, call, moment, keep):
+    write(tmp_path, 1)
+    original, calls = checkpoint.write_atomically, []
+
+    def killed(path, content):
+        calls.append(path)
+        if len(calls) == call and moment == "before":
+            raise KeyboardInterrupt
+        original(path, content)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 2, keep=keep)
+    monkeypatch.undo()
+    assert load_latest(tmp_path).step == (2 if (call, moment) == (3, "after") else 1)
+    write(tmp_path, 2, keep=False)
+    assert load_latest(tmp_path).step == 2 and names(tmp_path) == ["latest.json", "model_step_2.pt", "state_step_2.pt"]
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(CheckpointError, match="No space left.*checkpoint of step 1 is intact.*--resume true"):
+        write(tmp_path, 2)
+
+
+def test_best_is_kept_when_its_step_is_removed(tmp_path):
+    write(tmp_path, 1)
+    mark_best(tmp_path, 1, {"metric": "r1", "value": 3.0})
+    write(tmp_path, 2, keep=False)
+    assert torch.load(tmp_path / "model_best.pt", weights_only=True)["weight"].tolist() == [1.0] * 3
+    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 1, "metric": "r1", "value": 3.0}
+
+
+def test_best_without_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(checkpoint.os, "link", refuse)
+    write(tmp_path, 1)
+    mark_best(tmp_path, 1, {})
+    assert (tmp_path / "model_best.pt").read_bytes() == (tmp_path / "model_step_1.pt").read_bytes()
+
+
+def test_leftovers_of_killed_saves_are_removed(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / ".model_step_2.pt.abc.tmp").write_bytes(b"half")
+    checkpoint.remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["latest.json", "model_step_1.pt", "state_step_1.pt"]
+
+
+def test_another_config_is_refused_with_its_differences(tmp_path):
+    from tests.training.toy import config
+    from training.loop import config_hash, resolved
+
+    old, new = config(tmp_path), config(tmp_path, learning_rate=0.5)
+    saved = {"config_hash": config_hash(old), "config": resolved(old)}
+    check_config(saved, config_hash(config(tmp_path / "elsewhere", log_steps=7)), resolved(new), tmp_path)
+    with pytest.raises(CheckpointError, match="(?s)another config.*run_cfg.learning_rate: 0.01, now 0.5.*--output_dir") as error:
+        check_config(saved, config_hash(new), resolved(new), tmp_path)
+    assert "seed" not in str(error.value)
+
+
+def test_output_dir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputDirError, match="file/run' cannot be written.*--output_dir"):
+        check_output_dir(tmp_path / "file" / "run")
+
+
+def test_output_dir_that_cannot_be_written(tmp_path, monkeypatch):
+    def refuse(**kwargs):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "ckpt"))
+
+    monkeypatch.setattr(checkpoint.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OutputDirError, match="Permission denied"):
+        check_output_dir(tmp_path)
+
+
+def test_output_dir_of_another_run(tmp_path):
+    check_output_dir(tmp_path, new_run=True)
+    check_output_dir(tmp_path, new_run=True)
+    write(tmp_path / "ckpt", 7)
+    check_output_dir(tmp_path)
+    with pytest.raises(OutputDirError, match="step 7.*--resume true, or choose another --output_dir"):
+        check_output_dir(tmp_path, new_run=True)
