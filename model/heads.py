@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,8 +29,9 @@ class MatchingHead(nn.Module):
         self.linear2 = nn.Linear(width, 2)
 
     def forward(self, cls: Tensor) -> Tensor:
-        """(N, D) → (N, 2) logits."""
-        return self.linear2(self.layernorm(F.gelu(self.linear1(cls))))
+        """(N, D) → (N, 2) logits, in float32 under autocast too: in bfloat16 thousands of pairs would share a few dozen scores."""
+        with torch.autocast(cls.device.type, enabled=False):
+            return self.linear2(self.layernorm(F.gelu(self.linear1(cls.to(self.linear1.weight.dtype)))))
 
 
 def condition_projection(width: int, text_width: int) -> nn.Sequential:

@@ -58,8 +58,15 @@ class Layout:
         pads = [longest - p.ids.shape[1] for p in parts]
         return Layout(torch.cat([F.pad(p.ids, (0, k)) for p, k in zip(parts, pads)]),
                       torch.cat([F.pad(p.real, (0, k)) for p, k in zip(parts, pads)]),
-                      torch.cat([F.pad(p.attend, (0, k, 0, k)) for p, k in zip(parts, pads)]),
+                      torch.cat([_pad_square(p.attend, k) for p, k in zip(parts, pads)]),
                       torch.cat([F.pad(p.positions, (0, k)) for p, k in zip(parts, pads)]))
+
+
+def _pad_square(attend: Tensor, spare: int) -> Tensor:
+    """(n, L, L) → (n, L + spare, L + spare). Added queries see the first token: one that sees nothing would give NaN."""
+    padded = F.pad(attend, (0, spare, 0, spare))
+    padded[:, attend.shape[1]:, 0] = True
+    return padded
 
 
 @dataclass
