@@ -50,8 +50,10 @@ class Memory:
         """(M, 1, 1, tokens) bool of a group, or None when every token may be seen. A clip with nothing to see sees all."""
         if all(self.mask.get(m) is None for m in group):
             return None
-        parts = [torch.ones(self.condition[m].shape[:2], dtype=torch.bool, device=self.condition[m].device)
-                 if self.mask.get(m) is None else self.mask[m] for m in group]
+        parts = []
+        for modality in group:
+            own, tokens = self.mask.get(modality), self.condition[modality]
+            parts.append(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if own is None else own)
         mask = torch.cat(parts, 1)
         return (mask | ~mask.any(1, keepdim=True))[:, None, None]
 

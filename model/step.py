@@ -17,6 +17,7 @@ from model.memory import CrossPass, Memory
 from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
 from model.objectives.generation import IGNORED, generation_loss, mask_tokens
 from model.objectives.matching import matching_loss
+from model.text import TextOutput
 from utils import distributed
 from utils.random import StepRandom
 
@@ -104,7 +105,8 @@ def _contrastive(model: VAST, batch: Batch, groups: tuple[Group, ...], features:
 
 
 def _fused_forward(model: VAST, batch: Batch, task: Task, features: ClipFeatures, chosen: dict[Group, Negatives], draws: StepRandom,
-                   masked: dict[str, tuple[Tensor, Tensor]] | None):  # noqa: ANN202
+                   masked: dict[str, tuple[Tensor, Tensor]] | None,
+                   ) -> tuple[dict[Group, list[slice]], list[_Prediction], TextOutput | None]:
     """One text forward for every pass that attends to a memory: matching, captions and answers of all groups."""
     memory, rows = model.memory(features), _Rows()
     matching: dict[Group, list[slice]] = {}
@@ -130,9 +132,8 @@ def _fused_forward(model: VAST, batch: Batch, task: Task, features: ClipFeatures
             other = rows.add([own], negative_memory, group, index)
             matching[group] = [slice(where.start, where.start + b), slice(where.start + b, where.start + 2 * b), other]
     if task.groups(Objective.QA):
-        layout, labels = _question_rows(model, batch, draws, masked)
+        layout, labels, clip = _question_rows(model, batch, draws, masked)
         for group in task.groups(Objective.QA):
-            clip = batch.questions.clip
             predictions.append(_Prediction(f"qa.{group}", rows.add([layout], memory, group, None if len(clip) == b else clip), labels))
     if not rows.layouts:
         return matching, predictions, None
@@ -159,8 +160,8 @@ def _negative_captions(texts: Texts, rows: Tensor) -> Layout:
         ids, mask = torch.nn.functional.pad(ids, (0, spare)), torch.nn.functional.pad(mask, (0, spare))
     picked = distributed.fetch_rows(torch.stack([ids, mask.long()], -1), rows)
     ids, mask = picked[..., 0], picked[..., 1].bool()
-    longest = int(mask.sum(1).max())
-    return Layout.of(ids[:, :longest], mask[:, :longest])
+    width = int(mask.sum(1).max())
+    return Layout.of(ids[:, :width], mask[:, :width])
 
 
 def _negative_memory(memory: Memory, group: Group, rows: Tensor) -> tuple[Memory, Tensor]:
@@ -189,17 +190,18 @@ def _fetch_padded(memory: Memory, modality: Modality, rows: Tensor) -> tuple[Ten
     return fetched, distributed.fetch_rows(torch.nn.functional.pad(mask, (0, spare)).long(), rows).bool()
 
 
-def _question_rows(model: VAST, batch: Batch, draws: StepRandom, fixed: dict[str, tuple[Tensor, Tensor]] | None) -> tuple[Layout, Tensor]:
-    """Questions with masked answers behind them, and the labels on the same grid."""
+def _question_rows(model: VAST, batch: Batch, draws: StepRandom, fixed: dict[str, tuple[Tensor, Tensor]] | None,
+                   ) -> tuple[Layout, Tensor, Tensor]:
+    """Questions with masked answers behind them, the labels on the same grid, and the clip of each question."""
     questions, answers = batch.questions, batch.answers
     if questions is None or answers is None:
         raise ValueError(f"corpus '{batch.corpus}': the task asks for qa, but its batch has no questions and answers")
     ids, labels = _masked(model, answers, "qa", ANSWER_MASK, draws, fixed)
     layout = Layout.question_answer(questions.ids, questions.mask, ids, answers.mask, model.config.max_caption_len)
-    return layout, torch.nn.functional.pad(labels, (questions.ids.shape[1], 0), value=IGNORED)
+    return layout, torch.nn.functional.pad(labels, (questions.ids.shape[1], 0), value=IGNORED), questions.clip
 
 
-def _generation(model: VAST, output, predictions: list[_Prediction]) -> dict[str, Tensor]:  # noqa: ANN001
+def _generation(model: VAST, output: TextOutput, predictions: list[_Prediction]) -> dict[str, Tensor]:
     """The loss of every generation pass; the vocabulary is projected at the chosen tokens alone."""
     if not predictions:
         return {}

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +38,7 @@ class TextSizes:
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
 
 
 @dataclass
@@ -92,7 +95,7 @@ class _Attention(nn.Module):
 
     @property
     def projections(self) -> _Projections:
-        return self.self
+        return cast(_Projections, self.self)
 
     def split(self, x: Tensor) -> Tensor:
         """(..., tokens, D) → (..., H, tokens, d)."""
@@ -109,7 +112,8 @@ class SelfAttention(_Attention):
         """(…, D) → query, key and value, each (…, D), in one matrix product."""
         p = self.projections
         weight = torch.cat([p.query.weight, p.key.weight, p.value.weight])
-        return F.linear(x, weight, torch.cat([p.query.bias, p.key.bias, p.value.bias])).chunk(3, -1)
+        query, key, value = F.linear(x, weight, torch.cat([p.query.bias, p.key.bias, p.value.bias])).chunk(3, -1)
+        return query, key, value
 
     def forward(self, x: Tensor, packing: Packing, attend: Tensor) -> Tensor:
         """x (T, D), attend (N, 1, L, L) bool → (T, D)."""
@@ -172,7 +176,7 @@ class Block(nn.Module):
 class _Embeddings(nn.Module):
     def __init__(self, sizes: TextSizes) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
+        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=0)
         self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
         self.token_type_embeddings = nn.Embedding(2, sizes.hidden_size)
         self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
@@ -248,11 +252,11 @@ class TextModel(nn.Module):
         self.bert = _Bert(sizes)
         self.cls = nn.ModuleDict({"predictions": _Predictions(sizes, self.bert.embeddings.word_embeddings)})
         self.checkpointing = False
-        self.apply(_initialise)
+        self.apply(partial(_initialise, std=sizes.initializer_range))
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        return self.bert.encoder["layer"]
+    def blocks(self) -> Sequence[Block]:
+        return cast(Sequence[Block], self.bert.encoder["layer"])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(k, D) → (k, vocabulary)."""
@@ -335,9 +339,9 @@ class TextModel(nn.Module):
         return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
 
 
-def _initialise(module: nn.Module) -> None:
-    """BERT's initialisation: normal(0, 0.02) matrices, zero biases."""
+def _initialise(module: nn.Module, std: float) -> None:
+    """BERT's initialisation: normal matrices, zero biases."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from utils.random import StepRandom
 if TYPE_CHECKING:
     from data.batch import Batch, Texts
 
+_T = TypeVar("_T")
 Role = Literal["vision", "audio", "text", "head"]
 HEAD_GROUPS = ("va", "vs", "vas")
 """Groups of several modalities that have a contrastive head, as released."""
@@ -68,7 +69,8 @@ class ClipFeatures:
     @staticmethod
     def cat(parts: Sequence[ClipFeatures]) -> ClipFeatures:
         """The clips of several parts; tokens that vary in number (subtitles) are padded and masked."""
-        condition, masks = {}, {}
+        condition: dict[Modality, Tensor] = {}
+        masks: dict[Modality, Tensor | None] = {}
         for m in parts[0].condition:
             tensors = [p.condition[m] for p in parts]
             longest = max(t.shape[1] for t in tensors)
@@ -283,7 +285,7 @@ class VAST(nn.Module):
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
 
 
-def _needed(value: object, name: str) -> object:
+def _needed(value: _T | None, name: str) -> _T:
     if value is None:
         raise ValueError(f"the batch has no {name}, but the task needs them")
     return value

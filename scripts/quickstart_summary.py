@@ -61,6 +61,8 @@ class Inputs:
     ceilings: dict[str, Any]
     qa_train: list[dict[str, Any]]
     media: MediaFolder
+    size: str
+    """Which OmniStamps: quick, full, debug."""
 
 
 def read_inputs(folder: Path, data: Path) -> Inputs:
@@ -83,6 +85,7 @@ def read_inputs(folder: Path, data: Path) -> Inputs:
         ceilings=_data(data, "ceilings.json"),
         qa_train=_data(data, "qa_train.json"),
         media=MediaFolder(data / "clips"),
+        size=_data(data, "build.json")["size"],
     )
 
 
@@ -242,7 +245,8 @@ def page(inputs: Inputs, metrics: Mapping[str, Any], shown: int = SHOWN_CLIPS) -
     """The report: outcome, tables, curves, and some test clips with what was retrieved, written and answered for them."""
     protocol = metrics["protocol"]["retrieval"]
     total = sum(value for value in metrics["seconds"].values() if isinstance(value, (int, float)))
-    facts = ["OmniStamps, quick size", f"{protocol['clips']} test clips", protocol.get("hardware"), f"{total / 60:.1f} minutes in all"]
+    facts = [f"OmniStamps, {inputs.size} size", f"{protocol['clips']} test clips", protocol.get("hardware"),
+             f"{total / 60:.1f} minutes in all"]
     report = Report("OmniVAST quickstart", " · ".join(fact for fact in facts if fact))
     retrieval, captions, questions = tables(metrics)
     report.section("Retrieval", "Every test text looks for its clip. What is seen, heard and said is shared by many clips, so that no "

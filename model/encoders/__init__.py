@@ -9,36 +9,64 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Literal, TypeVar
 
 from torch import nn
 
 from config.schema import ModelConfig
 
-Builder = Callable[[ModelConfig], nn.Module]
-_VISION: dict[str, Builder] = {}
-_AUDIO: dict[str, Builder] = {}
+
+class Encoder(nn.Module):
+    """What towers of both modalities state and do."""
+
+    width: int
+
+    def set_checkpointing(self, enable: bool) -> None:
+        """Recompute each block's activations in the backward pass."""
+        raise NotImplementedError(f"{type(self).__name__} does not define set_checkpointing")
+
+
+class VisionEncoder(Encoder):
+    """A tower over normalised pixels."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    has_cls: bool
+
+
+class AudioEncoder(Encoder):
+    """A tower over spectrograms."""
+
+    frontend: Literal["beats", "ast"]
+
+
+VisionBuilder = Callable[[ModelConfig], VisionEncoder]
+AudioBuilder = Callable[[ModelConfig], AudioEncoder]
+_Builder = TypeVar("_Builder")
+_VISION: dict[str, VisionBuilder] = {}
+_AUDIO: dict[str, AudioBuilder] = {}
 
 
 class EncoderError(ValueError):
     """An encoder name or size that is not known; the message names the nearest valid one."""
 
 
-def register_vision(name: str) -> Callable[[Builder], Builder]:
+def register_vision(name: str) -> Callable[[VisionBuilder], VisionBuilder]:
     """Decorator: make ``vision_encoder_type: name`` build with this function."""
     return lambda build: _VISION.setdefault(name, build)
 
 
-def register_audio(name: str) -> Callable[[Builder], Builder]:
+def register_audio(name: str) -> Callable[[AudioBuilder], AudioBuilder]:
     """Decorator: make ``audio_encoder_type: name`` build with this function."""
     return lambda build: _AUDIO.setdefault(name, build)
 
 
-def build_vision(cfg: ModelConfig) -> nn.Module:
+def build_vision(cfg: ModelConfig) -> VisionEncoder:
     """The vision encoder of ``cfg.vision_encoder_type``. Raises EncoderError for an unknown name or size."""
     return _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>")(cfg)
 
 
-def build_audio(cfg: ModelConfig) -> nn.Module:
+def build_audio(cfg: ModelConfig) -> AudioEncoder:
     """The audio encoder of ``cfg.audio_encoder_type``. Raises EncoderError for an unknown name or size."""
     return _find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type")(cfg)
 
@@ -53,9 +81,9 @@ def sizes(defaults: dict, overrides: dict, key: str) -> dict:
     return {**defaults, **overrides}
 
 
-def _find(registry: dict[str, Builder], name: str | None, key: str, *patterns: str) -> Builder:
+def _find(registry: dict[str, _Builder], name: str | None, key: str, *patterns: str) -> _Builder:
     prefix = f"{name}".split(":", 1)[0] + ":"
-    if name in registry:
+    if name is not None and name in registry:
         return registry[name]
     if prefix in registry:
         return registry[prefix]

@@ -8,6 +8,7 @@ gated per head and query (Chi et al., XLM-E, arXiv:2106.16138). Parameter names 
 from __future__ import annotations
 
 import math
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +17,19 @@ from torch.utils.checkpoint import checkpoint
 
 from config.schema import ModelConfig
 from model.attention import attend
-from model.encoders import EncoderError, register_audio, sizes
+from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
 
 ITER3_PLUS = {
     "encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072, "encoder_attention_heads": 12, "embed_dim": 512,
     "input_patch_size": 16, "conv_pos": 128, "conv_pos_groups": 16, "num_buckets": 320, "max_distance": 800, "deep_norm": True,
-    "dropout": 0.0, "encoder_layerdrop": 0.05,
+    "dropout": 0.0, "encoder_layerdrop": 0.05, "layer_wise_gradient_decay_ratio": 1.0,
 }
 
 
-class Beats(nn.Module):
+class Beats(AudioEncoder):
     """(N, T, mel) spectrograms → (N, T/16 · mel/16, width) tokens; time varies slowest."""
 
-    frontend = "beats"
+    frontend: Literal["beats", "ast"] = "beats"
 
     def __init__(self, size: dict) -> None:
         super().__init__()
@@ -53,19 +54,23 @@ class _Encoder(nn.Module):
         super().__init__()
         width, kernel = size["encoder_embed_dim"], size["conv_pos"]
         self.pos_conv = nn.Sequential(_PositionConvolution(width, kernel, size["conv_pos_groups"]))
-        self.layers = nn.ModuleList(_Layer(size) for _ in range(size["encoder_layers"]))
-        for layer in self.layers[1:]:
-            layer.self_attn.relative_attention_bias = self.layers[0].self_attn.relative_attention_bias
+        layers = [_Layer(size) for _ in range(size["encoder_layers"])]
+        for layer in layers[1:]:
+            layer.self_attn.relative_attention_bias = layers[0].self_attn.relative_attention_bias
+        self.layers = nn.ModuleList(layers)
         self.layer_norm = nn.LayerNorm(width)
         self.dropout, self.layerdrop, self.checkpointing = size["dropout"], size["encoder_layerdrop"], False
+        self.decay = size["layer_wise_gradient_decay_ratio"]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer_norm(x + F.gelu(self.pos_conv(x.transpose(1, 2))).transpose(1, 2))
         x = F.dropout(x, self.dropout, self.training)
-        bias = self.layers[0].self_attn.position_bias(x.shape[1])
+        bias = cast(_Layer, self.layers[0]).self_attn.position_bias(x.shape[1])
         for layer in self.layers:
             if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
                 continue
+            if self.decay != 1.0 and x.requires_grad:  # earlier layers learn slower, as the released file's own config asks
+                x.register_hook(lambda gradient: gradient * self.decay)
             if self.checkpointing and self.training:
                 x = checkpoint(layer, x, bias, use_reentrant=False)
             else:
@@ -160,7 +165,7 @@ def relative_buckets(distance: Tensor, buckets: int, max_distance: int) -> Tenso
 
 
 @register_audio("beats")
-def beats(cfg: ModelConfig) -> nn.Module:
+def beats(cfg: ModelConfig) -> AudioEncoder:
     """BEATs iter3+ sizes, or smaller ones from ``audio_encoder_cfg``."""
     size = sizes(ITER3_PLUS, cfg.audio_encoder_cfg, "audio_encoder_cfg")
     for name, value in (("audio_target_length", cfg.audio_target_length), ("audio_melbins", cfg.audio_melbins)):

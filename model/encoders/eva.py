@@ -13,7 +13,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from config.schema import ModelConfig
-from model.encoders import register_vision, sizes
+from model.encoders import VisionEncoder, register_vision, sizes
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,7 +21,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 EVA01_GIANT = {"patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_ratio": 4.3637, "drop_path_rate": 0.4}
 
 
-class EvaClip(nn.Module):
+class EvaClip(VisionEncoder):
     """Tokens of every frame after the final norm; the first is the [CLS]."""
 
     mean, std, has_cls = CLIP_MEAN, CLIP_STD, True
@@ -45,12 +45,12 @@ class EvaClip(nn.Module):
 
 
 @register_vision("evaclip01_giant")
-def evaclip01_giant(cfg: ModelConfig) -> nn.Module:
+def evaclip01_giant(cfg: ModelConfig) -> VisionEncoder:
     """EVA01-CLIP-g/14: 40 blocks of width 1408."""
     return EvaClip(cfg.vision_resolution, **sizes(EVA01_GIANT, cfg.vision_encoder_cfg, "vision_encoder_cfg"))
 
 
-def pixel_statistics(encoder: nn.Module) -> tuple[Tensor, Tensor]:
+def pixel_statistics(encoder: VisionEncoder) -> tuple[Tensor, Tensor]:
     """(1, 3, 1, 1) mean and standard deviation on the scale of 0 to 255."""
     shape = (1, 3, 1, 1)
     return torch.tensor(encoder.mean).view(shape) * 255, torch.tensor(encoder.std).view(shape) * 255

@@ -6,6 +6,8 @@ Convolutions Help Transformers See Better, arXiv:2106.14881): on small data it l
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -14,12 +16,18 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from config.schema import ModelConfig
-from model.encoders import EncoderError, register_vision, sizes
+from model.encoders import EncoderError, VisionEncoder, register_vision, sizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(max(1, channels // 4), channels),
+}
+"""Normalisation of the stem. "batch" learns fastest (each process has its own statistics); "group" does not depend on the batch."""
 
-SMALL = {"width": 128, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "stem": "conv", "stem_width": 32, "stride": 16, "drop_path_rate": 0.0}
+SMALL = {"width": 128, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "stem": "conv", "stem_width": 32, "stem_norm": "batch", "stride": 16,
+         "drop_path_rate": 0.0, "class_token": False}
 
 
 class ConvStem(nn.Module):
@@ -28,17 +36,20 @@ class ConvStem(nn.Module):
     Takes timm's patch-embedding arguments, so that it stands in for one.
     """
 
-    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, stem_width: int = 32, **_: Any) -> None:
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, stem_width: int = 32, stem_norm: str = "batch",
+                 **_: Any) -> None:
         super().__init__()
         steps = patch_size.bit_length() - 1
         if 2**steps != patch_size or img_size % patch_size:
             raise EncoderError(f"vision_encoder_cfg.stride must be a power of two that divides vision_resolution {img_size}, "
                                f"got {patch_size}")
+        if stem_norm not in NORMS:
+            raise EncoderError(f"vision_encoder_cfg.stem_norm must be one of {', '.join(NORMS)}, got '{stem_norm}'")
         layers: list[nn.Module] = []
         channels = in_chans
         for step in range(steps):
             wider = min(stem_width * 2**step, embed_dim)
-            layers += [*_conv(channels, wider, 2), *_conv(wider, wider, 1)]
+            layers += [*_conv(channels, wider, 2, stem_norm), *_conv(wider, wider, 1, stem_norm)]
             channels = wider
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, embed_dim, 1))
         self.patch_size = (patch_size, patch_size)
@@ -50,14 +61,14 @@ class ConvStem(nn.Module):
         return self.layers(pixels.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
 
 
-def _conv(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(1, outputs), nn.GELU()]
+def _conv(inputs: int, outputs: int, stride: int, norm: str) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), NORMS[norm](outputs), nn.GELU()]
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(VisionEncoder):
     """A timm model as an encoder: (N, 3, H, W) → (N, tokens, width); feature maps are flattened to tokens."""
 
-    def __init__(self, body: nn.Module, width: int, has_cls: bool, mean: tuple = IMAGENET_MEAN, std: tuple = IMAGENET_STD) -> None:
+    def __init__(self, body: Any, width: int, has_cls: bool, mean: tuple = IMAGENET_MEAN, std: tuple = IMAGENET_STD) -> None:
         super().__init__()
         self.body, self.width, self.has_cls, self.mean, self.std = body, width, has_cls, tuple(mean), tuple(std)
 
@@ -76,30 +87,31 @@ class TimmEncoder(nn.Module):
 
 
 @register_vision("vit_small_scratch")
-def vit_small_scratch(cfg: ModelConfig) -> nn.Module:
+def vit_small_scratch(cfg: ModelConfig) -> VisionEncoder:
     """A small ViT for training from scratch; ``stem`` is "conv" or "patch", ``stride`` the pixels per token."""
     size = sizes(SMALL, cfg.vision_encoder_cfg, "vision_encoder_cfg")
     stem: dict[str, Any] = {}
     if size["stem"] == "conv":
-        stem = {"embed_layer": lambda **arguments: ConvStem(stem_width=size["stem_width"], **arguments)}
+        stem = {"embed_layer": lambda **arguments: ConvStem(stem_width=size["stem_width"], stem_norm=size["stem_norm"], **arguments)}
     elif size["stem"] != "patch":
         raise EncoderError(f"vision_encoder_cfg.stem must be 'conv' or 'patch', got '{size['stem']}'")
     body = VisionTransformer(img_size=cfg.vision_resolution, patch_size=size["stride"], embed_dim=size["width"], depth=size["depth"],
                              num_heads=size["heads"], mlp_ratio=size["mlp_ratio"], drop_path_rate=size["drop_path_rate"], num_classes=0,
-                             **stem)
-    return TimmEncoder(body, size["width"], has_cls=True)
+                             class_token=size["class_token"], global_pool="token" if size["class_token"] else "avg", weight_init="jax",
+                             fc_norm=False, **stem)
+    return TimmEncoder(body, size["width"], has_cls=size["class_token"])
 
 
 @register_vision("timm:")
-def any_timm_model(cfg: ModelConfig) -> nn.Module:
+def any_timm_model(cfg: ModelConfig) -> VisionEncoder:
     """``timm:<name>``: a timm ViT or CNN; its weights come from ``pretrained_weights/timm/<name>.safetensors`` or from scratch."""
     name = str(cfg.vision_encoder_type).split(":", 1)[1]
     if not timm.is_model(name):
-        near = list(timm.list_models(f"*{name[:8]}*"))[:3]
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise EncoderError(f"timm has no model '{name}'" + (f"; near are {', '.join(near)}" if near else ""))
     arguments: dict[str, Any] = {"num_classes": 0, **cfg.vision_encoder_cfg}
     if "vit" in name or "eva" in name or "deit" in name or "swin" in name:
         arguments["img_size"] = cfg.vision_resolution
-    body = timm.create_model(name, pretrained=False, **arguments)
+    body: Any = timm.create_model(name, pretrained=False, **arguments)
     return TimmEncoder(body, body.num_features, has_cls=getattr(body, "cls_token", None) is not None,
                        mean=body.pretrained_cfg.get("mean", IMAGENET_MEAN), std=body.pretrained_cfg.get("std", IMAGENET_STD))

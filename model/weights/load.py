@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,23 +51,34 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         neighbours = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.4)
         raise WeightsError(f"no weights at {path}" + (f"; that folder has '{near[0]}'" if near else ""))
+    content: Any
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise WeightsError(f"{path}: refused, because it holds more than tensors and plain values and could run code when read "
-                           f"({reason}). Save it again with torch.save(model.state_dict(), …) or as safetensors") from None
+        raise WeightsError(_refusal(path, str(error))) from None
     except (RuntimeError, EOFError, OSError, ValueError, SafetensorError, zipfile.BadZipFile, KeyError) as error:
-        raise WeightsError(f"{path}: not a readable checkpoint (truncated, or another format): {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"{path}: not a readable checkpoint (truncated, or another format): "
+                           + (str(error).splitlines() or ["it ends too early"])[0]) from None
     for key in ("model", "state_dict", "module"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path}: expected a state dict (names with tensors), found {type(content).__name__}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """Why a file that torch would not unpickle is refused; torch's own words advise to unpickle it after all."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if not head.startswith((b"PK", b"\x80")):
+        return f"{path}: not a readable checkpoint: neither a torch file nor safetensors (it begins with {head!r})"
+    name = re.search(r"GLOBAL:? ([\w.]+)", reason)
+    return (f"{path}: refused, because it holds more than tensors and plain values{f' ({name[1]})' if name else ''} and could run code "
+            "when read. Save it again with torch.save(model.state_dict(), …) or as safetensors")
 
 
 def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str] = ()) -> LoadReport:

@@ -25,6 +25,7 @@ def make_data(data: Path, clips: int = 6) -> None:
          "said": NOUNS[(n + 2) % 6], "number": "two"} for n in range(clips)
     ]
     write(data / "clips.json", rows)
+    write(data / "build.json", {"size": "quick"})
     ceilings = {group[1:]: {"r1": 10.0 * len(group), "r5": 90.0, "r10": 100.0} for group in GROUPS}
     write(data / "ceilings.json", {"clips": clips, "chance": {"r1": 1.0}, **ceilings})
     write(data / "ret_test.json", [{"video_id": r["clip_id"], "desc": f"a {r['seen']}", "subtitle": f"we met a {r['said']}"} for r in rows])

@@ -1,0 +1,245 @@
+"""Stages of a script: each runs one program, is timed, is reused when it was done before, and goes on where it was interrupted.
+
+A stage is done before when ``<folder>/stages.json`` says so with the same fingerprint: the resolved config and the hashes of what it
+reads (clips, checkpoint). Code does not count; ``--fresh`` starts over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config.load import ConfigError, load_config, resolved  # noqa: E402
+from utils.files import sha256_file, write_atomically  # noqa: E402
+
+CLIPS = "datasets/omnistamps"
+CONFIGS = {"quick": "config/omnistamps/quick", "full": "config/omnistamps/full", "debug": "config/omnistamps/quick"}
+"""Folder of the configs for each size of OmniStamps; debug is the quick recipe on a few clips and steps."""
+DEBUG_FLAGS = {"train": ("--train_batch_size", "8"), "val": ("--test_batch_size", "8")}
+DEBUG_STEPS = 4
+# What a run is called and where it stands says nothing about its outcome.
+PASSIVE_RUN_KEYS = ("output_dir", "checkpoint", "pretrain_dir", "resume", "save_every", "log_steps", "tensorboard", "num_threads")
+SAVE_EVERY = 100
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
+
+
+class StageError(RuntimeError):
+    """A stage failed or cannot start; the message says what to look at. ``status`` is the exit status to end with."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Recipe:
+    """The configs of one size of OmniStamps, as command lines of run.py."""
+
+    def __init__(self, size: str, data: Path | None = None, steps: int | None = None) -> None:
+        """``data``: folder of the clips, if not the size's own; ``steps``: of every training, if not its config's."""
+        self.size = size
+        self.steps = DEBUG_STEPS if size == "debug" and steps is None else steps
+        self.data = data or Path(CLIPS, size)
+
+    def training(self, config: str, *extra: str) -> list[str]:
+        """Arguments that train as ``config`` (``pretrain``, ``finetune_ret``, …) says, on this recipe's clips, without evaluation."""
+        return [*self._arguments(config, ("train",)), "--data_cfg.val", "[]", *extra]
+
+    def testing(self, config: str, *extra: str) -> list[str]:
+        """Arguments that test as ``config`` says, on this recipe's clips."""
+        return [*self._arguments(config, ("train", "val")), *extra]
+
+    def build(self, fresh: bool) -> list[str]:
+        """The command that builds the clips."""
+        command = [sys.executable, "-m", "corpus.omnistamps", "--size", self.size, "--output", str(self.data)]
+        return [*command, "--fresh"] if fresh else command
+
+    def _arguments(self, config: str, lists: Sequence[str]) -> list[str]:
+        path = Path(CONFIGS[self.size], f"{config}.json")
+        flags = ["--config", str(path), *self._paths(path, lists)]
+        if self.size == "debug":
+            flags += [word for which in lists for word in DEBUG_FLAGS[which]]
+        if self.steps is not None:
+            flags += ["--train_steps", str(self.steps)]
+        return flags
+
+    def _paths(self, config: Path, lists: Sequence[str]) -> list[str]:
+        """Flags that replace the config's own folder of clips by this recipe's."""
+        own = f"{CLIPS}/{config.parent.name}/"
+        if Path(own) == self.data:
+            return []
+        flags = ["--model_cfg.tokenizer", str(self.data / "vocab.txt")]
+        data = json.loads((ROOT / config).read_text())["data_cfg"]
+        for which in lists:
+            for index, dataset in enumerate(data[which]):
+                for key, value in dataset.items():
+                    if isinstance(value, str) and value.startswith(own):
+                        flags += [f"--data_cfg.{which}.{index}.{key}", str(self.data / value.removeprefix(own))]
+        return flags
+
+
+class Stages:
+    """The stages of one script, in order, and the file that remembers them. Paths are taken from the root of the repository."""
+
+    def __init__(self, folder: Path, total: int, *, fresh: bool = False) -> None:
+        """``total``: number of stages, for the headlines. ``fresh`` removes what an earlier call left in ``folder``."""
+        os.chdir(ROOT)
+        self.folder, self.total, self.number = folder, total, 0
+        self.file = folder / "stages.json"
+        self._open(fresh)
+        self.records: dict[str, dict[str, Any]] = json.loads(self.file.read_text())
+        self.child: subprocess.Popen[bytes] | None = None
+        # Ctrl-C reaches the program that runs as well, which saves and ends; this one then says how to continue.
+        signal.signal(signal.SIGINT, self._interrupted)
+        signal.signal(signal.SIGTERM, self._interrupted)
+
+    def _open(self, fresh: bool) -> None:
+        ours = self.file.is_file()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StageError(f"{self.folder} is a file; choose another --folder")
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not ours:
+            raise StageError(f"{self.folder} holds files that this script did not write; choose another --folder, or remove it yourself")
+        if fresh and ours:
+            print(f"starting over: removing {self.folder}")
+            shutil.rmtree(self.folder)
+            ours = False
+        if not ours:
+            try:
+                write_atomically(self.file, "{}\n")
+            except OSError as error:
+                raise StageError(f"{self.folder} cannot be written: {error.strerror or error}") from error
+
+    def build(self, title: str, recipe: Recipe, fresh: bool = False) -> str:
+        """Build the clips of ``recipe``, which reuses what is there, and return the hash of the set."""
+        self._headline(title)
+        before = self.records.get("build", {})
+        seconds = self._run("build", recipe.build(fresh), None)
+        built = sha256_file(recipe.data / "build.json")
+        if before.get("fingerprint") == built and not fresh:
+            seconds = before["seconds"]
+        self._remember("build", fingerprint=built, done=True, seconds=seconds)
+        return built
+
+    def train(self, name: str, title: str, output: Path, arguments: Sequence[str], inputs: Mapping[str, str]) -> Path:
+        """Train with run.py's ``arguments`` into ``output``; returns the newest weights. ``inputs``: hashes of what it reads."""
+        self._headline(title)
+        arguments = [*arguments, "--output_dir", str(output)]
+        fingerprint = self._fingerprint(arguments, inputs)
+        record = self.records.get(name, {})
+        same = record.get("fingerprint") == fingerprint
+        weights = _weights(output)
+        if same and record.get("done") and weights:
+            print(f"reusing {output} (step {_step(weights)})")
+            return weights
+        resuming = same and weights is not None
+        if weights and same:
+            print(f"resuming {output} after step {_step(weights)}")
+        elif output.exists():
+            print(f"starting {output} over: " + ("it has no checkpoint yet" if same else "its settings or inputs have changed"))
+            shutil.rmtree(output)
+        before = record.get("seconds", 0.0) if resuming else 0.0
+        self._remember(name, fingerprint=fingerprint, done=False, seconds=before)
+        flags = ["--save_every", str(SAVE_EVERY), *(["--resume", "true"] if resuming else [])]
+        self._run(name, [sys.executable, "run.py", *arguments, *flags], output, before)
+        weights = _weights(output)
+        if weights is None:
+            raise StageError(f"{output} has no checkpoint although its training ended well; look at {output / 'log' / 'log.txt'}")
+        return weights
+
+    def test(self, name: str, title: str, output: Path, arguments: Sequence[str], weights: Path, inputs: Mapping[str, str]) -> None:
+        """Test ``weights`` with run.py's ``arguments``; results go to ``output``."""
+        self._headline(title)
+        arguments = [*arguments, "--mode", "testing", "--checkpoint", str(weights), "--output_dir", str(output)]
+        fingerprint = self._fingerprint(arguments, {**inputs, "weights": sha256_file(weights)})
+        record = self.records.get(name, {})
+        if record.get("fingerprint") == fingerprint and record.get("done") and any((output / "results").glob("*.json")):
+            print(f"reusing {output}")
+            return
+        if output.exists():
+            shutil.rmtree(output)
+        self._remember(name, fingerprint=fingerprint, done=False, seconds=0.0)
+        self._run(name, [sys.executable, "run.py", *arguments], output)
+
+    def always(self, name: str, title: str, command: Sequence[str]) -> None:
+        """Run a short command anew each time."""
+        self._headline(title)
+        self._remember(name, fingerprint="", done=True, seconds=self._run(name, command, None))
+
+    def seconds(self) -> dict[str, float]:
+        """What each stage took, by name; interruptions not counted."""
+        return {name: round(record["seconds"], 2) for name, record in self.records.items()}
+
+    def _headline(self, title: str) -> None:
+        self.number += 1
+        print(f"\n[{self.number}/{self.total}] {title}", flush=True)
+
+    def _fingerprint(self, arguments: Sequence[str], inputs: Mapping[str, str]) -> str:
+        try:
+            settings = resolved(load_config(arguments))
+        except ConfigError as error:
+            raise StageError(str(error), 2) from error
+        for key in PASSIVE_RUN_KEYS:
+            settings["run_cfg"].pop(key)
+        for dataset in (*settings["data_cfg"]["train"], *settings["data_cfg"]["val"]):
+            dataset.pop("cache_dir")
+        return hashlib.sha256(json.dumps([settings, dict(inputs)], sort_keys=True).encode()).hexdigest()
+
+    def _remember(self, name: str, **record: Any) -> None:
+        self.records[name] = record
+        write_atomically(self.file, json.dumps(self.records, indent=1) + "\n")
+        write_atomically(self.folder / "seconds.json", json.dumps(self.seconds(), indent=1) + "\n")
+
+    def _run(self, name: str, command: Sequence[str], output: Path | None, before: float = 0.0) -> float:
+        """Run to the end and return the seconds, with those ``before`` an interruption. Raises StageError."""
+        words = ["python", *command[1:]]
+        print(f"$ {shlex.join(words)}", flush=True)
+        began = time.monotonic()
+        self.child = subprocess.Popen(list(command))
+        status = self.child.wait()
+        self.child = None
+        seconds = before + time.monotonic() - began
+        if name in self.records:
+            self._remember(name, **{**self.records[name], "done": status == 0, "seconds": seconds})
+        if status:
+            self._fail(status if status > 0 else 128 - status, output)
+        return seconds
+
+    def _fail(self, status: int, output: Path | None) -> NoReturn:
+        if status in STOPPED:
+            raise StageError(f"stopped in stage {self.number}; run the same command again to continue from there", status)
+        log = f" and {output / 'log' / 'log.txt'}" if output is not None and (output / "log" / "log.txt").exists() else ""
+        raise StageError(f"stage {self.number} of {self.total} failed with exit status {status}; look at the messages above{log}. "
+                         "Once mended, the same command goes on from there", status)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self.child is None:
+            sys.exit(128 + number)
+        if number != signal.SIGINT:
+            self.child.send_signal(number)
+
+
+def _weights(output: Path) -> Path | None:
+    """The newest weights that a training committed, or None."""
+    try:
+        newest = json.loads((output / "ckpt" / "latest.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return None
+    path = output / "ckpt" / f"model_step_{newest}.pt"
+    return path if path.is_file() else None
+
+
+def _step(weights: Path) -> int:
+    return int(weights.stem.rsplit("_", 1)[1])

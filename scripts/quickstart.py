@@ -1,0 +1,86 @@
+"""Everything once: OmniStamps clips, pretraining, fine-tuning for retrieval, captions and questions, tests, report.
+
+Writes metrics.json and report.html. Run again, it reuses what is done and continues what was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages
+
+from utils.files import sha256_file, write_atomically
+
+TASKS = {"ret": "retrieval", "cap": "captions", "qa": "questions"}
+STAGES = 4 + 2 * len(TASKS)
+"""Clips, pretraining, its test, the report; a fine-tuning and a test for each task."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--size", choices=sorted(CONFIGS), default="quick",
+                        help="quick: 2,400 training clips, 12 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and four "
+                             "steps, to try the script (default quick)")
+    result.add_argument("--folder", type=Path, help="where everything but the clips goes (default output/quickstart, or for other sizes "
+                                                    "output/quickstart_SIZE)")
+    result.add_argument("--data", type=Path, help=f"where the clips are built (default {CLIPS}/SIZE)")
+    result.add_argument("--steps", type=int, help="steps of every training (default: as its config says)")
+    result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, clips too, and start over")
+    return result
+
+
+def quickstart(options: argparse.Namespace) -> None:
+    """All stages. Raises StageError."""
+    folder = options.folder or Path("output", "quickstart" if options.size == "quick" else f"quickstart_{options.size}")
+    recipe = Recipe(options.size, options.data, options.steps)
+    stages = Stages(folder, STAGES, fresh=options.fresh)
+    shared = ("--cache_dir", str(folder / "cache"))
+    inputs = {"clips": stages.build("building the clips", recipe, options.fresh)}
+    pretrained = stages.train("pretrain", "pretraining", folder / "pretrain", recipe.training("pretrain", *shared), inputs)
+    start = ("--pretrain_dir", str(folder / "pretrain"))
+    after = {**inputs, "pretrained": sha256_file(pretrained)}
+    tuned = {
+        task: stages.train(f"finetune_{task}", f"fine-tuning: {words}", folder / task,
+                           recipe.training(f"finetune_{task}", *shared, *start), after)
+        for task, words in TASKS.items()
+    }
+    for task, words in TASKS.items():
+        stages.test(f"test_{task}", f"testing: {words}", folder / f"test_{task}", recipe.testing(f"finetune_{task}", *shared),
+                    tuned[task], inputs)
+    stages.test("test_pretrain_ret", "testing: retrieval with the pretrained checkpoint", folder / "test_pretrain_ret",
+                recipe.testing("finetune_ret", *shared), pretrained, inputs)
+    stages.always("report", "writing the report", [sys.executable, "scripts/quickstart_summary.py", "--folder", str(folder),
+                                                   "--data", str(recipe.data)])
+    _complete_seconds(folder / "metrics.json", stages.seconds())
+    print(f"\nDone: {folder / 'metrics.json'} and {folder / 'report.html'}; the stages took {sum(stages.seconds().values()) / 60:.1f} min")
+
+
+def _complete_seconds(path: Path, seconds: dict[str, float]) -> None:
+    """What the report itself took is known only now."""
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics["seconds"] = seconds
+    write_atomically(path, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = parser().parse_args(arguments)
+    began = time.monotonic()
+    try:
+        quickstart(options)
+    except StageError as error:
+        print(f"\nquickstart: {error}", file=sys.stderr)
+        return error.status
+    print(f"this call took {(time.monotonic() - began) / 60:.1f} min")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

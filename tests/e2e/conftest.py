@@ -1,0 +1,80 @@
+"""Sixty OmniStamps clips, run.py, and one tiny training that several tests look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from corpus.omnistamps import picks
+from corpus.omnistamps.build import build
+from tests.e2e.program import ROOT, Clips, Outcome, call
+
+RunProgram = Callable[[list[str]], Outcome]
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Clips:
+    """40 training, 8 validation and 12 test clips."""
+    folder = tmp_path_factory.mktemp("omnistamps") / "sixty"
+    before = picks.SIZES["debug"]
+    picks.SIZES["debug"] = dataclasses.replace(before, clips={"train": 40, "val": 8, "test": 12})
+    try:
+        return Clips(build("debug", folder, workers=1))
+    finally:
+        picks.SIZES["debug"] = before
+
+
+@pytest.fixture(scope="session")
+def trained(clips, tmp_path_factory) -> Path:
+    """The output folder of ``python run.py --config config/debug/tiny.json``."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert call(clips.train(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def weights(trained) -> Path:
+    return trained / "ckpt" / "model_step_10.pt"
+
+
+@pytest.fixture
+def run_program(caplog, capsys, monkeypatch) -> RunProgram:
+    """run.py in this process: its exit status and what it told."""
+    monkeypatch.chdir(ROOT)
+
+    def run(arguments: list[str]) -> Outcome:
+        caplog.clear()
+        capsys.readouterr()
+        status = call(arguments)
+        captured = capsys.readouterr()
+        return Outcome(status, caplog.text + captured.out + captured.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _put_back():
+    """What run.py sets for its process: threads, and handlers of the logger that would write into an earlier test's folder."""
+    threads, logger = torch.get_num_threads(), logging.getLogger("omnivast")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    yield
+    torch.set_num_threads(threads)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()

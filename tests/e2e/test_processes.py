@@ -1,0 +1,77 @@
+"""The whole program on sixty clips under torchrun with two processes, beside one; and killed in the middle, then resumed."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+
+from tests.e2e.program import results, start
+from utils.log import read_jsonl
+
+TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+TEXT = "--model_cfg.text_encoder_cfg"
+WITHOUT_DROPOUT = (f"{TEXT}.hidden_dropout_prob", "0", f"{TEXT}.attention_probs_dropout_prob", "0",
+                   "--model_cfg.audio_encoder_cfg.encoder_layerdrop", "0")
+TIMEOUT = 240
+
+
+def finish(process):
+    text, _ = process.communicate(timeout=TIMEOUT)
+    return process.returncode, text
+
+
+@pytest.fixture(scope="module")
+def two_processes(clips, tmp_path_factory):
+    """Trained, evaluated, and tested again, each time by two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    status, text = finish(start(clips.train(folder / "run", *WITHOUT_DROPOUT), TWO))
+    assert status == 0, text
+    weights = folder / "run" / "ckpt" / "model_step_10.pt"
+    status, text = finish(start(clips.test(weights, folder / "test", "--test_batch_size", "6", *WITHOUT_DROPOUT), TWO))
+    assert status == 0, text
+    return folder
+
+
+def test_two_processes_train_as_one(two_processes, clips, run_program, tmp_path):
+    assert run_program(clips.only_train(tmp_path, *WITHOUT_DROPOUT)).status == 0
+    one, two = (read_jsonl(folder / "log" / "metrics.jsonl") for folder in (tmp_path, two_processes / "run"))
+    assert [row["corpus"] for row in one] == [row["corpus"] for row in two]
+    # Sums in another order differ in the last digits, which training amplifies.
+    for mine, theirs in zip(one, two):
+        assert theirs["losses"] == pytest.approx(mine["losses"], rel=2e-3, abs=2e-3), f"step {mine['step']}"
+    assert two[0]["losses"] == pytest.approx(one[0]["losses"], rel=1e-5)
+
+
+def test_two_processes_evaluate_as_one(two_processes, clips, run_program, tmp_path):
+    weights = two_processes / "run" / "ckpt" / "model_step_10.pt"
+    assert run_program(clips.test(weights, tmp_path, *WITHOUT_DROPOUT)).status == 0
+    one = results(tmp_path / "results")
+    assert set(one) == {"omnistamps_ret.ret", "omnistamps_cap.cap", "omnistamps_qa.qa"}
+    assert results(two_processes / "test" / "results") == one
+    assert results(two_processes / "run" / "results" / "step_10") == one
+    protocol = json.loads((two_processes / "test" / "results" / "omnistamps_ret.ret.json").read_text())["protocol"]
+    assert protocol["processes"] == 2 and protocol["clips"] == 12
+
+
+def test_killed_and_resumed_equals_unbroken(clips, run_program, tmp_path):
+    flags = ("--train_steps", "15", "--save_every", "3")
+    process = start(clips.only_train(tmp_path / "broken", *flags))
+    deadline = time.monotonic() + TIMEOUT
+    while len(read_jsonl(tmp_path / "broken" / "log" / "metrics.jsonl")) < 8:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    saved = json.loads((tmp_path / "broken" / "ckpt" / "latest.json").read_text())["step"]
+    assert 3 <= saved < 30 and not (tmp_path / "broken" / "ckpt" / "model_step_30.pt").exists()
+
+    outcome = run_program(clips.only_train(tmp_path / "broken", *flags, "--resume", "true"))
+    assert outcome.status == 0 and f"resuming after step {saved} of 30" in outcome.text
+    assert run_program(clips.only_train(tmp_path / "unbroken", *flags)).status == 0
+    one, other = (torch.load(tmp_path / name / "ckpt" / "model_step_30.pt", weights_only=True) for name in ("broken", "unbroken"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    logs = [read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("broken", "unbroken")]
+    assert [(row["step"], row["losses"]) for row in logs[0]] == [(row["step"], row["losses"]) for row in logs[1]]

@@ -1,0 +1,151 @@
+"""The objectives against numbers worked out with plain Python."""
+
+import math
+
+import pytest
+import torch
+
+from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
+from model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, generation_loss, mask_tokens
+from model.objectives.matching import matching_loss
+
+SPECIAL = MaskTokens(pad=0, cls=101, mask=103, vocab_size=186)
+
+
+def cross_entropy(scores, target, smoothing=0.0):
+    """−Σ q log p, with the target's share 1 − smoothing and the smoothing spread over all."""
+    log_total = math.log(sum(math.exp(s) for s in scores))
+    shares = [smoothing / len(scores) + (1 - smoothing) * (i == target) for i in range(len(scores))]
+    return sum(q * (log_total - s) for q, s in zip(shares, scores))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_contrastive_loss_of_two_pairs(smoothing):
+    """Texts at 0° and 90°, clips at 30° and 90°, temperature 0.5: cosines 0.866, 0, 0.5, 1, doubled."""
+    half = math.sqrt(0.75)
+    texts, clips = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[half, 0.5], [0.0, 1.0]])
+    by_text, by_clip = similarities(texts, clips, texts, clips, torch.tensor(0.5))
+    torch.testing.assert_close(by_text, torch.tensor([[2 * half, 0.0], [1.0, 2.0]]))
+    torch.testing.assert_close(by_clip, by_text.T)
+    rows, columns = [[2 * half, 0.0], [1.0, 2.0]], [[2 * half, 1.0], [0.0, 2.0]]
+    wanted = sum(cross_entropy(own[i], i, smoothing) for own in (rows, columns) for i in range(2)) / 4
+    assert contrastive_loss(by_text, by_clip, torch.arange(2), smoothing).item() == pytest.approx(wanted, rel=1e-6)
+    if not smoothing:  # log(1 + e^−√3), log(1 + e^−1), log(1 + e^(1−√3)), log(1 + e^−2)
+        assert wanted == pytest.approx((0.16267 + 0.31326 + 0.39254 + 0.12693) / 4, abs=1e-4)
+
+
+def test_contrastive_loss_of_one_process_of_several():
+    """Pairs 2 and 3 of a global batch of three: their targets are global rows."""
+    by_text, by_clip = torch.tensor([[0.1, 2.0, 0.3], [1.0, 0.0, 3.0]]), torch.tensor([[0.5, 1.5, 0.0], [0.2, 0.4, 1.0]])
+    wanted = sum(cross_entropy(own[i].tolist(), i + 1) for own in (by_text, by_clip) for i in range(2)) / 4
+    assert contrastive_loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_equal_similarities_cost_the_logarithm_of_the_batch():
+    same = torch.full((3, 3), 0.7)
+    assert contrastive_loss(same, same, torch.arange(3), 0.1).item() == pytest.approx(math.log(3))
+
+
+def test_hard_negatives_follow_their_weights_and_are_never_the_target():
+    similarity = torch.tensor([[3.0, 2.0, 1.0, -9.0], [0.0, 5.0, 0.0, 0.0]])
+    targets, count = torch.tensor([0, 1]), 20000
+    draws = torch.rand(2 * count, generator=torch.Generator().manual_seed(0))
+    drawn = hard_negatives(similarity.repeat(count, 1), targets.repeat(count), draws).view(count, 2)
+    for row, target in enumerate(targets.tolist()):
+        weights = [0.0 if i == target else math.exp(s) / sum(map(math.exp, similarity[row].tolist())) + 1e-4
+                   for i, s in enumerate(similarity[row].tolist())]
+        expected = [count * w / sum(weights) for w in weights]
+        counted = torch.bincount(drawn[:, row], minlength=4).tolist()
+        assert counted[target] == 0
+        assert sum((c - e) ** 2 / e for c, e in zip(counted, expected) if e) < 16.3  # chi-square, 2 degrees: one in 3,500
+
+
+def test_extreme_draws_and_similarities_still_give_a_negative():
+    similarity = torch.tensor([[50.0, -50.0, -50.0], [-50.0, 50.0, -50.0], [-50.0, -50.0, 50.0], [90.0, 0.0, 0.0]])
+    targets = torch.tensor([0, 1, 2, 2])
+    last_below_one = torch.full((4,), 1 - 2**-24)
+    assert hard_negatives(similarity, targets, torch.zeros(4)).tolist() == [1, 0, 0, 0]
+    assert hard_negatives(similarity, targets, last_below_one).tolist()[:3] == [2, 2, 1]
+    assert hard_negatives(similarity, targets, last_below_one)[3] != 2
+    assert hard_negatives(similarity, targets, torch.full((4,), 0.5))[3] == 0
+
+
+def test_a_batch_of_one_has_no_negative():
+    assert hard_negatives(torch.tensor([[2.0]]), torch.tensor([0]), torch.tensor([0.7])).tolist() == [0]
+
+
+def test_negatives_do_not_carry_gradient():
+    similarity = torch.randn(3, 3, requires_grad=True)
+    assert not hard_negatives(similarity, torch.arange(3), torch.rand(3)).requires_grad
+
+
+def words(rows, length=10):
+    """[CLS], words, [SEP], padding from the eighth on."""
+    ids = torch.randint(FIRST_WORD, 186, (rows, length), generator=torch.Generator().manual_seed(1))
+    ids[:, 0], ids[:, 6], ids[:, 7:] = 101, 102, 0
+    return ids
+
+
+def draws_for(rows, length=10, seed=0):
+    return torch.rand(rows, length, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("probability", [0.6, 0.99])
+def test_masking_chooses_and_disguises_in_the_stated_shares(probability):
+    ids = words(5000)
+    hidden, labels = mask_tokens(ids, SPECIAL, probability, draws_for(5000))
+    chosen = labels != IGNORED
+    assert not chosen[:, 0].any() and not chosen[:, 7:].any() and chosen.any(1).all()
+    assert torch.equal(labels[chosen], ids[chosen]) and torch.equal(hidden[~chosen], ids[~chosen])
+    assert chosen[:, 1:7].float().mean().item() == pytest.approx(probability, abs=0.01)  # the [SEP] is predicted too
+    assert chosen[:, 6].float().mean().item() == pytest.approx(probability, abs=0.02)
+    masked, kept = hidden[chosen] == SPECIAL.mask, hidden[chosen] == ids[chosen]
+    replaced = hidden[chosen][~masked & ~kept]
+    assert masked.float().mean().item() == pytest.approx(0.8, abs=0.01)
+    assert kept.float().mean().item() == pytest.approx(0.1 + 0.1 / 80, abs=0.01)
+    assert replaced.min() >= FIRST_WORD and replaced.max() < 186 and len(replaced.unique()) == 80
+    assert torch.bincount(replaced - FIRST_WORD).float().std() < 0.35 * len(replaced) / 80  # evenly over the words
+
+
+def test_at_least_one_token_of_every_row_is_chosen():
+    ids = words(500)
+    _, labels = mask_tokens(ids, SPECIAL, 0.0, draws_for(500))
+    assert ((labels != IGNORED).sum(1) == 1).all() and not (labels[:, 0] != IGNORED).any()
+    assert len((labels != IGNORED).nonzero()[:, 1].unique()) == 6  # any of the candidates
+    shortest, labels = mask_tokens(torch.tensor([[101, 102, 0]]), SPECIAL, 0.0, draws_for(1))
+    assert labels.tolist() == [[IGNORED, 102, IGNORED]]
+    _, empty = mask_tokens(torch.tensor([[101, 0, 0]]), SPECIAL, 0.5, draws_for(1))
+    assert (empty == IGNORED).all()
+
+
+def test_masking_is_a_function_of_its_draws_and_not_of_the_padding():
+    ids, draws = words(50), draws_for(50)
+    first, second = mask_tokens(ids, SPECIAL, 0.6, draws), mask_tokens(ids, SPECIAL, 0.6, draws)
+    narrow = mask_tokens(ids[:, :7], SPECIAL, 0.6, draws)
+    other = mask_tokens(ids, SPECIAL, 0.6, draws_for(50, seed=1))
+    for one, same, short, different in zip(first, second, narrow, other):
+        assert torch.equal(one, same) and torch.equal(one[:, :7], short) and not torch.equal(one, different)
+
+
+def test_masking_by_hand():
+    """Choice, fate and word draws per token: masked; left as it is and not chosen; a random word; chosen and kept."""
+    ids = torch.tensor([[101, 110, 120, 130, 140]])
+    draws = torch.tensor([[[0.0, 0.0, 0.0], [0.1, 0.5, 0.0], [0.7, 0.5, 0.0], [0.3, 0.85, 0.5], [0.59, 0.95, 0.0]]])
+    hidden, labels = mask_tokens(ids, SPECIAL, 0.6, draws)
+    assert hidden.tolist() == [[101, 103, 120, 146, 140]] and labels.tolist() == [[IGNORED, 110, IGNORED, 130, 140]]
+
+
+def test_matching_loss_by_hand():
+    positives, first, second = (torch.tensor([x]) for x in ([0.0, 2.0], [0.0, 2.0], [1.0, 0.0]))
+    wanted = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)) + math.log(1 + math.exp(-1))) / 3
+    assert matching_loss(positives, first, second).item() == pytest.approx(wanted)
+    undecided = torch.zeros(4, 2)
+    assert matching_loss(undecided, undecided, undecided).item() == pytest.approx(math.log(2))
+
+
+def test_generation_loss_by_hand():
+    logits, labels = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([2, 0])
+    first, second = cross_entropy([0, 1, 2], 2), math.log(3)
+    assert generation_loss(logits, labels).item() == pytest.approx((first + second) / 2)
+    assert generation_loss(logits, labels, torch.tensor(4.0)).item() == pytest.approx((first + second) / 4)
+    assert generation_loss(logits.bfloat16(), labels).dtype is torch.float32

@@ -1,0 +1,69 @@
+"""Two processes (gloo) with half of the batch each compute the losses and gradients of one process with all of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from config.tasks import Modality
+from tests.model.tiny import batch, task, vast
+from utils.random import StepRandom
+
+TASK = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tv_qa%tvas%tv"
+SETTINGS = {
+    "released": ({}, True),
+    "masked": ({"mask_subtitle_padding": True, "missing_modality": "mask"}, True),
+    "gathered without gradient": ({}, False),
+}
+
+
+def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
+    """Losses and gradients by name of this process's share of the same four clips, one of which is silent."""
+    share = 4 // processes
+    rows = slice(rank * share, (rank + 1) * share)
+    model, own = vast(**changes).train(), batch(rows=rows)
+    own.present = {Modality.AUDIO: torch.tensor([True, False, True, True])[rows]}
+    model.gather_with_grad = with_grad
+    losses = model(own, task(TASK), StepRandom(7, 3, rank * share, 4))
+    losses["loss"].backward()
+    return {n: v.detach() for n, v in losses.items()}, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def worker(rank: int, folder: Path, processes: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+    results = {}
+    for name, (changes, with_grad) in SETTINGS.items():
+        results[name] = step(changes, with_grad, rank, processes)
+        for values in results[name]:
+            for value in values.values():  # what DistributedDataParallel does: the mean over processes
+                dist.all_reduce(value)
+                value /= processes
+    if rank == 0:
+        torch.save(results, folder / "results.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(worker, (folder, 2), 2)
+    return torch.load(folder / "results.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes_equal_one(results, name):
+    losses, gradients = step(*SETTINGS[name])
+    many, summed = results[name]
+    assert many.keys() == losses.keys() and summed.keys() == gradients.keys()
+    for key, value in losses.items():
+        assert many[key].item() == pytest.approx(value.item(), rel=1e-5), key
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(summed[key], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=key)
+
+
+def test_the_settings_differ():
+    """Otherwise the comparison above would prove little."""
+    norms = {name: sum(g.norm().item() for g in step(*settings)[1].values()) for name, settings in SETTINGS.items()}
+    assert len({round(norm, 3) for norm in norms.values()}) == 3

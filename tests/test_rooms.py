@@ -1,0 +1,131 @@
+"""The rooms of the house: who may import whom, and the style that every file keeps."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "config": set(),
+    "utils": set(),
+    "data": {"config", "utils"},
+    "model": {"config", "utils"},
+    "training": {"config", "data", "model", "utils"},
+    "evaluation": {"config", "data", "model", "utils"},
+    "corpus": {"config", "data", "utils"},
+}
+TYPES_ONLY = {"model": {"data"}}
+"""Rooms whose names may be used in annotations: imported under ``if TYPE_CHECKING:`` alone."""
+CODE = sorted(path for room in [*MAY_IMPORT, "scripts", "benchmarks"] for path in (ROOT / room).rglob("*.py")) + [ROOT / "run.py"]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+LONGEST_FUNCTION, LONGEST_FILE = 75, 420
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(tree: ast.AST, typing_only: bool = False) -> Iterator[tuple[str, int, bool]]:
+    """(first part of the module's name, line, whether only type checkers read it) of every import at any depth."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno, typing_only) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield ("." if node.level else (node.module or "").split(".")[0]), node.lineno, typing_only
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for part, only in ((node.body, True), (node.orelse, typing_only)):
+                yield from imports(ast.Module(part, []), only)
+        else:
+            yield from imports(node, typing_only)
+
+
+def violations(room: str, source: str) -> list[str]:
+    """Imports that the rules of ``room`` forbid."""
+    found = []
+    for module, line, typing_only in imports(ast.parse(source)):
+        allowed = MAY_IMPORT[room] | {room} | (TYPES_ONLY.get(room, set()) if typing_only else set())
+        if module == "." or (module in {*MAY_IMPORT, "run", "tests", "scripts", "benchmarks"} and module not in allowed):
+            found.append(f"line {line}: {room} must not import {module}")
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_only_what_they_may(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files, f"no file in {room}/"
+    assert [f"{name_of(path)} {problem}" for path in files for problem in violations(room, path.read_text())] == []
+
+
+def test_the_walk_finds_what_it_should():
+    source = """
+from typing import TYPE_CHECKING
+import data.batch as b
+from . import heads
+if TYPE_CHECKING:
+    from data.batch import Batch
+    import training.loop
+def late():
+    from evaluation import run
+    if TYPE_CHECKING:
+        pass
+    else:
+        import data
+"""
+    assert [problem.split(":")[0] for problem in violations("model", source)] == ["line 3", "line 4", "line 7", "line 9", "line 13"]
+    assert violations("model", "import torch\nfrom config.tasks import Task\nfrom model.text import Block") == []
+    for room, other in (("training", "evaluation"), ("evaluation", "training"), ("data", "model"), ("utils", "config")):
+        assert violations(room, f"import {other}")
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every call with the dotted name of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+def bad_calls(path: Path, tree: ast.AST) -> list[str]:
+    found = []
+    scripts = path.relative_to(ROOT).parts[0] in ("scripts", "benchmarks")
+    for node, name in calls(tree):
+        where = f"{name_of(path)}:{node.lineno}"
+        if name == "print" and not scripts:
+            found.append(f"{where}: print: use the logger")
+        if name.endswith(".cuda"):
+            found.append(f"{where}: .cuda(): use .to(device)")
+        safe = any(k.arg == "weights_only" and isinstance(k.value, ast.Constant) and k.value.value is True for k in node.keywords)
+        if name == "torch.load" and not safe:
+            found.append(f"{where}: torch.load without weights_only=True executes what it reads")
+        if name in ("pickle.load", "pickle.loads"):
+            found.append(f"{where}: {name} executes what it reads")
+    return found
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_style(path):
+    source = path.read_text()
+    tree = ast.parse(source)
+    problems = bad_calls(path, tree)
+    if (lines := len(source.splitlines())) > LONGEST_FILE:
+        problems.append(f"{name_of(path)}: {lines} lines, at most {LONGEST_FILE}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                problems.append(f"{name_of(path)}:{node.lineno}: {node.name} has {lines} lines, at most {LONGEST_FUNCTION}")
+    if source.strip() and ast.get_docstring(tree) is None:
+        problems.append(f"{name_of(path)}: no docstring that says what the file is for")
+    assert problems == []
+
+
+def test_no_personal_paths():
+    """Neither in code nor in tests, configs or documents."""
+    texts = [*CODE, *TESTS, *(p for kind in ("json", "sh", "md") for room in ("config", "scripts", "benchmarks")
+                              for p in (ROOT / room).rglob(f"*.{kind}")), ROOT / "README.md"]
+    folders = ["/" + name + "/" for name in ("home", "root", "work", "Users", "mnt")]
+    found = [f"{name_of(path)}: {folder}" for path in texts if path.is_file() for folder in folders if folder in path.read_text()]
+    assert found == []

@@ -1,0 +1,105 @@
+"""Collectives with gradient on two processes (gloo), and what they are on one."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from utils import distributed
+
+ROWS = torch.arange(12.0).view(6, 2)
+WEIGHTS = torch.tensor([[1.0, 2.0], [3.0, 5.0], [7.0, 11.0], [13.0, 17.0], [19.0, 23.0], [29.0, 31.0]])
+ASKED = {0: [5, 0, 5, 3], 1: [4]}
+"""Global rows that each process fetches: twice the same, others' and its own, of different numbers; rows 1 and 2 not at all."""
+FACTOR = {0: 1.0, 1: 10.0}
+
+
+def worker(rank: int, folder: Path, processes: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+    own = ROWS[3 * rank:3 * rank + 3].clone().requires_grad_()
+    result = {}
+
+    gathered = distributed.gather_rows(own, True)
+    (gathered * WEIGHTS * FACTOR[rank]).sum().backward()
+    result["gathered"], result["gather gradient"] = gathered.detach(), own.grad.clone()
+    result["cut off"] = not distributed.gather_rows(own, False).requires_grad
+
+    own.grad = None
+    index = torch.tensor(ASKED[rank])
+    fetched = distributed.fetch_rows(own, index)
+    (fetched * FACTOR[rank] * torch.arange(1, len(index) + 1)[:, None]).sum().backward()
+    result["fetched"], result["fetch gradient"] = fetched.detach(), own.grad.clone()
+    result["fetched integers"] = distributed.fetch_rows(own.detach().long(), index)
+    result["fetched nothing"] = distributed.fetch_rows(own.detach(), index[:0] if rank else index).shape[0]
+
+    result["any"] = [distributed.any_process(rank == 1), distributed.any_process(False)]
+    result["objects"] = distributed.all_gather_objects({"rank": rank})
+    result["who"] = [distributed.rank(), distributed.world_size(), distributed.is_main()]
+    distributed.barrier()
+    torch.save(result, folder / f"{rank}.pt")
+    distributed.teardown()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(worker, (folder, 2), 2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_gathered_rows_and_the_gradient_of_everyone(results):
+    for rank, result in enumerate(results):
+        assert torch.equal(result["gathered"], ROWS) and result["cut off"]
+        assert torch.equal(result["gather gradient"], 11 * WEIGHTS[3 * rank:3 * rank + 3])
+
+
+def test_fetched_rows_send_their_gradient_to_the_owner(results):
+    for rank, result in enumerate(results):
+        assert torch.equal(result["fetched"], ROWS[ASKED[rank]])
+        assert torch.equal(result["fetched integers"], ROWS[ASKED[rank]].long())
+    # Process 0 weighs its rows 5, 0, 5, 3 by 1, 2, 3, 4; process 1 its row 4 by 10.
+    wanted = torch.tensor([2.0, 0, 0, 4, 10, 1 + 3])[:, None].expand(6, 2)
+    assert torch.equal(torch.cat([result["fetch gradient"] for result in results]), wanted)
+    assert [result["fetched nothing"] for result in results] == [4, 0]
+
+
+def test_flags_objects_and_ranks(results):
+    for rank, result in enumerate(results):
+        assert result["any"] == [True, False] and result["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert result["who"] == [rank, 2, rank == 0]
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.setup("cpu") == torch.device("cpu") and not dist.is_initialized()
+    assert (distributed.rank(), distributed.world_size(), distributed.local_rank(), distributed.is_main()) == (0, 1, 0, True)
+    rows = ROWS.clone().requires_grad_()
+    assert distributed.gather_rows(rows, True) is rows and not distributed.gather_rows(rows, False).requires_grad
+    assert torch.equal(distributed.fetch_rows(rows, torch.tensor([3, 3, 0])), rows[[3, 3, 0]])
+    assert distributed.all_gather_objects("x") == ["x"] and distributed.any_process(True) and not distributed.any_process(False)
+    distributed.barrier()
+    distributed.teardown()
+
+
+def test_the_launchers_environment_makes_a_group(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    distributed.setup("cpu")
+    try:
+        assert dist.is_initialized() and dist.get_backend() == "gloo" and distributed.world_size() == 1
+    finally:
+        distributed.teardown()
+    assert not dist.is_initialized()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert distributed.device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device 'cuda' was asked for, but torch finds no GPU; use --device cpu or auto"):
+        distributed.device("cuda")
