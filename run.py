@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> None:
     loader, eval_loaders = _loaders(config, model, device)
     report = load_weights(model, start, run.allow_missing) if start else None
     if distributed.is_main() and not resuming and not run.dry_run:
-        write_atomically(Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json"), json.dumps(resolved(config), indent=2))
+        name = "hps.json" if training else "hps_testing.json"
+        write_atomically(Path(run.output_dir, "log", name), json.dumps(resolved(config), indent=2) + "\n")
     model.to(device)
     provenance = {**checkpoint_facts(report), "config_hash": config_hash(config)}
     results = Path(run.output_dir, "results")

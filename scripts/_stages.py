@@ -54,11 +54,15 @@ class Recipe:
         self.steps = DEBUG_STEPS if size == "debug" and steps is None else steps
         self.data = data or Path(CLIPS, size)
 
-    def training(self, config: str, *extra: str) -> list[str]:
-        """Arguments that train as ``config`` (``pretrain``, ``finetune_ret``, …) says, on this recipe's clips, without evaluation."""
+    def config(self, name: str) -> Path:
+        """The config file ``name`` (``pretrain``, ``finetune_ret``, …) of this size."""
+        return Path(CONFIGS[self.size], f"{name}.json")
+
+    def training(self, config: Path, *extra: str) -> list[str]:
+        """Arguments that train as ``config`` says, on this recipe's clips, without evaluation."""
         return [*self._arguments(config, ("train",)), "--data_cfg.val", "[]", *extra]
 
-    def testing(self, config: str, *extra: str) -> list[str]:
+    def testing(self, config: Path, *extra: str) -> list[str]:
         """Arguments that test as ``config`` says, on this recipe's clips."""
         return [*self._arguments(config, ("train", "val")), *extra]
 
@@ -67,22 +71,21 @@ class Recipe:
         command = [sys.executable, "-m", "corpus.omnistamps", "--size", self.size, "--output", str(self.data)]
         return [*command, "--fresh"] if fresh else command
 
-    def _arguments(self, config: str, lists: Sequence[str]) -> list[str]:
-        path = Path(CONFIGS[self.size], f"{config}.json")
-        flags = ["--config", str(path), *self._paths(path, lists)]
+    def _arguments(self, config: Path, lists: Sequence[str]) -> list[str]:
+        flags = ["--config", str(config), *self._paths(config, lists)]
         if self.size == "debug":
             flags += [word for which in lists for word in DEBUG_FLAGS[which]]
         if self.steps is not None:
-            flags += ["--train_steps", str(self.steps)]
+            flags += ["--num_train_steps", str(self.steps)]
         return flags
 
     def _paths(self, config: Path, lists: Sequence[str]) -> list[str]:
         """Flags that replace the config's own folder of clips by this recipe's."""
-        own = f"{CLIPS}/{config.parent.name}/"
+        own = f"{CLIPS}/{Path(CONFIGS[self.size]).name}/"
         if Path(own) == self.data:
             return []
         flags = ["--model_cfg.tokenizer", str(self.data / "vocab.txt")]
-        data = json.loads((ROOT / config).read_text())["data_cfg"]
+        data = json.loads(config.read_text(encoding="utf-8"))["data_cfg"]
         for which in lists:
             for index, dataset in enumerate(data[which]):
                 for key, value in dataset.items():

@@ -1,8 +1,9 @@
 """Table 7, rows (i) and (j), of the VAST paper on OmniStamps: does modality grouping in pretraining help?
 
-Row i pretrains on the group vas alone, row j on all groups, for the same number of steps. Both are then evaluated on every group:
-without fine-tuning (retrieval and captions) and after the same fine-tuning for retrieval on all groups. The second comparison is
-the paper's; without fine-tuning, row i has untrained contrastive heads for all groups but vas.
+Row i pretrains on the group vas alone, row j as config/omnistamps/SIZE/pretrain.json says, on all groups, for the same number of
+steps and with as many clips in each. Both are then evaluated on every group: without fine-tuning (retrieval and captions), and
+after the same fine-tuning for retrieval on all groups. The second comparison is the paper's; without fine-tuning, row i has
+untrained contrastive heads for all groups but vas.
 
 Writes table.json and table.md. Run again, it reuses what is done and continues what was interrupted.
 """
@@ -18,11 +19,11 @@ from typing import Any
 
 from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages
 
+from config.tasks import Task
 from utils.files import sha256_file, write_atomically
 
 ROWS = {"i": "vas alone", "j": "modality grouping"}
-TASKS = {"i": ("--train_task", "ret%tvas_cap%tvas"), "j": ()}
-"""Flags over the pretraining config, whose own task has all groups."""
+WITHOUT_GROUPING = "ret%tvas_cap%tvas"
 GROUPS = ("tv", "ta", "ts", "tva", "tvs", "tvas")
 TESTS = {
     "zero_shot_ret": "testing retrieval, not fine-tuned",
@@ -70,20 +71,28 @@ def ablation(options: argparse.Namespace) -> None:
 
 def _row(stages: Stages, recipe: Recipe, row: str, folder: Path, inputs: dict[str, str]) -> None:
     shared = ("--cache_dir", str(folder / "cache"))
+    config = recipe.config("pretrain") if row == "j" else without_grouping(recipe.config("pretrain"), folder / f"pretrain_{row}.json")
     title = f"row ({row}), {ROWS[row]}"
     pretrained = stages.train(f"pretrain_{row}", f"{title}: pretraining", folder / f"pretrain_{row}",
-                              recipe.training("pretrain", *shared, *TASKS[row]), inputs)
+                              recipe.training(config, *shared), inputs)
     tuned = stages.train(f"finetune_{row}", f"{title}: fine-tuning", folder / f"finetune_{row}",
-                         recipe.training("finetune_ret", *shared, "--pretrain_dir", str(folder / f"pretrain_{row}")),
+                         recipe.training(recipe.config("finetune_ret"), *shared, "--pretrain_dir", str(folder / f"pretrain_{row}")),
                          {**inputs, "pretrained": sha256_file(pretrained)})
     for test, words in TESTS.items():
-        config, weights = f"finetune_{test.rsplit('_', 1)[1]}", tuned if test.startswith("finetuned") else pretrained
+        objective, weights = test.rsplit("_", 1)[1], tuned if test.startswith("finetuned") else pretrained
+        task = "%".join([objective, *GROUPS])
         stages.test(f"{test}_{row}", f"{title}: {words}", folder / f"{test}_{row}",
-                    recipe.testing(config, *shared, "--test_task", _test_task(config)), weights, inputs)
+                    recipe.testing(recipe.config(f"finetune_{objective}"), *shared, "--test_task", task), weights, inputs)
 
 
-def _test_task(config: str) -> str:
-    return f"{config.rsplit('_', 1)[1]}%{'%'.join(GROUPS)}"
+def without_grouping(config: Path, output: Path) -> Path:
+    """Write ``config`` with one corpus, its first that has the group vas, on that group alone for the steps of all corpora."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    corpora = content["data_cfg"]["train"]
+    omni = next(corpus for corpus in corpora if any(group.key == "vas" for group in Task.parse(corpus["task"]).all_groups))
+    steps = sum(corpus["steps"] for corpus in corpora)
+    content["data_cfg"]["train"] = [{**omni, "task": WITHOUT_GROUPING, "steps": steps}]
+    return write_atomically(output, json.dumps(content, indent=2) + "\n")
 
 
 def read_table(folder: Path) -> dict[str, Any]:

@@ -43,19 +43,20 @@ def quickstart(options: argparse.Namespace) -> None:
     stages = Stages(folder, STAGES, fresh=options.fresh)
     shared = ("--cache_dir", str(folder / "cache"))
     inputs = {"clips": stages.build("building the clips", recipe, options.fresh)}
-    pretrained = stages.train("pretrain", "pretraining", folder / "pretrain", recipe.training("pretrain", *shared), inputs)
+    pretrained = stages.train("pretrain", "pretraining", folder / "pretrain",
+                              recipe.training(recipe.config("pretrain"), *shared), inputs)
     start = ("--pretrain_dir", str(folder / "pretrain"))
     after = {**inputs, "pretrained": sha256_file(pretrained)}
     tuned = {
         task: stages.train(f"finetune_{task}", f"fine-tuning: {words}", folder / task,
-                           recipe.training(f"finetune_{task}", *shared, *start), after)
+                           recipe.training(recipe.config(f"finetune_{task}"), *shared, *start), after)
         for task, words in TASKS.items()
     }
     for task, words in TASKS.items():
-        stages.test(f"test_{task}", f"testing: {words}", folder / f"test_{task}", recipe.testing(f"finetune_{task}", *shared),
-                    tuned[task], inputs)
+        stages.test(f"test_{task}", f"testing: {words}", folder / f"test_{task}",
+                    recipe.testing(recipe.config(f"finetune_{task}"), *shared), tuned[task], inputs)
     stages.test("test_pretrain_ret", "testing: retrieval with the pretrained checkpoint", folder / "test_pretrain_ret",
-                recipe.testing("finetune_ret", *shared), pretrained, inputs)
+                recipe.testing(recipe.config("finetune_ret"), *shared), pretrained, inputs)
     stages.always("report", "writing the report", [sys.executable, "scripts/quickstart_summary.py", "--folder", str(folder),
                                                    "--data", str(recipe.data)])
     _complete_seconds(folder / "metrics.json", stages.seconds())

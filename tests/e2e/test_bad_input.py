@@ -251,6 +251,7 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_malicious_checkpoint_is_not_executed(refused, clips, tmp_path, legacy):
     file = tmp_path / "evil.pt"

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from config.load import load_config
+from config.schema import task_of
 from tests.e2e.program import ROOT
 from utils.files import sha256_file
 
@@ -170,9 +172,26 @@ def test_quickstart_says_why_it_stopped(quickstart):
 # ---------------------------------------------------------------------------------------------------------------- ablation
 
 
-def test_the_ablation_sets_the_rows_side_by_side(tmp_path, monkeypatch):
+@pytest.fixture
+def ablation(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    ablation = importlib.import_module("ablation_grouping")
+    monkeypatch.chdir(ROOT)
+    return importlib.import_module("ablation_grouping")
+
+
+@pytest.mark.parametrize("size", ["quick", "full"])
+def test_row_i_differs_from_row_j_in_the_groups_alone(ablation, tmp_path, size):
+    config = ablation.Recipe(size).config("pretrain")
+    one = load_config(["--config", str(ablation.without_grouping(config, tmp_path / "i.json"))])
+    other = load_config(["--config", str(config)])
+    (only,) = one.data_cfg.train
+    assert only.task == "ret%tvas_cap%tvas" and only.steps == sum(corpus.steps for corpus in other.data_cfg.train)
+    assert {only.batch_size} == {corpus.batch_size for corpus in other.data_cfg.train}
+    assert {"vas", "v", "s"} <= {group.key for corpus in other.data_cfg.train for group in task_of(corpus).all_groups}
+    assert (one.run_cfg, one.model_cfg, one.data_cfg.val) == (other.run_cfg, other.model_cfg, other.data_cfg.val)
+
+
+def test_the_ablation_sets_the_rows_side_by_side(ablation, tmp_path):
     for number, row in enumerate(ablation.ROWS):
         (tmp_path / f"pretrain_{row}" / "ckpt").mkdir(parents=True)
         (tmp_path / f"pretrain_{row}" / "ckpt" / "latest.json").write_text('{"step": 600}')
