@@ -74,7 +74,8 @@ class Recipe:
     def _arguments(self, config: Path, lists: Sequence[str]) -> list[str]:
         flags = ["--config", str(config), *self._paths(config, lists)]
         if self.size == "debug":
-            flags += [word for which in lists for word in DEBUG_FLAGS[which]]
+            # Two threads gain nothing on so little work, and wait for each other on a busy machine.
+            flags += ["--num_threads", "1", *(word for which in lists for word in DEBUG_FLAGS[which])]
         if self.steps is not None:
             flags += ["--num_train_steps", str(self.steps)]
         return flags
