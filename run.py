@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     results = Path(run.output_dir, "results")
     if run.dry_run:
         dry_run(config, model, loader, eval_loaders, device)
-    elif training:
+    elif loader is not None:
         train(config, model, loader, device=device, evaluate=None if not eval_loaders else lambda step: evaluate(
             model, eval_loaders, config, folder=results / f"step_{step}", provenance={**provenance, "step": step}))
     else:
@@ -84,8 +85,8 @@ def _model(config: Config, load_towers: bool) -> VAST:
 
 def _loaders(config: Config, model: VAST, device: torch.device) -> tuple[TrainLoader | None, list[EvalLoader]]:
     run, spec = config.run_cfg, InputSpec.of(config.model_cfg, model.audio_frontend)
-    shared = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
-              "pin_memory": run.pin_mem and device.type == "cuda"}
+    shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
+                              "pin_memory": run.pin_mem and device.type == "cuda"}
     loader = None
     if run.mode == "training":
         loader = TrainLoader(config.data_cfg.train, spec, model.tokenizer, accumulation=run.gradient_accumulation_steps,

@@ -235,6 +235,13 @@ class Stages:
             self.child.send_signal(number)
 
 
+def positive(text: str) -> int:
+    """A number for a command line. Raises ValueError for anything but 1 and more."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 def _weights(output: Path) -> Path | None:
     """The newest weights that a training committed, or None."""
     try:

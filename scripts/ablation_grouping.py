@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages
+from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 
 from config.tasks import Task
 from utils.files import sha256_file, write_atomically
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--folder", type=Path, default=Path("output/ablation_grouping"),
                         help="where everything but the clips goes (default output/ablation_grouping)")
     result.add_argument("--data", type=Path, help=f"where the clips are built (default {CLIPS}/SIZE)")
-    result.add_argument("--steps", type=int, help="steps of every training (default: as its config says)")
+    result.add_argument("--steps", type=positive, help="steps of every training (default: as its config says)")
     result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, but for the clips, and start over")
     return result
 

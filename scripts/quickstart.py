@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages
+from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 
 from utils.files import sha256_file, write_atomically
 
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--folder", type=Path, help="where everything but the clips goes (default output/quickstart, or for other sizes "
                                                     "output/quickstart_SIZE)")
     result.add_argument("--data", type=Path, help=f"where the clips are built (default {CLIPS}/SIZE)")
-    result.add_argument("--steps", type=int, help="steps of every training (default: as its config says)")
+    result.add_argument("--steps", type=positive, help="steps of every training (default: as its config says)")
     result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, clips too, and start over")
     return result
 
@@ -42,7 +42,8 @@ def quickstart(options: argparse.Namespace) -> None:
     recipe = Recipe(options.size, options.data, options.steps)
     stages = Stages(folder, STAGES, fresh=options.fresh)
     shared = ("--cache_dir", str(folder / "cache"))
-    inputs = {"clips": stages.build("building the clips", recipe, options.fresh)}
+    # The debug clips come with the repository.
+    inputs = {"clips": stages.build("building the clips", recipe, options.fresh and options.size != "debug")}
     pretrained = stages.train("pretrain", "pretraining", folder / "pretrain",
                               recipe.training(recipe.config("pretrain"), *shared), inputs)
     start = ("--pretrain_dir", str(folder / "pretrain"))

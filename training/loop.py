@@ -306,6 +306,7 @@ class Trainer:
         """Evaluate the saved weights of ``step``; the line in eval.jsonl comes last, so a kill before it repeats the evaluation."""
         if self.evaluator is None:
             return
+        self.share_buffers()
         self.model.eval()
         with torch.no_grad(), self.stop.immediately():
             self.metrics = self.evaluator(step)
@@ -316,6 +317,12 @@ class Trainer:
         name = primary_metric(self.metrics)
         if name is not None:
             logger.info("step %d: %s %.2f%s", step, name, self.metrics[name], " (best)" if self.best and self.best["step"] == step else "")
+
+    def share_buffers(self) -> None:
+        """Give every process the main one's buffers, which it saved: each has updated its own running means in the last forward pass."""
+        if distributed.world_size() > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def leave_if_asked(self, step: int) -> None:
         """End the process when some process got a signal; the checkpoint of ``step`` is saved."""

@@ -12,8 +12,9 @@ from utils.log import read_jsonl
 
 TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
 TEXT = "--model_cfg.text_encoder_cfg"
-WITHOUT_DROPOUT = (f"{TEXT}.hidden_dropout_prob", "0", f"{TEXT}.attention_probs_dropout_prob", "0",
-                   "--model_cfg.audio_encoder_cfg.encoder_layerdrop", "0")
+# What every process draws or counts for itself.
+NOTHING_OF_ITS_OWN = (f"{TEXT}.hidden_dropout_prob", "0", f"{TEXT}.attention_probs_dropout_prob", "0",
+                      "--model_cfg.audio_encoder_cfg.encoder_layerdrop", "0", "--model_cfg.vision_encoder_cfg.stem_norm", "group")
 TIMEOUT = 240
 
 
@@ -22,36 +23,33 @@ def finish(process):
     return process.returncode, text
 
 
-@pytest.fixture(scope="module")
-def two_processes(clips, tmp_path_factory):
-    """Trained, evaluated, and tested again, each time by two processes."""
-    folder = tmp_path_factory.mktemp("two")
-    status, text = finish(start(clips.train(folder / "run", *WITHOUT_DROPOUT), TWO))
+def test_two_processes_train_as_one(clips, run_program, tmp_path):
+    two = start(clips.only_train(tmp_path / "two", *NOTHING_OF_ITS_OWN), TWO)
+    assert run_program(clips.only_train(tmp_path / "one", *NOTHING_OF_ITS_OWN)).status == 0
+    status, text = finish(two)
     assert status == 0, text
-    weights = folder / "run" / "ckpt" / "model_step_10.pt"
-    status, text = finish(start(clips.test(weights, folder / "test", "--test_batch_size", "6", *WITHOUT_DROPOUT), TWO))
-    assert status == 0, text
-    return folder
-
-
-def test_two_processes_train_as_one(two_processes, clips, run_program, tmp_path):
-    assert run_program(clips.only_train(tmp_path, *WITHOUT_DROPOUT)).status == 0
-    one, two = (read_jsonl(folder / "log" / "metrics.jsonl") for folder in (tmp_path, two_processes / "run"))
-    assert [row["corpus"] for row in one] == [row["corpus"] for row in two]
+    one, other = (read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("one", "two"))
+    assert [row["corpus"] for row in one] == [row["corpus"] for row in other]
+    assert other[0]["losses"] == pytest.approx(one[0]["losses"], rel=1e-5)
     # Sums in another order differ in the last digits, which training amplifies.
-    for mine, theirs in zip(one, two):
+    for mine, theirs in zip(one, other):
         assert theirs["losses"] == pytest.approx(mine["losses"], rel=2e-3, abs=2e-3), f"step {mine['step']}"
-    assert two[0]["losses"] == pytest.approx(one[0]["losses"], rel=1e-5)
 
 
-def test_two_processes_evaluate_as_one(two_processes, clips, run_program, tmp_path):
-    weights = two_processes / "run" / "ckpt" / "model_step_10.pt"
-    assert run_program(clips.test(weights, tmp_path, *WITHOUT_DROPOUT)).status == 0
-    one = results(tmp_path / "results")
+def test_two_processes_evaluate_as_one(clips, run_program, tmp_path):
+    """After training, where each process had running means of its own, and in testing."""
+    status, text = finish(start(clips.train(tmp_path / "two"), TWO))
+    assert status == 0, text
+    weights = tmp_path / "two" / "ckpt" / "model_step_10.pt"
+    two = start(clips.test(weights, tmp_path / "test", "--test_batch_size", "6"), TWO)
+    assert run_program(clips.test(weights, tmp_path / "one")).status == 0
+    status, text = finish(two)
+    assert status == 0, text
+    one = results(tmp_path / "one" / "results")
     assert set(one) == {"omnistamps_ret.ret", "omnistamps_cap.cap", "omnistamps_qa.qa"}
-    assert results(two_processes / "test" / "results") == one
-    assert results(two_processes / "run" / "results" / "step_10") == one
-    protocol = json.loads((two_processes / "test" / "results" / "omnistamps_ret.ret.json").read_text())["protocol"]
+    assert results(tmp_path / "test" / "results") == one
+    assert results(tmp_path / "two" / "results" / "step_10") == one
+    protocol = json.loads((tmp_path / "test" / "results" / "omnistamps_ret.ret.json").read_text())["protocol"]
     assert protocol["processes"] == 2 and protocol["clips"] == 12
 
 

@@ -165,8 +165,11 @@ def test_quickstart_says_why_it_stopped(quickstart):
     status, text = run("--fresh", "--folder", str(folder.parent / "foreign"))
     assert status == 1 and "holds files that this script did not write" in text
     assert (folder.parent / "foreign" / "thesis.txt").exists()
-    status, text = run("--steps", "0", "--folder", str(folder.parent / "other"))
-    assert status == 2 and "steps" in text and "Traceback" not in text
+    status, text = run("--steps", "0")
+    assert status == 2 and "--steps: invalid positive value: '0'" in text
+    status, text = run("--data", str(folder.parent / "foreign"), "--folder", str(folder.parent / "other"))
+    assert status == 1 and "holds files that this builder did not write" in text
+    assert "stage 1 of 10 failed with exit status 1" in text and "Traceback" not in text
 
 
 # ---------------------------------------------------------------------------------------------------------------- ablation

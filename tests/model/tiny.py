@@ -26,7 +26,8 @@ BEATS = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 
          "conv_pos": 4, "conv_pos_groups": 2, "encoder_layerdrop": 0.0}
 CONFIG = ModelConfig(
     pretrained=False, vision_encoder_type="vit_small_scratch", vision_resolution=16, max_vision_sample_num=2, max_audio_sample_num=1,
-    vision_encoder_cfg={"width": 16, "depth": 1, "heads": 2, "stride": 8, "stem_width": 8}, audio_encoder_type="beats",
+    vision_encoder_cfg={"width": 16, "depth": 1, "heads": 2, "stride": 8, "stem_width": 8, "stem_norm": "group"},
+    audio_encoder_type="beats",
     audio_encoder_cfg=BEATS, audio_melbins=32, audio_target_length=32, text_encoder_type="bert", tokenizer=str(VAST_TINY / "vocab.txt"),
     contra_dim=16, itm_ratio=0.5, max_caption_len=12, max_omni_caption_len=14, max_subtitle_len=10, max_answer_len=6, label_smoothing=0.1)
 SIZES = TextSizes(186, 32, 2, 2, 64, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
