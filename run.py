@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     device = distributed.setup(config.run_cfg.device)
     run = config.run_cfg
     if run.fp16 and device.type == "cpu":
+        log.warning("run_cfg.fp16 needs a GPU: this run on the CPU uses float32 (--bf16 true is faster on CPUs that have it)")
         run = replace(run, fp16=False)
         config = replace(config, run_cfg=run)
     training = run.mode == "training"

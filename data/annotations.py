@@ -62,14 +62,11 @@ class Annotations(Sequence[Row]):
         kinds: set[CaptionKind] = set()
         parts: list[bytes] = []
         self.with_subtitle = self.caption_count = self.question_count = 0
-        self.has_question_ids = self.has_question_types = False
         for row in rows:
             kinds.update(row.captions)
             self.with_subtitle += row.subtitle is not None
             self.caption_count += len(row.captions.get(CaptionKind.OMNI) or next(iter(row.captions.values()), ()))
             self.question_count += len(row.questions)
-            self.has_question_ids |= bool(row.question_ids)
-            self.has_question_types |= bool(row.question_types)
             parts.append(_pack(row))
         self.kinds = frozenset(kinds)
         self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from config.schema import Config, DatasetConfig
     from model.weights import LoadReport
 
-PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "transformers", "tokenizers", "av", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "av", "numpy")
 
 
 def build(

@@ -1,8 +1,8 @@
 """Scaled dot-product attention: torch's fused kernels, but for one case where plain matrix products are several times faster.
 
-On CPUs, the backward pass of torch's fused kernel in bfloat16 takes about five times as long as the three matrix products
-that it replaces (heads of 32, 26 tokens: 331 ms against 47 ms per call, torch 2.15, AVX-512 with bf16), so training there uses
-the products. Everything else, inference on CPUs too, goes through ``scaled_dot_product_attention``.
+On CPUs, the backward pass of torch's fused kernel in bfloat16 takes several times as long as the matrix products that it
+replaces (``benchmarks/attention.py`` times both), so training there uses the products. Everything else, inference on CPUs too,
+goes through ``scaled_dot_product_attention``.
 """
 
 from __future__ import annotations

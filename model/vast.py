@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from config.schema import ModelConfig
 from config.tasks import Group, Modality, Objective, Task
 from model.encoders import build_audio, build_vision
-from model.encoders.eva import pixel_statistics
 from model.generate import beam_search, sample
 from model.heads import ContrastiveHead, MatchingHead, condition_projection
 from model.layout import Layout
@@ -104,7 +103,7 @@ class VAST(nn.Module):
             self.vision_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_vision_sample_num or 1, width))
             self.vision_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
             self.hidden_trans_vision_multimodal = condition_projection(self.vision_encoder.width, width)
-            for name, value in zip(("pixel_mean", "pixel_std"), pixel_statistics(self.vision_encoder)):
+            for name, value in zip(("pixel_mean", "pixel_std"), self.vision_encoder.pixel_statistics()):
                 self.register_buffer(name, value, persistent=False)
         if config.audio_encoder_type:
             self.audio_encoder = build_audio(config)

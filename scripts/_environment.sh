@@ -37,8 +37,7 @@ fi
 bash preinstall.sh ${preinstall_flags:-} || exit 1
 
 export TOKENIZERS_PARALLELISM=false
-# Let glibc keep freed memory rather than return it to the system: on the virtual machines measured, elementwise operations
-# on freshly mapped pages were up to 25 times slower, and without these a training step took 15 to 20 % longer.
+# Let glibc keep freed memory rather than return it to the system: touching freshly mapped pages is slow on virtual machines.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-33554432}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"

@@ -11,7 +11,8 @@ import difflib
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from config.schema import ModelConfig
 
@@ -32,6 +33,11 @@ class VisionEncoder(Encoder):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     has_cls: bool
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """(1, 3, 1, 1) mean and standard deviation on the scale of 0 to 255."""
+        shape = (1, 3, 1, 1)
+        return torch.tensor(self.mean).view(shape) * 255, torch.tensor(self.std).view(shape) * 255
 
 
 class AudioEncoder(Encoder):

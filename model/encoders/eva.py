@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-from timm.layers.config import set_fused_attn
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
@@ -29,7 +27,6 @@ class EvaClip(VisionEncoder):
     def __init__(self, resolution: int, patch_size: int, width: int, layers: int, head_width: int, mlp_ratio: float,
                  drop_path_rate: float) -> None:
         super().__init__()
-        set_fused_attn(True)
         self.width = width
         self.visual = Eva(img_size=resolution, patch_size=patch_size, embed_dim=width, depth=layers, num_heads=width // head_width,
                           mlp_ratio=mlp_ratio, drop_path_rate=drop_path_rate, num_classes=0, global_pool="token", qkv_fused=True,
@@ -48,9 +45,3 @@ class EvaClip(VisionEncoder):
 def evaclip01_giant(cfg: ModelConfig) -> VisionEncoder:
     """EVA01-CLIP-g/14: 40 blocks of width 1408."""
     return EvaClip(cfg.vision_resolution, **sizes(EVA01_GIANT, cfg.vision_encoder_cfg, "vision_encoder_cfg"))
-
-
-def pixel_statistics(encoder: VisionEncoder) -> tuple[Tensor, Tensor]:
-    """(1, 3, 1, 1) mean and standard deviation on the scale of 0 to 255."""
-    shape = (1, 3, 1, 1)
-    return torch.tensor(encoder.mean).view(shape) * 255, torch.tensor(encoder.std).view(shape) * 255

@@ -9,7 +9,6 @@ import torch
 from model import encoders
 from model.encoders import EncoderError, build_audio, build_vision, register_vision
 from model.encoders.beats import Beats, relative_buckets
-from model.encoders.eva import pixel_statistics
 from model.encoders.vit import ConvStem
 from tests.model.tiny import CONFIG
 
@@ -84,7 +83,7 @@ def test_timm_models(name, has_cls):
     encoder = build_vision(config(vision_encoder_type=f"timm:{name}", vision_resolution=64, vision_encoder_cfg={}))
     tokens = encoder(pixels(64))
     assert tokens.ndim == 3 and tokens.shape[0] == 2 and tokens.shape[2] == encoder.width and encoder.has_cls == has_cls
-    mean, std = pixel_statistics(encoder)
+    mean, std = encoder.pixel_statistics()
     assert mean.shape == std.shape == (1, 3, 1, 1) and (mean > 50).all() and (mean < 200).all()
     if not has_cls:  # a feature map is read row by row
         feature_map = encoder.eval().body.forward_features(pixels(64))
