@@ -22,6 +22,7 @@ from config.schema import Config, task_of
 from data.loader import EvalLoader, LoaderError, TrainLoader
 from data.spec import InputSpec, UnreadableError
 from evaluation.protocol import checkpoint_facts
+from evaluation.reward import set_reward
 from evaluation.run import evaluate
 from model.build import build_model, precision
 from model.vast import VAST
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
         name = "hps.json" if training else "hps_testing.json"
         write_atomically(Path(run.output_dir, "log", name), json.dumps(resolved(config), indent=2) + "\n")
     model.to(device)
+    set_reward(model, run, loader)
     provenance = {**checkpoint_facts(report), "config_hash": config_hash(config)}
     results = Path(run.output_dir, "results")
     if run.dry_run:

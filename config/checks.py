@@ -14,7 +14,7 @@ from config.tasks import Modality, Objective, Task, TaskError
 
 def check(config: Config, file: Path) -> None:
     """Raises ConfigError that lists every contradiction found."""
-    problems = [*_run(config.run_cfg), *_purpose(config), *_model(config)]
+    problems = [*_run(config.run_cfg), *_purpose(config), *_self_critical(config), *_model(config)]
     for name in LISTS:
         problems += _datasets(name, getattr(config.data_cfg, name), config.model_cfg)
     if len(problems) == 1:
@@ -58,12 +58,26 @@ def _purpose(config: Config) -> Iterator[str]:
         yield f"run_cfg.{evaluation} but data_cfg.val lists no dataset"
 
 
+def _self_critical(config: Config) -> Iterator[str]:
+    run = config.run_cfg
+    if not run.scst_finetuning or run.mode != "training":
+        return
+    if not any(task and task.groups(Objective.CAPTION) for task in map(_task, config.data_cfg.train)):
+        yield "run_cfg.scst_finetuning trains captioning, but no task in data_cfg.train has 'cap'"
+    if run.scst_baseline == "mean" and run.scst_candidates < 2:
+        yield "run_cfg.scst_baseline 'mean' compares the captions tried with each other; set scst_candidates to 2 or more"
+    if not (run.checkpoint or run.pretrain_dir or run.resume):
+        note("run_cfg.scst_finetuning improves a captioner that was trained before; name it with --pretrain_dir or --checkpoint")
+
+
 def _model(config: Config) -> Iterator[str]:
     model, run = config.model_cfg, config.run_cfg
     if model.text_encoder_type == "bert" and not model.tokenizer:
         yield "model_cfg.text_encoder_type 'bert' has no folder to find a vocabulary in; set model_cfg.tokenizer to a vocab.txt"
-    if model.captioner_mode or model.generate_nums > 1:
-        yield "model_cfg.captioner_mode and generate_nums ask for labelling, which this version does not do yet; leave both out"
+    if model.captioner_mode:
+        yield from _labelling(config)
+    elif model.generate_nums > 1:
+        note(f"model_cfg.generate_nums {model.generate_nums} has no effect without captioner_mode")
     if model.frozen_vision and not (model.pretrained or run.checkpoint or run.pretrain_dir or run.resume):
         note("model_cfg.frozen_vision with pretrained false and no checkpoint: the vision encoder stays random")
     rows = model.text_encoder_cfg.get("max_position_embeddings", 512)
@@ -75,6 +89,23 @@ def _model(config: Config) -> Iterator[str]:
     for name, length in needed.items():
         if isinstance(rows, int) and length > rows:
             yield f"model_cfg.{name} is {length}, but the text encoder has only {rows} positions (max_position_embeddings)"
+
+
+def _labelling(config: Config) -> Iterator[str]:
+    model = config.model_cfg
+    if config.run_cfg.mode != "testing":
+        yield "model_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"
+    if model.generate_by == "beam" and model.generate_nums > model.beam_size:
+        yield (f"model_cfg.generate_nums is {model.generate_nums}, but generate_by 'beam' finds beam_size {model.beam_size} captions; "
+               "raise beam_size")
+    for index, dataset in enumerate(config.data_cfg.val):
+        task = _task(dataset)
+        groups = task.groups(Objective.CAPTION) if task else ()
+        if task and task.objectives != (Objective.CAPTION,):
+            yield f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got '{task}'"
+        elif len({group.caption_kind for group in groups}) < len(groups):
+            yield (f"{_name('val', index, dataset)}: the groups of task '{task}' would write one kind of caption twice; in captioner_mode "
+                   "name at most one group of several modalities")
 
 
 def _task(dataset: DatasetConfig) -> Task | None:

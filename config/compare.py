@@ -15,9 +15,10 @@ from config.schema import Config
 DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_name", "optim", "betas", "weight_decay", "grad_norm",
                      "scheduler", "warmup_ratio", "gradient_accumulation_steps", "num_train_steps", "fp16", "bf16", "gather_with_grad",
                      "dataset_mix_type")
+SCST_KEYS = ("scst_finetuning", "scst_candidates", "scst_search", "scst_baseline")
 # Of model_cfg and the training datasets, what does not change the training.
-PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "itm_rerank_num",
-                      "ret_bidirection_evaluation", "inherit_keys")
+PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "generate_by",
+                      "itm_rerank_num", "ret_bidirection_evaluation", "inherit_keys")
 PASSIVE_DATASET_KEYS = ("training", "n_workers", "annfile", "cache_dir")
 
 
@@ -49,7 +50,8 @@ def _deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     whole = resolved(config) if isinstance(config, Config) else config
     sections = {name: _filled(whole.get(name) or {}, name) for name in SECTIONS}
     datasets = [_filled(d, "data_cfg") for d in (whole.get("data_cfg") or {}).get("train") or []]
-    return {"run_cfg": {key: sections["run_cfg"][key] for key in DECIDING_RUN_KEYS},
+    scst = SCST_KEYS if sections["run_cfg"]["scst_finetuning"] else ()
+    return {"run_cfg": {key: sections["run_cfg"][key] for key in (*DECIDING_RUN_KEYS, *scst)},
             "model_cfg": {key: v for key, v in sections["model_cfg"].items() if key not in PASSIVE_MODEL_KEYS},
             "data_cfg": {"train": [{k: v for k, v in d.items() if k not in PASSIVE_DATASET_KEYS} for d in datasets]}}
 

@@ -43,6 +43,10 @@ OBSOLETE: dict[str, dict[str, str]] = {
     "data_cfg": {
         "concatenated_nums": "clips are never concatenated",
         "datatype": "vision_format says what the vision folder holds",
+        "make_submission": "the answers are always written to results/, with their question ids",
+        "multi_evaluation": "every dataset of data_cfg.val is evaluated",
+        "vqa_anno_file": "answers are scored against those of txt",
+        "vqa_question_file": "questions are those of txt",
     },
 }
 

@@ -117,7 +117,8 @@ def _read_file(file: Path) -> Draft:
 
 def _dataset_list(value: Any, name: str, source: str, level: float) -> list[Section]:
     where = f"data_cfg.{name}"
-    if value is None:
+    # The released captioner configs write an empty list as {}.
+    if value is None or value == {}:
         return []
     if not isinstance(value, list):
         raise ConfigError(f"{source}: {where}: expected a list of datasets, got {show(value)}")
@@ -220,7 +221,9 @@ def _inherit(draft: Draft) -> None:
         return
     known = section_keys("model_cfg")
     for key in wanted.value:
-        if key not in known:
+        if key in OBSOLETE["model_cfg"]:
+            note(f"{wanted.source}: model_cfg.inherit_keys: '{key}' has no effect: {OBSOLETE['model_cfg'][key]}")
+        elif key not in known:
             raise ConfigError(f"{wanted.source}: model_cfg.inherit_keys: unknown key '{key}'.{did_you_mean(key, known)}")
     if folder is None or folder.value is None or not wanted.value:
         return
@@ -232,7 +235,7 @@ def _inherit(draft: Draft) -> None:
     for key in wanted.value:
         # Runs of the oldest releases spell vision as video.
         name = next((n for n in (key, key.replace("vision", "video")) if n in theirs), None)
-        if name is None or (key in model and model[key].level > INHERITED):
+        if name is None or key not in known or (key in model and model[key].level > INHERITED):
             continue
         model[key] = Value(check_value(theirs[name], known[key], f"{file}: model_cfg.{name}"), str(file), INHERITED)
 

@@ -54,6 +54,13 @@ class RunConfig:
     save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric")
     save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0)
     remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written")
+    scst_finetuning: bool = setting(False, "captions ('cap') are learnt by self-critical sequence training (Rennie et al. 2017): CIDEr "
+                                           "against the clip's training captions is the reward")
+    scst_candidates: int = setting(5, "scst_finetuning: captions tried per clip", minimum=1)
+    scst_search: Literal["sample", "beam"] = setting("sample", "scst_finetuning: captions tried are drawn, or the best of a beam search "
+                                                               "with scst_candidates beams")
+    scst_baseline: Literal["greedy", "mean"] = setting("greedy", "scst_finetuning: a caption is good when its reward is above that of the "
+                                                                 "greedy caption, or above the mean of the other captions tried")
     log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1)
     zero_shot: bool = setting(False, "evaluate the start weights and stop")
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")
@@ -62,8 +69,9 @@ class RunConfig:
     allow_missing: list[str] = setting([], "parameter name prefixes that a checkpoint may lack or have in excess")
     num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0)
     tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs")
-    dataset_mix_type: Literal["random", "round-robin"] = setting("random", "how the next step's corpus is chosen, in proportion to the "
-                                                                           "corpora's steps")
+    dataset_mix_type: Literal["random", "round-robin", "in-order"] = setting("random", "how the next step's corpus is chosen: at random or "
+                                                                             "in turns, in proportion to the corpora's steps; or one "
+                                                                             "corpus after the other, as listed")
     pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU")
     use_ddp: bool = setting(True, "accepted; DistributedDataParallel is used whenever there are several processes",
                             obsolete="the number of processes decides")
@@ -75,13 +83,14 @@ class ModelConfig:
 
     model_type: Literal["vast"] = setting("vast", "the model")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose")
-    vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, or timm:<name>; null: none")
+    vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
+                                                                        "open_clip:<name>[:<tag>]; null: none")
     vision_encoder_cfg: dict[str, Any] = setting({}, "sizes of the vision encoder where they differ from its name's")
     vision_resolution: int = setting(224, "frames are brought to this many pixels square", minimum=1)
     max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest "
                                                                         "vision_sample_num of data_cfg.train, or else of val",
                                                 minimum=1)
-    audio_encoder_type: str | None = setting("beats", "registered audio encoder; null: none")
+    audio_encoder_type: str | None = setting("beats", "registered audio encoder, or hf:<name or folder>; null: none")
     audio_encoder_cfg: dict[str, Any] = setting({}, "sizes of the audio encoder where they differ from its name's")
     audio_melbins: int = setting(64, "mel bins", minimum=1)
     audio_target_length: int = setting(1024, "mel frames of a slice (10 ms each)", minimum=1)
@@ -91,7 +100,7 @@ class ModelConfig:
     text_encoder_type: str = setting("bert-base-uncased", "folder under pretrained_weights/bert/ or a path, in Hugging Face layout; or "
                                                           "bert with text_encoder_cfg, from scratch")
     text_encoder_cfg: dict[str, Any] = setting({}, "BertConfig keys that override the folder's config.json")
-    tokenizer: str | None = setting(None, "vocab.txt or a folder with one; null: the text encoder's folder")
+    tokenizer: str | None = setting(None, "vocab.txt, BERT's tokenizer.json, or a folder with one; null: the text encoder's folder")
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
     itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
@@ -107,8 +116,11 @@ class ModelConfig:
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
     beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1)
-    captioner_mode: bool = setting(False, "label clips by sampling instead of testing captions")
+    captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
+                                          "a JSON list of ids, or of objects with one")
     generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1)
+    generate_by: Literal["sample", "beam"] = setting("sample", "captioner_mode: draw each token among the 10 most likely, or take the "
+                                                               "best texts of a search with beam_size beams")
     itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0)
     ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval")
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here")

@@ -125,6 +125,10 @@ class Task:
         """The groups of one objective; empty when the task does not have it."""
         return next((groups for own, groups in self.parts if own is objective), ())
 
+    def without(self, objective: Objective) -> Task:
+        """The task but for one objective."""
+        return Task(tuple(part for part in self.parts if part[0] is not objective))
+
     @property
     def objectives(self) -> tuple[Objective, ...]:
         return tuple(objective for objective, _ in self.parts)

@@ -97,7 +97,7 @@ def load_annotations(
     """Read an annotation file and check every row against the task.
 
     ``captions_optional``: rows without a caption are fine for captioning (labelling one's own clips, or references come from
-    elsewhere). Raises AnnotationError.
+    elsewhere), and so is an id in place of a row. Raises AnnotationError.
     """
     path = Path(path)
     items, digest = _read_json(path)
@@ -107,7 +107,7 @@ def load_annotations(
         raise AnnotationError(f"{path}: expected a JSON list of objects, found {_typename(items)}")
     if not items:
         raise AnnotationError(f"{path}: the list is empty")
-    reader = _RowReader(path, frozenset(ignore_fields))
+    reader = _RowReader(path, frozenset(ignore_fields), training=training, ids_suffice=captions_optional)
     annotations = Annotations(path, digest, (reader.read(i, item) for i, item in enumerate(items)))
     if reader.blanks:
         logger.warning("%s: %d blank caption(s) are left out", path, reader.blanks)
@@ -147,15 +147,18 @@ def load_references(path: str | Path) -> dict[str, list[str]]:
 class _RowReader:
     """JSON object → Row, with errors that say where."""
 
-    def __init__(self, path: Path, ignored: frozenset[str]) -> None:
+    def __init__(self, path: Path, ignored: frozenset[str], training: bool, ids_suffice: bool) -> None:
         self.blanks = 0
-        self._path, self._ignored = path, ignored
+        self._path, self._ignored, self._training, self._ids_suffice = path, ignored, training, ids_suffice
         self._valid_shapes: set[tuple[str, ...]] = set()
 
     def read(self, index: int, item: Any) -> Row:
         where = f"{self._path}: row {index}"
+        if self._ids_suffice and isinstance(item, (str, int)):
+            item = {ID_KEYS[0]: item}
         if not isinstance(item, dict):
-            raise AnnotationError(f"{where}: expected an object, found {_typename(item)}")
+            expected = "an id or an object with one" if self._ids_suffice else "an object"
+            raise AnnotationError(f"{where}: expected {expected}, found {_typename(item)}")
         clip_id = self._id(item, where)
         where = f"{where} (id '{clip_id}')"
         self._check_fields(item, where)
@@ -166,6 +169,8 @@ class _RowReader:
         if subtitle is not None and not isinstance(subtitle, str):
             raise AnnotationError(f"{where}: 'subtitle' must be a string, found {_typename(subtitle)}")
         questions, answers, ids, types = (self._strings(item.get(key), key, where) for key in QA_KEYS)
+        if isinstance(item.get("question"), str) and len(answers) > 1:
+            questions, answers, ids, types = self._one_question(answers, questions, ids, types)
         if len(questions) != len(answers):
             raise AnnotationError(f"{where}: {len(questions)} question(s) but {len(answers)} answer(s); expected as many of each")
         for key, values in (("question_id", ids), ("question_type", types)):
@@ -173,6 +178,13 @@ class _RowReader:
                 raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
         given = (subtitle or "") if "subtitle" in item else None
         return Row(clip_id, captions, given, questions, answers, ids, types)
+
+    def _one_question(self, answers: list[str], *asked: list[str]) -> tuple[list[str], list[str], list[str], list[str]]:
+        """One question that several people answered, as in VQAv2. Training draws one of their answers: the question stands here once
+        with each. Evaluation asks once and compares with the answer given most often (VQAv2's ``multiple_choice_answer``)."""
+        kept = answers if self._training else [max(answers, key=answers.count)]
+        questions, ids, types = (values * len(kept) for values in asked)
+        return questions, kept, ids, types
 
     def _id(self, item: dict[str, Any], where: str) -> str:
         keys = [key for key in ID_KEYS if key in item and key not in self._ignored]
@@ -246,20 +258,17 @@ def _check_task(annotations: Annotations, task: Task, captions_optional: bool) -
 
 
 def _check_duplicates(annotations: Annotations, task: Task, training: bool) -> None:
-    """In evaluation a clip would be its own wrong answer; in training a row read twice per epoch is a faulty export. Question
-    files may well ask the same twice: there it is only said."""
+    """In evaluation a clip would be its own wrong answer. In training a row repeated exactly is only said: released files with a row
+    per caption have some, because two people described a clip in the same words."""
     with_captions = any(task.groups(objective) for objective in (Objective.RETRIEVAL, Objective.CAPTION))
     if training:
         seen: dict[bytes, int] = {}
-        for index, row in enumerate(annotations):
-            earlier = seen.setdefault(hashlib.blake2b(_pack(row), digest_size=16).digest(), index)
-            if earlier == index:
-                continue
-            message = f"{annotations.path}: row {index} (id '{row.clip_id}') repeats row {earlier} exactly"
-            if with_captions:
-                raise AnnotationError(f"{message}; remove one")
-            logger.warning("%s; further ones are not listed", message)
-            return
+        repeats = [(index, earlier) for index, row in enumerate(annotations)
+                   if (earlier := seen.setdefault(hashlib.blake2b(_pack(row), digest_size=16).digest(), index)) != index]
+        if repeats:
+            index, earlier = repeats[0]
+            logger.warning("%s: %d of %d rows repeat another exactly; the first is row %d (id '%s'), which repeats row %d",
+                           annotations.path, len(repeats), len(annotations), index, annotations[index].clip_id, earlier)
     elif with_captions:
         first: dict[str, int] = {}
         for index, clip_id in enumerate(annotations.ids()):

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.audio import take_slices
+from data.audio import Frontend, take_slices
 from data.spec import DataError
 
 MAX_FRAMES = 64
@@ -55,7 +55,8 @@ class ClipCache:
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
-    def read(self, entry: Path, choose: Plan | None, plan: Plan | None, length: int) -> tuple[Tensor | None, Tensor | None] | None:
+    def read(self, entry: Path, choose: Plan | None, plan: Plan | None, length: int,
+             frontend: Frontend) -> tuple[Tensor | None, Tensor | None] | None:
         """(frames that ``choose`` picks of their number or None, (A, length, mel) slices that ``plan`` picks or None).
 
         The slices of a silent clip are None too. None instead of both when the clip is not kept, or its file is damaged.
@@ -69,7 +70,7 @@ class ClipCache:
                 if plan is not None and "mel" in file.keys():  # noqa: SIM118 - not a dict
                     mel = file.get_slice("mel")
                     count, bins = mel.get_shape()
-                    slices = take_slices(mel, count, bins, plan(count), length)
+                    slices = take_slices(mel, count, bins, plan(count), length, frontend)
                 return frames, slices
         except (OSError, SafetensorError):
             return None

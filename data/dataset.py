@@ -39,6 +39,8 @@ class IndexedDataset:
             config.txt, self.task, training=training, ignore_fields=config.ignore_fields, captions_optional=optional
         )
         self.reader.check_exists([self.annotations[row].clip_id for row in range(min(FIRST_CLIPS_CHECKED, len(self)))])
+        if not training:
+            self.reader.say_what_is_silent(self.annotations.ids())
         self.lengths = spec.lengths(self.annotations.several_kinds)
         self._needed = {group.caption_kind for group in self.task.all_groups}
 

@@ -41,7 +41,7 @@ class TrainLoader:
         world_size: int = 1,
         accumulation: int = 1,
         num_train_steps: int | None = None,
-        mix: Literal["random", "round-robin"] = "random",
+        mix: Literal["random", "round-robin", "in-order"] = "random",
         pin_memory: bool = False,
     ) -> None:
         """Reads and checks all annotations. Raises DataError, AnnotationError."""
@@ -73,6 +73,16 @@ class TrainLoader:
     def task(self, corpus: str) -> Task:
         """The task of a corpus by its name."""
         return next(own.task for own in self.corpora if own.name == corpus)
+
+    def references(self) -> dict[tuple[str, CaptionKind], dict[str, list[str]]]:
+        """Clip id → all its captions, by corpus and by the caption kinds that captioning is trained on."""
+        found: dict[tuple[str, CaptionKind], dict[str, list[str]]] = {}
+        for source in self._sources:
+            for kind in {group.caption_kind for group in source.task.groups(Objective.CAPTION)}:
+                own = found.setdefault((source.name, kind), {})
+                for row in source.annotations:
+                    own.setdefault(row.clip_id, []).extend(row.captions.get(kind) or row.captions[CaptionKind.OMNI])
+        return found
 
     def __iter__(self) -> BatchStream:
         return self.batches(0)
@@ -130,10 +140,7 @@ class EvalLoader:
         [clip id, reason] when told to skip them; otherwise no further batch is given once one is found, and UnreadableError
         lists all of this process's."""
         unreadable: list[tuple[str, str]] = []
-        rows, size = self._rows, self._batch_size
-        batches = [[(0, row, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
-        workers = min(self.config.n_workers, len(batches))
-        for batch in BatchStream(_data_loader(self._fetcher, batches, workers, self._pin_memory)):
+        for batch in self.batches(self._rows):
             unreadable += batch.unreadable
             if len(batch) and (self._skip_unreadable or not unreadable):
                 yield batch
@@ -142,6 +149,12 @@ class EvalLoader:
             raise UnreadableError.of(
                 self.name, unreadable, "repair them, or leave them out with skip_unreadable (the result says how many)"
             )
+
+    def batches(self, rows: Sequence[int]) -> BatchStream:
+        """The clips of these annotation rows, in this order. Unreadable ones are left out and named in their batch's ``unreadable``."""
+        size = self._batch_size
+        batches = [[(0, row, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+        return BatchStream(_data_loader(self._fetcher, batches, min(self.config.n_workers, len(batches)), self._pin_memory))
 
     def _references(self) -> dict[str, list[str]]:
         """Clip id → reference captions, from ``annfile`` or from the annotations. Raises DataError when ``annfile`` lacks a clip."""

@@ -27,7 +27,7 @@ from data.audio import SAMPLE_RATE
 from data.decoders import Decoder
 from data.vision import FrameTransform
 
-VIDEO_EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+VIDEO_EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 SOUND_EXTENSIONS = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
 EXTENSIONS = VIDEO_EXTENSIONS + IMAGE_EXTENSIONS + SOUND_EXTENSIONS
@@ -60,7 +60,7 @@ class Clip:
     frame_count: int = 0
     """Frames of the whole video."""
     waveform: Tensor | None = None
-    """(samples,) float32, mono, 16 kHz; None when the file has no sound."""
+    """(samples,) float32, mono, at the rate asked for; None when the file has no sound."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- finding
@@ -137,18 +137,20 @@ def read_clip(
     transform: FrameTransform | None = None,
     sound: bool = False,
     decoder: Decoder | None = None,
+    rate: int = SAMPLE_RATE,
 ) -> Clip:
     """Frames of a video and its sound in one pass over the container.
 
     ``choose`` picks the frames by their index in presentation order (None: no frames). The count declared by the container is
     only a guess; should decoding find another, the choice is made anew with the right one. ``transform`` is applied to each
-    chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone.
+    chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone. ``rate``: of the
+    sound, Hz.
 
     Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
     """
     path = str(path)
     if choose is None or decoder is not None:
-        clip = Clip(waveform=read_sound(path) if sound else None)
+        clip = Clip(waveform=read_sound(path, rate) if sound else None)
         if choose is not None and decoder is not None:
             with _named(path):
                 chosen, clip.frame_count = decoder.frames(path, choose)
@@ -158,22 +160,22 @@ def read_clip(
         stream = _video_stream(container, path)
         declared = stream.frames
         if declared:
-            clip, kept = _decode(container, path, set(choose(declared)), transform, sound)
+            clip, kept = _decode(container, path, set(choose(declared)), transform, sound, rate)
         else:
             counted = sum(1 for packet in container.demux(stream) if packet.size)
     if not declared:
         with _open(path) as container:
-            clip, kept = _decode(container, path, set(choose(max(counted, 1))), transform, sound)
+            clip, kept = _decode(container, path, set(choose(max(counted, 1))), transform, sound, rate)
     indices = choose(clip.frame_count)
     if not set(indices) <= kept.keys():
         with _open(path) as container:
-            kept = _decode(container, path, set(indices), transform, False)[1]
+            kept = _decode(container, path, set(indices), transform, False, rate)[1]
     clip.frames = torch.stack([kept[index] for index in indices])
     return clip
 
 
-def read_sound(path: str | Path) -> Tensor | None:
-    """(samples,) float32 in [-1, 1], mono, 16 kHz, of a sound file or of a video's track; None when it has no sound."""
+def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Tensor | None:
+    """(samples,) float32 in [-1, 1], mono, at ``rate`` Hz, of a sound file or of a video's track; None when it has no sound."""
     path = str(path)
     with _open(path) as container:
         audio = container.streams.best("audio")
@@ -182,14 +184,14 @@ def read_sound(path: str | Path) -> Tensor | None:
                 raise MediaError(path, "it has neither a sound nor a video stream")
             return None
         audio.codec_context.thread_count = 1
-        track = _Track()
+        track = _Track(rate)
         for frame in cast(Iterator[Any], container.decode(audio)):
             track.add(frame)
         return track.waveform()
 
 
 def _decode(
-    container: InputContainer, path: str, wanted: set[int], transform: FrameTransform | None, sound: bool
+    container: InputContainer, path: str, wanted: set[int], transform: FrameTransform | None, sound: bool, rate: int
 ) -> tuple[Clip, dict[int, Tensor]]:
     """One pass: the clip without its frames, and the wanted frames by index."""
     video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
@@ -197,7 +199,7 @@ def _decode(
     for stream in streams:
         stream.codec_context.thread_count = 1
     kept: dict[int, Tensor] = {}
-    track, to_rgb = _Track(), VideoReformatter()
+    track, to_rgb = _Track(rate), VideoReformatter()
     count, end, size = 0, 0.0, (0, 0)
     for packet in container.demux(streams):
         if packet.stream is audio:
@@ -234,9 +236,10 @@ def _one_thread() -> dict[str, int]:
 
 
 class _Track:
-    """Collects decoded sound as mono 16 kHz. Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted."""
+    """Collects decoded sound as mono at one rate. Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
         self._resampler: av.AudioResampler | None = None
         self._layout: tuple[object, ...] | None = None
         self._parts: list[np.ndarray] = []
@@ -247,8 +250,8 @@ class _Track:
         if layout != self._layout:
             self._flush()
             self._layout = layout
-            if layout not in _READY:
-                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+            if layout not in {(name, "mono", self._rate) for name in _READY}:
+                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self._rate)
         if self._resampler is None:
             self._keep([frame])
         else:
@@ -257,7 +260,7 @@ class _Track:
 
     @property
     def seconds(self) -> float:
-        return self._samples / SAMPLE_RATE
+        return self._samples / self._rate
 
     def waveform(self) -> Tensor | None:
         self._flush()
@@ -277,8 +280,8 @@ class _Track:
             self._samples += len(samples)
 
 
-_READY = {(name, "mono", SAMPLE_RATE) for name in ("s16", "s16p", "flt", "fltp")}
-"""Sound that needs no resampling."""
+_READY = ("s16", "s16p", "flt", "fltp")
+"""Formats in which sound, mono and at the rate wanted, needs no resampling."""
 
 
 def _video_stream(container: InputContainer, path: str) -> Any:

@@ -57,16 +57,17 @@ class Mixture:
     """The plan of a whole run."""
 
     def __init__(
-        self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Literal["random", "round-robin"] = "random"
+        self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Literal["random", "round-robin", "in-order"] = "random"
     ) -> None:
-        """Every corpus gets exactly its steps: in a seeded random order, or taking turns as evenly as their shares allow."""
+        """Every corpus gets exactly its steps: in a seeded random order, taking turns as evenly as their shares allow, or one
+        corpus after the other (a curriculum)."""
         self.corpora, self.seed, self.accumulation = list(corpora), seed, accumulation
         steps = np.array([corpus.steps for corpus in corpora], dtype=np.int64)
         self.total_steps = int(steps.sum())
         owners = np.repeat(np.arange(len(corpora), dtype=np.int16), steps)
         if mix == "random":
             owners = np.random.Generator(np.random.PCG64(stable_seed(seed, "mixture"))).permutation(owners)
-        else:
+        elif mix == "round-robin":
             due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in steps]) if len(steps) else np.empty(0)
             owners = owners[np.argsort(due, kind="stable")]
         self._owners = owners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from utils.random import generator
 
 FIRST_CLIPS_CHECKED = 8
 
+logger = logging.getLogger("omnivast")
+
 
 @dataclass
 class ClipMedia:
@@ -29,7 +32,7 @@ class ClipMedia:
     frames: Tensor | None = None
     """(F, 3, R, R) uint8."""
     spectrogram: Tensor | None = None
-    """(A, T, mel) float32, normalised; zeros where there is no sound."""
+    """(A, T, mel) float32, normalised; silence where there is no sound: zeros for BEATs and AST, as in the release."""
     has_sound: bool = False
 
 
@@ -50,6 +53,7 @@ class ClipReader:
         except ValueError as error:
             raise DataError(f"{self._where}: {error}") from None
         self._cache = ClipCache(config.cache_dir) if config.cache_dir and (self._vision or self._audio) else None
+        self._frontend = audio.find_frontend(spec.audio_frontend)
         self._settings = (spec.resolution, spec.mel_bins, spec.audio_frontend, config.video_decoder, self.needs_vision, self.needs_audio)
 
     def read(self, clip_id: str, key: tuple[object, ...]) -> ClipMedia:
@@ -57,7 +61,7 @@ class ClipReader:
         if not (self._vision or self._audio):
             return ClipMedia()
         seen = self._vision.find(clip_id) if self._vision else None
-        heard = (self._audio.find(clip_id) if self._audio else seen) if self.needs_audio else None
+        heard = self._sound_of(clip_id, seen) if self.needs_audio else None
 
         def choose(count: int) -> list[int]:
             return vision.frame_indices(count, self.config.vision_sample_num or 1, self.training, self._draws(key, "frames"))
@@ -69,13 +73,34 @@ class ClipReader:
         entry = self._cache.entry([file for file in (seen, heard) if file], self._settings) if self._cache else None
         found = None
         if self._cache and entry:
-            length = self.spec.target_length
-            found = self._cache.read(entry, choose if self.needs_vision else None, plan if self.needs_audio else None, length)
+            found = self._cache.read(entry, choose if self.needs_vision else None, plan if self.needs_audio else None,
+                                     self.spec.target_length, self._frontend)
         frames, slices = found if found is not None else self._decode(seen, heard, choose, plan, entry, key)
         silent = self.needs_audio and slices is None
         if silent:
-            slices = torch.zeros(self.config.audio_sample_num or 1, self.spec.target_length, self.spec.mel_bins)
+            slices = self._slices(torch.zeros(0, self.spec.mel_bins), [0] * (self.config.audio_sample_num or 1))
         return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent)
+
+    def _sound_of(self, clip_id: str, seen: str | None) -> str | None:
+        """The file with the clip's sound. None where the task also sees the clip and the sound folder has no file for it: extracting the
+        sound of a silent video gives none, and such a clip is silent, as in the release. Raises MediaError where sound is all there is."""
+        if self._audio is None:
+            return seen
+        try:
+            return self._audio.find(clip_id)
+        except MediaError:
+            if self.needs_vision:
+                return None
+            raise
+
+    def say_what_is_silent(self, clip_ids: Sequence[str]) -> None:
+        """Log how many of the clips have no file in the sound folder and count as silent."""
+        if self._audio is None or not self.needs_vision:
+            return
+        silent = [clip_id for clip_id in clip_ids if self._sound_of(clip_id, None) is None]
+        if silent:
+            logger.warning("%s: %d of %d clips have no file in the audio folder '%s' and count as silent, '%s' first", self._where,
+                           len(silent), len(clip_ids), self._audio.folder, silent[0])
 
     def check_exists(self, clip_ids: Sequence[str]) -> None:
         """Raises DataError when none of the first clips has a file: the folder is then the wrong one."""
@@ -107,8 +132,9 @@ class ClipReader:
 
         clip = self._decode_files(seen, heard, all_or_chosen if entry else choose, key)
         mel = None
-        if clip.waveform is not None and audio.mel_frames(len(clip.waveform)):
-            mel = audio.log_mel(clip.waveform, self.spec.mel_bins, self.spec.audio_frontend)
+        if clip.waveform is not None:
+            mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins)
+            mel = mel if len(mel) else None
         frames = clip.frames
         if self._cache and entry and clip.frame_count <= MAX_FRAMES:
             if mel is None or len(mel) <= MAX_MEL:
@@ -116,8 +142,11 @@ class ClipReader:
             frames = frames[choose(clip.frame_count)] if frames is not None else None
         slices = None
         if mel is not None:
-            slices = audio.take_slices(mel, len(mel), self.spec.mel_bins, plan(len(mel)), self.spec.target_length)
+            slices = self._slices(mel, plan(len(mel)))
         return frames, slices
+
+    def _slices(self, mel: Tensor, indices: list[int]) -> Tensor:
+        return audio.take_slices(mel, len(mel), self.spec.mel_bins, indices, self.spec.target_length, self._frontend)
 
     def _decode_files(self, seen: str | None, heard: str | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
         """Frames and sound of the files, in one pass where they are one file."""
@@ -125,14 +154,15 @@ class ClipReader:
         clip = Clip()
         if self.needs_vision and seen:
             if self.config.vision_format == "video_rawvideo":
-                clip = media.read_clip(seen, choose, transform=transform, sound=heard == seen, decoder=self._decoder)
+                clip = media.read_clip(seen, choose, transform=transform, sound=heard == seen, decoder=self._decoder,
+                                       rate=self._frontend.rate)
             elif self.config.vision_format == "video_frame":
                 clip = media.read_frame_folder(seen, choose, transform)
             else:
                 image = media.read_image(seen, transform)
                 clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
         if heard and not (self.needs_vision and heard == seen):
-            clip.waveform = media.read_sound(heard)
+            clip.waveform = media.read_sound(heard, self._frontend.rate)
         return clip
 
     def _draws(self, key: tuple[object, ...], purpose: str) -> torch.Generator | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from config.schema import ModelConfig
 from config.tasks import CaptionKind
@@ -55,7 +55,8 @@ class InputSpec:
     resolution: int
     mel_bins: int
     target_length: int
-    audio_frontend: Literal["beats", "ast"] = "beats"
+    audio_frontend: str = "beats"
+    """A name in data/audio.py: how sound becomes spectrograms."""
     max_caption_len: int
     max_omni_caption_len: int
     max_subtitle_len: int
@@ -64,7 +65,7 @@ class InputSpec:
     """Clips are to be labelled: evaluation needs no captions."""
 
     @classmethod
-    def of(cls, model_cfg: ModelConfig, audio_frontend: Literal["beats", "ast"] = "beats") -> InputSpec:
+    def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats") -> InputSpec:
         """The sizes that a model of this config takes."""
         return cls(
             resolution=model_cfg.vision_resolution,

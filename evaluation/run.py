@@ -17,6 +17,7 @@ from config.tasks import Objective
 from evaluation import protocol
 from evaluation.captioning import CaptionEvaluator
 from evaluation.collect import Outcome, flatten
+from evaluation.labelling import label
 from evaluation.qa import QAEvaluator
 from evaluation.retrieval import RetrievalEvaluator
 from utils import distributed
@@ -36,7 +37,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Test every objective of every loader's task.
 
-    Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "predictions"}``.
+    Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "predictions"}``. In
+    ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.labelling`.
 
     Args:
         provenance: what the protocol says of the weights and the run, see :func:`evaluation.protocol.build`.
@@ -55,6 +57,8 @@ def evaluate(
     metrics: dict[str, float] = {}
     device = next(model.parameters()).device
     with _evaluating(model):
+        if config.model_cfg.captioner_mode:
+            return label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
             start = time.monotonic()
             outcomes = _evaluate_one(model, loader, config, device)

@@ -15,13 +15,12 @@ from config.schema import ModelConfig
 from model.text import TextSizes
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vast import VAST
-from model.weights import WeightsError, load_tower
+from model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
 
 log = logging.getLogger("omnivast")
 
-WEIGHTS = Path("pretrained_weights")
-TOWER_FILES = {"evaclip01_giant": "clip/EVA01_CLIP_g_14_psz14_s11B.pt", "beats": "beats/BEATs_iter3_plus_AS2M.pt"}
-"""Where the release looks for a tower's file, under pretrained_weights/."""
+BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}
+"""What a text encoder's ``config.json`` must say, where it says anything."""
 
 
 class ModelError(ValueError):
@@ -31,13 +30,14 @@ class ModelError(ValueError):
 def build_model(cfg: ModelConfig, *, load_towers: bool = True) -> VAST:
     """VAST of ``cfg`` on the CPU. With ``cfg.pretrained`` its towers start from their files, unless ``load_towers`` is false
     because a whole checkpoint follows."""
+    files = pretrained_files(cfg) if load_towers else []
+    _need(files)
     tokenizer, sizes = text_parts(cfg)
     model = VAST(cfg, tokenizer, sizes)
     longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len)
     if longest > sizes.max_position_embeddings:
         raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")
-    if cfg.pretrained and load_towers:
-        _load_towers(model, cfg)
+    _load_towers(model, files)
     return model
 
 
@@ -49,8 +49,10 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
         file = folder / "config.json"
         if not file.is_file():
             raise ModelError(f"model_cfg.text_encoder_type '{cfg.text_encoder_type}': no {file}; expected a BERT folder in Hugging Face "
-                             "layout (config.json, vocab.txt, model.safetensors), or \"bert\" with text_encoder_cfg and tokenizer")
+                             "layout (config.json, vocab.txt, model.safetensors), or \"bert\" with text_encoder_cfg and tokenizer. "
+                             f"`python scripts/download_weights.py text:{cfg.text_encoder_type}` fetches a published one")
         settings = json.loads(file.read_text())
+        _check_bert(settings, file)
     names = [f.name for f in fields(TextSizes)]
     for key in cfg.text_encoder_cfg:
         if key not in names:
@@ -67,49 +69,53 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
     return tokenizer, TextSizes(**settings)
 
 
+def _check_bert(settings: dict[str, Any], file: Path) -> None:
+    """Raise ModelError for a model that is not BERT."""
+    for key, wanted in BERT.items():
+        if settings.get(key, wanted) != wanted:
+            raise ModelError(f"{file}: {key} is '{settings[key]}', but the text encoder is BERT's own architecture ({key} '{wanted}'). "
+                             "Supported is what is saved as BERT: BERT itself of any size, cased or not, multilingual BERT, SciBERT, "
+                             "MiniLM and the like; not RoBERTa, DistilBERT, ALBERT, ELECTRA, MPNet or DeBERTa")
+
+
 def text_folder(cfg: ModelConfig) -> Path | None:
     """The folder of the pretrained text encoder; None for "bert", which has none."""
-    if cfg.text_encoder_type == "bert":
-        return None
-    direct = Path(cfg.text_encoder_type)
-    return direct if direct.is_dir() else WEIGHTS / "bert" / cfg.text_encoder_type
+    return None if cfg.text_encoder_type == "bert" else text_file(cfg.text_encoder_type).place.parent
 
 
-def _load_towers(model: VAST, cfg: ModelConfig) -> None:
-    for name, kind in ((cfg.vision_encoder_type, "vision"), (cfg.audio_encoder_type, "audio")):
-        if name is None:
-            continue
-        if name not in TOWER_FILES and not name.startswith("timm:"):
-            raise ModelError(f"{kind} encoder '{name}' has no pretrained file; set \"pretrained\": false to train from scratch on purpose")
-        path = WEIGHTS / (TOWER_FILES.get(name) or f"timm/{name.split(':', 1)[1]}.safetensors")
-        _need(path, f"the {kind} encoder '{name}'")
-        if name == "evaclip01_giant":
-            load_tower(model.vision_encoder, path, {}, ("text.", "logit_scale", "visual.head."))
-        elif name == "beats":
-            load_tower(model.audio_encoder, path, {}, ("predictor.", "mask_emb"), optional=("relative_attention_bias",))
-        else:
-            load_tower(model.vision_encoder, path, {"": "body."}, ("head.", "fc.", "classifier."))
-        log.info("loaded %s from %s", name, path)
-    folder = text_folder(cfg)
-    if folder is not None:
-        _load_text(model, folder)
+def pretrained_files(cfg: ModelConfig) -> list[tuple[str, str, TowerFile]]:
+    """(which tower, its name, its file) of each tower that does not start from scratch. Raises ModelError for one that has no file."""
+    files = []
+    for tower, name in (("vision", cfg.vision_encoder_type), ("audio", cfg.audio_encoder_type)):
+        if name is not None and cfg.pretrained:
+            file = tower_file(name)
+            if file is None:
+                raise ModelError(f"{tower} encoder '{name}' has no pretrained file; set \"pretrained\": false to train from scratch on "
+                                 "purpose")
+            files.append((tower, name, file))
+    if cfg.pretrained and cfg.text_encoder_type != "bert":
+        files.append(("text", cfg.text_encoder_type, text_file(cfg.text_encoder_type)))
+    return files
 
 
-def _load_text(model: VAST, folder: Path) -> None:
-    """A BERT in Hugging Face layout; cross-attention, which it lacks, starts as BERT initialises."""
-    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
-    path = next((file for file in files if file.is_file()), files[0])
-    _need(path, "the text encoder")
-    rename = {"": "bert.", "bert.": "bert.", "cls.": "cls."}
-    load_tower(model.multimodal_encoder, path, rename, ("bert.pooler.", "pooler.", "cls.seq_relationship."),
-               optional=("crossattention", "cls.predictions", "position_ids"))
-    log.info("loaded the text encoder from %s", path)
+def _load_towers(model: VAST, files: list[tuple[str, str, TowerFile]]) -> None:
+    """Cross-attention, which a BERT lacks, stays as BERT initialises."""
+    modules = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
+    for tower, name, file in files:
+        load_tower(getattr(model, modules[tower]), file.place, file)
+        log.info("%s encoder '%s': loaded from %s", tower, name, file.place)
 
 
-def _need(path: Path, what: str) -> None:
-    if not path.is_file():
-        raise WeightsError(f"{what} starts from {path}, which is not there. Put the released file there, start from a whole checkpoint "
-                           "(--checkpoint or --pretrain_dir), or set \"pretrained\": false to train from scratch on purpose")
+def _need(files: list[tuple[str, str, TowerFile]]) -> None:
+    """Raise WeightsError that names every file which is not there, where it comes from and what fetches it."""
+    lacking = [(tower, name, file) for tower, name, file in files if not file.place.is_file()]
+    if not lacking:
+        return
+    lines = [f"the {tower} encoder '{name}' starts from {file.place}, which is not there: {file.by_hand}" for tower, name, file in lacking]
+    names = " ".join(f"text:{name}" if tower == "text" else name for tower, name, _ in lacking)
+    raise WeightsError("\n".join(lines) + f"\n`python scripts/download_weights.py {names}` fetches what can be fetched and says how to get "
+                       "the rest. Or start from a whole checkpoint (--checkpoint or --pretrain_dir), or set \"pretrained\": false to train "
+                       "from scratch on purpose")
 
 
 def precision(bf16: bool, fp16: bool) -> torch.dtype | None:

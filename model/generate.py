@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from config.tasks import Group
-from model.memory import Memory
 from model.text import DecoderState, TextModel
 from model.tokenizer import Tokenizer
 
@@ -46,8 +44,15 @@ class _Finished:
 def beam_search(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                 length_penalty: float) -> list[list[int]]:
     """The ids of the best text of every memory row, without [CLS] and [SEP], at most ``max_length``; greedy for one beam."""
+    return [own[0] for own in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
+
+
+@torch.no_grad()
+def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
+               length_penalty: float) -> list[list[list[int]]]:
+    """The ``beams`` best texts of every memory row that beam search ends with, the best first, as ``beam_search`` gives the best."""
     if beams == 1:
-        return _greedy(model, state, tokenizer, max_length)
+        return [[text] for text in _greedy(model, state, tokenizer, max_length)]
     clips = list(range(len(state.memory)))
     finished = [_Finished(beams, length_penalty, 1 + state.next_position) for _ in clips]
     tokens = torch.full((len(clips),), tokenizer.cls, device=state.seen.device)
@@ -76,7 +81,7 @@ def beam_search(model: TextModel, state: DecoderState, tokenizer: Tokenizer, bea
         if not finished[clip].done:
             for beam in range(beams):
                 finished[clip].add(scores[i, beam].item(), texts[i * beams + beam].tolist())
-    return [f.scored[0][1] for f in finished]
+    return [[ids for _, ids in f.scored] for f in finished]
 
 
 def _collect(finished: list[_Finished], clips: list[int], ends: Tensor, top: Tensor, texts: Tensor, rows: Tensor) -> None:
@@ -115,21 +120,27 @@ def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_len
 
 
 @torch.no_grad()
-def sample(model: TextModel, memory: Memory, group: Group, tokenizer: Tokenizer, max_length: int, number: int, top_k: int,
-           generator: torch.Generator) -> list[list[list[int]]]:
-    """``number`` texts of every memory row, each token drawn among the ``top_k`` most likely (labelling, paper section 3)."""
-    state = model.start(memory, group)
-    clips = len(memory)
-    tokens = torch.full((clips,), tokenizer.cls, device=state.seen.device)
+def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: Tensor, top_k: int | None = None) -> list[list[list[int]]]:
+    """Texts of every memory row, each token drawn among the ``top_k`` most likely (None: among all); labelling, paper section 3.
+
+    draws: (M, texts per memory row, tokens at most) uniform in [0, 1), of which each text uses its own, one per token: what is
+    drawn for a clip does not depend on the clips beside it. A text without an end has as many ids as there are draws.
+    """
+    clips, number, max_length = draws.shape
+    draws = draws.to(state.seen.device).flatten(0, 1)
+    tokens = torch.full((clips,), tokenizer.cls, device=draws.device)
     texts: list[list[int]] = [[] for _ in range(clips * number)]
     done = [False] * len(texts)
     for step in range(max_length):
-        values, words = model.step(state, tokens, tokenizer.mask).float().topk(top_k, -1)
+        logits = model.step(state, tokens, tokenizer.mask).float()
+        values, words = (logits, None) if top_k is None else logits.topk(top_k, -1)
+        cumulative = values.softmax(-1).cumsum(-1)
         if step == 0:
-            values, words = values.repeat_interleave(number, 0), words.repeat_interleave(number, 0)
-            state.reorder(torch.arange(clips, device=words.device).repeat_interleave(number))
-        drawn = torch.multinomial(values.softmax(-1).cpu(), 1, generator=generator).to(words.device)
-        tokens = words.gather(1, drawn).squeeze(1)
+            rows = torch.arange(clips, device=draws.device).repeat_interleave(number)
+            state.reorder(rows)
+            cumulative, words = cumulative[rows], words if words is None else words[rows]
+        place = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
+        tokens = (place if words is None else words.gather(1, place)).squeeze(1)
         for i, token in enumerate(tokens.tolist()):
             done[i] = done[i] or token == tokenizer.sep
             if not done[i]:

@@ -49,6 +49,21 @@ class Layout:
         positions = torch.where(positions < start, positions, positions - start + offset)
         return cls(ids, real, attend, positions.expand(n, length))
 
+    @classmethod
+    def stepwise(cls, texts: Tensor, mask: Tensor, cls_id: int, mask_id: int) -> Layout:
+        """What generation sees, for all its steps at once: [CLS] and the text (N, L) but for its last token, causal, and behind
+        them a [MASK] in the place of every token, which sees what stands before that token, and itself. Rows are 2 L long; the
+        hidden state at L + i predicts token i. mask: (N, L), True at tokens, which stand to the left."""
+        n, length = texts.shape
+        before = torch.cat([torch.full_like(texts[:, :1], cls_id), texts[:, :-1]], 1)
+        sees = torch.ones(length, length, dtype=torch.bool, device=texts.device).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=texts.device)
+        attend = torch.cat([torch.cat([sees, torch.zeros_like(itself)], 1), torch.cat([sees, itself], 1)])
+        real = torch.cat([mask, mask], 1)
+        places = torch.arange(length, device=texts.device)
+        return cls(torch.cat([before, torch.full_like(texts, mask_id)], 1), real, attend & real[:, None, :],
+                   torch.cat([places, places + 1]).expand(n, 2 * length))
+
     @staticmethod
     def stack(parts: Sequence[Layout]) -> Layout:
         """The rows of several layouts, one after the other, padded to the longest."""

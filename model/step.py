@@ -17,6 +17,7 @@ from model.memory import CrossPass, Memory
 from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
 from model.objectives.generation import IGNORED, generation_loss, mask_tokens
 from model.objectives.matching import matching_loss
+from model.self_critical import self_critical_losses
 from model.text import TextOutput
 from utils import distributed
 from utils.random import StepRandom
@@ -68,6 +69,11 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom, ne
     """The losses of a task (see VAST.forward). Tests fix the ``negatives`` and the ``masked`` ids and labels (keys "cap.<kind>", "qa")."""
     features = model.encode(batch, task.modalities)
     losses: dict[str, Tensor] = {}
+    rewards: dict[str, Tensor] = {}
+    whole = task
+    if model.self_critical is not None and task.groups(Objective.CAPTION):
+        losses, rewards = self_critical_losses(model, model.self_critical, batch, task.groups(Objective.CAPTION), features, draws)
+        task = task.without(Objective.CAPTION)
     chosen = dict(negatives or {})
     groups = task.groups(Objective.RETRIEVAL)
     if groups:
@@ -80,7 +86,7 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom, ne
                 parts = [model.itm_head(cls[rows]) for rows in (positive, *others)]
                 losses[f"itm.{group}"] = matching_loss(*parts)
             losses |= _generation(model, output, predictions)
-    return _total(losses, task, model.config.itm_ratio)
+    return _total(losses, whole, model.config.itm_ratio) | rewards
 
 
 def _contrastive(model: VAST, batch: Batch, groups: tuple[Group, ...], features: ClipFeatures, draws: StepRandom,

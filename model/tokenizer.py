@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
 log = logging.getLogger("omnivast")
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
 
 class TokenizerError(ValueError):
-    """A vocabulary that is absent or lacks BERT's special tokens."""
+    """A vocabulary that is absent, lacks BERT's special tokens or is not WordPiece."""
 
 
 class Tokenizer:
-    """BERT's uncased WordPiece over a ``vocab.txt``; picklable, so that data workers hold their own."""
+    """BERT's WordPiece; picklable, so that data workers hold their own.
 
-    def __init__(self, vocab_file: Path) -> None:
-        words = vocab_file.read_text(encoding="utf-8").splitlines()
-        ids = {word: i for i, word in enumerate(words)}
-        lacking = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t not in ids]
+    It is made of a ``vocab.txt`` or of a ``tokenizer.json``. Texts are lowercased unless ``tokenizer_config.json`` beside it, or the
+    ``tokenizer.json`` itself, says otherwise.
+    """
+
+    def __init__(self, file: Path) -> None:
+        ids, options = _from_json(file) if file.suffix == ".json" else _from_text(file)
+        lacking = [token for token in SPECIAL if token not in ids]
         if lacking:
-            raise TokenizerError(f"{vocab_file}: a BERT vocabulary has one token per line, among them {', '.join(lacking)}, not found here")
-        self.path = vocab_file
-        self._tokenizer = BertTokenizerFast(vocab=ids, do_lower_case=True)
-        self.pad, self.unk, self.cls, self.sep, self.mask = (ids[t] for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-        self.vocab_size = len(words)
+            raise TokenizerError(f"{file}: a BERT vocabulary has one token per line, among them {', '.join(lacking)}, not found here"
+                                 if file.suffix != ".json" else f"{file}: a BERT vocabulary holds {', '.join(lacking)}, not found here")
+        self.path = file
+        self._tokenizer = BertTokenizerFast(vocab=ids, **options)
+        self.pad, self.unk, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
+        self.vocab_size = max(ids.values()) + 1
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         """Ids of each text, [CLS] first and [SEP] last, cut to ``max_length`` tokens in all."""
@@ -40,10 +48,32 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """A tokenizer from a ``vocab.txt`` or a folder that holds one. Raises TokenizerError naming what is missing."""
+    """A tokenizer from a ``vocab.txt``, a ``tokenizer.json``, or a folder that holds one of them. Raises TokenizerError naming what is
+    missing."""
     file = Path(path)
     if file.is_dir():
-        file = file / "vocab.txt"
+        file = next((file / name for name in ("vocab.txt", "tokenizer.json") if (file / name).is_file()), file / "vocab.txt")
     if not file.is_file():
-        raise TokenizerError(f"no vocabulary at {path}: expected a vocab.txt (one WordPiece token per line) or a folder with one")
+        raise TokenizerError(f"no vocabulary at {path}: expected a vocab.txt (one WordPiece token per line), a tokenizer.json of BERT, or "
+                             "a folder with one")
     return Tokenizer(file)
+
+
+def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """Ids by token, and how texts are normalised."""
+    ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").splitlines())}
+    beside = file.with_name("tokenizer_config.json")
+    found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+    return ids, {"do_lower_case": True, **{name: found[name] for name in names if name in found}}
+
+
+def _from_json(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    model, normalizer = found.get("model", {}), found.get("normalizer") or {}
+    if (model.get("type"), normalizer.get("type")) != ("WordPiece", "BertNormalizer"):
+        raise TokenizerError(f"{file}: its model is {model.get('type')} and its normalizer {normalizer.get('type')}; the text encoder "
+                             "takes BERT's: WordPiece and BertNormalizer")
+    ids = {**model["vocab"], **{token["content"]: token["id"] for token in found.get("added_tokens", ())}}
+    return ids, {"do_lower_case": normalizer["lowercase"], "strip_accents": normalizer["strip_accents"],
+                 "tokenize_chinese_chars": normalizer["handle_chinese_chars"]}

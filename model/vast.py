@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from config.schema import ModelConfig
 from config.tasks import Group, Modality, Objective, Task
 from model.encoders import build_audio, build_vision
-from model.generate import beam_search, sample
+from model.generate import beam_search, best_texts, sample
 from model.heads import ContrastiveHead, MatchingHead, condition_projection
 from model.layout import Layout
 from model.memory import Memory
 from model.objectives.generation import MaskTokens
+from model.self_critical import SelfCritical
 from model.step import match_pairs, training_losses
 from model.text import TextModel, TextSizes
 from model.tokenizer import Tokenizer
@@ -94,6 +95,7 @@ class VAST(nn.Module):
         self.config, self.tokenizer = config, tokenizer
         self.precision: torch.dtype | None = None
         self.gather_with_grad = True
+        self.self_critical: SelfCritical | None = None
         width = sizes.hidden_size
         self.contra_temp = nn.Parameter(torch.tensor(0.07))
         widths = {Modality.SUBTITLE: width}
@@ -157,8 +159,8 @@ class VAST(nn.Module):
                                  "retrieval groups are tv, ta, ts, tva, tvs, tvas")
 
     @property
-    def audio_frontend(self) -> Literal["beats", "ast"]:
-        """How spectrograms must be made for the audio tower."""
+    def audio_frontend(self) -> str:
+        """How spectrograms must be made for the audio tower: a name in data/audio.py."""
         return self.audio_encoder.frontend if hasattr(self, "audio_encoder") else "beats"
 
     @property
@@ -195,11 +197,10 @@ class VAST(nn.Module):
 
     def vision_tokens(self, frames: Tensor) -> Tensor:
         """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""
-        flat = frames.flatten(0, 1)
-        if not flat.is_floating_point():
-            flat = (flat.float() - self.pixel_mean) / self.pixel_std
+        if not frames.is_floating_point():
+            frames = (frames.float() - self.pixel_mean) / self.pixel_std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
-            return self.vision_encoder(flat).unflatten(0, frames.shape[:2])
+            return self.vision_encoder.encode_frames(frames)
 
     def audio_tokens(self, spectrograms: Tensor) -> Tensor:
         """(B, A, T, mel) → (B, A, N, width)."""
@@ -215,7 +216,8 @@ class VAST(nn.Module):
     def _encode_audio(self, batch: Batch) -> tuple[Tensor, None, Tensor]:
         tokens = self.audio_tokens(_needed(batch.spectrograms, "spectrograms"))
         condition = self._condition(self.hidden_trans_audio_multimodal(tokens), self.audio_frame_embedding, self.audio_type_embeddings)
-        return condition, None, tokens.mean(2).mean(1)
+        per_slice = tokens[:, :, 0] if self.audio_encoder.has_cls else tokens.mean(2)
+        return condition, None, per_slice.mean(1)
 
     def _encode_subtitle(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
         texts = _needed(batch.subtitles, "subtitles")
@@ -260,10 +262,8 @@ class VAST(nn.Module):
 
     def caption(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.6) -> list[str]:
         """A caption for every memory row by beam search (greedy with one beam)."""
-        with self.mixed():
-            state = self.multimodal_encoder.start(memory, group)
-            rows = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, max_length, length_penalty)
-        return [self.tokenizer.decode(row) for row in rows]
+        captions = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
+        return [own[0] for own in captions]
 
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
@@ -277,10 +277,19 @@ class VAST(nn.Module):
         rows = self.answer_ids(memory, group, questions, beam_size=beam_size, length_penalty=length_penalty)
         return [self.tokenizer.decode(row) for row in rows]
 
-    def sample_captions(self, memory: Memory, group: Group, *, number: int, generator: torch.Generator, top_k: int = 10) -> list[list[str]]:
-        """``number`` captions of every memory row by top-k sampling."""
+    def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
+                      length_penalty: float = 0.6) -> list[list[str]]:
+        """The ``beam_size`` best captions of every memory row that beam search finds, the best first."""
         with self.mixed():
-            rows = sample(self.multimodal_encoder, memory, group, self.tokenizer, self.config.max_caption_len, number, top_k, generator)
+            state = self.multimodal_encoder.start(memory, group)
+            rows = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, max_length, length_penalty)
+        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
+
+    def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
+        with self.mixed():
+            state = self.multimodal_encoder.start(memory, group)
+            rows = sample(self.multimodal_encoder, state, self.tokenizer, draws, top_k)
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
+from model.build import pretrained_files
 from training import checkpoint
 from training.loop import spread
 from training.optim import build_optimizer
@@ -124,10 +125,14 @@ def _weights(config: Config) -> list[str]:
     for key, value in (("checkpoint", run.checkpoint), ("pretrain_dir", run.pretrain_dir)):
         if value is None:
             continue
-        path = Path(value)
-        size = f"found, {path.stat().st_size / 2**20:.1f} MiB" if path.is_file() else "found" if path.exists() else "NOT FOUND"
-        lines.append(f"run_cfg.{key} '{value}': {size}")
+        lines.append(f"run_cfg.{key} '{value}': {_found(Path(value))}")
     if lines:
         return lines
-    source = "the towers' files in pretrained_weights/" if config.model_cfg.pretrained else "random (model_cfg.pretrained is false)"
-    return [f"no checkpoint: the start is {source}"]
+    if not config.model_cfg.pretrained:
+        return ["no checkpoint: the start is random (model_cfg.pretrained is false)"]
+    return [f"no checkpoint: the {tower} encoder '{name}' starts from {file.place}: {_found(file.place)}"
+            for tower, name, file in pretrained_files(config.model_cfg)]
+
+
+def _found(path: Path) -> str:
+    return f"found, {path.stat().st_size / 2**20:.1f} MiB" if path.is_file() else "found" if path.exists() else "NOT FOUND"

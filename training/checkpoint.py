@@ -2,7 +2,10 @@
 
 A checkpoint is a pair: ``model_step_N.pt``, a plain state dict, and ``state_step_N.pt``, everything else. ``latest.json``, written
 last, commits the pair: it holds the sizes and SHA-256 of every pair kept. Until then the previous pair counts; it is removed only
-afterwards. ``model_best.pt`` is a second name of the best step's model file, with its metrics in ``best.json``.
+afterwards. ``best_<metric>.pt`` is a second name of the best step's model file, with its metrics in ``best.json``.
+
+The release has the same ``model_step_N.pt`` and ``best_<metric>.pt``. Its ``optimizer_step_N.pt`` holds the optimiser alone, from which
+no run can go on as if it had not been stopped: here ``state_step_N.pt`` also holds scaler, generators, position and config.
 """
 
 from __future__ import annotations
@@ -128,9 +131,11 @@ def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[st
 
 
 def mark_best(folder: Path, step: int, details: dict[str, Any]) -> None:
-    """Make the model of the saved ``step`` model_best.pt, and write ``details`` to best.json. Called on every rank."""
+    """Make the model of the saved ``step`` best_<metric>.pt, and write ``details``, which hold the "metric", to best.json. Called on
+    every rank."""
     def write() -> None:
-        _link(folder / f"model_step_{step}.pt", folder / "model_best.pt")
+        metric = re.sub(r"[^\w.+-]", "_", details["metric"])
+        _link(folder / f"model_step_{step}.pt", folder / f"best_{metric}.pt")
         write_atomically(folder / "best.json", json.dumps({"step": step, **details}, indent=2) + "\n")
     on_main(write)
 

@@ -3,6 +3,7 @@ cosine between caption and references, times 10. Document frequencies come from 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from evaluation.metrics.bleu import check_pairs, ngrams
 ORDER = 4
 SIGMA = 6.0
 SCALE = 10.0
+KEPT = 512
+"""Clips whose references' weights are kept: a training step scores each clip for several groups."""
 
 Gram = tuple[str, ...]
 
@@ -33,23 +36,41 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], sigma:
     One clip alone scores 0: with a single document no n-gram is informative.
     """
     check_pairs(candidates, references)
-    counts = [[ngrams(reference.split(), ORDER) for reference in own] for own in references]
-    frequency = document_frequency(counts)
-    log_documents = math.log(len(candidates))
-    scores = []
-    for candidate, own in zip(candidates, counts):
-        vector = _vector(ngrams(candidate.split(), ORDER), frequency, log_documents)
-        total = sum(_similarity(vector, _vector(reference, frequency, log_documents), sigma) for reference in own)
-        scores.append(SCALE * total / len(own))
+    against = Cider(references, sigma)
+    scores = [against.scores(clip, [candidate])[0] for clip, candidate in enumerate(candidates)]
     return math.fsum(scores) / len(scores), scores
 
 
-def document_frequency(references: Sequence[Sequence[list[Counter[Gram]]]]) -> Counter[Gram]:
+class Cider:
+    """CIDEr of any captions against the tokenised references of N clips, which are counted once."""
+
+    def __init__(self, references: Sequence[Sequence[str]], sigma: float = SIGMA) -> None:
+        self._references, self._sigma = references, sigma
+        self._frequency = document_frequency(references)
+        self._log_documents = math.log(len(references))
+        self._recent = functools.lru_cache(maxsize=KEPT)(self._vectors)
+
+    def scores(self, clip: int, candidates: Sequence[str]) -> list[float]:
+        """CIDEr of tokenised captions of one clip; 10 is the highest."""
+        own = self._recent(clip)
+        vectors = (_vector(ngrams_of(candidate), self._frequency, self._log_documents) for candidate in candidates)
+        return [SCALE * sum(_similarity(vector, other, self._sigma) for other in own) / len(own) for vector in vectors]
+
+    def _vectors(self, clip: int) -> list[_Vector]:
+        return [_vector(ngrams_of(text), self._frequency, self._log_documents) for text in self._references[clip]]
+
+
+def document_frequency(references: Sequence[Sequence[str]]) -> Counter[Gram]:
     """In how many clips' references each n-gram occurs."""
     frequency: Counter[Gram] = Counter()
     for own in references:
-        frequency.update({gram for reference in own for counts in reference for gram in counts})
+        frequency.update({gram for reference in own for counts in ngrams_of(reference) for gram in counts})
     return frequency
+
+
+def ngrams_of(text: str) -> list[Counter[Gram]]:
+    """Counts of the 1-grams to 4-grams of a tokenised text."""
+    return ngrams(text.split(), ORDER)
 
 
 def _vector(counts: list[Counter[Gram]], frequency: Counter[Gram], log_documents: float) -> _Vector:

@@ -1,15 +1,17 @@
 """Single-modality towers behind one registry: name → how it is built.
 
 A vision encoder maps (N, 3, H, W) normalised pixels to (N, tokens, width) and states ``width``, ``mean``, ``std`` (pixel
-statistics) and ``has_cls`` (the first token is a [CLS]). An audio encoder maps (N, T, mel) spectrograms to
-(N, tokens, width) and states ``width`` and ``frontend``. To add one: write a builder, decorate it, import its file below.
+statistics) and ``has_cls`` (the first token is a [CLS]); one that sees whole clips overrides ``encode_frames``. An audio
+encoder maps (N, T, mel) spectrograms to (N, tokens, width) and states ``width``, ``has_cls`` and ``frontend``, the name in
+data/audio.py of how its spectrograms are made. To add one: write a builder,
+decorate it, import its file below.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +41,16 @@ class VisionEncoder(Encoder):
         shape = (1, 3, 1, 1)
         return torch.tensor(self.mean).view(shape) * 255, torch.tensor(self.std).view(shape) * 255
 
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Clips of normalised frames (B, F, 3, H, W) → (B, F, tokens, width); here frame by frame."""
+        return self(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
 
 class AudioEncoder(Encoder):
     """A tower over spectrograms."""
 
-    frontend: Literal["beats", "ast"]
+    frontend: str
+    has_cls: bool = False
 
 
 VisionBuilder = Callable[[ModelConfig], VisionEncoder]
@@ -69,12 +76,12 @@ def register_audio(name: str) -> Callable[[AudioBuilder], AudioBuilder]:
 
 def build_vision(cfg: ModelConfig) -> VisionEncoder:
     """The vision encoder of ``cfg.vision_encoder_type``. Raises EncoderError for an unknown name or size."""
-    return _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>")(cfg)
+    return _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>", "open_clip:<name>")(cfg)
 
 
 def build_audio(cfg: ModelConfig) -> AudioEncoder:
     """The audio encoder of ``cfg.audio_encoder_type``. Raises EncoderError for an unknown name or size."""
-    return _find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type")(cfg)
+    return _find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type", "hf:<name or folder>")(cfg)
 
 
 def sizes(defaults: dict, overrides: dict, key: str) -> dict:
@@ -99,4 +106,4 @@ def _find(registry: dict[str, _Builder], name: str | None, key: str, *patterns: 
     raise EncoderError(f"model_cfg.{key}: unknown encoder '{name}'; valid are {valid}.{hint}")
 
 
-from model.encoders import beats, eva, vit  # noqa: E402, F401  (registers the encoders)
+from model.encoders import ast, beats, clip, eva, hf_audio, openclip, swin, vit  # noqa: E402, F401  (registers the encoders)

@@ -7,8 +7,10 @@ gated per head and query (Chi et al., XLM-E, arXiv:2106.16138). Parameter names 
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +28,20 @@ ITER3_PLUS = {
 }
 
 
+SHAPING = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads", "embed_dim", "input_patch_size",
+           "conv_pos", "conv_pos_groups", "num_buckets", "max_distance", "deep_norm")
+ALWAYS = {"activation_fn": "gelu", "layer_norm_first": False, "conv_bias": False, "relative_position_embedding": True, "gru_rel_pos": True}
+"""Keys of a checkpoint's "cfg" on which the function depends: those with sizes here, and those that are always so."""
+
+
 class Beats(AudioEncoder):
     """(N, T, mel) spectrograms → (N, T/16 · mel/16, width) tokens; time varies slowest."""
 
-    frontend: Literal["beats", "ast"] = "beats"
+    frontend = "beats"
 
     def __init__(self, size: dict) -> None:
         super().__init__()
+        self.size = size
         self.width, self.patch = size["encoder_embed_dim"], size["input_patch_size"]
         self.patch_embedding = nn.Conv2d(1, size["embed_dim"], self.patch, self.patch, bias=False)
         self.layer_norm = nn.LayerNorm(size["embed_dim"])
@@ -47,6 +56,13 @@ class Beats(AudioEncoder):
         """(N, T, mel) → (N, tokens, width)."""
         patches = self.patch_embedding(spectrogram.unsqueeze(1)).flatten(2).transpose(1, 2)
         return self.encoder(self.post_extract_proj(self.layer_norm(patches)))
+
+    def check_file(self, cfg: Mapping[str, Any]) -> list[str]:
+        """What the "cfg" of a checkpoint says otherwise than this tower is built."""
+        wanted = {**ALWAYS, **{key: self.size[key] for key in SHAPING}}
+        return [f"{key} is {cfg[key]}, expected {value}" + (f"; set it in audio_encoder_cfg: {{\"{key}\": {json.dumps(cfg[key])}}}"
+                                                            if key in self.size else "; this BEATs has nothing else")
+                for key, value in wanted.items() if key in cfg and cfg[key] != value]
 
 
 class _Encoder(nn.Module):
@@ -165,8 +181,10 @@ def relative_buckets(distance: Tensor, buckets: int, max_distance: int) -> Tenso
 
 
 @register_audio("beats")
+@register_audio("beats:")
 def beats(cfg: ModelConfig) -> AudioEncoder:
-    """BEATs iter3+ sizes, or smaller ones from ``audio_encoder_cfg``."""
+    """BEATs iter3+ sizes, or others from ``audio_encoder_cfg``. ``beats`` starts from the release's file,
+    ``beats:<name>`` from ``pretrained_weights/beats/<name>.pt``, such as BEATs_iter3 or one fine-tuned on AudioSet."""
     size = sizes(ITER3_PLUS, cfg.audio_encoder_cfg, "audio_encoder_cfg")
     for name, value in (("audio_target_length", cfg.audio_target_length), ("audio_melbins", cfg.audio_melbins)):
         if value % size["input_patch_size"]:

@@ -7,7 +7,7 @@ Convolutions Help Transformers See Better, arXiv:2106.14881): on small data it l
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -66,21 +66,43 @@ def _conv(inputs: int, outputs: int, stride: int, norm: str) -> list[nn.Module]:
 
 
 class TimmEncoder(VisionEncoder):
-    """A timm model as an encoder: (N, 3, H, W) → (N, tokens, width); feature maps are flattened to tokens."""
+    """A timm model as an encoder: (N, 3, H, W) → (N, tokens, width); feature maps are read row by row.
 
-    def __init__(self, body: Any, width: int, has_cls: bool, mean: tuple = IMAGENET_MEAN, std: tuple = IMAGENET_STD) -> None:
+    A [CLS] comes first where the model has one; registers and other further tokens are left out. ``heads`` names the parts that
+    pool and classify: they are taken away.
+    """
+
+    def __init__(self, body: Any, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        self.body, self.width, self.has_cls, self.mean, self.std = body, width, has_cls, tuple(mean), tuple(std)
+        self.body, self.width, self.mean, self.std = body, int(body.num_features), tuple(mean), tuple(std)
+        self.has_cls = getattr(body, "cls_token", None) is not None
+        self.prefix = max(getattr(body, "num_prefix_tokens", 0), int(self.has_cls))
+        classifier = getattr(body, "pretrained_cfg", {}).get("classifier") or "head"
+        names = (*([classifier] if isinstance(classifier, str) else classifier), "fc_norm", "attn_pool")
+        self.heads = (*(f"body.{name}" for name in names), "visual.head")
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            owner = body.get_submodule(parent) if parent in dict(body.named_modules()) else None
+            if isinstance(getattr(owner, child, None), nn.Module):
+                setattr(owner, child, nn.Identity())
 
     def set_checkpointing(self, enable: bool) -> None:
-        """Recompute each block's activations in the backward pass."""
-        self.body.set_grad_checkpointing(enable)
+        """Recompute each block's activations in the backward pass. Raises EncoderError where timm cannot for this model."""
+        try:
+            self.body.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError):
+            if enable:
+                raise EncoderError(f"model_cfg.checkpointing: timm's {type(self.body).__name__} cannot recompute activations; "
+                                   "set \"checkpointing\": false") from None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) → (N, tokens, width)."""
         features = self.body.forward_features(pixels)
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4) or self.width not in (features.shape[-1], features.shape[1]):
+            raise EncoderError(f"timm's {type(self.body).__name__} gives no tokens or map of width {self.width}: choose another model")
         if features.ndim == 3:
-            return features
+            extra = self.prefix - self.has_cls
+            return torch.cat([features[:, :self.has_cls], features[:, self.prefix:]], 1) if extra else features
         if features.shape[-1] != self.width:
             features = features.movedim(1, -1)
         return features.flatten(1, 2)
@@ -99,19 +121,29 @@ def vit_small_scratch(cfg: ModelConfig) -> VisionEncoder:
                              num_heads=size["heads"], mlp_ratio=size["mlp_ratio"], drop_path_rate=size["drop_path_rate"], num_classes=0,
                              class_token=size["class_token"], global_pool="token" if size["class_token"] else "avg", weight_init="jax",
                              fc_norm=False, **stem)
-    return TimmEncoder(body, size["width"], has_cls=size["class_token"])
+    return TimmEncoder(body)
 
 
 @register_vision("timm:")
 def any_timm_model(cfg: ModelConfig) -> VisionEncoder:
-    """``timm:<name>``: a timm ViT or CNN; its weights come from ``pretrained_weights/timm/<name>.safetensors`` or from scratch."""
+    """``timm:<name>``: a timm ViT or CNN; its weights come from ``pretrained_weights/timm/<name>.safetensors`` or from scratch.
+
+    ``vision_encoder_cfg`` goes to timm's model. Raises EncoderError for an unknown name, and for a resolution or setting that the
+    model does not take.
+    """
     name = str(cfg.vision_encoder_type).split(":", 1)[1]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise EncoderError(f"timm has no model '{name}'" + (f"; near are {', '.join(near)}" if near else ""))
-    arguments: dict[str, Any] = {"num_classes": 0, **cfg.vision_encoder_cfg}
-    if "vit" in name or "eva" in name or "deit" in name or "swin" in name:
-        arguments["img_size"] = cfg.vision_resolution
-    body: Any = timm.create_model(name, pretrained=False, **arguments)
-    return TimmEncoder(body, body.num_features, has_cls=getattr(body, "cls_token", None) is not None,
-                       mean=body.pretrained_cfg.get("mean", IMAGENET_MEAN), std=body.pretrained_cfg.get("std", IMAGENET_STD))
+    body: Any
+    try:
+        body = timm.create_model(name, num_classes=0, img_size=cfg.vision_resolution, **cfg.vision_encoder_cfg)
+    except TypeError:  # a model without a fixed input size, such as a CNN, or a setting that it does not know
+        try:
+            body = timm.create_model(name, num_classes=0, **cfg.vision_encoder_cfg)
+        except TypeError as error:
+            raise EncoderError(f"model_cfg.vision_encoder_cfg: timm's '{name}' does not take it: {error}") from None
+        if body.pretrained_cfg.get("fixed_input_size") and body.pretrained_cfg["input_size"][-1] != cfg.vision_resolution:
+            raise EncoderError(f"model_cfg.vision_resolution {cfg.vision_resolution}: timm's '{name}' takes "
+                               f"{body.pretrained_cfg['input_size'][-1]} only") from None
+    return TimmEncoder(body, body.pretrained_cfg.get("mean", IMAGENET_MEAN), body.pretrained_cfg.get("std", IMAGENET_STD))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
+import math
 import pickle
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.weights.released import DROPPED, RENAMED
+from model.weights.released import DROPPED, current_name
+from model.weights.torchscript import is_torchscript, read_torchscript
+from model.weights.towers import TOWER_FILES, TowerFile
 from utils.files import sha256_file
 
 log = logging.getLogger("omnivast")
@@ -51,23 +56,35 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         neighbours = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.4)
         raise WeightsError(f"no weights at {path}" + (f"; that folder has '{near[0]}'" if near else ""))
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(_refusal(path, str(error))) from None
-    except (RuntimeError, EOFError, OSError, ValueError, SafetensorError, zipfile.BadZipFile, KeyError) as error:
-        raise WeightsError(f"{path}: not a readable checkpoint (truncated, or another format): "
-                           + (str(error).splitlines() or ["it ends too early"])[0]) from None
+    if path.name.endswith(".index.json"):
+        return {name: tensor for part in parts_of(path) for name, tensor in read_state_dict(path.with_name(part)).items()}
+    content = _read(path)
     for key in ("model", "state_dict", "module"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path}: expected a state dict (names with tensors), found {type(content).__name__}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def parts_of(index: Path) -> list[str]:
+    """The files that an index of a model in several files lists."""
+    return sorted({Path(part).name for part in json.loads(index.read_text())["weight_map"].values()})
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, tensors on disk until they are used. Raises WeightsError."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if is_torchscript(path):
+            return read_torchscript(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, str(error))) from None
+    except (RuntimeError, EOFError, OSError, ValueError, SafetensorError, zipfile.BadZipFile, KeyError) as error:
+        raise WeightsError(f"{path}: not a readable checkpoint (truncated, or another format): "
+                           + (str(error).splitlines() or ["it ends too early"])[0]) from None
 
 
 def _refusal(path: Path, reason: str) -> str:
@@ -84,37 +101,57 @@ def _refusal(path: Path, reason: str) -> str:
 def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str] = ()) -> LoadReport:
     """Load a whole model's checkpoint, ours or the release's.
 
-    Frame and position embeddings of other lengths are interpolated. A tensor missing or in excess is an error unless its
-    name begins with one of ``allow_missing``; tensors that the release carries without use are dropped by name.
+    Older spellings are read as today's; frame and position embeddings of other lengths are interpolated. A tensor missing, in excess or
+    of another shape is an error unless its name begins with one of ``allow_missing``; tensors that the release carries without use
+    are dropped by name.
     """
-    state = read_state_dict(path)
-    dropped = tuple(name for name in state if any(name.startswith(prefix) for prefix in DROPPED))
-    state = {_renamed(name): tensor for name, tensor in state.items() if name not in dropped}
     own = model.state_dict()
-    interpolated, wrong = [], []
+    state, dropped = split_unused(read_current(path), own)
+    interpolated, wrong = [], {}
     for name, tensor in state.items():
         if name in own and own[name].shape != tensor.shape:
             fitted = _interpolate(name, tensor, own[name])
             if fitted is None:
-                wrong.append(f"{name}: file {tuple(tensor.shape)}, model {tuple(own[name].shape)}")
+                wrong[name] = f"{name}: file {tuple(tensor.shape)}, model {tuple(own[name].shape)}"
             else:
                 state[name] = fitted
                 interpolated.append(name)
-    allowed = tuple(allow_missing)
-    wrong = [line for line in wrong if not line.startswith(allowed)] if allowed else wrong
-    if wrong:
-        raise WeightsError(f"{path}: {len(wrong)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "
-                           + "\n  ".join(wrong[:8]) + ("\n  …" if len(wrong) > 8 else ""))
-    state = {name: tensor for name, tensor in state.items() if name not in own or own[name].shape == tensor.shape}
+    state = {name: tensor for name, tensor in state.items() if name not in wrong}
     missing = tuple(name for name in own if name not in state)
     unexpected = tuple(name for name in state if name not in own)
-    _refuse(path, "lacks", [n for n in missing if not (allowed and n.startswith(allowed))], list(state))
-    _refuse(path, "has unknown", [n for n in unexpected if not (allowed and n.startswith(allowed))], list(own))
+    lacks, unknown, shapes = ([name for name in names if not name.startswith(tuple(allow_missing))]
+                              for names in ((n for n in missing if n not in wrong), unexpected, wrong))
+    problems = [*_listed("lacks", lacks, state), *_listed("has unknown", unknown, own)]
+    if shapes:
+        problems.append(f"{len(shapes)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "
+                        + "\n  ".join(wrong[name] for name in shapes[:8]) + ("\n  …" if len(shapes) > 8 else ""))
+    if problems:
+        fitting = [name for name in own if name in state]
+        raise WeightsError(f"{path}: " + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
+                           f"initial values or is left unread): --allow_missing {' '.join(_starts([*lacks, *unknown, *shapes], fitting))}")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
     for kind, names in (("missing, left as initialised", missing), ("unknown, left unread", unexpected), ("interpolated", interpolated)):
         if names:
             log.warning("%s: %d tensor(s) %s: %s%s", path, len(names), kind, ", ".join(names[:4]), " …" if len(names) > 4 else "")
     return LoadReport(str(path), sha256_file(path), missing, unexpected, dropped, tuple(interpolated))
+
+
+def read_current(path: str | Path) -> dict[str, Tensor]:
+    """As ``read_state_dict``, with older spellings of names brought to the release's. Raises WeightsError when two become one."""
+    state: dict[str, Tensor] = {}
+    older: dict[str, str] = {}
+    for name, tensor in read_state_dict(path).items():
+        new = current_name(name)
+        if new in state:
+            raise WeightsError(f"{path}: '{older[new]}' and '{name}' are both spellings of '{new}'")
+        state[new], older[new] = tensor, name
+    return state
+
+
+def split_unused(state: dict[str, Tensor], wanted: Iterable[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors that are of use, and the names of those that the release carries without use. What is ``wanted`` is of use."""
+    dropped = {name for name in state.keys() - set(wanted) if _begins(name, (*DROPPED, *_UNUSED))}
+    return {name: tensor for name, tensor in state.items() if name not in dropped}, tuple(name for name in state if name in dropped)
 
 
 def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | None:
@@ -132,54 +169,81 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
     return found[max(found)]
 
 
-def load_tower(module: nn.Module, path: Path, rename: dict[str, str], dropped: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Load one tower from its own released file: ``rename`` maps the starts of names (the longest match wins), ``dropped`` lists
-    starts of names left out, ``optional`` the parts of names that the file may lack. Anything else unmatched is an error."""
+_UNUSED = tuple(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
+                for file in TOWER_FILES.values() for start in file.dropped)
+"""Starts of names that the release saves with a tower, as its file has them, and no tower here has a use for."""
+
+
+def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
+    """Load one tower from ``path``, laid out as ``file`` says. Anything that it does not account for is an error that names it."""
+    if file.check is not None:
+        content = _read(path)
+        wrong = file.check(content["cfg"], module) if isinstance(content, dict) and isinstance(content.get("cfg"), dict) else []
+        if wrong:
+            raise WeightsError(f"{path}: its cfg is of another model: " + "; ".join(wrong))
     state = {}
-    for name, tensor in read_state_dict(path).items():
-        start = max((old for old in rename if name.startswith(old)), key=len, default=None)
-        new = name if start is None else rename[start] + name[len(start):]
-        if not name.startswith(tuple(dropped)):
-            state[new] = tensor
+    for whole, tensor in read_state_dict(path).items():
+        name = whole.removeprefix(file.prefix)
+        if not whole.startswith(file.prefix) or _begins(name, file.dropped):
+            continue
+        start = max((old for old in file.rename if name.startswith(old)), key=len, default=None)
+        state[name if start is None else file.rename[start] + name[len(start):]] = tensor
+    if file.convert is not None:
+        state = file.convert(state, module)
     own = module.state_dict()
     for name in [n for n in state if n in own and own[n].shape != state[n].shape]:
         fitted = _interpolate(name, state[name], own[name])
         if fitted is None:
             raise WeightsError(f"{path}: {name} has shape {tuple(state[name].shape)}, the model expects {tuple(own[name].shape)}")
         state[name] = fitted
-    _refuse(path, "lacks", [n for n in own if n not in state and not any(part in n for part in optional)], list(state))
+    _refuse(path, "lacks", [n for n in own if n not in state and not any(part in n for part in file.optional)], list(state))
     _refuse(path, "has unknown", [n for n in state if n not in own], list(own))
     module.load_state_dict(state, strict=False)
 
 
-def _renamed(name: str) -> str:
-    for old, new in RENAMED.items():
-        if name.startswith(old):
-            return new + name[len(old):]
-    return name
+def _begins(name: str, starts: Iterable[str]) -> bool:
+    """Whether the name begins as one of ``starts`` says; ``*`` stands for anything."""
+    return any(fnmatchcase(name, f"{start}*") for start in starts)
 
 
-def _refuse(path: str | Path, verb: str, names: list[str], others: list[str]) -> None:
+def _refuse(path: str | Path, verb: str, names: list[str], others: Iterable[str]) -> None:
+    for problem in _listed(verb, names, others):
+        raise WeightsError(f"{path}: {problem}")
+
+
+def _listed(verb: str, names: list[str], others: Iterable[str]) -> list[str]:
+    """One sentence about ``names``, with the nearest of ``others``; none when there are no names."""
     if not names:
-        return
+        return []
     near = difflib.get_close_matches(names[0], others, n=1, cutoff=0.8)
-    hint = f" (near: {near[0]})" if near else ""
-    listed = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
-    raise WeightsError(f"{path}: the checkpoint {verb} {len(names)} tensor(s): {listed}{hint}. "
-                       "If that is intended, list the starts of their names in run_cfg.allow_missing")
+    return [f"the checkpoint {verb} {len(names)} tensor(s): {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"
+            + (f" (near: {near[0]})" if near else "")]
+
+
+def _starts(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """The shortest starts, whole parts of names, that cover ``names`` and none of ``others``."""
+    taken = {other[:i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
+    found: list[str] = []
+    for name in names:
+        if not name.startswith(tuple(found)):
+            parts = (name[:i + 1] for i, letter in enumerate(name) if letter == ".")
+            found.append(next((part for part in parts if part not in taken), name))
+    return found
 
 
 def _interpolate(name: str, tensor: Tensor, own: Tensor) -> Tensor | None:
-    """Frame embeddings by nearest neighbour, square position embeddings (with [CLS]) bicubically; None: not of that kind."""
-    if tensor.ndim != 3 or own.ndim != 3 or tensor.shape[2] != own.shape[2]:
+    """Frame embeddings (1, F, D) by nearest neighbour; position embeddings (1, N, D) or (N, D) of square grids bilinearly, a [CLS]
+    before them kept; both as the release does. None: not of that kind."""
+    if tensor.ndim != own.ndim or tensor.ndim not in (2, 3) or tensor.shape[-1] != own.shape[-1] or own.shape[:-2] != tensor.shape[:-2]:
         return None
     if name.endswith("frame_embedding"):
         return F.interpolate(tensor.float().transpose(1, 2), own.shape[1], mode="nearest").transpose(1, 2)
-    if name.endswith("pos_embed"):
-        old, new = (tensor.shape[1] - 1) ** 0.5, (own.shape[1] - 1) ** 0.5
-        if old != int(old) or new != int(new):
-            return None
-        grid = tensor[:, 1:].float().transpose(1, 2).unflatten(2, (int(old), int(old)))
-        grid = F.interpolate(grid, (int(new), int(new)), mode="bicubic", align_corners=False)
-        return torch.cat([tensor[:, :1].float(), grid.flatten(2).transpose(1, 2)], 1)
+    if name.endswith(("pos_embed", "positional_embedding")):
+        counts = tensor.shape[-2], own.shape[-2]
+        for first in (0, 1):  # tokens before the grid
+            old, new = (math.isqrt(count - first) for count in counts)
+            if (old**2, new**2) == (counts[0] - first, counts[1] - first):
+                grid = tensor[..., first:, :].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+                grid = F.interpolate(grid, (new, new), mode="bilinear").flatten(2).transpose(1, 2)
+                return torch.cat([tensor[..., :first, :].float(), grid.reshape(*own.shape[:-2], new**2, -1)], -2)
     return None

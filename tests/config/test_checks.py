@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config.load import ConfigError, load_config
+from config.load import ConfigError, config_hash, diff, load_config
 from tests.config.conftest import BASE, DATASET
 
 
@@ -22,8 +22,13 @@ from tests.config.conftest import BASE, DATASET
     ({"run": {"pretrain_dir": "output/a/", "output_dir": "./output/a"}}, "the pretrained run would be overwritten"),
     ({"run": {"mode": "testing"}}, "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir"),
     ({"model": {"text_encoder_type": "bert"}}, "set model_cfg.tokenizer to a vocab.txt"),
-    ({"model": {"generate_nums": 5}}, "ask for labelling, which this version does not do yet"),
-    ({"model": {"captioner_mode": True}}, "ask for labelling, which this version does not do yet"),
+    ({"model": {"captioner_mode": True}}, "model_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"),
+    ({"model": {"captioner_mode": True}}, "data_cfg.val[0] 'clips': captioner_mode writes captions: expected a task such as cap%tv"),
+    ({"model": {"captioner_mode": True}, "val": {"task": "cap%tva%tvas"}}, "would write one kind of caption twice"),
+    ({"model": {"captioner_mode": True, "generate_by": "beam", "generate_nums": 4}}, "generate_by 'beam' finds beam_size 3 captions"),
+    ({"run": {"scst_finetuning": True}}, "run_cfg.scst_finetuning trains captioning, but no task in data_cfg.train has 'cap'"),
+    ({"run": {"scst_finetuning": True, "scst_baseline": "mean", "scst_candidates": 1}, "train": {"task": "cap%tv"}},
+     "run_cfg.scst_baseline 'mean' compares the captions tried with each other"),
     ({"model": {"text_encoder_cfg": {"max_position_embeddings": 64}}}, "model_cfg.max_omni_caption_len is 70, but the text encoder "
                                                                        "has only 64 positions"),
     ({"model": {"max_caption_len": 505}, "train": {"task": "qa%tv"}}, "model_cfg.max_caption_len + max_answer_len"),
@@ -58,6 +63,13 @@ def test_contradictions(shop, keys, message):
         shop.load(**keys)
     assert message in str(error.value), str(error.value)
     assert str(error.value).startswith("c.json: ")
+
+
+def test_a_config_for_labelling(shop):
+    run, val = {"mode": "testing", "checkpoint": "x.pt"}, {"task": "cap%tv%ta"}
+    model = shop.load(run=run, val=val, model={"captioner_mode": True, "generate_nums": 5}).model_cfg
+    assert model.generate_by == "sample" and model.generate_nums == 5
+    assert shop.load("--generate_by", "beam", run=run, val=val, model={"captioner_mode": True}).model_cfg.generate_by == "beam"
 
 
 def _load(shop, data, *flags, **run):
@@ -95,3 +107,12 @@ def test_what_is_not_needed_may_be_absent(shop):
     assert _load(shop, {"train": [sounds]}).model_cfg.max_audio_sample_num == 2
     images = {"name": "seen", "task": "ret%tv", "txt": "a.json", "steps": 1, "vision": "images", "vision_format": "image_rawimage"}
     assert _load(shop, {"train": [images]}).data_cfg.train[0].vision_sample_num == 1
+
+
+def test_settings_of_self_critical_training_count_only_where_it_is_asked_for(shop):
+    plain, changed = shop.load(), shop.load("--scst_candidates", "9")
+    assert config_hash(plain) == config_hash(changed) and not diff(plain, changed)
+    task = {"task": "cap%tv"}
+    asked = [shop.load("--scst_finetuning", "true", "--scst_candidates", n, train=task) for n in ("5", "9")]
+    assert len({config_hash(config) for config in (shop.load(train=task), *asked)}) == 3
+    assert diff(*asked) == ["run_cfg.scst_candidates: 5, now 9"]

@@ -77,7 +77,7 @@ def test_default_that_is_a_whole_config(shop):
     ('{"run_cgf": {}}', "c.json: unknown section 'run_cgf'; a config has run_cfg, model_cfg and data_cfg. Did you mean 'run_cfg'?"),
     ('{"seed": 3}', "It belongs in run_cfg."),
     ('{"data_cfg": {"trian": []}}', "unknown key 'data_cfg.trian'"),
-    ('{"data_cfg": {"train": {}}}', "data_cfg.train: expected a list of datasets, got {} (dict)"),
+    ('{"data_cfg": {"train": {"name": "x"}}}', 'data_cfg.train: expected a list of datasets, got {"name": "x"} (dict)'),
     ('{"data_cfg": {"train": ["x"]}}', "data_cfg.train[0]: expected an object of keys and values, got 'x' (str)"),
     ('{"data_cfg": {"train": [{"default": "x"}]}}', "a dataset has no default file"),
     ("[" * 100_000, "nested too deeply"),
@@ -239,6 +239,8 @@ def test_every_json_in_config_loads(path, monkeypatch, shop):
     content = json.loads(Path(path).read_text())
     if "data_cfg" in content:
         flags = ["--mode", "testing", "--checkpoint", "x.pt"] if not content["data_cfg"].get("train") else []
+        if content["run_cfg"].get("scst_finetuning"):
+            flags = ["--checkpoint", "x.pt"]
         assert load_config(["--config", path, *flags]).data_cfg.val
         return
     section = "run_cfg" if "run" in Path(path).stem else "model_cfg"

@@ -45,6 +45,7 @@ def test_a_task():
 def test_a_task_without_some_objectives_and_modalities():
     task = Task.parse(" cap%ts%tsv ")
     assert task.groups(Objective.RETRIEVAL) == () and task.modalities == (V, S)
+    assert str(Task.parse("ret%tv_cap%ta_qa%ts").without(Objective.CAPTION)) == "ret%tv_qa%ts" and task.without(Objective.RETRIEVAL) == task
 
 
 @pytest.mark.parametrize("text, message", [

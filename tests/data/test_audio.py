@@ -1,38 +1,112 @@
+"""Front ends: recorded references, the transformers library's own feature extractors, and counted frames and slices."""
+
 from pathlib import Path
 
 import pytest
 import torch
 
-from data.audio import log_mel, mel_frames, slice_plan, take_slices
+from data.audio import FRONTENDS, find_frontend, mel_frames, slice_plan, take_slices
+from data.dataset import IndexedDataset
 from data.media import read_sound
-from tests.media_factory import tone
+from data.spec import InputSpec
+from tests.data.conftest import vast_rows
+from tests.media_factory import tone, write_wav
 
 PARITY = Path(__file__).parents[2].parent / "shared" / "parity" / "audio"
+BEATS = FRONTENDS["beats"]
+
+
+def extractor(kind, **settings):
+    """A feature extractor of transformers; its torchaudio is kept out where that is built for another torch."""
+    from model.encoders.hf_audio import transformers_audio
+
+    return getattr(transformers_audio(), f"{kind}FeatureExtractor")(**settings)
+
+
+def noise(seconds, rate):
+    """Noise that swells, so that every frame differs."""
+    samples = int(seconds * rate)
+    return torch.randn(samples, generator=torch.Generator().manual_seed(0)).mul_(torch.linspace(0.001, 0.2, samples)).clamp_(-1, 1)
+
+
+def spectrogram(name, waveform, bins, length, number=1):
+    frontend = find_frontend(name)
+    mel = frontend.log_mel(waveform, bins)
+    return take_slices(mel, len(mel), bins, slice_plan(len(mel), length, number, training=False), length, frontend)
 
 
 @pytest.mark.skipif(not PARITY.exists(), reason="../shared/parity/audio is absent")
-def test_reference_spectrograms():
+@pytest.mark.parametrize("name", ["ast.mel64.len512.n2", "beats.mel128.len1024.n1", "beats.mel64.len1024.n1", "beats.mel64.len1024.n2",
+                                  "beats.mel64.len512.n3"])
+def test_reference_spectrograms(name):
     from safetensors.torch import load_file
 
-    waveform = read_sound(PARITY / "clip.wav")
-    for name, expected in load_file(PARITY / "fbank.safetensors").items():
-        frontend, *sizes = name.split(".")
-        bins, length, number = (int(size[3:] if size[0] in "ml" else size[1:]) for size in sizes)
-        mel = log_mel(waveform, bins, frontend)
-        slices = take_slices(mel, len(mel), bins, slice_plan(len(mel), length, number, training=False), length)
-        assert slices.shape == expected.shape, name
-        assert (slices - expected.float()).abs().max() < 1e-3, name
+    expected = load_file(PARITY / "fbank.safetensors")
+    assert len(expected) == 5
+    encoder, bins, length, number = name.split(".")
+    slices = spectrogram(encoder, read_sound(PARITY / "clip.wav"), int(bins[3:]), int(length[3:]), int(number[1:]))
+    assert slices.shape == expected[name].shape
+    assert (slices - expected[name].float()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("seconds", [0.4, 2.003, 9.9])
+def test_whisper_s_own_extractor(seconds):
+    """Every one of the 3,000 frames, silence included."""
+    waveform = noise(seconds, 16_000)
+    expected = extractor("Whisper", feature_size=80)(waveform.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
+    got = spectrogram("hf_whisper", waveform, 80, 3000)
+    assert got.shape == expected.transpose(1, 2).shape and (got - expected.transpose(1, 2)).abs().max() < 1e-4
+
+
+def test_whisper_s_slices_are_each_brought_to_their_own_loudest():
+    waveform = torch.cat([noise(1, 16_000), 1e-3 * noise(1, 16_000)])
+    loud, quiet = spectrogram("hf_whisper", waveform, 80, 100, number=2)
+    assert quiet.max() < loud.max() - 0.5 and quiet.min() == pytest.approx(max(quiet.max() - 2, -1.5), abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "truncation"), [("hf_clap", "rand_trunc"), ("hf_clap_fused", "fusion")])
+def test_clap_s_own_extractor(name, truncation):
+    """Ten seconds all but a moment: the whole; three seconds: repeated three times, where only the seams differ."""
+    clap = extractor("Clap", frequency_min=50, truncation=truncation)
+    for seconds, times in ((9.99, 1), (3.0, 3)):
+        waveform = noise(seconds, 48_000)
+        expected = clap(waveform.numpy(), sampling_rate=48_000, return_tensors="pt").input_features[0, :1].float()
+        got = spectrogram(name, waveform, 64, 1001)
+        frames = len(FRONTENDS[name].log_mel(waveform, 64))
+        assert got.shape == expected.shape
+        if times == 1:
+            assert (got - expected)[0, :998].abs().max() < 1e-2 and (got[0, frames:] == -100).all()
+        else:
+            assert torch.allclose(got[0, :298], expected[0, :298], atol=1e-2)
+            assert torch.equal(got[0, frames:2 * frames], got[0, :frames]) and (got[0, times * frames:] == -100).all()
+
+
+def test_ast_s_own_extractor():
+    waveform = noise(3, 16_000)
+    expected = extractor("AST")(waveform.numpy(), sampling_rate=16_000, return_tensors="pt").input_values
+    got = spectrogram("hf_ast", waveform, 128, 1024)
+    assert got.shape == expected.shape and (got - expected).abs().max() < 1e-3
+    released = spectrogram("ast", waveform, 128, 1024)
+    assert torch.equal(released[:, :298], got[:, :298]) and (released[:, 298:] == 0).all() and (got[:, 298:] > 0.4).all()
 
 
 def test_number_of_mel_frames():
     assert [mel_frames(n) for n in (0, 399, 400, 559, 560, 32000)] == [0, 0, 1, 1, 2, 198]
-    assert log_mel(torch.zeros(399), 16).shape == (0, 16)
+    assert BEATS.log_mel(torch.zeros(399), 16).shape == (0, 16)
+    # Frame t hears samples up to 160 t + 200: of 16,000 the last to hear some is 101.
+    for samples, frames in ((0, 0), (1, 2), (120, 2), (121, 3), (16_000, 102)):
+        assert FRONTENDS["hf_whisper"].log_mel(torch.rand(samples), 80).shape == (frames, 80)
 
 
-def test_a_tone_lights_the_bin_of_its_frequency():
-    low, high = (log_mel(torch.from_numpy(tone(0.5, hertz)), 64).mean(dim=0).argmax() for hertz in (300, 3000))
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_a_tone_lights_the_bin_of_its_frequency(name):
+    frontend = find_frontend(name)
+    low, high = (frontend.log_mel(torch.from_numpy(tone(0.5, hertz, rate=frontend.rate)), 64).mean(dim=0).argmax() for hertz in (300, 3000))
     # 64 triangles between mel(20) = 31.7 and mel(8000) = 2840: steps of 43.2; mel(300) = 402 → bin 7.6, mel(3000) = 1877 → bin 41.7
-    assert low in (7, 8) and high in (41, 42)
+    # Slaney's scale, 0 to 8 kHz: steps of 0.696; 300 Hz = 4.5 → 5.5, 3 kHz = 30.98 → 43.5. 50 Hz to 14 kHz: 0.81, from 0.75; 3.6, 36.3.
+    # HTK's, 50 Hz to 14 kHz: steps of 50.2 from 77.8; mel(300) = 401.97 → 5.5, mel(3000) = 1876.4 → 34.8
+    expected = {"hf_whisper": (5, 43), "hf_clap": (4, 36), "hf_clap_fused": (5, 35)}.get(name, (7, 41))
+    assert abs(low - expected[0]) <= 1 and abs(high - expected[1]) <= 1
 
 
 @pytest.mark.parametrize(
@@ -50,8 +124,48 @@ def test_slices_in_evaluation(frames, length, number, expected):
     assert slice_plan(frames, length, number, training=False) == expected
 
 
-def test_slices_past_the_end_are_zero():
+def test_slices_hold_the_frames_of_their_indices():
+    """The slices that evaluation takes of 200 counted frames."""
+    mel = torch.arange(200.0)[:, None].expand(200, 2)
+    slices = take_slices(mel, 200, 2, slice_plan(200, 64, 2, training=False), 64, BEATS)
+    assert slices[:, :, 0].tolist() == [list(range(64)), list(range(128, 192))]
+
+
+def test_slices_in_training_are_one_of_each_part():
+    """Seven slices in parts of 4 and 3: every one of a part is drawn, none of another."""
+    drawn = [slice_plan(400, 64, 2, True, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    assert {first for first, _ in drawn} == {0, 1, 2, 3} and {second for _, second in drawn} == {4, 5, 6}
+
+
+def test_slices_past_the_end_are_silent():
     mel = torch.ones(100, 4)
-    slices = take_slices(mel, 100, 4, [0, 1, 2], 64)
-    assert slices.shape == (3, 64, 4)
-    assert slices[0].eq(1).all() and slices[1, :36].eq(1).all() and slices[1, 36:].eq(0).all() and slices[2].eq(0).all()
+    for name, silence in (("beats", 0.0), ("ast", 0.0), ("hf_ast", 4.2677393 / (2 * 4.5689974))):
+        slices = take_slices(mel, 100, 4, [0, 1, 2], 64, FRONTENDS[name])
+        assert slices.shape == (3, 64, 4)
+        assert slices[0].eq(1).all() and slices[1, :36].eq(1).all() and torch.allclose(slices[1, 36:], torch.tensor(silence))
+        assert torch.allclose(slices[2], torch.tensor(silence))
+
+
+def test_short_sounds_are_repeated_for_clap():
+    mel = torch.arange(5.0)[:, None]
+    assert take_slices(mel, 5, 1, [0], 13, FRONTENDS["hf_clap"])[0, :, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, -100, -100, -100]
+    assert take_slices(mel, 5, 1, [0, 1], 3, FRONTENDS["hf_clap"])[..., 0].tolist() == [[0, 1, 2], [3, 4, -100]]
+
+
+def test_an_unknown_front_end_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown audio front end 'hf_clapp'.*Did you mean 'hf_clap'"):
+        find_frontend("hf_clapp")
+
+
+def test_a_corpus_is_read_as_the_front_end_asks(corpus, tmp_path):
+    """48 kHz sound keeps what is above 8 kHz; a clip without enough of it is silent; what is kept in the cache reads the same."""
+    for i, seconds in enumerate((1.0, 0.0005, 1.0)):
+        write_wav(tmp_path / "sounds" / f"clip{i}.wav", hertz=12_000, seconds=seconds, rate=48_000)
+    config = corpus.config(txt=corpus.annotate("three.json", vast_rows(3)), audio=str(tmp_path / "sounds"), vision=None, task="ret%ta",
+                           cache_dir=str(tmp_path / "cache"))
+    spec = InputSpec(resolution=16, mel_bins=64, target_length=150, audio_frontend="hf_clap", max_caption_len=10, max_omni_caption_len=10,
+                     max_subtitle_len=10, max_answer_len=5)
+    first, again = ([IndexedDataset(config, spec, seed=0, training=False).read(0, row) for row in range(3)] for _ in range(2))
+    assert first[0].spectrogram.shape == (1, 150, 64) and first[0].spectrogram[0, :100].mean(dim=0).argmax() > 55
+    assert first[0].spectrogram[0, 102:].eq(-100).all()
+    assert all(torch.equal(a.spectrogram, b.spectrogram) for a, b in zip(first, again))

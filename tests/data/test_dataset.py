@@ -86,6 +86,20 @@ def test_sound_files_go_before_the_videos_own_sound(tmp_path, corpus, spec):
     assert build(corpus.config(txt=txt, audio=str(tmp_path)), spec).sample(0, 0).present[Modality.AUDIO]
 
 
+def test_a_clip_without_a_file_in_the_sound_folder_is_silent(tmp_path, corpus, spec, caplog):
+    """As in the release: what extracts the sound of a silent video writes no file. Where sound is all there is, it is missing."""
+    write_wav(tmp_path / "clip0.wav")
+    shared = {"txt": corpus.annotate("two.json", vast_rows(2)), "audio": str(tmp_path)}
+    dataset = build(corpus.config(**shared, task="ret%tva"), spec, training=False)
+    (told,) = caplog.messages
+    assert told == f"dataset 'clips': 1 of 2 clips have no file in the audio folder '{tmp_path}' and count as silent, 'clip1' first"
+    heard, silent = dataset.read(0, 0), dataset.read(1, 1)
+    assert heard.present[Modality.AUDIO] and not silent.present[Modality.AUDIO]
+    assert silent.frames is not None and silent.spectrogram.shape == heard.spectrogram.shape and not silent.spectrogram.any()
+    clip_id, reason = build(corpus.config(**shared, task="ret%ta"), spec, training=False).read(1, 1)
+    assert clip_id == "clip1" and "no such file" in reason
+
+
 @pytest.fixture
 def broken(tmp_path, corpus):
     """Clips 1 and 2 of four are damaged."""

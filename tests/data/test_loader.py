@@ -67,6 +67,18 @@ def test_ranks_partition_the_batch(corpus, spec, tokenizer):
         assert batch.captions[CaptionKind.VISION].raw == sum((part.captions[CaptionKind.VISION].raw for part in parts), [])
 
 
+def test_references_of_the_training_captions(corpus, spec, tokenizer):
+    """All captions of a clip, of the kind that its group is trained on, also where they stand in several rows."""
+    rows = [{"clip_id": f"clip{i % 4}", "desc": [f"a {i}", f"b {i}"]} for i in range(8)]
+    changes = ({"name": "one", "task": "cap%tv%tvas"}, {"name": "two", "task": "cap%ta", "txt": corpus.annotate("several.json", rows)},
+               {"name": "three", "task": "ret%tv"})
+    found = train_loader(corpus, spec, tokenizer, changes=changes).references()
+    assert found.keys() == {("one", CaptionKind.VISION), ("one", CaptionKind.OMNI), ("two", CaptionKind.AUDIO)}
+    assert found["one", CaptionKind.VISION]["clip3"] == [f"seen 3 wording {k}" for k in range(5)]
+    assert found["one", CaptionKind.OMNI]["clip3"] == ["omni 3 says both of them"]
+    assert found["two", CaptionKind.AUDIO]["clip1"] == ["a 1", "b 1", "a 5", "b 5"]
+
+
 def test_steps_and_names_are_checked(corpus, spec, tokenizer):
     assert train_loader(corpus, spec, tokenizer, changes=TWO, num_train_steps=6).total_steps == 6
     for options, message in (
@@ -167,6 +179,19 @@ def test_labelling_needs_no_captions(corpus, spec, tokenizer):
         eval_loader(corpus, spec, tokenizer, txt=txt, task="cap%tv")
     labelling = dataclasses.replace(spec, captioner_mode=True)
     assert eval_loader(corpus, labelling, tokenizer, txt=txt, task="cap%tv").references == {}
+    ids = corpus.annotate("ids.json", [f"clip{i}" for i in range(8)])
+    assert eval_loader(corpus, labelling, tokenizer, txt=ids, task="cap%tv").clip_ids == [f"clip{i}" for i in range(8)]
+    with pytest.raises(AnnotationError, match="row 0: expected an object, found a string"):
+        eval_loader(corpus, spec, tokenizer, txt=ids, task="ret%tv")
+
+
+def test_some_clips_of_an_evaluation_set(corpus, spec, tokenizer):
+    loader = eval_loader(corpus, spec, tokenizer, task="cap%tv", batch_size=2)
+    batches = list(loader.batches([6, 1, 3]))
+    assert [batch.clip_ids for batch in batches] == [["clip6", "clip1"], ["clip3"]]
+    whole = {clip_id: frames for batch in loader for clip_id, frames in zip(batch.clip_ids, batch.frames)}
+    assert all(torch.equal(frames, whole[clip_id]) for batch in batches for clip_id, frames in zip(batch.clip_ids, batch.frames))
+    assert list(loader.batches([])) == []
 
 
 @pytest.fixture
@@ -192,6 +217,7 @@ def test_unreadable_clips_are_skipped_when_told_to(corpus, spec, tokenizer, brok
     assert given == ["clip0", "clip1", "clip4", "clip5", "clip7"]
     assert [clip_id for clip_id, _ in loader.provenance["unreadable"]] == ["clip2", "clip3", "clip6"]
     assert loader.clips == 8
+    assert [(len(b), [clip_id for clip_id, _ in b.unreadable]) for b in loader.batches([2, 3, 4])] == [(0, ["clip2", "clip3"]), (1, [])]
 
 
 def test_unreadable_clips_are_replaced_in_training(corpus, spec, tokenizer, broken):

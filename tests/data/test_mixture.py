@@ -31,7 +31,7 @@ def test_scaled_steps_keep_their_shares():
     assert scale_steps([100, 1], 3) == [3, 0]
 
 
-@pytest.mark.parametrize("mix", ["random", "round-robin"])
+@pytest.mark.parametrize("mix", ["random", "round-robin", "in-order"])
 def test_every_corpus_gets_exactly_its_steps(mix):
     mixture = Mixture(corpora((10, 30, 2), (10, 10, 2), (10, 0, 2)), seed=3, mix=mix)
     assert mixture.total_steps == 40
@@ -41,6 +41,8 @@ def test_every_corpus_gets_exactly_its_steps(mix):
     assert order == [again.corpus_at(step) for step in range(40)]
     if mix == "round-robin":
         assert all(Counter(order[k : k + 4]) == {0: 3, 1: 1} for k in range(0, 40, 4))
+    elif mix == "in-order":
+        assert order == [0] * 30 + [1] * 10
     else:
         other = Mixture(corpora((10, 30, 2), (10, 10, 2), (10, 0, 2)), seed=4)
         assert order != [other.corpus_at(step) for step in range(40)]

@@ -36,8 +36,9 @@ def test_files(trained):
     assert {name.split(".")[1] for name in rows[0] if name != "step"} == {objective.value for objective in Objective}
     assert all(0 <= value <= 1000 and math.isfinite(value) for value in rows[0].values())
     assert flat(results(trained / "results" / "step_10")) == {name: value for name, value in rows[0].items() if name != "step"}
-    assert {path.name for path in (trained / "ckpt").iterdir()} == {"model_step_10.pt", "state_step_10.pt", "latest.json", "model_best.pt",
-                                                                    "best.json"}
+    metric = json.loads((trained / "ckpt" / "best.json").read_text())["metric"]
+    assert {path.name for path in (trained / "ckpt").iterdir()} == {"model_step_10.pt", "state_step_10.pt", "latest.json", "best.json",
+                                                                    f"best_{metric}.pt"}
     weights = torch.load(trained / "ckpt" / "model_step_10.pt", weights_only=True)
     assert all(isinstance(tensor, torch.Tensor) and tensor.isfinite().all() for tensor in weights.values())
     assert list((trained / "log" / "tensorboard").glob("events.out.tfevents.*"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from config.tasks import Group, Modality
-from model.generate import beam_search, sample
+from model.generate import beam_search, best_texts, sample
 from model.layout import Layout
 from model.memory import CrossPass
 from tests.model.tiny import MODALITIES, copy_of, memory, text_model
@@ -145,7 +145,8 @@ def test_sampling_is_reproducible_and_draws_among_the_top_k_alone():
     model, clips = small_model(ends=0.5), memory(3)
 
     def draw(seed, top_k=3):
-        return sample(model, copy_of(clips), GROUP, WORDS, 5, 4, top_k, torch.Generator().manual_seed(seed))
+        draws = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(seed))
+        return sample(model, model.start(copy_of(clips), GROUP), WORDS, draws, top_k)
 
     texts = draw(0)
     assert texts == draw(0) and texts != draw(1)
@@ -158,10 +159,33 @@ def test_sampling_is_reproducible_and_draws_among_the_top_k_alone():
     assert draw(7, top_k=1) == [[ids] * 4 for ids in greedy]
 
 
-def test_sampling_follows_the_probabilities():
+@pytest.mark.parametrize("top_k", [4, None])
+def test_sampling_follows_the_probabilities(top_k):
     model, clips = small_model(), memory(1)
-    drawn = sample(model, copy_of(clips), GROUP, WORDS, 1, 4000, 4, torch.Generator().manual_seed(0))[0]
-    values, words = recomputed(model, clips, 0, []).topk(4)
+    draws = torch.rand(1, 4000, 1, generator=torch.Generator().manual_seed(0))
+    drawn = sample(model, model.start(copy_of(clips), GROUP), WORDS, draws, top_k)[0]
+    values, words = recomputed(model, clips, 0, []).topk(top_k or 12)
     for word, share in zip(words.tolist(), values.softmax(0).tolist()):
         counted = sum(text == ([] if word == WORDS.sep else [word]) for text in drawn) / 4000
         assert counted == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5 + 1e-3)
+
+
+def test_a_clip_is_sampled_alike_alone_and_among_others():
+    model, clips = small_model(2, ends=1.0), memory(6)
+    draws = torch.rand(6, 3, 8, generator=torch.Generator().manual_seed(1))
+    together = sample(model, model.start(copy_of(clips), GROUP), WORDS, draws, 5)
+    for row in range(6):
+        alone = sample(model, model.start(copy_of(clips, slice(row, row + 1)), GROUP), WORDS, draws[row:row + 1], 5)
+        assert together[row] == alone[0]
+    assert len({tuple(text) for own in together for text in own}) > 9
+
+
+def test_the_best_texts_of_beam_search_are_different_and_in_order():
+    model, clips = small_model(3, ends=1.0), memory(4)
+    found = best_texts(model, model.start(copy_of(clips), GROUP), WORDS, 4, 5, 0.6)
+    assert [own[0] for own in found] == beam_search(model, model.start(copy_of(clips), GROUP), WORDS, 4, 5, 0.6)
+    for row, own in enumerate(found):
+        assert len(own) == 4 and len(set(map(tuple, own))) == 4
+        # A hypothesis that ends at the last place scores without its [SEP], as in the transformers library.
+        scores = [total(model, clips, row, ids, len(ids) < 5) / (1 + len(ids)) ** 0.6 for ids in own]
+        assert scores == sorted(scores, reverse=True)

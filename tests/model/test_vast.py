@@ -238,7 +238,7 @@ def test_several_questions_per_clip(model):
 def test_sampled_captions_are_text(model):
     with torch.no_grad():
         memory = model.memory(model.encode(batch(), MODALITIES))
-        captions = model.sample_captions(memory, VAS, number=2, top_k=5, generator=torch.Generator().manual_seed(0))
+        captions = model.sample_captions(memory, VAS, draws=torch.rand(4, 2, 12, generator=torch.Generator().manual_seed(0)), top_k=5)
     assert [len(own) for own in captions] == [2, 2, 2, 2] and all(isinstance(text, str) for own in captions for text in own)
 
 

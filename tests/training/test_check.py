@@ -1,8 +1,11 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
+from config.schema import ModelConfig
+from model.weights import towers
 from tests.training.toy import Loader, Toy, config
 from training.check import activations, dry_run, table
 
@@ -48,6 +51,20 @@ def test_a_first_batch_without_finite_loss(tmp_path):
 
 def test_testing_needs_no_training_loader(tmp_path):
     assert "memory" not in dry_run(config(tmp_path, mode="testing"), Toy(), None, [EvalSet()])
+
+
+def test_where_the_towers_start_from(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "omnivast")
+    monkeypatch.setattr(towers, "WEIGHTS", tmp_path)
+    (tmp_path / "beats").mkdir()
+    (tmp_path / "beats" / "BEATs_iter3_plus_AS2M.pt").write_bytes(bytes(2**20))
+    asked = config(tmp_path, mode="testing")
+    dry_run(replace(asked, model_cfg=ModelConfig(vision_encoder_type=None)), Toy(), None, [EvalSet()])
+    assert f"the audio encoder 'beats' starts from {tmp_path}/beats/BEATs_iter3_plus_AS2M.pt: found, 1.0 MiB" in caplog.text
+    assert "the text encoder 'bert-base-uncased' starts from" in caplog.text and "model.safetensors: NOT FOUND" in caplog.text
+    caplog.clear()
+    dry_run(replace(asked, model_cfg=ModelConfig(pretrained=False)), Toy(), None, [EvalSet()])
+    assert "the start is random (model_cfg.pretrained is false)" in caplog.text
 
 
 def test_table():

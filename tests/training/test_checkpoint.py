@@ -168,7 +168,7 @@ def test_best_is_kept_when_its_step_is_removed(tmp_path):
     write(tmp_path, 1)
     mark_best(tmp_path, 1, {"metric": "r1", "value": 3.0})
     write(tmp_path, 2, keep=False)
-    assert torch.load(tmp_path / "model_best.pt", weights_only=True)["weight"].tolist() == [1.0] * 3
+    assert torch.load(tmp_path / "best_r1.pt", weights_only=True)["weight"].tolist() == [1.0] * 3
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 1, "metric": "r1", "value": 3.0}
 
 
@@ -178,8 +178,8 @@ def test_best_without_links(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.os, "link", refuse)
     write(tmp_path, 1)
-    mark_best(tmp_path, 1, {})
-    assert (tmp_path / "model_best.pt").read_bytes() == (tmp_path / "model_step_1.pt").read_bytes()
+    mark_best(tmp_path, 1, {"metric": "a/b c.ret.r1"})
+    assert (tmp_path / "best_a_b_c.ret.r1.pt").read_bytes() == (tmp_path / "model_step_1.pt").read_bytes()
 
 
 def test_leftovers_of_killed_saves_are_removed(tmp_path):

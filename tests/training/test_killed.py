@@ -39,9 +39,9 @@ def test_killed_at_random_moments(tmp_path):
     assert process.exitcode == 0 and kills >= 1
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "unbroken")
     assert read_jsonl(tmp_path / "broken" / "log" / "eval.jsonl") == read_jsonl(tmp_path / "unbroken" / "log" / "eval.jsonl")
-    for name in ("best.json", "latest.json"):
+    for name in ("latest.json", "best.json"):
         one, other = (json.loads((tmp_path / f / "ckpt" / name).read_text()) for f in ("broken", "unbroken"))
         assert one["step"] == other["step"]
-    for name in (f"model_step_{STEPS}.pt", "model_best.pt"):
+    for name in (f"model_step_{STEPS}.pt", f"best_{one['metric']}.pt"):
         same(*(torch.load(tmp_path / f / "ckpt" / name) for f in ("broken", "unbroken")))
     assert not list((tmp_path / "broken" / "ckpt").glob(".*.tmp"))

@@ -55,8 +55,8 @@ def test_a_run(tmp_path):
     assert rows[7]["epoch"] == pytest.approx(4 * 8 / 20)
     assert all(row["clips_per_second"] > 0 and 0 <= row["data_wait"] <= 1 and row["grad_norm"] > 0 for row in rows)
     assert [row["step"] for row in read_jsonl(tmp_path / "log" / "eval.jsonl")] == [0, 4, 8]
-    assert sorted(p.name for p in (tmp_path / "ckpt").iterdir()) == ["best.json", "latest.json", "model_best.pt", "model_step_8.pt",
-                                                                    "state_step_8.pt"]
+    assert sorted(p.name for p in (tmp_path / "ckpt").iterdir()) == ["best.json", "best_toy.ret.tv.itm.r1.pt", "latest.json",
+                                                                    "model_step_8.pt", "state_step_8.pt"]
     assert json.loads((tmp_path / "ckpt" / "best.json").read_text())["metrics"] == scores(4)
     assert any((tmp_path / "log" / "tensorboard").iterdir())
     after = model.state_dict()
@@ -103,7 +103,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path, kill):
     assert metrics(unbroken) == metrics(broken)
     assert read_jsonl(unbroken / "log" / "eval.jsonl") == read_jsonl(broken / "log" / "eval.jsonl")
     assert (unbroken / "ckpt" / "best.json").read_text() == (broken / "ckpt" / "best.json").read_text()
-    same(torch.load(unbroken / "ckpt" / "model_best.pt"), torch.load(broken / "ckpt" / "model_best.pt"))
+    same(*(torch.load(folder / "ckpt" / "best_toy.ret.tv.itm.r1.pt") for folder in (unbroken, broken)))
     one, other = (torch.load(f / "ckpt" / "state_step_8.pt") for f in (unbroken, broken))
     for index, values in one["optimizer"]["state"].items():
         assert all(torch.equal(value, other["optimizer"]["state"][index][name]) for name, value in values.items())

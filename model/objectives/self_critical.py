@@ -1,0 +1,18 @@
+"""Self-critical sequence training (Rennie et al., CVPR 2017, equation 8): texts better than a baseline become likelier, worse ones less."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def advantages(rewards: Tensor, baseline: Tensor | None = None) -> Tensor:
+    """Rewards (B, n) of the n texts tried per clip, less the baseline (B,), or, without one, less the mean of the n − 1 others."""
+    if baseline is not None:
+        return rewards - baseline[:, None]
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others
+
+
+def self_critical_loss(log_probs: Tensor, advantage: Tensor) -> Tensor:
+    """Mean of −advantage · log p over the texts tried, each (B, n). Its gradient is that of the expected reward, negated."""
+    return -(advantage.detach() * log_probs).mean()

@@ -1,0 +1,126 @@
+"""captioner_mode on the shipped clips: unbroken, killed and resumed, by two processes, of images, of sounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from config.load import load_config
+from config.tasks import Task
+from data.annotations import load_annotations
+from model.build import build_model
+from tests.e2e.program import ROOT, TINY, start
+from tests.media_factory import write_image, write_json, write_sound
+from utils.log import read_jsonl
+from utils.random import seed_everything
+
+CLIPS = ROOT / "datasets" / "omnistamps" / "debug" / "clips"
+TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+TIMEOUT = 240
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    """Weights of config/debug/tiny.json, untrained: its words are random, and few of its texts end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        seed_everything("captioner")
+        model = build_model(load_config(["--config", TINY]).model_cfg)
+    path = tmp_path_factory.mktemp("captioner") / "model.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def arguments(weights, output, txt, *more, task="cap%tv", vision=CLIPS, frames=2, **keys):
+    dataset = {"name": "own", "task": task, "txt": str(txt), "vision": vision and str(vision), "vision_sample_num": frames,
+               "audio_sample_num": 1, "batch_size": 4, "n_workers": 0, **keys}
+    return ["--config", TINY, "--mode", "testing", "--checkpoint", str(weights), "--output_dir", str(output), "--num_threads", "1",
+            "--data_cfg.train", "[]", "--data_cfg.val", json.dumps([dataset]), "--captioner_mode", "true", "--generate_nums", "2",
+            "--max_caption_len", "12", "--max_vision_sample_num", "2", *more]
+
+
+def labels(output):
+    return json.loads((output / "results" / "own" / "labels.json").read_text())
+
+
+@pytest.fixture
+def meta(tmp_path):
+    """All shipped clips, one that is no video, and one that is not there."""
+    ids = sorted(path.stem for path in CLIPS.iterdir())
+    return write_json(tmp_path / "meta.json", [*ids[:5], "nowhere", *ids[5:]])
+
+
+def test_killed_and_resumed_or_by_two_processes_equals_unbroken(captioner, meta, run_program, tmp_path):
+    outcome = run_program(arguments(captioner, tmp_path / "unbroken", meta))
+    assert outcome.status == 0, outcome.text
+    assert "own.labelled" in outcome.text and "1 clips could not be labelled, the first 'nowhere'" in outcome.text
+    wanted = labels(tmp_path / "unbroken")
+    assert len(wanted) == len(list(CLIPS.iterdir())) and all(len(row["vision_cap"]) == 2 for row in wanted)
+    assert len({caption for row in wanted for caption in row["vision_cap"]}) > len(wanted)
+    read = load_annotations(tmp_path / "unbroken" / "results" / "own" / "labels.json", Task.parse("cap%tv_ret%tv"), training=True)
+    assert read.ids() == [row["clip_id"] for row in wanted]
+
+    process = start(arguments(captioner, tmp_path / "broken", meta, "--test_batch_size", "1"), start_new_session=True)
+    part = tmp_path / "broken" / "results" / "own" / "part_00000.jsonl"
+    deadline = time.monotonic() + TIMEOUT
+    while len(read_jsonl(part)) < 5:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT)
+    before = read_jsonl(part)
+    assert 5 <= len(before) < len(wanted)
+    with part.open("ab") as file:
+        file.write(b'{"clip_id": "train00031", "vision_cap": ["torn')
+    resumed = start(arguments(captioner, tmp_path / "broken", meta), TWO)
+    text, _ = resumed.communicate(timeout=TIMEOUT)
+    assert resumed.returncode == 0, text
+    done = {row["clip_id"] for row in before if "unreadable" not in row}
+    assert f"{len(done)} of {len(wanted) + 1} clips are labelled already" in text
+    assert labels(tmp_path / "broken") == wanted
+    parts = [read_jsonl(path) for path in sorted(part.parent.glob("part_*.jsonl"))]
+    assert len(parts) == 2 and parts[0][:len(before)] == before and abs(len(parts[0]) - len(before) - len(parts[1])) <= 1
+    written = [row["clip_id"] for own in parts for row in own if "unreadable" not in row]
+    assert sorted(written) == sorted(row["clip_id"] for row in wanted)
+
+    refused = run_program(arguments(captioner, tmp_path / "broken", meta, "--seed", "7"))
+    assert refused.status == 2 and "run_cfg.seed: 50, now 7" in refused.text
+
+
+def test_images(captioner, run_program, tmp_path):
+    for number in range(5):
+        write_image(tmp_path / "images" / f"{number}.png", 48, 50 * number)
+    (tmp_path / "images" / "2.png").write_bytes(b"no image")
+    meta = write_json(tmp_path / "meta.json", [{"image_id": number} for number in range(5)])
+    flags = {"vision": tmp_path / "images", "vision_format": "image_rawimage", "frames": 1}
+    outcome = run_program(arguments(captioner, tmp_path / "out", meta, "--generate_by", "beam", **flags))
+    assert outcome.status == 0, outcome.text
+    found = labels(tmp_path / "out")
+    assert [row["image_id"] for row in found] == [0, 1, 3, 4]
+    assert all(len(set(row["vision_cap"])) == 2 for row in found)
+    unreadable = json.loads((tmp_path / "out" / "results" / "own" / "unreadable.json").read_text())
+    assert [entry["clip_id"] for entry in unreadable] == ["2"] and "2.png" in unreadable[0]["reason"]
+
+
+def test_sounds(captioner, run_program, tmp_path):
+    for number in range(4):
+        write_sound(tmp_path / "sounds" / f"s{number}.flac", seconds=1.0, hertz=200.0 * (number + 1))
+    meta = write_json(tmp_path / "meta.json", [f"s{number}" for number in range(4)])
+    outcome = run_program(arguments(captioner, tmp_path / "out", meta, task="cap%ta", vision=None, audio=str(tmp_path / "sounds")))
+    assert outcome.status == 0, outcome.text
+    found = labels(tmp_path / "out")
+    assert [row["clip_id"] for row in found] == ["s0", "s1", "s2", "s3"]
+    assert all(set(row) == {"clip_id", "audio_cap"} and len(row["audio_cap"]) == 2 for row in found)
+
+
+def test_a_list_that_is_none(captioner, run_program, tmp_path):
+    wrong = (({"a": 1}, "expected a JSON list of objects, found an object"), ([["x"]], "expected an id or an object with one"),
+             (["train00000", "train00000"], "duplicate id 'train00000'"))
+    for content, words in wrong:
+        outcome = run_program(arguments(captioner, tmp_path / "out", write_json(tmp_path / "meta.json", content)))
+        assert outcome.status == 2 and words in outcome.text, outcome.text
