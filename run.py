@@ -19,8 +19,10 @@ import torch
 
 from config.load import config_hash, load_config, resolved
 from config.schema import Config, task_of
+from data.check import require as check_datasets
 from data.loader import EvalLoader, LoaderError, TrainLoader
 from data.spec import InputSpec, UnreadableError
+from evaluation.benchmarks import log_splits
 from evaluation.protocol import checkpoint_facts
 from evaluation.reward import set_reward
 from evaluation.run import evaluate
@@ -37,6 +39,8 @@ from utils.log import setup_logging
 from utils.random import seed_everything
 
 log = logging.getLogger("omnivast")
+DRY_RUN_CLIPS = 64
+"""Clips of each dataset that a dry run opens."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
     start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir)
     model = _model(config, load_towers=start is None and not resuming)
     loader, eval_loaders = _loaders(config, model, device)
+    log_splits(loader, eval_loaders)
     report = load_weights(model, start, run.allow_missing) if start else None
     if distributed.is_main() and not resuming and not run.dry_run:
         name = "hps.json" if training else "hps_testing.json"
@@ -66,6 +71,8 @@ def main(argv: Sequence[str]) -> None:
     provenance = {**checkpoint_facts(report), "config_hash": config_hash(config)}
     results = Path(run.output_dir, "results")
     if run.dry_run:
+        if distributed.is_main():
+            check_datasets(config, clips=DRY_RUN_CLIPS)
         dry_run(config, model, loader, eval_loaders, device)
     elif loader is not None:
         train(config, model, loader, device=device, evaluate=None if not eval_loaders else lambda step: evaluate(

@@ -18,7 +18,7 @@ DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_n
 SCST_KEYS = ("scst_finetuning", "scst_candidates", "scst_search", "scst_baseline")
 # Of model_cfg and the training datasets, what does not change the training.
 PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "generate_by",
-                      "itm_rerank_num", "ret_bidirection_evaluation", "inherit_keys")
+                      "itm_rerank_num", "ret_bidirection_evaluation", "dual_softmax_evaluation", "java_metrics_seconds", "inherit_keys")
 PASSIVE_DATASET_KEYS = ("training", "n_workers", "annfile", "cache_dir")
 
 

@@ -66,7 +66,7 @@ class RunConfig:
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")
     max_unreadable: float = setting(0.05, "share of unreadable training clips above which the run stops", minimum=0.0, maximum=1.0)
     skip_unreadable: bool = setting(False, "testing: leave unreadable clips out (the report says how many) instead of stopping")
-    allow_missing: list[str] = setting([], "parameter name prefixes that a checkpoint may lack or have in excess")
+    allow_missing: list[str] = setting([], "starts of parameter names that a checkpoint may lack or have in excess; * stands for anything")
     num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0)
     tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs")
     dataset_mix_type: Literal["random", "round-robin", "in-order"] = setting("random", "how the next step's corpus is chosen: at random or "
@@ -123,6 +123,9 @@ class ModelConfig:
                                                                "best texts of a search with beam_size beams")
     itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0)
     ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval")
+    dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own")
+    java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
+                                        minimum=0)
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here")
 
 

@@ -8,7 +8,6 @@ transforms around every 10th millisecond, with the numbers that the transformers
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -20,12 +19,15 @@ import torch
 from torch import Tensor
 
 from data.vision import frame_indices
+from utils.words import did_you_mean
 
 SAMPLE_RATE = 16_000
 WINDOW = 400
 SHIFT = 160
 FFT = 512
 PRE_EMPHASIS = 0.97
+BLOCK = 4096
+"""Mel frames that are computed at once, so that an hour of sound needs no more memory than its mel frames."""
 LOWEST_HZ = 20.0
 
 # (mean, twice the standard deviation) of the log-mel values that each front end was trained on.
@@ -58,9 +60,7 @@ class Frontend:
 def find_frontend(name: str) -> Frontend:
     """The front end that an audio encoder states. Raises ValueError naming the nearest for one that is not known."""
     if name not in FRONTENDS:
-        near = difflib.get_close_matches(name, FRONTENDS, n=1)
-        hint = f". Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"unknown audio front end '{name}'; data/audio.py has {', '.join(FRONTENDS)}{hint}")
+        raise ValueError(f"unknown audio front end '{name}'; data/audio.py has {', '.join(FRONTENDS)}.{did_you_mean(name, FRONTENDS)}")
     return FRONTENDS[name]
 
 
@@ -96,17 +96,19 @@ def mel_frames(samples: int) -> int:
 
 def _kaldi(waveform: Tensor, mel_bins: int, *, window: Callable[[], Tensor], scale: float, statistics: tuple[float, float]) -> Tensor:
     frames = mel_frames(len(waveform))
-    if frames == 0:
-        return torch.zeros(0, mel_bins)
-    windows = (waveform[: WINDOW + (frames - 1) * SHIFT] * scale).unfold(0, WINDOW, SHIFT)
-    windows = windows - windows.mean(dim=1, keepdim=True)
-    previous = torch.cat([windows[:, :1], windows[:, :-1]], dim=1)
-    windows = (windows - PRE_EMPHASIS * previous) * window()
-    spectrum = torch.view_as_real(torch.fft.rfft(windows, n=FFT))
-    power = spectrum.square().sum(dim=-1)
-    energies = power[:, : FFT // 2] @ _kaldi_filters(mel_bins)
+    mel = torch.empty(frames, mel_bins)
     mean, spread = statistics
-    return energies.clamp_(min=torch.finfo(torch.float32).eps).log_().sub_(mean).div_(spread)
+    for start in range(0, frames, BLOCK):
+        count = min(BLOCK, frames - start)
+        heard = waveform[start * SHIFT : WINDOW + (start + count - 1) * SHIFT] * scale
+        windows = heard.unfold(0, WINDOW, SHIFT)
+        windows = windows - windows.mean(dim=1, keepdim=True)
+        previous = torch.cat([windows[:, :1], windows[:, :-1]], dim=1)
+        windows = (windows - PRE_EMPHASIS * previous) * window()
+        power = torch.view_as_real(torch.fft.rfft(windows, n=FFT)).square().sum(dim=-1)
+        energies = power[:, : FFT // 2] @ _kaldi_filters(mel_bins)
+        mel[start : start + count] = energies.clamp_(min=torch.finfo(torch.float32).eps).log_().sub_(mean).div_(spread)
+    return mel
 
 
 @functools.cache

@@ -6,10 +6,12 @@ import torch
 
 from config.schema import DatasetConfig, task_of
 from config.tasks import CaptionKind, Modality, Objective, TaskError
+from data import deadline
 from data.annotations import Row, load_annotations
 from data.batch import Sample
+from data.deadline import DeadlineError, within
 from data.media import MediaError
-from data.reader import FIRST_CLIPS_CHECKED, ClipReader
+from data.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
 from data.spec import DataError, InputSpec, UnreadableError
 from utils.random import generator
 
@@ -63,7 +65,7 @@ class IndexedDataset:
         """The clip of ``row``, or (clip id, reason) where its media cannot be read."""
         annotation = self.annotations[row]
         try:
-            clip = self.reader.read(annotation.clip_id, self._key(position))
+            clip = self.media(annotation.clip_id, position)
         except MediaError as error:
             return annotation.clip_id, str(error)
         sample = Sample(annotation.clip_id, row, frames=clip.frames, spectrogram=clip.spectrogram)
@@ -71,6 +73,13 @@ class IndexedDataset:
         sample.present = {modality: has[modality] for modality in self.task.modalities}
         self._add_texts(sample, annotation, position)
         return sample
+
+    def media(self, clip_id: str, position: int) -> ClipMedia:
+        """The clip's frames and sound. Raises MediaError, also where reading takes longer than a clip may."""
+        try:
+            return within(deadline.SECONDS_PER_CLIP, self.reader.read, clip_id, self._key(position))
+        except DeadlineError as error:
+            raise MediaError(clip_id, f"reading it was {error}: its decoder, or the disk it lies on, is stuck") from None
 
     def _add_texts(self, sample: Sample, row: Row, position: int) -> None:
         if Modality.SUBTITLE in self.task.modalities:

@@ -92,7 +92,7 @@ class TrainLoader:
         before is read."""
         if not 0 <= start_step <= self.total_steps:
             raise DataError(f"cannot start at step {start_step} of a training of {self.total_steps} steps")
-        return BatchStream(_data_loader(self._fetcher, _StepSampler(self, start_step), self._workers, self._pin_memory))
+        return BatchStream(data_loader(self._fetcher, _StepSampler(self, start_step), self._workers, self._pin_memory))
 
     def keys(self, step: int, micro: int) -> list[Key]:
         """What this process reads for a micro-batch: its contiguous share of the global batch."""
@@ -154,7 +154,7 @@ class EvalLoader:
         """The clips of these annotation rows, in this order. Unreadable ones are left out and named in their batch's ``unreadable``."""
         size = self._batch_size
         batches = [[(0, row, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
-        return BatchStream(_data_loader(self._fetcher, batches, min(self.config.n_workers, len(batches)), self._pin_memory))
+        return BatchStream(data_loader(self._fetcher, batches, min(self.config.n_workers, len(batches)), self._pin_memory))
 
     def _references(self) -> dict[str, list[str]]:
         """Clip id → reference captions, from ``annfile`` or from the annotations. Raises DataError when ``annfile`` lacks a clip."""
@@ -237,7 +237,7 @@ class _StepSampler:
                 yield self._loader.keys(step, micro)
 
 
-def _data_loader(fetcher: _Fetcher, batches: Any, workers: int, pin_memory: bool) -> DataLoader:
+def data_loader(fetcher: Dataset, batches: Any, workers: int, pin_memory: bool) -> DataLoader:
     """Forked workers share the annotations' memory, but a process that has used CUDA must not fork."""
     context = ("forkserver" if torch.cuda.is_available() else "fork") if workers else None
     return DataLoader(

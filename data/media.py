@@ -1,4 +1,4 @@
-"""Files → frames and sound. A container is opened once and read in one pass; what a file is, its content says, not its name.
+"""Files → frames and sound. A container is opened once; what a file is, its content says, not its name.
 
 Media are never trusted: only the container formats listed here are opened (no playlists, no network), sizes are bounded, and
 whatever goes wrong in a file is a ``MediaError`` that names it.
@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -24,7 +24,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from data.audio import SAMPLE_RATE
+from data.boxes import cut_in_index
 from data.decoders import Decoder
+from data.packets import PacketTable, Run, length_bytes
+from data.soundtrack import SoundTrack
 from data.vision import FrameTransform
 
 VIDEO_EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif")
@@ -59,6 +62,8 @@ class Clip:
     """(F, 3, H, W) uint8 RGB, the chosen ones, transformed."""
     frame_count: int = 0
     """Frames of the whole video."""
+    decoded: int = 0
+    """Frames that were decoded for those chosen; 0 where another decoder than PyAV was used."""
     waveform: Tensor | None = None
     """(samples,) float32, mono, at the rate asked for; None when the file has no sound."""
 
@@ -97,7 +102,8 @@ class MediaFolder:
         parent, name = os.path.split(path)
         stem, ending = os.path.splitext(name)
         entries = self._list(parent)
-        candidates = entries.get(name, []) + (entries.get(stem, []) if ending.lower() in EXTENSIONS else [])
+        named = entries.get(name, []) + (entries.get(stem, []) if ending.lower() in EXTENSIONS else [])
+        candidates = [entry for entry in named if os.path.isfile(os.path.join(parent, entry))]
         if not candidates:
             return None
         best = min(candidates, key=lambda c: self._extensions.index(os.path.splitext(c)[1].lower()))
@@ -139,11 +145,12 @@ def read_clip(
     decoder: Decoder | None = None,
     rate: int = SAMPLE_RATE,
 ) -> Clip:
-    """Frames of a video and its sound in one pass over the container.
+    """Frames of a video and its sound.
 
     ``choose`` picks the frames by their index in presentation order (None: no frames). The count declared by the container is
-    only a guess; should decoding find another, the choice is made anew with the right one. ``transform`` is applied to each
-    chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone. ``rate``: of the
+    only a guess; should decoding find another, the choice is made anew with the right one. Of H.264 in mp4, mov or mkv only the frames
+    that the chosen ones need are decoded, so that damage in others passes unseen; of all else every frame. ``transform`` is applied to
+    each chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone. ``rate``: of the
     sound, Hz.
 
     Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
@@ -158,6 +165,18 @@ def read_clip(
         return clip
     with _open(path) as container:
         stream = _video_stream(container, path)
+        if stream.codec_context.name == "h264" and length_bytes(stream.codec_context.extradata):
+            found = _decode_chosen(container, path, choose, transform, sound, rate)
+            if found is not None:
+                return found
+    with _named(path):
+        return _decode_whole(path, choose, transform, sound, rate)
+
+
+def _decode_whole(path: str, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int) -> Clip:
+    """Every frame is decoded, once where the container declares their number rightly."""
+    with _open(path) as container:
+        stream = _video_stream(container, path)
         declared = stream.frames
         if declared:
             clip, kept = _decode(container, path, set(choose(declared)), transform, sound, rate)
@@ -169,7 +188,8 @@ def read_clip(
     indices = choose(clip.frame_count)
     if not set(indices) <= kept.keys():
         with _open(path) as container:
-            kept = _decode(container, path, set(indices), transform, False, rate)[1]
+            again, kept = _decode(container, path, set(indices), transform, False, rate)
+        clip.decoded += again.decoded
     clip.frames = torch.stack([kept[index] for index in indices])
     return clip
 
@@ -184,10 +204,60 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Tensor | None:
                 raise MediaError(path, "it has neither a sound nor a video stream")
             return None
         audio.codec_context.thread_count = 1
-        track = _Track(rate)
+        track = SoundTrack(rate)
         for frame in cast(Iterator[Any], container.decode(audio)):
             track.add(frame)
         return track.waveform()
+
+
+def _decode_chosen(container: InputContainer, path: str, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int
+                   ) -> Clip | None:
+    """One pass over the packets for the sound and the frames' times, then only what the chosen frames need is decoded, from key frame to
+    key frame. None where the packets do not tell what that is, or decoding did not give the frames that they promise."""
+    video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
+    streams = [stream for stream in (video, audio) if stream is not None]
+    for stream in streams:
+        stream.codec_context.thread_count = 1
+    table, track, to_rgb = PacketTable(video.codec_context.extradata), SoundTrack(rate), VideoReformatter()
+    for packet in container.demux(streams):
+        if packet.stream is audio:
+            for frame in cast(list[Any], packet.decode()):
+                track.add(frame)
+        else:
+            table.add(packet)
+        if not table.usable:
+            return None
+    times = table.times()
+    _check_whole(path, container, len(times), max(float(times[-1] * video.time_base) if times else 0.0, track.seconds), audio is not None)
+    indices = choose(len(times))
+    numbers = {times[index]: index for index in indices}
+    runs = table.runs(list(numbers))
+    size = (video.codec_context.width, video.codec_context.height)
+    kept: dict[int, Tensor] = {}
+    decoded = 0
+    for run in runs or ():
+        for frame in _decode_run(container, video, run):
+            decoded += 1
+            if frame.pts in numbers:
+                rgb = to_rgb.reformat(frame, *size, "rgb24", **_one_thread())
+                kept[numbers[frame.pts]] = _to_tensor(rgb, frame.rotation, transform)
+    if runs is None or decoded != sum(len(run.times) for run in runs) or kept.keys() != set(indices):
+        return None
+    return Clip(torch.stack([kept[index] for index in indices]), len(times), decoded, track.waveform())
+
+
+def _decode_run(container: InputContainer, video: Any, run: Run) -> Iterator[Any]:
+    """The frames of a run's packets; fewer where seeking does not lead to its IDR picture."""
+    with suppress(av.FFmpegError):
+        container.seek(run.start, stream=video)
+    left = set(run.times)
+    for packet in container.demux(video):
+        if packet.pts in left:
+            left.remove(packet.pts)
+            yield from packet.decode()
+            if packet.pts == run.last:
+                break
+    yield from video.codec_context.decode(None)
 
 
 def _decode(
@@ -199,7 +269,7 @@ def _decode(
     for stream in streams:
         stream.codec_context.thread_count = 1
     kept: dict[int, Tensor] = {}
-    track, to_rgb = _Track(rate), VideoReformatter()
+    track, to_rgb = SoundTrack(rate), VideoReformatter()
     count, end, size = 0, 0.0, (0, 0)
     for packet in container.demux(streams):
         if packet.stream is audio:
@@ -214,7 +284,7 @@ def _decode(
             count += 1
             end = max(end, frame.time or 0.0)
     _check_whole(path, container, count, max(end, track.seconds), audio is not None)
-    return Clip(frame_count=count, waveform=track.waveform()), kept
+    return Clip(frame_count=count, decoded=count, waveform=track.waveform()), kept
 
 
 def _to_tensor(frame: av.VideoFrame, rotation: int, transform: FrameTransform | None) -> Tensor:
@@ -233,55 +303,6 @@ def _one_thread() -> dict[str, int]:
     except TypeError:
         return {}
     return {"threads": 1}
-
-
-class _Track:
-    """Collects decoded sound as mono at one rate. Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._resampler: av.AudioResampler | None = None
-        self._layout: tuple[object, ...] | None = None
-        self._parts: list[np.ndarray] = []
-        self._samples = 0
-
-    def add(self, frame: av.AudioFrame) -> None:
-        layout = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if layout != self._layout:
-            self._flush()
-            self._layout = layout
-            if layout not in {(name, "mono", self._rate) for name in _READY}:
-                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self._rate)
-        if self._resampler is None:
-            self._keep([frame])
-        else:
-            frame.pts = None
-            self._keep(self._resampler.resample(frame))
-
-    @property
-    def seconds(self) -> float:
-        return self._samples / self._rate
-
-    def waveform(self) -> Tensor | None:
-        self._flush()
-        if not self._samples:
-            return None
-        return torch.from_numpy(np.clip(np.nan_to_num(np.concatenate(self._parts)), -1.0, 1.0))
-
-    def _flush(self) -> None:
-        if self._resampler is not None:
-            self._keep(self._resampler.resample(None))
-            self._resampler = None
-
-    def _keep(self, frames: list[av.AudioFrame]) -> None:
-        for frame in frames:
-            samples = frame.to_ndarray()[0]
-            self._parts.append(samples.astype(np.float32) / 2**15 if samples.dtype == np.int16 else samples)
-            self._samples += len(samples)
-
-
-_READY = ("s16", "s16p", "flt", "fltp")
-"""Formats in which sound, mono and at the rate wanted, needs no resampling."""
 
 
 def _video_stream(container: InputContainer, path: str) -> Any:
@@ -329,6 +350,8 @@ def _open(path: str) -> Iterator[InputContainer]:
         except av.InvalidDataError:
             raise MediaError(path, "not a video or sound file, or truncated") from None
         with container:
+            if container.format.name.startswith("mov") and cut_in_index(path):
+                raise MediaError(path, "truncated: a part of its index is missing")
             yield container
 
 

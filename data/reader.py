@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class ClipMedia:
     spectrogram: Tensor | None = None
     """(A, T, mel) float32, normalised; silence where there is no sound: zeros for BEATs and AST, as in the release."""
     has_sound: bool = False
+    frame_count: int = 0
+    """Frames of the whole clip, of which ``frames`` were chosen."""
 
 
 class ClipReader:
@@ -63,7 +66,11 @@ class ClipReader:
         seen = self._vision.find(clip_id) if self._vision else None
         heard = self._sound_of(clip_id, seen) if self.needs_audio else None
 
+        frame_count = 0
+
         def choose(count: int) -> list[int]:
+            nonlocal frame_count
+            frame_count = count
             return vision.frame_indices(count, self.config.vision_sample_num or 1, self.training, self._draws(key, "frames"))
 
         def plan(count: int) -> list[int]:
@@ -79,7 +86,15 @@ class ClipReader:
         silent = self.needs_audio and slices is None
         if silent:
             slices = self._slices(torch.zeros(0, self.spec.mel_bins), [0] * (self.config.audio_sample_num or 1))
-        return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent)
+        return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent, frame_count=frame_count)
+
+    def files(self, clip_id: str) -> list[str]:
+        """The clip's files or folders that are there: what is seen, then what is heard where that is another."""
+        found = []
+        for folder in (self._vision, self._audio):
+            with suppress(MediaError):
+                found += [folder.find(clip_id)] if folder else []
+        return found
 
     def _sound_of(self, clip_id: str, seen: str | None) -> str | None:
         """The file with the clip's sound. None where the task also sees the clip and the sound folder has no file for it: extracting the

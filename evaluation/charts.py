@@ -85,6 +85,17 @@ def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: f
     return "".join([*parts, "</svg>"])
 
 
+def waveform_chart(amplitudes: Sequence[float], seconds: float, bars: int = 160) -> str:
+    """An SVG of a sound's peaks over time. ``amplitudes``: absolute values in [0, 1], at equal distances."""
+    width, height = 480, 48
+    step = max(1, math.ceil(len(amplitudes) / bars))
+    peaks = [min(1.0, max(amplitudes[start : start + step])) for start in range(0, len(amplitudes), step)]
+    drawn = "".join(f"M{(n + 0.5) * width / len(peaks):.1f} {height / 2 * (1 - p) - 0.5:.1f}V{height / 2 * (1 + p) + 0.5:.1f}"
+                    for n, p in enumerate(peaks))
+    return (f'<svg class="wave" viewBox="0 -2 {width} {height + 4}" role="img" aria-label="waveform, {seconds:.1f} s" '
+            f'preserveAspectRatio="none"><path d="{drawn}" stroke="{COLOURS[0]}" stroke-width="2" fill="none"/></svg>')
+
+
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers that span ``low`` to ``high``, about ``count`` of them."""
     if not high > low:

@@ -21,6 +21,8 @@ class Outcome:
     """One entry per text (retrieval), clip (captions) or question, in annotation order; the same on every process."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Counts and settings for the protocol."""
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    """Flat metric name → [low, high], see :mod:`evaluation.metrics.bootstrap`."""
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -53,6 +53,9 @@ def build(
         "slices": dataset.audio_sample_num if Modality.AUDIO in modalities else None,
         "video_decoder": dataset.video_decoder if modalities & sound_or_sight else None,
     }
+    counts = {**data, **facts}
+    if counts.get("clips") and counts.get("texts") is not None:
+        seen["texts_per_clip"] = round(counts["texts"] / counts["clips"], 2)
     references = {}
     if objective is Objective.CAPTION and dataset.annfile:
         references = {"references": dataset.annfile, "references_sha256": sha256_file(dataset.annfile)}
@@ -73,6 +76,15 @@ def build(
         "hardware": hardware(device),
         "seconds": round(seconds, 3),
     }
+
+
+def refuse_partial(provenance: Mapping[str, Any], config: Config) -> None:
+    """Raises ValueError when the checkpoint lacked parameters of the model and run_cfg.allow_missing allows none: their values are
+    those of the initialisation, and so would be part of the numbers."""
+    missing = provenance.get("missing_parameters") or []
+    if missing and not config.run_cfg.allow_missing:
+        raise ValueError(f"{provenance.get('checkpoint')}: {len(missing)} parameter(s) of the model were not in the checkpoint, such as "
+                         f"'{missing[0]}'; numbers of such a model mean little. To test it all the same: --allow_missing {missing[0]} …")
 
 
 def checkpoint_facts(report: LoadReport | None) -> dict[str, Any]:

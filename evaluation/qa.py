@@ -1,14 +1,19 @@
-"""Answers to questions by generation, scored by exact match (blanks at the ends stripped, lower case), also per question type."""
+"""Answers to questions by generation, scored by exact match as released (blanks at the ends stripped, lower case) and after VQAv2's
+normalisation, by VQAv2's accuracy where several people answered, also per question type."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from config.tasks import Group
 from data.batch import Batch
-from evaluation.collect import Outcome, in_annotation_order
-from evaluation.metrics.accuracy import accuracy, accuracy_by_type, exact_matches
+from evaluation.collect import Outcome, computed_once, in_annotation_order
+from evaluation.metrics import bootstrap
+from evaluation.metrics.accuracy import exact_matches
+from evaluation.metrics.vqa import normalise, vqa_accuracy
 
 if TYPE_CHECKING:
     from model.vast import VAST
@@ -53,29 +58,79 @@ class QAEvaluator:
         self._own.extend((index[row], entry) for row, entry in zip(rows, entries))
 
     def finish(self) -> Outcome:
-        """``accuracy`` by group, and ``types`` where questions have types, of all processes' questions. Called on every process."""
+        """Metrics by group, see :func:`answer_metrics`, of all processes' questions. Called on every process."""
         predictions = [entry for _, entry in in_annotation_order(self._own)]
-        metrics = answer_metrics(predictions, [str(group) for group in self.groups])
+        if not predictions:  # On every process: one that fails alone would keep the others waiting.
+            raise ValueError("no answer to score")
+        metrics, intervals = computed_once(lambda: answer_metrics(predictions, [str(group) for group in self.groups]))
         facts = {
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),
             "beam_size": self.beam_size,
             "length_penalty": 1.0,
-            "answers": "exact match after stripping blanks at the ends and lowering letters",
+            "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
+                       "normalisation",
+            "intervals": bootstrap.WORDS,
         }
-        return Outcome(metrics, predictions, facts)
+        return Outcome(metrics, predictions, facts, intervals)
 
 
-def answer_metrics(predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Percent by group; entries hold ``answer``, perhaps ``type``, and a prediction under each group's name.
+TYPES = {"type": "types", "answer_type": "answer_types"}
+"""Fields of an entry → name of the metrics by their values."""
 
-    Raises ValueError when there is no question.
+
+def answer_metrics(
+    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    """Percent by group, and intervals by flat name.
+
+    Args:
+        predictions: entries with ``clip_id``, ``answer``, a prediction under each group's name, perhaps ``type`` and ``answer_type``,
+            and ``answers`` where several people answered.
+
+    Returns:
+        ``{group: {"accuracy", "accuracy_normalised", "vqa_accuracy" (where all have several answers), "types": {type: percent}}}``;
+        by type stands ``vqa_accuracy`` where there is one, else ``accuracy``.
+
+    Raises:
+        ValueError: there is no question.
     """
     metrics: dict[str, dict[str, Any]] = {}
+    named: dict[str, bootstrap.Measure] = {}
+    clips = len({entry["clip_id"] for entry in predictions})
     for group in groups:
-        matches = exact_matches([entry[group] for entry in predictions], [entry["answer"] for entry in predictions])
-        metrics[group] = {"accuracy": accuracy(matches)}
-        typed = [(match, entry["type"]) for match, entry in zip(matches, predictions) if entry.get("type")]
-        if typed:
-            metrics[group]["types"] = accuracy_by_type(*map(list, zip(*typed)))
-    return metrics
+        own: dict[str, Any] = {}
+        for path, measure in _measures(predictions, group):
+            named[".".join((group, *path))] = measure
+            place = own
+            for name in path[:-1]:
+                place = place.setdefault(name, {})
+            place[path[-1]] = bootstrap.value(measure, clips)
+        metrics[group] = own
+    return metrics, bootstrap.intervals(named, clips)
+
+
+def answer_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:
+    """``"accuracy"`` → measure, …, over the clips in the order of their first question, and how many they are."""
+    return {".".join(path): measure for path, measure in _measures(predictions, group)}, len({entry["clip_id"] for entry in predictions})
+
+
+def _measures(predictions: Sequence[Mapping[str, Any]], group: str) -> Iterator[tuple[tuple[str, ...], bootstrap.Measure]]:
+    """(name, or names from the outer to the inner, measure in percent), the headline first."""
+    if not predictions:
+        raise ValueError("no answer to score")
+    numbers = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in predictions))}
+    clip = np.array([numbers[entry["clip_id"]] for entry in predictions])
+    given, true = [entry[group] for entry in predictions], [entry["answer"] for entry in predictions]
+    matches = np.array(exact_matches(given, true), dtype=np.float64)
+    yield ("accuracy",), bootstrap.mean(matches, clip, len(numbers), 100.0)
+    normalised = np.array([normalise(a) == normalise(b) for a, b in zip(given, true)], dtype=np.float64)
+    yield ("accuracy_normalised",), bootstrap.mean(normalised, clip, len(numbers), 100.0)
+    if all(len(entry.get("answers", ())) > 1 for entry in predictions):
+        matches = np.array([vqa_accuracy(a, entry["answers"]) for a, entry in zip(given, predictions)])
+        yield ("vqa_accuracy",), bootstrap.mean(matches, clip, len(numbers), 100.0)
+    for key, name in TYPES.items():
+        kinds = np.array([entry.get(key) or "" for entry in predictions])
+        for kind in sorted(set(kinds) - {""}):
+            chosen = kinds == kind
+            yield (name, str(kind)), bootstrap.mean(matches[chosen], clip[chosen], len(numbers), 100.0)

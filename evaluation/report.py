@@ -1,19 +1,25 @@
-"""One self-contained HTML page: text, tables, charts as inline SVG, galleries with embedded pictures. No scripts, no outside files."""
+"""One self-contained HTML page: text, tables, charts as inline SVG, galleries with embedded pictures and sounds. No scripts, no outside
+files. The same in Markdown, without what Markdown cannot hold.
+
+    python -m evaluation.report RUN [RUN …] [--output page.html]
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import av
 from PIL import Image
 from torch import Tensor
 
-from evaluation.charts import Series, line_chart
+from evaluation.charts import Series, line_chart, waveform_chart
 from utils.files import write_atomically
 
 STYLE = Path(__file__).with_name("report.css")
@@ -50,15 +56,24 @@ class Line:
     right: bool | None = None
 
 
+@dataclass(frozen=True)
+class Sound:
+    """An embedded sound: ``uri`` from :func:`sound_uri`, and its waveform as SVG."""
+
+    uri: str
+    waveform: str
+
+
 @dataclass
 class Card:
-    """A case in a gallery: pictures side by side, labelled lines, then blocks with a heading, each of pictures or of lines."""
+    """A case in a gallery: pictures side by side, sound, labelled lines, then blocks with a heading, each of pictures or of lines."""
 
     title: str
     aside: str = ""
     frames: Sequence[Picture] = ()
     lines: Sequence[Line] = ()
     blocks: Sequence[tuple[str, Sequence[Picture | Line]]] = ()
+    sound: Sound | None = None
 
 
 @dataclass
@@ -68,14 +83,18 @@ class Report:
     title: str
     subtitle: str = ""
     _parts: list[str] = field(default_factory=list)
+    _plain: list[str] = field(default_factory=list)
+    """The same parts as Markdown."""
 
     def section(self, title: str, note: str = "") -> Report:
         """Begin a section."""
+        self._plain += [f"## {title}", *([note] if note else [])]
         self._parts.append(f"<h2>{escape(title)}</h2>" + (f'<p class="note">{escape(note)}</p>' if note else ""))
         return self
 
     def text(self, text: str) -> Report:
         """A paragraph."""
+        self._plain.append(text)
         self._parts.append(f"<p>{escape(text)}</p>")
         return self
 
@@ -94,6 +113,12 @@ class Report:
             over: a row of headings above the columns, each with the number of columns that it spans.
             muted: numbers of rows that are for comparison only, shown paler.
         """
+        rows = list(rows)
+        if caption:
+            self._plain.append(f"**{caption}**")
+        lines = [[_plain_cell(cell) for cell in row] for row in (self._spanned(columns, over), *rows)]
+        lines.insert(1, ["---"] * len(columns))
+        self._plain.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
         head = "".join(f"<th>{escape(column)}</th>" for column in columns)
         above = "".join(f'<th colspan="{span}">{escape(text)}</th>' for text, span in over)
         pale = set(muted)
@@ -105,6 +130,12 @@ class Report:
         self._parts.append(f'<div class="scroll"><table>{title}<thead>{over_row}<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
         return self
 
+    @staticmethod
+    def _spanned(columns: Sequence[str], over: Sequence[tuple[str, int]]) -> list[str]:
+        """Column names with the heading above them, which Markdown has no row for."""
+        above = [words for words, span in over for _ in range(span)] or [""] * len(columns)
+        return [f"{words}: {column}" if words else column for words, column in zip(above, columns)]
+
     def charts(self, charts: Sequence[str], *, wide: bool = False) -> Report:
         """SVG charts side by side, as many per row as fit."""
         drawn = "".join(chart for chart in charts if chart)
@@ -114,6 +145,8 @@ class Report:
 
     def gallery(self, cards: Iterable[Card]) -> Report:
         """Cases as cards."""
+        cards = list(cards)
+        self._plain.extend(map(_plain_card, cards))
         self._parts.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
         return self
 
@@ -127,8 +160,13 @@ class Report:
             f"<header><h1>{escape(self.title)}</h1>{subtitle}</header>{''.join(self._parts)}</main></body></html>\n"
         )
 
+    def markdown(self) -> str:
+        """The same without charts, pictures and sounds."""
+        return "\n\n".join([f"# {self.title}", *([self.subtitle] if self.subtitle else []), *self._plain]) + "\n"
+
     def write(self, path: str | Path) -> Path:
-        """Write the page atomically."""
+        """Write the page and, beside it with the ending ``.md``, its Markdown, each atomically; returns the page's path."""
+        write_atomically(Path(path).with_suffix(".md"), self.markdown())
         return write_atomically(path, self.html())
 
 
@@ -159,6 +197,42 @@ def jpeg_uri(frame: Tensor, side: int = 160, quality: int = 82) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def sound_uri(waveform: Tensor, rate: int, bit_rate: int = 32_000) -> str:
+    """(samples,) float32 in [-1, 1] as an embedded MP3."""
+    file = io.BytesIO()
+    samples = (waveform.clamp(-1, 1) * 32767).short().cpu().numpy()[None]
+    with av.open(file, "w", format="mp3") as container:
+        stream = container.add_stream("mp3", rate=rate, layout="mono")
+        stream.bit_rate = bit_rate
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for part in av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return "data:audio/mpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def sound_of(waveform: Tensor | None, rate: int, seconds: float = 20.0) -> Sound | None:
+    """The first ``seconds`` of a waveform, to look at and to play; None without sound."""
+    if waveform is None or not waveform.numel():
+        return None
+    shown = waveform[: int(seconds * rate)]
+    return Sound(sound_uri(shown, rate), waveform_chart(shown.abs().tolist(), len(shown) / rate))
+
+
+def _plain_cell(value: str | float | Cell | None) -> str:
+    text = value.text if isinstance(value, Cell) else "–" if value is None else value if isinstance(value, str) else f"{value:.1f}"
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _plain_card(card: Card) -> str:
+    lines = [f"### {card.title}" + (f" ({card.aside})" if card.aside else ""), ""]
+    for line in (*card.lines, *(item for _, items in card.blocks for item in items if isinstance(item, Line))):
+        verdict = "" if line.right is None else " ✓" if line.right else " ✗"
+        lines.append(f"- {line.label}: {line.text}{verdict}")
+    return "\n".join(lines)
+
+
 def _cell(value: str | float | Cell | None) -> str:
     if value is None:
         return "<td>–</td>"
@@ -172,6 +246,8 @@ def _card(card: Card) -> str:
     parts = [f"<h3>{escape(card.title)}<small>{escape(card.aside)}</small></h3>"]
     if frames:
         parts.append(f'<div class="frames">{frames}</div>')
+    if card.sound:
+        parts.append(f'<div class="sound">{card.sound.waveform}<audio controls preload="none" src="{card.sound.uri}"></audio></div>')
     if card.lines:
         parts.append("<dl>" + "".join(map(_line, card.lines)) + "</dl>")
     for heading, items in card.blocks:
@@ -200,3 +276,9 @@ def _thumbnail(picture: Picture) -> str:
     title = f"<b>{escape(picture.title)}{' ✓' if picture.right else ''}</b><br>" if picture.title else ""
     words = escape(picture.words)
     return f'<figure{mark}><img src="{picture.uri}" alt="{words}"><figcaption>{title}{words}</figcaption></figure>'
+
+
+if __name__ == "__main__":
+    from evaluation.run_report import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from config.tasks import CaptionKind, Group
 from data.batch import Batch, Texts
-from evaluation.collect import Outcome
+from evaluation.collect import Outcome, computed_once
 from evaluation.matching import PairMatcher
-from evaluation.metrics import recall
+from evaluation.metrics import bootstrap, recall
+from evaluation.search import TEMPERATURE, Search, search
 from utils import distributed
 from utils.log import Progress, progress
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Retrieved clips named per text in the predictions."""
-SCORES_AT_ONCE = 1 << 24
-"""Similarities held at once."""
 
 
 @dataclass
@@ -61,16 +60,6 @@ class _Texts:
     features: Tensor
 
 
-@dataclass
-class _Search:
-    """One direction of one group: (Q,) keys of queries, (C,) of candidates, (Q,) first ranks, (Q, ≥k) best candidates first."""
-
-    query_keys: np.ndarray
-    candidate_keys: np.ndarray
-    ranks: np.ndarray
-    top: np.ndarray
-
-
 class RetrievalEvaluator:
     """Collects features batch by batch (:meth:`add`), then ranks (:meth:`finish`).
 
@@ -78,11 +67,12 @@ class RetrievalEvaluator:
         groups: the retrieval groups of the task.
         rerank: candidates per query that the matching head re-orders; 0: none, and no condition features are kept.
         both_directions: also video to text.
+        dual_softmax: also the ranks after a dual softmax of the contrastive scores, beside the plain ones.
     """
 
-    def __init__(self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False) -> None:
+    def __init__(self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False) -> None:
         self.groups = tuple(groups)
-        self.rerank, self.both_directions = rerank, both_directions
+        self.rerank, self.both_directions, self.dual_softmax = rerank, both_directions, dual_softmax
         self._own = _Part(clips={group: [] for group in groups}, texts={group.caption_kind: _TextPool() for group in groups})
         self._features: list[Any] = []
 
@@ -108,41 +98,41 @@ class RetrievalEvaluator:
 
     def finish(self, model: VAST, device: torch.device | str = "cpu") -> Outcome:
         """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
-        alone), with ``_v2t`` behind the name for video to text. Called on every process."""
+        alone), ``dual_softmax`` where asked for, with ``_v2t`` behind the name for video to text. Called on every process."""
         parts = distributed.all_gather_objects(self._own)
         clip_ids, clips, owner = _join_clips(parts, self.groups)
         texts = {kind: _join_texts(parts, kind, owner) for kind in self._own.texts}
         searches = {group: self._search(texts[group.caption_kind], clips[group]) for group in self.groups}
         matched = self._match(model, device, searches, texts, owner) if self.rerank else {}
-        metrics: dict[str, Any] = {}
-        found: dict[Group, dict[str, np.ndarray]] = {}
-        for group, directions in searches.items():
-            metrics[str(group)], found[group] = _score(directions, matched.get(group), self.rerank)
+        found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, found)
+        metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
         facts = {
             "clips": len(clip_ids),
             "texts": sum(len(own.raw) for own in _distinct(texts).values()),
             "rerank_depth": self.rerank,
             "directions": ["text to video", "video to text"] if self.both_directions else ["text to video"],
             "ties": "counted against the true clip",
+            "dual_softmax": f"extra, temperature {TEMPERATURE}" if self.dual_softmax else "none",
+            "intervals": bootstrap.WORDS,
         }
-        return Outcome(metrics, predictions, facts)
+        return Outcome(metrics, predictions, facts, intervals)
 
-    def _search(self, texts: _Texts, clips: Tensor) -> dict[str, _Search]:
+    def _search(self, texts: _Texts, clips: Tensor) -> dict[str, Search]:
         """The contrastive stage in each direction, named by what metrics append to their name."""
         numbers = np.arange(len(clips))
         depth = max(self.rerank, SHOWN)
-        searches = {"": search(texts.features, clips, texts.clip, numbers, depth)}
+        searches = {"": search(texts.features, clips, texts.clip, numbers, depth, self.dual_softmax)}
         if self.both_directions:
             queries = np.unique(texts.clip)
-            searches["_v2t"] = search(clips[torch.from_numpy(queries)], texts.features, queries, texts.clip, depth)
+            searches["_v2t"] = search(clips[torch.from_numpy(queries)], texts.features, queries, texts.clip, depth, self.dual_softmax)
         return searches
 
     def _match(
         self,
         model: VAST,
         device: torch.device | str,
-        searches: dict[Group, dict[str, _Search]],
+        searches: dict[Group, dict[str, Search]],
         texts: dict[CaptionKind, _Texts],
         owner: dict[int, tuple[int, int, int]],
     ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
@@ -168,18 +158,6 @@ class RetrievalEvaluator:
             order = np.argsort(all_keys)
             result[group] = (all_keys[order], all_scores[order])
         return result
-
-
-def search(queries: Tensor, candidates: Tensor, query_keys: np.ndarray, candidate_keys: np.ndarray, depth: int) -> _Search:
-    """Cosine similarity of (Q, D) queries with (C, D) candidates in bounded memory: ranks, and the ``depth`` best of each query."""
-    depth = min(depth, len(candidates))
-    ranks = np.empty(len(queries), dtype=np.int64)
-    top = np.empty((len(queries), depth), dtype=np.int64)
-    for rows in recall.row_chunks(len(queries), max(1, SCORES_AT_ONCE // max(1, len(candidates)))):
-        scores = queries[rows] @ candidates.T
-        ranks[rows] = recall.ranks(scores.numpy(), query_keys[rows], candidate_keys)
-        top[rows] = scores.topk(depth, dim=1).indices.numpy()
-    return _Search(query_keys, candidate_keys, ranks, top)
 
 
 def _captions(batch: Batch, kind: CaptionKind) -> Texts:
@@ -226,7 +204,7 @@ def _join_texts(parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tupl
     return _Texts([ids[n] for n in order], [raw[n] for n in order], clip[order], features)
 
 
-def _pair_keys(direction: str, found: _Search, depth: int, clips: int) -> np.ndarray:
+def _pair_keys(direction: str, found: Search, depth: int, clips: int) -> np.ndarray:
     """Keys text · clips + clip of the pairs that a direction re-ranks."""
     top = found.top[:, :depth]
     if direction:
@@ -234,27 +212,68 @@ def _pair_keys(direction: str, found: _Search, depth: int, clips: int) -> np.nda
     return (np.arange(len(top))[:, None] * clips + top).ravel()
 
 
-def _score(
-    directions: dict[str, _Search], matched: tuple[np.ndarray, np.ndarray] | None, depth: int
-) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """Metrics of a group, and of its text-to-video search: ``itc_rank``, ``itm_rank`` where re-ranked, and ``top``."""
-    metrics: dict[str, dict[str, float]] = {}
-    found: dict[str, np.ndarray] = {"itc_rank": directions[""].ranks, "top": directions[""].top}
-    if matched is not None:
-        clips = len(directions[""].candidate_keys)
-        for name, own in directions.items():
+def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray] | None, depth: int) -> dict[str, np.ndarray]:
+    """Of a group, one row per text: ``top`` clips; ``itc_rank``, where re-ranked ``itm_rank``, and ``dual_softmax_rank``; with ``_v2t``
+    before ``_rank`` those of the text's clip in the search for texts."""
+    plain = directions[""]
+    clips = len(plain.candidate_keys)
+    found: dict[str, np.ndarray] = {"top": plain.top}
+    for name, own in directions.items():
+        # Every row of the other direction is a clip; its texts all carry that clip's rank.
+        rows = np.searchsorted(own.query_keys, plain.query_keys) if name else slice(None)
+        if matched is not None:
             keys, probabilities = matched
             top = own.top[:, :depth]
             scores = probabilities[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
-            ranks = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys)
-            metrics[f"itm{name}"] = recall.summary(ranks)
+            found[f"itm{name}_rank"] = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys)[rows]
             if not name:
                 best_first = np.argsort(-scores, axis=1, kind="stable")
-                found["itm_rank"] = ranks
                 found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), own.top[:, depth:]], 1)
-    for name, own in directions.items():
-        metrics[f"itc{name}"] = recall.summary(own.ranks)
-    return metrics, found
+        found[f"itc{name}_rank"] = own.ranks[rows]
+        if own.dual_ranks is not None:
+            found[f"dual_softmax{name}_rank"] = own.dual_ranks[rows]
+    return found
+
+
+RANKS = ("itm", "itm_v2t", "itc", "itc_v2t", "dual_softmax", "dual_softmax_v2t")
+"""Kinds of ranks, the headline first."""
+
+
+def rank_metrics(
+    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, list[float]]]:
+    """``{group: {"itm": {"r1", …}, "itc": …}}`` and intervals by flat name, from entries with ``clip_id`` and ranks by group."""
+    metrics: dict[str, dict[str, dict[str, float]]] = {group: {} for group in groups}
+    intervals = {}
+    for group in groups:
+        own, clips = _by_kind(predictions, group)
+        for (kind, name), measure in own.items():
+            metrics[group].setdefault(kind, {})[name] = bootstrap.value(measure, clips)
+        found = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in own.items()}, clips)
+        intervals.update(found)
+    return metrics, intervals
+
+
+def rank_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:
+    """``"itm.r1"`` → measure, …, over the clips in the order of their first text of the group, and how many they are."""
+    measures, clips = _by_kind(predictions, group)
+    return {f"{kind}.{name}": measure for (kind, name), measure in measures.items()}, clips
+
+
+def _by_kind(
+    predictions: Sequence[Mapping[str, Any]], group: str
+) -> tuple[dict[tuple[str, str], bootstrap.Measure], int]:
+    """(kind of ranks, metric) → measure, and the number of clips. A clip counts once in video to text, however many texts it has."""
+    own = [entry for entry in predictions if group in entry]
+    first = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in own))}
+    measures: dict[tuple[str, str], bootstrap.Measure] = {}
+    for kind in RANKS:
+        ranked = [(first[entry["clip_id"]], entry[group][f"{kind}_rank"]) for entry in own if f"{kind}_rank" in entry[group]]
+        if ranked:
+            clip, ranks = map(np.array, zip(*ranked))
+            rows = np.unique(clip, return_index=True)[1] if kind.endswith("_v2t") else slice(None)
+            measures.update({(kind, name): measure for name, measure in recall.measures(ranks[rows], clip[rows], len(first)).items()})
+    return measures, len(first)
 
 
 def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:
@@ -277,7 +296,7 @@ def _predictions(
             entry: dict[str, Any] = {"text": raw, "clip_id": clip_ids[clip]}
             for group in using:
                 columns = found[group]
-                ranks = {name: int(columns[name][number]) for name in ("itc_rank", "itm_rank") if name in columns}
+                ranks = {name: int(values[number]) for name, values in columns.items() if name != "top"}
                 entry[str(group)] = {**ranks, "top": [clip_ids[n] for n in columns["top"][number, :SHOWN]]}
             predictions.append(entry)
     return predictions

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from config.tasks import Objective
-from evaluation import protocol
+from evaluation import benchmarks, protocol
 from evaluation.captioning import CaptionEvaluator
 from evaluation.collect import Outcome, flatten
 from evaluation.labelling import label
@@ -37,8 +37,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Test every objective of every loader's task.
 
-    Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "predictions"}``. In
-    ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.labelling`.
+    Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "intervals",
+    "predictions"}``. In ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.labelling`.
 
     Args:
         provenance: what the protocol says of the weights and the run, see :func:`evaluation.protocol.build`.
@@ -48,12 +48,14 @@ def evaluate(
         one of a dataset is its task's headline: R@1 after re-ranking (or without), CIDEr, or accuracy of the first group.
 
     Raises:
-        ValueError: two loaders have one name, a clip occurs twice or lacks what its task needs.
+        ValueError: two loaders have one name, a clip occurs twice or lacks what its task needs, or the weights were loaded only in
+            part and run_cfg.allow_missing does not say so.
     """
     names = [loader.name for loader in loaders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"data_cfg.val has more than one dataset named '{twice[0]}'; result files carry these names, so give each its own")
+    protocol.refuse_partial(provenance, config)
     metrics: dict[str, float] = {}
     device = next(model.parameters()).device
     with _evaluating(model):
@@ -85,9 +87,11 @@ def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
     settings = config.model_cfg
     groups = {objective: loader.task.groups(objective) for objective in Objective}
     return _Evaluators(
-        RetrievalEvaluator(groups[Objective.RETRIEVAL], rerank=settings.itm_rerank_num, both_directions=settings.ret_bidirection_evaluation)
+        RetrievalEvaluator(groups[Objective.RETRIEVAL], rerank=settings.itm_rerank_num,
+                           both_directions=settings.ret_bidirection_evaluation, dual_softmax=settings.dual_softmax_evaluation)
         if groups[Objective.RETRIEVAL] else None,
-        CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size, max_length=settings.max_caption_len)
+        CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size, max_length=settings.max_caption_len,
+                         java_seconds=settings.java_metrics_seconds)
         if groups[Objective.CAPTION] else None,
         QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size) if groups[Objective.QA] else None,
     )
@@ -145,10 +149,11 @@ def _data_facts(loader: EvalLoader) -> dict[str, Any]:
             unreadable.append(entry)
     if unreadable:
         logger.warning("%s: %d unreadable clips were left out", loader.name, len(unreadable))
-    return {**facts, "unreadable": unreadable}
+    check = benchmarks.split_check(loader)
+    return {**facts, "unreadable": unreadable, **({"split_check": check} if check else {})}
 
 
 def _write(path: Path, own_protocol: dict[str, Any], outcome: Outcome) -> None:
-    content = {"protocol": own_protocol, "metrics": outcome.metrics, "predictions": outcome.predictions}
+    content = {"protocol": own_protocol, "metrics": outcome.metrics, "intervals": outcome.intervals, "predictions": outcome.predictions}
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     logger.info("wrote %s", path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from dataclasses import fields
@@ -16,6 +15,7 @@ from model.text import TextSizes
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vast import VAST
 from model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
+from utils.words import did_you_mean
 
 log = logging.getLogger("omnivast")
 
@@ -56,8 +56,7 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
     names = [f.name for f in fields(TextSizes)]
     for key in cfg.text_encoder_cfg:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
-            raise ModelError(f"model_cfg.text_encoder_cfg has no size '{key}'" + (f". Did you mean '{near[0]}'?" if near else ""))
+            raise ModelError(f"model_cfg.text_encoder_cfg has no size '{key}'.{did_you_mean(key, names)}")
     path = cfg.tokenizer or folder
     if path is None:
         raise ModelError("model_cfg.tokenizer is needed with text_encoder_type \"bert\": a vocab.txt")

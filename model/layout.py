@@ -6,11 +6,15 @@ Letters: N rows (texts), L tokens of the longest, T real tokens of all rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from model.memory import CrossPass
 
 
 @dataclass
@@ -103,3 +107,39 @@ class Packing:
         """(N, L, C) → (T, C)."""
         flat = padded.reshape(-1, padded.shape[-1])
         return flat if self.index is None else flat[self.index]
+
+
+@dataclass
+class Wanted:
+    """The W tokens whose final states are read: the queries of the last block.
+
+    real: (N, L) bool, where they stand; grid: that as a packing. index: (W,) into the T real tokens. packing: the W tokens moved
+    to the left of an (N, most of a row) grid, on which attend (N, 1, most, L) says what they see.
+    """
+
+    real: Tensor
+    grid: Packing
+    index: Tensor
+    packing: Packing
+    attend: Tensor
+    counts: Tensor
+    """(N,) wanted tokens of each row, on the CPU."""
+
+    @classmethod
+    def of(cls, layout: Layout, packing: Packing, wanted: Tensor) -> Wanted:
+        """From ``wanted`` (N, L) bool, to which the first token of every row is added."""
+        real = wanted & layout.real
+        real[:, 0] = True
+        n, length = real.shape
+        index = (real.flatten() if packing.index is None else real.flatten()[packing.index]).nonzero().squeeze(1)
+        counts = real.sum(1).cpu()
+        most = int(counts.max())
+        row, column = real.nonzero().unbind(1)
+        place = row * most + (real.cumsum(1) - 1)[row, column]
+        columns = torch.zeros(n * most, dtype=torch.long, device=real.device).index_copy(0, place, column).view(n, most, 1)
+        attend = layout.attend.gather(1, columns.expand(n, most, length))[:, None]
+        return cls(real, Packing((n, length), row * length + column), index, Packing((n, most), place), attend, counts)
+
+    def shorten(self, passes: Sequence[CrossPass]) -> list[CrossPass]:
+        """The passes with the lengths of their rows on the narrower grid."""
+        return [replace(p, length=int(self.counts[p.start:p.stop].max())) for p in passes]

@@ -94,7 +94,7 @@ def _contrastive(model: VAST, batch: Batch, groups: tuple[Group, ...], features:
     """OM-VCC of every group; fills ``chosen`` with the hard negatives where they are not given."""
     kinds = {id(batch.captions[g.caption_kind]): batch.captions[g.caption_kind] for g in groups}
     with model.mixed():
-        output = model.multimodal_encoder(Layout.stack([Layout.of(t.ids, t.mask) for t in kinds.values()]))
+        output = model.multimodal_encoder.sentences(Layout.stack([Layout.of(t.ids, t.mask) for t in kinds.values()]))
     texts = dict(zip(kinds, model.embed_cls(output.cls()).split([len(t) for t in kinds.values()])))
     b = len(batch)
     targets = torch.arange(b, device=model.device) + distributed.rank() * b
@@ -143,7 +143,8 @@ def _fused_forward(model: VAST, batch: Batch, task: Task, features: ClipFeatures
             predictions.append(_Prediction(f"qa.{group}", rows.add([layout], memory, group, None if len(clip) == b else clip), labels))
     if not rows.layouts:
         return matching, predictions, None
-    return matching, predictions, model.multimodal_encoder(Layout.stack(rows.layouts), rows.passes)
+    layout = Layout.stack(rows.layouts)
+    return matching, predictions, model.multimodal_encoder(layout, rows.passes, _label_grid(layout.real, predictions) != IGNORED)
 
 
 def _masked(model: VAST, texts: Texts, purpose: str, probability: float, draws: StepRandom,
@@ -211,9 +212,7 @@ def _generation(model: VAST, output: TextOutput, predictions: list[_Prediction])
     """The loss of every generation pass; the vocabulary is projected at the chosen tokens alone."""
     if not predictions:
         return {}
-    grid = torch.full(output.real.shape, IGNORED, device=output.real.device)
-    for p in predictions:
-        grid[p.rows, : p.labels.shape[1]] = p.labels
+    grid = _label_grid(output.real, predictions)
     chosen = grid != IGNORED
     logits, labels = model.multimodal_encoder.logits(output.at(chosen)), grid[chosen]
     counts = torch.stack([chosen[p.rows].sum() for p in predictions])
@@ -224,6 +223,14 @@ def _generation(model: VAST, output: TextOutput, predictions: list[_Prediction])
     sizes = counts.tolist()
     return {p.name: generation_loss(x, y, count)
             for p, x, y, count in zip(predictions, logits.split(sizes), labels.split(sizes), divisors)}
+
+
+def _label_grid(real: Tensor, predictions: list[_Prediction]) -> Tensor:
+    """(N, L) labels on the grid of the joint forward, IGNORED where nothing is predicted."""
+    grid = torch.full(real.shape, IGNORED, device=real.device)
+    for p in predictions:
+        grid[p.rows, : p.labels.shape[1]] = p.labels
+    return grid
 
 
 def _total(losses: dict[str, Tensor], task: Task, itm_ratio: float) -> dict[str, Tensor]:
@@ -248,7 +255,7 @@ def match_pairs(model: VAST, memory: Memory, group: Group, ids: Tensor, mask: Te
     width = int(counts.max())
     with model.mixed():
         if width * len(used) > 1.25 * len(rows):
-            output = model.multimodal_encoder(Layout.of(ids, mask), [CrossPass(0, len(rows), memory, group, rows)])
+            output = model.multimodal_encoder.sentences(Layout.of(ids, mask), [CrossPass(0, len(rows), memory, group, rows)])
             return model.itm_head(output.cls()).float().softmax(-1)[:, 1]
         order = torch.argsort(inverse, stable=True)
         place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[inverse[order]]
@@ -256,7 +263,7 @@ def match_pairs(model: VAST, memory: Memory, group: Group, ids: Tensor, mask: Te
         grid[place, inverse[order]] = order
         shared = memory if len(used) == len(memory) else memory.rows(used)
         texts = grid.flatten()
-        output = model.multimodal_encoder(Layout.of(ids[texts], mask[texts]), [CrossPass(0, len(texts), shared, group)])
+        output = model.multimodal_encoder.sentences(Layout.of(ids[texts], mask[texts]), [CrossPass(0, len(texts), shared, group)])
         scores = model.itm_head(output.cls()).float().softmax(-1)[:, 1].view(grid.shape)
     result = scores.new_empty(len(rows))
     result[order] = scores[place, inverse[order]]

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from config.tasks import Group
 from model.attention import attend
-from model.layout import Layout, Packing
+from model.layout import Layout, Packing, Wanted
 from model.memory import CrossPass, Memory
 
 
@@ -115,11 +115,21 @@ class SelfAttention(_Attention):
         query, key, value = F.linear(x, weight, torch.cat([p.query.bias, p.key.bias, p.value.bias])).chunk(3, -1)
         return query, key, value
 
-    def forward(self, x: Tensor, packing: Packing, attend: Tensor) -> Tensor:
-        """x (T, D), attend (N, 1, L, L) bool → (T, D)."""
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, wanted: Wanted | None = None) -> Tensor:
+        """x (T, D), attend (N, 1, L, L) bool → (T, D), or (W, D) for the wanted tokens alone."""
+        if wanted is not None:
+            return self._wanted(x, packing, wanted)
         query, key, value = (self.split(packing.pad(y)) for y in self.project(x))
         attended = self.attend(query, key, value, attend)
         return self.output(packing.pack(attended.transpose(1, 2).flatten(2)), x)
+
+    def _wanted(self, x: Tensor, packing: Packing, wanted: Wanted) -> Tensor:
+        """Keys and values of all tokens, queries of the wanted ones."""
+        p, own = self.projections, x[wanted.index]
+        weight, bias = torch.cat([p.key.weight, p.value.weight]), torch.cat([p.key.bias, p.value.bias])
+        key, value = (self.split(packing.pad(y)) for y in F.linear(x, weight, bias).chunk(2, -1))
+        attended = self.attend(self.split(wanted.packing.pad(p.query(own))), key, value, wanted.attend)
+        return self.output(wanted.packing.pack(attended.transpose(1, 2).flatten(2)), own)
 
 
 class CrossAttention(_Attention):
@@ -166,10 +176,10 @@ class Block(nn.Module):
         return self.output(F.gelu(self.intermediate["dense"](x)), x)
 
     def forward(self, x: Tensor, packing: Packing, attend: Tensor,
-                passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]] = ()) -> Tensor:
-        x = self.attention(x, packing, attend)
+                passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]] = (), wanted: Wanted | None = None) -> Tensor:
+        x = self.attention(x, packing, attend, wanted)
         if passes:
-            x = self.crossattention(x, packing, passes)
+            x = self.crossattention(x, packing if wanted is None else wanted.packing, passes)
         return self.feed(x)
 
 
@@ -262,21 +272,33 @@ class TextModel(nn.Module):
         """(k, D) → (k, vocabulary)."""
         return self.cls["predictions"](hidden)
 
-    def forward(self, layout: Layout, passes: Sequence[CrossPass] = ()) -> TextOutput:
-        """Run every row of the layout; with ``passes`` (which must cover all rows in order), attend to memories."""
+    def forward(self, layout: Layout, passes: Sequence[CrossPass] = (), wanted: Tensor | None = None) -> TextOutput:
+        """Run every row of the layout; with ``passes`` (which must cover all rows in order), attend to memories.
+
+        ``wanted`` (N, L) bool: only these tokens, and the first of every row, are read from the output, so that the last block
+        computes no others (None: all real tokens). Of them all it needs keys and values only.
+        """
         n, length = layout.ids.shape
         index = None if bool(layout.real.all()) else layout.real.reshape(-1).nonzero().squeeze(1)
         packing = Packing((n, length), index)
         attend = layout.attend[:, None]
         x = self.bert.embeddings(packing.pack(layout.ids[..., None]).squeeze(-1), packing.pack(layout.positions[..., None]).squeeze(-1))
         masks = [p.memory.group_mask(p.group) for p in passes]
+        last: Wanted | None = None
         for i, block in enumerate(self.blocks):
+            if wanted is not None and i == len(self.blocks) - 1:
+                last = Wanted.of(layout, packing, wanted)
+                passes = last.shorten(passes)
             full = [(p, *p.memory.keys_values(i, p.group, block.crossattention.project), mask) for p, mask in zip(passes, masks)]
             if self.checkpointing and self.training:
-                x = checkpoint(block, x, packing, attend, full, use_reentrant=False)
+                x = checkpoint(block, x, packing, attend, full, last, use_reentrant=False)
             else:
-                x = block(x, packing, attend, full)
-        return TextOutput(x, packing, layout.real)
+                x = block(x, packing, attend, full, last)
+        return TextOutput(x, packing, layout.real) if last is None else TextOutput(x, last.grid, last.real)
+
+    def sentences(self, layout: Layout, passes: Sequence[CrossPass] = ()) -> TextOutput:
+        """As ``forward``, where only the first token of every row is read (``cls``)."""
+        return self(layout, passes, torch.zeros_like(layout.real))
 
     def start(self, memory: Memory, group: Group, prompt: tuple[Tensor, Tensor] | None = None, offset: int = 0) -> DecoderState:
         """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M, L), is read bidirectionally first, and the
@@ -322,6 +344,8 @@ class TextModel(nn.Module):
         for i, block in enumerate(self.blocks):
             query, key, value = (block.attention.split(packing.pad(y)) for y in block.attention.project(x))
             keys, values = torch.cat([state.keys[i], key], 2), torch.cat([state.values[i], value], 2)
+            if i == len(self.blocks) - 1:  # of the token, the last block needs its keys and values only
+                query, attend, x = query[:, :, 1:], attend[:, :, 1:], x.view(rows, 2, -1)[:, 1]
             attended = block.attention.attend(query, keys, values, attend)
             state.keys[i], state.values[i] = keys[:, :, :-1], values[:, :, :-1]
             x = block.attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
@@ -329,10 +353,10 @@ class TextModel(nn.Module):
             x = block.feed(x)
         state.seen = seen[:, :-1]
         state.next_position += 1
-        return self.logits(x.view(rows, 2, -1)[:, 1])
+        return self.logits(x)
 
     def _cross_step(self, attention: CrossAttention, x: Tensor, state: DecoderState, layer: int, mask: Tensor | None) -> Tensor:
-        """x (M · beams · 2, D): the beams of a memory row are one long query."""
+        """x (M · beams · 2 or 1, D): the beams of a memory row are one long query."""
         key, value = state.memory.keys_values(layer, state.group, attention.project)
         query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
         attended = attention.attend(query, key, value, mask)

@@ -61,7 +61,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Ids by token, and how texts are normalised."""
-    ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").splitlines())}
+    # A token's id is its line. Not splitlines(), for which U+2028 and others end a line too.
+    ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
     beside = file.with_name("tokenizer_config.json")
     found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")

@@ -249,7 +249,7 @@ class VAST(nn.Module):
     def embed_texts(self, texts: Texts) -> Tensor:
         """Texts in the contrastive space: (N, contra_dim) float32 of unit length."""
         with self.mixed():
-            out = self.multimodal_encoder(Layout.of(texts.ids, texts.mask))
+            out = self.multimodal_encoder.sentences(Layout.of(texts.ids, texts.mask))
         return self.embed_cls(out.cls())
 
     def memory(self, features: ClipFeatures) -> Memory:

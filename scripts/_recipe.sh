@@ -41,6 +41,7 @@ Options (or the environment variable behind each):
   --master_addr A    MASTER_ADDR  name or address of machine 0
   --master_port P    MASTER_PORT  a free port on machine 0. Default 29500 (on one machine: any free port)
   --pretrain_dir D                folder of the run to start from; "none": from the towers' own weights
+  --checkpoint FILE               weights to start from, or to test, in place of the newest of that folder
   --output_dir D                  folder of checkpoints, logs and results
   --resume true                   continue from the last checkpoint in the output folder, or start where there is none
   --print                         print the command and stop
@@ -71,7 +72,7 @@ number() { # name, value
 
 parse() {
     gpus="${GPUS:-}" nnodes="${NNODES:-1}" node_rank="${NODE_RANK:-}" master_addr="${MASTER_ADDR:-}" master_port="${MASTER_PORT:-}"
-    name="" pretrain_dir="" output_dir="" resume=false testing=false own_weights=false only_print=false
+    name="" pretrain_dir="" output_dir="" checkpoint="" resume=false testing=false only_print=false
     flags=()
     while [ $# -gt 0 ]; do
         case "$1" in
@@ -84,13 +85,12 @@ parse() {
                 [ $# -gt 1 ] || fail "$1: needs a value (--help says more)" ;;
         esac
         case "$1" in
-            --gpus | --nnodes | --node_rank | --master_addr | --master_port | --pretrain_dir | --output_dir)
+            --gpus | --nnodes | --node_rank | --master_addr | --master_port | --pretrain_dir | --output_dir | --checkpoint)
                 printf -v "${1#--}" '%s' "$2"; shift 2 ;;
             --resume)
                 resume=true; shift
                 case "${1:-}" in true) shift ;; false) resume=false; shift ;; esac ;;
             --mode) if [ "$2" = testing ]; then testing=true; fi; flags+=("$1" "$2"); shift 2 ;;
-            --checkpoint) own_weights=true; flags+=("$1" "$2"); shift 2 ;;
             *)
                 if [ -z "$name" ] && [ ${#flags[@]} -eq 0 ] && [[ "$1" != -* ]] && [[ "$configs" == *%s* ]]; then
                     name="$1"
@@ -108,7 +108,7 @@ exists() { # pattern, from the root of the repository or absolute
 
 # The words of run.py's command line, in "words".
 settle() {
-    local config="$configs"
+    local config="$configs" named="$pretrain_dir"
     if [[ "$configs" == *%s* ]]; then
         [ -n "$name" ] || fail "name one of: $(list_choices)"
         config="${configs/\%s/$name}"
@@ -117,12 +117,16 @@ settle() {
     pretrain_dir="${pretrain_dir:-$(start_of "$name")}"
     if [ "$pretrain_dir" = none ]; then pretrain_dir=""; fi
     output_dir="${output_dir:-$(output_of "$name" "$pretrain_dir")}"
+    # Weights of its own need no other run; where there is one, it says the sizes.
+    if [ -n "$checkpoint" ] && [ -z "$named" ] && ! exists "$pretrain_dir/log/hps.json"; then pretrain_dir=""; fi
     words=(--config "$config" --output_dir "$output_dir")
     if [ -n "$pretrain_dir" ]; then words+=(--pretrain_dir "$pretrain_dir"); fi
     # Nothing to continue is the start of the run: a job that is requeued always asks to resume.
     if $resume && ! $testing && exists "$output_dir/ckpt/model_step_*.pt"; then
         words+=(--resume true)
-    elif [[ "$name" == *_scst ]] && ! $own_weights && exists "$pretrain_dir/ckpt/best_*.pt"; then
+    elif [ -n "$checkpoint" ]; then
+        words+=(--checkpoint "$checkpoint")
+    elif [[ "$name" == *_scst ]] && exists "$pretrain_dir/ckpt/best_*.pt"; then
         words+=(--checkpoint "$(cd "$root" && compgen -G "$pretrain_dir/ckpt/best_*.pt" | head -n 1)")
     fi
     words+=(${flags[@]+"${flags[@]}"})
@@ -160,6 +164,10 @@ if [ "${SLURM_PROCID:-0}" -eq 0 ]; then
     printf '\n'
 fi
 if $only_print; then exit 0; fi
+if [ -n "$pretrain_dir" ] && ! exists "$pretrain_dir/log/hps.json"; then
+    fail "$pretrain_dir holds no trained run (log/hps.json and ckpt/model_step_N.pt). Name the run to start from with --pretrain_dir, \
+for example the unpacked released checkpoint; --pretrain_dir none starts from the towers' own weights"
+fi
 cd "$root"
 if [ -n "${OMNIVAST_SRUN:-}" ]; then
     # One of the tasks of scripts/slurm.sh, whose job has set up the environment.

@@ -14,7 +14,6 @@ Exit status: 0 everything is within tolerance; 1 something is not, or is missing
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import math
 import sys
@@ -44,8 +43,10 @@ from model.text import TextSizes  # noqa: E402
 from model.tokenizer import load_tokenizer  # noqa: E402
 from model.vast import HEAD_GROUPS, VAST  # noqa: E402
 from model.weights import LoadReport, load_weights, read_state_dict  # noqa: E402
-from model.weights.released import DROPPED  # noqa: E402
+from model.weights.load import begins  # noqa: E402
+from model.weights.released import UNUSED  # noqa: E402
 from utils.random import StepRandom  # noqa: E402
+from utils.words import did_you_mean  # noqa: E402
 
 TOLERANCES = {"output": 1e-5, "loss": 1e-5, "gradient": 1e-4, "sequence": 0.0}
 TEXTS = {"captions": "max_caption_len", "vision_captions": "max_caption_len", "audio_captions": "max_caption_len",
@@ -90,8 +91,7 @@ def known(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
     """Raise FolderError for a key that is not valid."""
     for key in keys:
         if key not in (valid := list(valid)):
-            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
-            raise FolderError(f"{where}: key '{key}' is not understood" + (f"; did you mean '{near[0]}'?" if near else ""))
+            raise FolderError(f"{where}: key '{key}' is not understood.{did_you_mean(key, valid)}")
 
 
 class Recorded:
@@ -337,6 +337,14 @@ def until(ids: list[int], end: int) -> list[int]:
     return ids[:ids.index(end)] if end in ids else ids
 
 
+def tolerance(kind: str, text: str) -> float:
+    """The tolerance that the command line gives."""
+    try:
+        return float(text)
+    except ValueError:
+        raise FolderError(f"--tolerance {kind}={text}: expected a number, for example {kind}={TOLERANCES[kind]:g}") from None
+
+
 CHECKS: tuple[Callable[[Recorded], Iterator[Row]], ...] = (compare_outputs, compare_losses, compare_sequences)
 
 
@@ -350,11 +358,11 @@ def main(argv: Sequence[str]) -> int:
     given = dict(word.partition("=")[::2] for word in arguments.tolerance)
     try:
         known(given, [kind for kind, value in TOLERANCES.items() if value], "--tolerance")
-        limits = {**TOLERANCES, **{kind: float(value) for kind, value in given.items()}}
+        limits = {**TOLERANCES, **{kind: tolerance(kind, value) for kind, value in given.items()}}
         recorded = Recorded(arguments.folder)
         print(f"{arguments.folder}: {len(recorded.frames)} clips, {sum(p.numel() for p in recorded.model.parameters()):,} parameters; "
               f"checkpoint: nothing missing, nothing unknown, {len(recorded.report.dropped)} tensors without use left out: "
-              + ", ".join(f"{start}*" for start in DROPPED if any(name.startswith(start) for name in recorded.report.dropped)))
+              + ", ".join(f"{start}*" for start in UNUSED if any(begins(name, [start]) for name in recorded.report.dropped)))
         rows = [show(row, limits[row.kind]) for check in CHECKS for row in check(recorded)]
     except (ValueError, OSError, LookupError, TypeError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -3,10 +3,11 @@
     python scripts/convert_checkpoint.py released.pt ours.safetensors
     python scripts/convert_checkpoint.py ours.safetensors for_the_release.pt --to released --unused released.pt
 
-Both namings are one, but for what older releases spelt otherwise (module., video_…, evaclip_model., clip_model.) and for tensors that
-the release carries without use, such as CLIP's text tower: --to omnivast leaves these out and lists them by name; --to released keeps
-those that are there, and --unused takes them from a released checkpoint, so that every released name is in the result. The endings
-of the files, .pt (also .pth, .bin) or .safetensors, say their format. Files are read without running anything in them.
+Both namings are one, but for AST's embeddings (audio_embeddings., here within audio_encoder.), for what older releases spelt otherwise
+(module., video_…, evaclip_model., clip_model.) and for tensors that the release carries without use, such as CLIP's text tower:
+--to omnivast leaves these out and lists them by name; --to released keeps those that are there, and --unused takes them from a
+released checkpoint, so that every released name is in the result. The endings of the files, .pt (also .pth, .bin) or .safetensors,
+say their format. Files are read without running anything in them.
 
 Exit status: 0 written; 2 the file cannot be read or does not fit, and nothing was written.
 """
@@ -31,6 +32,7 @@ from model.build import build_model  # noqa: E402
 from model.vast import VAST  # noqa: E402
 from model.weights import WeightsError, load_weights  # noqa: E402
 from model.weights.load import read_current, read_state_dict, split_unused  # noqa: E402
+from model.weights.released import released_name  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.log import Progress, progress, setup_logging  # noqa: E402
 
@@ -102,7 +104,7 @@ def convert(source: Path, target: str, unused: Path | None = None, wanted: Seque
         if not extra:
             raise WeightsError(f"{unused}: holds no tensors without use; expected a released checkpoint")
         state = {**{name: released[name] for name in extra}, **state}
-    return state, []
+    return {released_name(name): tensor for name, tensor in state.items()}, []
 
 
 def model_of(config: Path) -> tuple[VAST, list[str]]:
@@ -132,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
     save(state, result)
     renamed = before.keys() - state.keys() - set(dropped)
     print(f"{result}: {len(state)} tensors, {sum(t.nbytes for t in state.values()) / 1e9:.2f} GB, in {NAMING[arguments.to]} naming; "
-          f"{len(renamed)} of {source}'s {len(before)} had an older name; {len(dropped)} left out, which no model here uses")
+          f"{len(renamed)} of {source}'s {len(before)} had another name; {len(dropped)} left out, which no model here uses")
     for name in dropped:
         print(f"  left out: {name}")
 

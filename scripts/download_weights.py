@@ -13,7 +13,6 @@ Exit status: 0 everything is there; 1 a download failed; 2 bad input; 3 the rest
 from __future__ import annotations
 
 import argparse
-import difflib
 import http.client
 import os
 import shutil
@@ -36,6 +35,7 @@ from model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers 
 from model.weights.load import parts_of  # noqa: E402
 from utils.files import sha256_file, write_atomically  # noqa: E402
 from utils.log import progress, setup_logging  # noqa: E402
+from utils.words import did_you_mean  # noqa: E402
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -284,9 +284,7 @@ def files_of(names: Sequence[str], config: str | None) -> list[tuple[str, TowerF
         file = text_file(rest) if family == "text" and rest else tower_file(name)
         if file is None:
             valid = [*TOWER_FILES, "timm:<name>", "open_clip:<name>:<tag>", "hf:<name>", "beats:<file>", "text:<name>"]
-            near = difflib.get_close_matches(name, TOWER_FILES, n=1)
-            hint = f". Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"no encoder '{name}' with a file; valid are {', '.join(valid)}{hint}")
+            raise ValueError(f"no encoder '{name}' with a file; valid are {', '.join(valid)}.{did_you_mean(name, TOWER_FILES)}")
         found.append((name, file))
     if config is not None:
         model = load_config(["--config", config]).model_cfg

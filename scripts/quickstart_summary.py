@@ -18,10 +18,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.tasks import Group  # noqa: E402
-from data.media import MediaFolder, read_clip  # noqa: E402
+from data.audio import SAMPLE_RATE  # noqa: E402
+from data.media import MediaFolder, read_clip, read_sound  # noqa: E402
 from evaluation.charts import Dots, dot_chart  # noqa: E402
 from evaluation.metrics.accuracy import accuracy, exact_matches  # noqa: E402
-from evaluation.report import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart  # noqa: E402
+from evaluation.report import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of  # noqa: E402
+from evaluation.run_report import short, training_charts  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.log import read_jsonl  # noqa: E402
 
@@ -265,11 +267,13 @@ def page(inputs: Inputs, metrics: Mapping[str, Any], shown: int = SHOWN_CLIPS) -
                    "training answer.").table(questions.columns, questions.rows)
     report.section("Training", "Losses over optimiser steps: running means, the single steps behind them.")
     report.charts([loss_chart(title, inputs.logs[name]) for name, title in TRAININGS.items()], wide=True)
+    report.section("Pretraining in detail", "Losses by corpus, learning rate, gradient norm, throughput.")
+    report.charts(training_charts(inputs.logs["pretrain"]))
     report.section("Test clips", "Taken at equal distances from the test set, not picked. Retrieval, captions and answers use all tracks.")
     report.gallery(_cards(inputs, shown))
     report.section("Time and protocol")
     report.table(["stage", "seconds"], [[stage, float(value)] for stage, value in metrics["seconds"].items()])
-    rows = [[name, *(Cell(_short(metrics["protocol"][part].get(name)), "left") for part in metrics["protocol"])]
+    rows = [[name, *(Cell(short(metrics["protocol"][part].get(name)), "left") for part in metrics["protocol"])]
             for name in dict.fromkeys(key for own in metrics["protocol"].values() for key in own)]
     return report.table(["", *metrics["protocol"]], rows)
 
@@ -312,14 +316,6 @@ def _qa_chart(metrics: Mapping[str, Any]) -> str:
                      [Dots(short[track], [own["accuracy"], own["majority"]]) for track, own in metrics["qa"].items()])
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "") or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    return "–" if value is None else str(value)
-
-
 def _cards(inputs: Inputs, shown: int) -> list[Card]:
     """The cases, at equal distances in the test set."""
     ret = {entry["clip_id"]: entry for entry in reversed(inputs.ret["predictions"])}
@@ -353,6 +349,7 @@ def _case(
         title=_facts(facts),
         aside=clip_id,
         frames=[Picture(uri, f"frame of {clip_id}") for uri in _frames(inputs.media, clip_id, SHOWN_FRAMES, 160)],
+        sound=sound_of(read_sound(inputs.media.find(clip_id)), SAMPLE_RATE),
         lines=[Line("seen", f"{facts['seen']}, {facts['motion']}, on {facts['background']}"), Line("sound", facts["heard"]),
                Line("subtitle", f"“{inputs.subtitles.get(clip_id, '')}”")],
         blocks=[
@@ -376,7 +373,7 @@ def _frames(media: MediaFolder, clip_id: str, number: int, side: int) -> list[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write metrics.json and report.html, print the tables. Returns 1, with one line on stderr, when a stage is missing."""
+    """Write metrics.json, report.html and report.md, print the tables. Returns 1, with one line on stderr, when a stage is missing."""
     parser = argparse.ArgumentParser(description="Summarise the quickstart: metrics.json, report.html and three tables.")
     parser.add_argument("--folder", type=Path, default=Path("output/quickstart"), help="where the stages wrote their folders")
     parser.add_argument("--data", type=Path, default=Path("datasets/omnistamps/quick"), help="the OmniStamps set they used")

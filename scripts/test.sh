@@ -38,7 +38,7 @@ tests() { # name, marker expression, pytest's arguments
 check ruff check .
 check mypy
 tests "fast tests" "not slow and not e2e" -n 2 "$@"
-tests "whole program" "slow or e2e" "$@"
+tests "whole program" "slow or e2e" -n 2 --dist loadfile "$@"
 
 echo
 if [ "${#failed[@]}" -gt 0 ]; then printf 'FAILED: %s\n' "${failed[@]}"; fi

@@ -9,7 +9,6 @@ seldom identify a clip.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import random
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from corpus.omnistamps.picks import PHRASES, SIZES, Size
 from utils.random import stable_seed
+from utils.words import did_you_mean
 
 CLASSES = 4
 _ATTEMPTS, _ROUNDS = 10, 200
@@ -83,9 +83,7 @@ class Entities:
 def size_named(name: str) -> Size:
     """The size of that name. Raises ValueError that names the valid ones and the nearest."""
     if name not in SIZES:
-        near = difflib.get_close_matches(name, SIZES, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"unknown size '{name}'; valid are {', '.join(SIZES)}.{hint}")
+        raise ValueError(f"unknown size '{name}'; valid are {', '.join(SIZES)}.{did_you_mean(name, SIZES)}")
     return SIZES[name]
 
 

@@ -3,9 +3,10 @@ the reference length closest to the candidate's (the shorter of two equally clos
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 ORDER = 4
 # The constants of the COCO evaluation: they keep an empty corpus from dividing by zero and are part of its published numbers.
@@ -28,30 +29,33 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]], order: 
     Raises:
         ValueError: the lists differ in length, are empty, or a clip has no reference.
     """
+    return [float(score) for score in bleu_of_sums(bleu_terms(candidates, references, order).sum(0)[None])[0]]
+
+
+def bleu_terms(candidates: Sequence[str], references: Sequence[Sequence[str]], order: int = ORDER) -> np.ndarray:
+    """(N, 2 · order + 2) float64: per clip the matched and the offered n-grams of each order, then the candidate's and the reference's
+    length. Sums over clips decide the score. Raises ValueError as :func:`bleu`."""
     check_pairs(candidates, references)
-    matched, offered = [0] * order, [0] * order
-    candidate_length = reference_length = 0
-    for candidate, own_references in zip(candidates, references):
+    terms = np.zeros((len(candidates), 2 * order + 2))
+    for row, candidate, own_references in zip(terms, candidates, references):
         tokens = candidate.split()
         reference_tokens = [reference.split() for reference in own_references]
-        candidate_length += len(tokens)
-        reference_length += min((abs(len(r) - len(tokens)), len(r)) for r in reference_tokens)[1]
+        row[-2:] = len(tokens), min((abs(len(r) - len(tokens)), len(r)) for r in reference_tokens)[1]
         reference_counts = [ngrams(r, order) for r in reference_tokens]
         for n, counts in enumerate(ngrams(tokens, order)):
-            offered[n] += max(0, len(tokens) - n)
-            matched[n] += sum(min(count, max(r[n][gram] for r in reference_counts)) for gram, count in counts.items())
-    return _scores(matched, offered, candidate_length, reference_length)
+            row[n] = sum(min(count, max(r[n][gram] for r in reference_counts)) for gram, count in counts.items())
+            row[order + n] = max(0, len(tokens) - n)
+    return terms
 
 
-def _scores(matched: list[int], offered: list[int], candidate_length: int, reference_length: int) -> list[float]:
-    """The geometric means of the precisions of orders 1 … n, times the brevity penalty."""
-    ratio = (candidate_length + NUMERATOR_FLOOR) / (reference_length + DENOMINATOR_FLOOR)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    scores, product = [], 1.0
-    for n, (hits, total) in enumerate(zip(matched, offered), start=1):
-        product *= (hits + NUMERATOR_FLOOR) / (total + DENOMINATOR_FLOOR)
-        scores.append(product ** (1 / n) * brevity)
-    return scores
+def bleu_of_sums(sums: np.ndarray) -> np.ndarray:
+    """(R, order) BLEU-1 … of (R, 2 · order + 2) sums of :func:`bleu_terms`: geometric means of the precisions of orders 1 … n, times
+    the brevity penalty."""
+    order = (sums.shape[1] - 2) // 2
+    precision = (sums[:, :order] + NUMERATOR_FLOOR) / (sums[:, order:-2] + DENOMINATOR_FLOOR)
+    means = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, order + 1))
+    ratio = (sums[:, -2] + NUMERATOR_FLOOR) / (sums[:, -1] + DENOMINATOR_FLOOR)
+    return means * np.exp(np.minimum(0.0, 1 - 1 / ratio))[:, None]
 
 
 def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.metrics.bleu import check_pairs, ngrams
@@ -42,22 +42,36 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], sigma:
 
 
 class Cider:
-    """CIDEr of any captions against the tokenised references of N clips, which are counted once."""
+    """CIDEr of any captions against the tokenised references of N clips, which are counted once.
 
-    def __init__(self, references: Sequence[Sequence[str]], sigma: float = SIGMA) -> None:
+    ``frequency``: their document frequencies, where known already; n-grams that occur in one clip alone may be absent from it.
+    """
+
+    def __init__(
+        self, references: Sequence[Sequence[str]], sigma: float = SIGMA, frequency: Mapping[Gram, int] | None = None
+    ) -> None:
         self._references, self._sigma = references, sigma
-        self._frequency = document_frequency(references)
-        self._log_documents = math.log(len(references))
+        # A gram that occurs in no clip weighs as much as one that occurs in one.
+        self._rare = math.log(len(references))
+        counts = document_frequency(references) if frequency is None else frequency
+        self._weights = {gram: self._rare - math.log(count) for gram, count in counts.items() if count > 1}
         self._recent = functools.lru_cache(maxsize=KEPT)(self._vectors)
 
     def scores(self, clip: int, candidates: Sequence[str]) -> list[float]:
         """CIDEr of tokenised captions of one clip; 10 is the highest."""
         own = self._recent(clip)
-        vectors = (_vector(ngrams_of(candidate), self._frequency, self._log_documents) for candidate in candidates)
+        vectors = (self._vector(candidate) for candidate in candidates)
         return [SCALE * sum(_similarity(vector, other, self._sigma) for other in own) / len(own) for vector in vectors]
 
     def _vectors(self, clip: int) -> list[_Vector]:
-        return [_vector(ngrams_of(text), self._frequency, self._log_documents) for text in self._references[clip]]
+        return [self._vector(text) for text in self._references[clip]]
+
+    def _vector(self, text: str) -> _Vector:
+        find, rare = self._weights.get, self._rare
+        counts = ngrams_of(text)
+        weights = [{gram: count * find(gram, rare) for gram, count in own.items()} for own in counts]
+        norms = [math.sqrt(sum(weight * weight for weight in own.values())) for own in weights]
+        return _Vector(weights, norms, length=sum(counts[1].values()))
 
 
 def document_frequency(references: Sequence[Sequence[str]]) -> Counter[Gram]:
@@ -71,12 +85,6 @@ def document_frequency(references: Sequence[Sequence[str]]) -> Counter[Gram]:
 def ngrams_of(text: str) -> list[Counter[Gram]]:
     """Counts of the 1-grams to 4-grams of a tokenised text."""
     return ngrams(text.split(), ORDER)
-
-
-def _vector(counts: list[Counter[Gram]], frequency: Counter[Gram], log_documents: float) -> _Vector:
-    weights = [{gram: count * (log_documents - math.log(max(1, frequency[gram]))) for gram, count in own.items()} for own in counts]
-    norms = [math.sqrt(sum(weight * weight for weight in own.values())) for own in weights]
-    return _Vector(weights, norms, length=sum(counts[1].values()))
 
 
 def _similarity(candidate: _Vector, reference: _Vector, sigma: float) -> float:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-DEPTHS = (1, 5, 10)
+from evaluation.metrics import bootstrap
+
+DEPTHS = (1, 5, 10, 50)
 ROWS_AT_ONCE = 1024
 
 
@@ -70,12 +72,20 @@ def reranked_ranks(
 
 
 def summary(query_ranks: Sequence[int] | np.ndarray, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
-    """``{"r1", "r5", "r10", "median_rank", "mean_rank"}``: recalls in percent, ranks from 1. Raises ValueError without queries."""
+    """``{"r1", "r5", "r10", "r50", "median_rank", "mean_rank"}``: recalls in percent, ranks from 1. Raises ValueError without queries."""
     values = np.asarray(query_ranks)
-    if values.size == 0:
+    each = np.arange(len(values))
+    return {name: bootstrap.value(measure, len(values)) for name, measure in measures(values, each, len(values), depths).items()}
+
+
+def measures(query_ranks: np.ndarray, clip: np.ndarray, clips: int, depths: Sequence[int] = DEPTHS) -> dict[str, bootstrap.Measure]:
+    """The metrics of :func:`summary` for any draw of clips; query q belongs to clip ``clip[q]`` of ``clips``."""
+    if not len(query_ranks):
         raise ValueError("no query to summarise")
-    recalls = {f"r{depth}": 100.0 * float(np.mean(values <= depth)) for depth in depths}
-    return {**recalls, "median_rank": float(np.median(values)), "mean_rank": float(np.mean(values))}
+    found: dict[str, bootstrap.Measure] = {
+        f"r{depth}": bootstrap.mean((query_ranks <= depth).astype(float), clip, clips, 100.0) for depth in depths
+    }
+    return {**found, "median_rank": bootstrap.Median(query_ranks, clip), "mean_rank": bootstrap.mean(query_ranks, clip, clips)}
 
 
 def row_chunks(rows: int, size: int = ROWS_AT_ONCE) -> Iterator[slice]:

@@ -14,8 +14,9 @@ REMOVED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", "
 """Tokens that the COCO evaluation leaves out. Brackets are lowered before they are compared, so that they stay, as they do there."""
 
 _Q = "['\u2019]"
-_L = r"[^\W\d_]"
-_W = r"(?:(?![\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e])[^\W_])"
+# Letters, with accents that stand behind them and soft hyphens, but without Roman numerals.
+_L = r"(?:(?![\u2160-\u2188])[^\W\d_]|[\u00ad\u0300-\u036f])"
+_W = r"(?:(?![\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e\u2160-\u2188])[^\W_]|[\u00ad\u0300-\u036f])"
 _HYPHENED = rf"{_W}+(?:[-\u2011]{_W}+)*"
 _NUMBER = r"[+-]?(?:\d+(?:[.,:/\u2044]\d+)*|(?:[.,]\d+)+)"
 _ABBREVIATIONS = """a.d a.k.a adj adm adv al ala alex apr ariz asst assn assoc atty aug ave b.a b.c bhd bldg blvd bros calif capt cf cie
@@ -23,8 +24,8 @@ _ABBREVIATIONS = """a.d a.k.a adj adm adv al ala alex apr ariz asst assn assoc a
  jul jun kan kans ky lt ltd m.d maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs ms mt natl neb nev nov oct okla penn ph ph.d
  plc pres prof pte pty pvt rd rep reps rev rt sen sens sep sept sgt sq sr st supt tel tenn thu thurs treas tue tues univ va vs vt wed
  wis wisc wm wyo"""
-_STARTERS = """A According After An As At But Earlier He Her Here However If In It Last Many More Now Once One Other Our She Since So Some
- Such That The Their Then There These They This We What When While Yet You"""
+_STARTERS = """A About According After An As At But Earlier He Her Here However If In It Last Many More Mr. Ms. Now Once One Other Our She
+ Since So Some Such That The Their Then There These They This We What When While Yet You"""
 """Words that begin a sentence: a point between a single letter and one of them is a full stop."""
 _BEFORE_NUMBERS = "no nos pp art fig figs prop op"
 
@@ -43,7 +44,7 @@ _PATTERNS = [
     re.compile(r"&(?:amp|quot|lt|gt|apos|nbsp);|&\#\d+;", re.I),
     # Numbers: of telephones, mixed ("1 1/2"), signed, grouped, fractions, times; "'90s".
     re.compile(r"(?:\(\d{2,3}\)[ \u00a0]?|\+{0,2}(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])\d{3,4}[- \u00a0]?\d{3,5}"),
-    re.compile(r"\d{1,4}[- \u00a0]\d{1,4}/\d{1,4}"),
+    re.compile(r"\d{1,4}[- \u00a0]\d{1,4}[/\u2044]\d{1,4}"),
     re.compile(rf"{_NUMBER}(?:-{_W}+)*"),
     re.compile(rf"{_Q}\d\ds?(?![\w\"'])"),
     # Clitics and words with an apostrophe of their own.
@@ -54,8 +55,8 @@ _PATTERNS = [
     re.compile(rf"{_L}+[aeiouy]{_Q}[aeiou]{_L}*", re.I),
     # Abbreviations keep their point.
     re.compile(rf"(?:{_either(_ABBREVIATIONS)})\.", re.I),
-    re.compile(rf"(?:{_either(_BEFORE_NUMBERS)})\.(?=\s*\d)", re.I),
-    re.compile(rf"{_L}\.(?!\s+(?:{_either(_STARTERS)})(?:\s|$))"),
+    re.compile(rf"(?:{_either(_BEFORE_NUMBERS)})\.(?=\s?\d)", re.I),
+    re.compile(rf"{_L}\.(?!\s+(?:(?:{_either(_STARTERS)})(?:\s|$)|<[!?/]?[A-Za-z]))"),
     re.compile(rf"(?:{_L}\.)+{_L}(?:\.|(?!{_W}))"),
     re.compile(rf"(?:{_L}\.)+-{_W}+(?:-{_W}+)*"),
     # Words, with points, strokes or marks between them, or with hyphens.
@@ -84,6 +85,8 @@ _REPLACED = {
     "\u00ab": "``", "\u00bb": "''", "\u2039": "`", "\u203a": "'", "&amp;": "&", "&quot;": "''", "&lt;": "<", "&gt;": ">", "&apos;": "'",
     "&nbsp;": "", "\u00bd": "1/2", "\u00bc": "1/4", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3", "\u2010": "", "\u20b9": "",
 }
+_UNKNOWN = ("Cf", "Cc", "Co", "Cn", "Mn", "Nl")
+"""Categories of characters that the reference leaves out when they are no part of a word: among them what colours an emoji."""
 _BRACKETS = str.maketrans({character: word for character, word in _REPLACED.items() if character in "()[]{}"})
 
 
@@ -128,7 +131,8 @@ def _written(token: str) -> str:
     lowered = token.lower()
     if lowered in _REPLACED:
         return _REPLACED[lowered]
-    if len(token) == 1 and not token.isascii() and (ord(token) > 0xFFFF or unicodedata.category(token) in ("Cf", "Cc", "Co", "Cn")):
+    if len(token) == 1 and not token.isascii() and not "\u0300" <= token <= "\u036f" and (
+            ord(token) > 0xFFFF or unicodedata.category(token) in _UNKNOWN):
         return ""
     if re.fullmatch(r"-{2,}", token):
         return "--"

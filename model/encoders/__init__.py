@@ -9,7 +9,6 @@ decorate it, import its file below.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import ModelConfig
+from utils.words import did_you_mean
 
 
 class Encoder(nn.Module):
@@ -88,9 +88,8 @@ def sizes(defaults: dict, overrides: dict, key: str) -> dict:
     """``defaults`` updated by ``overrides``; a key that is not among the defaults is an error that names the nearest."""
     for name in overrides:
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise EncoderError(f"model_cfg.{key} has no size '{name}'; valid are {', '.join(sorted(defaults))}.{hint}")
+            raise EncoderError(f"model_cfg.{key} has no size '{name}'; valid are {', '.join(sorted(defaults))}."
+                               + did_you_mean(name, defaults))
     return {**defaults, **overrides}
 
 
@@ -100,10 +99,8 @@ def _find(registry: dict[str, _Builder], name: str | None, key: str, *patterns: 
         return registry[name]
     if prefix in registry:
         return registry[prefix]
-    near = difflib.get_close_matches(str(name), registry, n=1, cutoff=0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
     valid = ", ".join([*(n for n in sorted(registry) if not n.endswith(":")), *patterns])
-    raise EncoderError(f"model_cfg.{key}: unknown encoder '{name}'; valid are {valid}.{hint}")
+    raise EncoderError(f"model_cfg.{key}: unknown encoder '{name}'; valid are {valid}.{did_you_mean(str(name), registry)}")
 
 
 from model.encoders import ast, beats, clip, eva, hf_audio, openclip, swin, vit  # noqa: E402, F401  (registers the encoders)

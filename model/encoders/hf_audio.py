@@ -10,7 +10,6 @@ stands for the whole where there is no folder.
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from config.schema import ModelConfig
 from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
 from model.weights import towers
+from utils.words import did_you_mean
 
 CLAP_EXTRACTOR = {"sampling_rate": 48_000, "hop_length": 480, "fft_window_size": 1024, "frequency_min": 50, "frequency_max": 14_000,
                   "top_db": None}
@@ -180,9 +180,8 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
         raise EncoderError(f"audio encoder 'hf:{name}': no {file}, which states its sizes; fetch it with "
                            f"`python scripts/download_weights.py hf:{name}`, or give \"model_type\" and sizes in audio_encoder_cfg")
     if kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        raise EncoderError(f"{file}: model_type '{kind}' is no audio encoder known here; valid are {', '.join(KINDS)}"
-                           + (f". Did you mean '{near[0]}'?" if near else ""))
+        raise EncoderError(f"{file}: model_type '{kind}' is no audio encoder known here; valid are {', '.join(KINDS)}."
+                           + did_you_mean(str(kind), KINDS))
     tower, settings_class, extractor = KINDS[kind]
     make = getattr(transformers_audio(), settings_class)
     valid = make().to_dict()

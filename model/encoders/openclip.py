@@ -15,6 +15,7 @@ from config.schema import ModelConfig
 from model.encoders import EncoderError, VisionEncoder, register_vision
 from model.encoders.eva import CLIP_MEAN, CLIP_STD
 from model.encoders.vit import TimmEncoder
+from utils.words import did_you_mean
 
 PREPROCESSING = {"mean": CLIP_MEAN, "std": CLIP_STD, "quick_gelu": False}
 
@@ -88,9 +89,7 @@ def preprocessing(name: str, tag: str, quick_gelu: bool) -> dict[str, Any]:
 
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
-        near = difflib.get_close_matches(tag, tags, n=1)
-        raise EncoderError(f"open_clip:{name} has no weights '{tag}'; there are {', '.join(tags) or 'none'}."
-                           + (f" Did you mean '{near[0]}'?" if near else ""))
+        raise EncoderError(f"open_clip:{name} has no weights '{tag}'; there are {', '.join(tags) or 'none'}.{did_you_mean(tag, tags)}")
     own = {**PREPROCESSING, "quick_gelu": quick_gelu}
     found = [{key: open_clip.get_pretrained_cfg(name, one).get(key, default) or default for key, default in own.items()}
              for one in ([tag] if tag else tags)]

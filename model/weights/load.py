@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 import re
+import shlex
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.weights.released import DROPPED, current_name
+from model.weights.released import UNUSED, current_name
 from model.weights.torchscript import is_torchscript, read_torchscript
-from model.weights.towers import TOWER_FILES, TowerFile
+from model.weights.towers import TowerFile
 from utils.files import sha256_file
 
 log = logging.getLogger("omnivast")
@@ -102,8 +103,8 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
     """Load a whole model's checkpoint, ours or the release's.
 
     Older spellings are read as today's; frame and position embeddings of other lengths are interpolated. A tensor missing, in excess or
-    of another shape is an error unless its name begins with one of ``allow_missing``; tensors that the release carries without use
-    are dropped by name.
+    of another shape is an error unless its name begins as one of ``allow_missing`` says (``*`` stands for anything); tensors that the
+    release carries without use are dropped by name.
     """
     own = model.state_dict()
     state, dropped = split_unused(read_current(path), own)
@@ -119,16 +120,16 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
     state = {name: tensor for name, tensor in state.items() if name not in wrong}
     missing = tuple(name for name in own if name not in state)
     unexpected = tuple(name for name in state if name not in own)
-    lacks, unknown, shapes = ([name for name in names if not name.startswith(tuple(allow_missing))]
+    lacks, unknown, shapes = ([name for name in names if not begins(name, allow_missing)]
                               for names in ((n for n in missing if n not in wrong), unexpected, wrong))
     problems = [*_listed("lacks", lacks, state), *_listed("has unknown", unknown, own)]
     if shapes:
         problems.append(f"{len(shapes)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "
                         + "\n  ".join(wrong[name] for name in shapes[:8]) + ("\n  …" if len(shapes) > 8 else ""))
     if problems:
-        fitting = [name for name in own if name in state]
+        starts = _starts([*lacks, *unknown, *shapes], [name for name in own if name in state])
         raise WeightsError(f"{path}: " + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
-                           f"initial values or is left unread): --allow_missing {' '.join(_starts([*lacks, *unknown, *shapes], fitting))}")
+                           f"initial values or is left unread): --allow_missing {shlex.join(starts)}")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
     for kind, names in (("missing, left as initialised", missing), ("unknown, left unread", unexpected), ("interpolated", interpolated)):
         if names:
@@ -137,7 +138,7 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
 
 
 def read_current(path: str | Path) -> dict[str, Tensor]:
-    """As ``read_state_dict``, with older spellings of names brought to the release's. Raises WeightsError when two become one."""
+    """As ``read_state_dict``, by the names of the model. Raises WeightsError when two become one."""
     state: dict[str, Tensor] = {}
     older: dict[str, str] = {}
     for name, tensor in read_state_dict(path).items():
@@ -150,7 +151,7 @@ def read_current(path: str | Path) -> dict[str, Tensor]:
 
 def split_unused(state: dict[str, Tensor], wanted: Iterable[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors that are of use, and the names of those that the release carries without use. What is ``wanted`` is of use."""
-    dropped = {name for name in state.keys() - set(wanted) if _begins(name, (*DROPPED, *_UNUSED))}
+    dropped = {name for name in state.keys() - set(wanted) if begins(name, UNUSED)}
     return {name: tensor for name, tensor in state.items() if name not in dropped}, tuple(name for name in state if name in dropped)
 
 
@@ -169,11 +170,6 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
     return found[max(found)]
 
 
-_UNUSED = tuple(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
-                for file in TOWER_FILES.values() for start in file.dropped)
-"""Starts of names that the release saves with a tower, as its file has them, and no tower here has a use for."""
-
-
 def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
     """Load one tower from ``path``, laid out as ``file`` says. Anything that it does not account for is an error that names it."""
     if file.check is not None:
@@ -184,7 +180,7 @@ def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
     state = {}
     for whole, tensor in read_state_dict(path).items():
         name = whole.removeprefix(file.prefix)
-        if not whole.startswith(file.prefix) or _begins(name, file.dropped):
+        if not whole.startswith(file.prefix) or begins(name, file.dropped):
             continue
         start = max((old for old in file.rename if name.startswith(old)), key=len, default=None)
         state[name if start is None else file.rename[start] + name[len(start):]] = tensor
@@ -201,7 +197,7 @@ def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
     module.load_state_dict(state, strict=False)
 
 
-def _begins(name: str, starts: Iterable[str]) -> bool:
+def begins(name: str, starts: Iterable[str]) -> bool:
     """Whether the name begins as one of ``starts`` says; ``*`` stands for anything."""
     return any(fnmatchcase(name, f"{start}*") for start in starts)
 
@@ -221,13 +217,16 @@ def _listed(verb: str, names: list[str], others: Iterable[str]) -> list[str]:
 
 
 def _starts(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """The shortest starts, whole parts of names, that cover ``names`` and none of ``others``."""
+    """The shortest starts, whole parts of names, that cover ``names`` and none of ``others``; ``*`` for numbers where that holds still."""
+    others = list(others)
     taken = {other[:i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
     found: list[str] = []
     for name in names:
-        if not name.startswith(tuple(found)):
+        if not begins(name, found):
             parts = (name[:i + 1] for i, letter in enumerate(name) if letter == ".")
-            found.append(next((part for part in parts if part not in taken), name))
+            start = next((part for part in parts if part not in taken), name)
+            every = re.sub(r"\.\d+(?=\.)", ".*", start)
+            found.append(start if any(begins(other, [every]) for other in others) else every)
     return found
 
 

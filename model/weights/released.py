@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-DROPPED = (
-    "vision_encoder.text.",  # the CLIP text tower, which VAST never uses
-    "vision_encoder.logit_scale",  # of the CLIP loss
-    "vision_encoder.visual.head.",  # classification head
-)
-"""Starts of names that the released file holds and the model has no use for."""
+from model.weights.towers import TOWER_FILES
+
+UNUSED = tuple(dict.fromkeys(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
+                             for file in TOWER_FILES.values() for start in file.dropped))
+"""Starts of names that the release saves with a tower, as the tower's own file has them, and no tower here has a use for: with EVA-CLIP
+its text tower, the scale of its loss and a classification head. ``*`` stands for anything."""
 
 OLDER_TOWERS = ("evaclip_model.", "clip_model.")
 """How older checkpoints begin the vision encoder's names."""
 
+AST_EMBEDDINGS = "audio_embeddings."
+"""How the release begins the names of AST's embeddings, which it keeps beside the encoder; here they are within it."""
+
 
 def current_name(name: str) -> str:
-    """A tensor's name as the release spells it now: without ``module.``, ``vision`` for ``video``, ``vision_encoder`` for its older names.
+    """A tensor's name in the model, from today's release or an older one: without ``module.``, ``vision`` for ``video``,
+    ``vision_encoder`` for its older spellings, AST's embeddings within its encoder.
 
     Within a tower nothing is changed: names there are its own.
     """
@@ -22,7 +26,12 @@ def current_name(name: str) -> str:
     for old in OLDER_TOWERS:
         if name.startswith(old):
             return "vision_encoder." + name[len(old):]
-    if name.startswith("audio_embeddings."):  # AST's, which the release keeps beside its encoder
+    if name.startswith(AST_EMBEDDINGS):
         return f"audio_encoder.{name}"
     first, dot, rest = name.partition(".")
     return first.replace("video", "vision") + dot + rest
+
+
+def released_name(name: str) -> str:
+    """The name in today's release of a tensor of the model."""
+    return name.removeprefix("audio_encoder.") if name.startswith(f"audio_encoder.{AST_EMBEDDINGS}") else name

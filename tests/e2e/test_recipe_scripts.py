@@ -82,6 +82,7 @@ def test_what_cannot_be_started_is_said():
         ((), "finetune_ret.sh: name one of: activitynet audiocaps"), (("msrvt",), "unknown 'msrvt'; there are: activitynet"),
         (("msrvtt", "--gpus", "two"), "--gpus: expected a whole number, got 'two'"), (("msrvtt", "--gpus"), "--gpus: needs a value"),
         (("msrvtt", "--nnodes", "2", "--gpus", "1"), "--nnodes 2 needs --master_addr"),
+        (("msrvtt", "--pretrain_dir", "/nowhere"), "/nowhere holds no trained run"),
     ):
         done = bash(VAST / "finetune_ret.sh", *arguments)
         assert done.returncode == 2 and message in done.stdout, done.stdout
@@ -99,8 +100,11 @@ def test_where_runs_start_and_resume(tmp_path):
     assert command(script, *common, "--checkpoint", "x.pt").count("--checkpoint") == 1
     (tmp_path / "out" / "ckpt" / "model_step_5.pt").touch()
     assert command(script, *common, "--resume", "true")[-2:] == ["--resume", "true"]
+    assert command(script, *common, "--resume", "true", "--checkpoint", "x.pt")[-2:] == ["--resume", "true"]
     assert "--resume" not in command(script, *common, "--resume", "true", "--mode", "testing", "--checkpoint", "x.pt")
     assert "--resume" not in command(script, *common, "--resume", "false")
+    alone = command(script, "vatex", "--output_dir", tmp_path, "--gpus", "1", "--checkpoint", "x.pt", "--mode", "testing")
+    assert "--pretrain_dir" not in alone or (ROOT / "output/vast/pretrain_vast/log/hps.json").exists()
     scratch = command(script, "vatex", "--pretrain_dir", "none", "--gpus", "1")
     assert "--pretrain_dir" not in scratch and "output/vast/from_towers/downstream/caption-vatex" in scratch
 
@@ -140,8 +144,9 @@ def test_the_slurm_job(cluster):
 
 
 def test_a_task_of_the_slurm_job(cluster):
-    done = bash(VAST / "finetune_ret.sh", "msrvtt", "--resume", "true", PATH=f"{cluster}:{os.environ['PATH']}", OMNIVAST_SRUN="1", GPUS="4",
-                NNODES="2", SLURM_PROCID="5", SLURM_NTASKS="8", SLURM_LOCALID="1", MASTER_ADDR="node7", MASTER_PORT="20001")
+    done = bash(VAST / "finetune_ret.sh", "msrvtt", "--resume", "true", "--pretrain_dir", "none", PATH=f"{cluster}:{os.environ['PATH']}",
+                OMNIVAST_SRUN="1", GPUS="4", NNODES="2", SLURM_PROCID="5", SLURM_NTASKS="8", SLURM_LOCALID="1", MASTER_ADDR="node7",
+                MASTER_PORT="20001")
     assert done.returncode == 0, done.stdout
     settings = set((cluster / "env").read_text().splitlines())
     assert {"RANK=5", "WORLD_SIZE=8", "LOCAL_RANK=1", "LOCAL_WORLD_SIZE=4", "MASTER_ADDR=node7", "MASTER_PORT=20001"} <= settings

@@ -1,4 +1,4 @@
-"""run_cfg.scst_finetuning through run.py: accumulated, in bfloat16, beside another objective, by two processes."""
+"""run_cfg.scst_finetuning through run.py: accumulated, in bfloat16, beside another objective, by two processes, broken and resumed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from config.load import load_config
+from evaluation.reward import CiderReward
 from model.build import build_model
 from tests.e2e.program import ROOT, TINY, start
 from tests.e2e.test_labelling import CLIPS, captioner  # noqa: F401 (a fixture)
@@ -45,6 +46,30 @@ def test_other_objectives_train_beside_it(captioner, run_program, tmp_path):  # 
     assert outcome.status == 0, outcome.text
     losses = read_jsonl(tmp_path / "out" / "log" / "metrics.jsonl")[-1]["losses"]
     assert {"itc", "itm", "cap", "reward.tv"} <= losses.keys() and "baseline.tv" not in losses
+
+
+def test_broken_in_a_step_and_resumed_equals_unbroken(captioner, run_program, monkeypatch, tmp_path):  # noqa: F811
+    flags = ("--save_every", "2", "--gradient_accumulation_steps", "2")
+    assert run_program(arguments(captioner, tmp_path / "unbroken", *flags)).status == 0
+    score, scored = CiderReward.__call__, []
+
+    def breaks(self, *given):
+        scored.append(given)
+        if len(scored) == 13:  # two groups and two micro-batches a step: in the fourth and last step
+            raise OSError("the machine is gone")
+        return score(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CiderReward, "__call__", breaks)
+        with pytest.raises(OSError, match="the machine is gone"):
+            run_program(arguments(captioner, tmp_path / "broken", *flags))
+    again = [*arguments(captioner, tmp_path / "broken", *flags), "--checkpoint", "", "--resume", "true"]
+    outcome = run_program(again)
+    assert outcome.status == 0 and "resuming after step 2 of 4" in outcome.text, outcome.text
+    one, other = (torch.load(tmp_path / name / "ckpt" / "model_step_4.pt", weights_only=True) for name in ("broken", "unbroken"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    logs = [read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("broken", "unbroken")]
+    assert [row["losses"] for row in logs[0]] == [row["losses"] for row in logs[1]]
 
 
 def test_two_processes_train_as_one(run_program, tmp_path):

@@ -17,12 +17,25 @@ def test_accuracy_overall_and_by_type():
 
 
 def test_metrics_by_group_with_and_without_types():
-    entries = [{"answer": "cow", "tv": "cow", "tvas": "cow", "type": "seen"}, {"answer": "dog", "tv": "cow", "tvas": "Dog"}]
-    assert answer_metrics(entries, ["tv", "tvas"]) == {
-        "tv": {"accuracy": 50.0, "types": {"seen": 100.0}},
-        "tvas": {"accuracy": 100.0, "types": {"seen": 100.0}},
+    entries = [{"clip_id": "x", "answer": "cow", "tv": "cow", "tvas": "cow", "type": "seen"},
+               {"clip_id": "y", "answer": "two dogs", "tv": "cow", "tvas": "the 2 Dogs"}]
+    metrics, intervals = answer_metrics(entries, ["tv", "tvas"])
+    assert metrics == {
+        "tv": {"accuracy": 50.0, "accuracy_normalised": 50.0, "types": {"seen": 100.0}},
+        "tvas": {"accuracy": 50.0, "accuracy_normalised": 100.0, "types": {"seen": 100.0}},
     }
-    assert answer_metrics([{"answer": "dog", "tv": "dog"}], ["tv"]) == {"tv": {"accuracy": 100.0}}
+    assert intervals["tv.accuracy"] == [0.0, 100.0] and intervals["tvas.accuracy_normalised"] == [100.0, 100.0]
+    assert list(answer_metrics([{"clip_id": "x", "answer": "dog", "tv": "dog"}], ["tv"])[0]["tv"]) == ["accuracy", "accuracy_normalised"]
+
+
+def test_several_answers_give_vqa_accuracy_and_types_by_it():
+    people = ["yes"] * 2 + ["no"] * 8
+    entries = [{"clip_id": "x", "answer": "no", "answers": people, "tv": "yes", "type": "is it", "answer_type": "yes/no"}]
+    own = answer_metrics(entries, ["tv"])[0]["tv"]
+    # Ten people: the two who said yes leave one other, the eight who said no leave two.
+    expected = 100 * (2 * 1 / 3 + 8 * 2 / 3) / 10
+    assert own["accuracy"] == 0.0 and own["vqa_accuracy"] == pytest.approx(expected)
+    assert own["types"] == {"is it": own["vqa_accuracy"]} and own["answer_types"] == {"yes/no": own["vqa_accuracy"]}
 
 
 def test_errors():
@@ -32,3 +45,5 @@ def test_errors():
         accuracy_by_type([True, False], ["seen"])
     with pytest.raises(ValueError, match="no answer"):
         accuracy([])
+    with pytest.raises(ValueError, match="no answer"):
+        answer_metrics([], ["tv"])

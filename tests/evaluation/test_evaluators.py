@@ -150,7 +150,7 @@ def test_result_files_and_flat_metrics(tmp_path):
     assert protocol["checkpoint"] == "toy.pt" and protocol["versions"]["torch"] == torch.__version__
     assert results["toy.cap.json"]["protocol"]["beam_size"] == 3
     assert metrics["toy.cap.tvas.cider"] == results["toy.cap.json"]["metrics"]["tvas"]["cider"]
-    assert results["toy.cap.json"]["predictions"][4].keys() == {"clip_id", "references", "tv", "tvas"}
+    assert results["toy.cap.json"]["predictions"][4].keys() == {"clip_id", "references", "tv", "tvas", "scores"}
     assert results["toy.qa.json"]["predictions"][0].keys() == {"clip_id", "question", "answer", "type", "tva"}
     # Each clip has one question answered by red and one by blue, and the fake gives both the same answer.
     assert metrics["toy.qa.tva.accuracy"] == 50.0

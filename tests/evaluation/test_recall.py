@@ -14,7 +14,7 @@ def test_ranks_count_ties_against_the_true_clip():
     ])
     found = ranks(scores, np.arange(4), np.arange(4))
     assert found.tolist() == [1, 2, 4, 4]
-    assert summary(found) == {"r1": 25.0, "r5": 100.0, "r10": 100.0, "median_rank": 3.0, "mean_rank": 2.75}
+    assert summary(found) == {"r1": 25.0, "r5": 100.0, "r10": 100.0, "r50": 100.0, "median_rank": 3.0, "mean_rank": 2.75}
 
 
 def test_several_texts_per_clip_in_both_directions():

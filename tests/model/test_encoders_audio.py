@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from model.encoders.hf_audio import transformers_audio
 from model.weights import WeightsError, load_tower, load_weights, tower_file, towers
 from tests.model.tiny import BEATS, CONFIG, GOLDENS, batch, relative, task, vast
 
+ROOT = Path(__file__).parents[2]
 AST = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 HF = {
     "clap": {"model_type": "clap_audio_model", "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 2],
@@ -288,6 +293,26 @@ def test_checkpointing_changes_no_gradient(name):
     plain, saved = gradients(False), gradients(True)
     for key, gradient in plain.items():
         torch.testing.assert_close(saved[key], gradient)
+
+
+BESIDE_TORCHAUDIO = """
+from config.schema import ModelConfig
+from model.encoders import build_audio
+import torch
+with torch.device("meta"):
+    build_audio(ModelConfig(audio_encoder_type="ast", audio_encoder_cfg={"num_hidden_layers": 1}))
+"""
+
+
+def test_a_torchaudio_that_cannot_be_imported_is_no_hindrance(tmp_path):
+    """As pip leaves it behind when torch alone is upgraded. Nothing here needs torchaudio."""
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('undefined symbol')")
+    (tmp_path / "torchaudio-2.0.0.dist-info").mkdir()
+    (tmp_path / "torchaudio-2.0.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0.0\n")
+    done = subprocess.run([sys.executable, "-c", BESIDE_TORCHAUDIO], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_clap_cannot_recompute():

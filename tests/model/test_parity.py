@@ -143,17 +143,17 @@ def test_a_tensor_missing_in_the_checkpoint(copy):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda g: g.update(loses={}), "golden.json: key 'loses' is not understood; did you mean 'losses'?"),
+    (lambda g: g.update(loses={}), "golden.json: key 'loses' is not understood. Did you mean 'losses'?"),
     (lambda g: g.pop("answers"), "golden.json: lacks answers"),
-    (lambda g: g["model_cfg"].update(contra_dims=3), "model_cfg: key 'contra_dims' is not understood; did you mean 'contra_dim'?"),
+    (lambda g: g["model_cfg"].update(contra_dims=3), "model_cfg: key 'contra_dims' is not understood. Did you mean 'contra_dim'?"),
     (lambda g: g["model_cfg"].update(contra_dim="3"), "model_cfg.contra_dim: expected int, got '3' (str)"),
     (lambda g: g["eva"].update(audio_cfg={}), "eva: key 'audio_cfg' is not understood"),
     (lambda g: g["eva"]["vision_cfg"].update(rope=True), "eva.vision_cfg: key 'rope' is not understood"),
     (lambda g: g["beats"].update(layer_norm_first=True), "beats: layer_norm_first is True; only False is implemented"),
-    (lambda g: g["bert"].update(hiden_size=3), "bert: key 'hiden_size' is not understood; did you mean 'hidden_size'?"),
+    (lambda g: g["bert"].update(hiden_size=3), "bert: key 'hiden_size' is not understood. Did you mean 'hidden_size'?"),
     (lambda g: g["captions"].pop(), "captions has 3 entries, but there are 4 clips"),
-    (lambda g: g["losses"].update({"rett.tv.itc": 1.0}), "losses, in 'rett.tv.itc': key 'rett' is not understood; did you mean 'ret'?"),
-    (lambda g: g["losses"].update({"ret.tv.itd": 1.0}), "losses: key 'ret.tv.itd' is not understood; did you mean 'ret.tv."),
+    (lambda g: g["losses"].update({"rett.tv.itc": 1.0}), "losses, in 'rett.tv.itc': key 'rett' is not understood. Did you mean 'ret'?"),
+    (lambda g: g["losses"].update({"ret.tv.itd": 1.0}), "losses: key 'ret.tv.itd' is not understood. Did you mean 'ret.tv."),
     (lambda g: g["generated"].update({"cap_ids.tv.bean3": []}), "expected cap_ids.<group>.beam<number>"),
     (lambda g: g["model_cfg"].update(vision_resolution=70), "vision_resolution is 70, vision_pixels has 56"),
 ])
@@ -167,7 +167,9 @@ def test_a_folder_of_something_else(tmp_path):
     result = check(tmp_path)
     assert result.status == 2 and "lacks checkpoint.pt, vocab.txt, golden.json" in result.text
     refused = check(VAST_TINY, "--tolerance", "outputs=1")
-    assert refused.status == 2 and "--tolerance: key 'outputs' is not understood; did you mean 'output'?" in refused.text
+    assert refused.status == 2 and "--tolerance: key 'outputs' is not understood. Did you mean 'output'?" in refused.text
+    refused = check(VAST_TINY, "--tolerance", "loss=small")
+    assert refused.status == 2 and "--tolerance loss=small: expected a number, for example loss=1e-05" in refused.text
 
 
 TEXT = {"captions": ["a red car", "two dogs running near the water", "singing"], "vision_captions": ["car", "two dogs", "a man"],

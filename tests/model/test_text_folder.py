@@ -144,6 +144,11 @@ def test_a_cased_vocabulary(tmp_path):
     assert load_tokenizer(tmp_path).encode(["Paris é"], 9) == [[2, 5, 7, 3]]
 
 
+def test_only_a_newline_ends_a_line_of_a_vocabulary(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes("[PAD]\r\n[UNK]\r\n[CLS]\r\n[SEP]\r\n[MASK]\r\n\u2028\r\n\x85x\r\ndog\r\n".encode())
+    assert load_tokenizer(tmp_path).encode(["dog"], 9) == [[2, 7, 3]] and load_tokenizer(tmp_path).vocab_size == 8
+
+
 def test_a_vocabulary_that_is_not_wordpiece(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {}}, "normalizer": None}))
     with pytest.raises(TokenizerError, match="tokenizer.json: its model is BPE and its normalizer None; the text encoder takes BERT's"):

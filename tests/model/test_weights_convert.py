@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.model.test_parity import check
 from tests.model.test_weights import Creates
 from tests.model.test_weights_older import older
-from tests.model.tiny import BEATS, VAST_TINY
+from tests.model.tiny import BEATS, GOLDENS, VAST_TINY
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
 RELEASED = VAST_TINY / "checkpoint.pt"
@@ -72,6 +72,17 @@ def test_older_spellings(script, tmp_path, capsys, tower):
     assert script.main([str(tmp_path / "old.pt"), str(tmp_path / "new.pt"), "--to", "released"]) == 0
     same(read(tmp_path / "new.pt"), released)
     assert f"{sum(name.split('.')[0] != older(name, tower).split('.')[0] for name in released)} of" in capsys.readouterr().out
+
+
+def test_ast_s_embeddings_lie_beside_it_in_the_release(script, tmp_path):
+    released = {**load_file(GOLDENS / "encoders" / "ast" / "weights.safetensors"), "contra_head_a.linear.weight": torch.ones(2, 3)}
+    assert sum(name.startswith("audio_embeddings.") for name in released) == 4
+    torch.save(released, tmp_path / "in.pt")
+    assert script.main([str(tmp_path / "in.pt"), str(tmp_path / "ours.pt")]) == 0
+    ours = read(tmp_path / "ours.pt")
+    assert all(name.startswith(("audio_encoder.", "contra_head_a.")) for name in ours)
+    assert script.main([str(tmp_path / "ours.pt"), str(tmp_path / "back.pt"), "--to", "released"]) == 0
+    same(read(tmp_path / "back.pt"), released)
 
 
 def test_every_type_survives(script, tmp_path):

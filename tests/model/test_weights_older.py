@@ -1,7 +1,7 @@
 """Checkpoints that are not this run's: older spellings, other counts and resolutions, subsets, folders as the release writes them."""
 
 import json
-import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ RETRIEVAL_LACKS = ("crossattention.", "multimodal_encoder.cls.", "itm_head.")
 
 def asked_for(error):
     """What the message says to pass, as the command line reads it."""
-    words = str(error.value).split("--allow_missing ")[1].split()
+    words = shlex.split(str(error.value).split("--allow_missing ")[1])
     config = Path(__file__).parents[2] / "config" / "debug" / "tiny.json"
     return load_config(["--config", str(config), "--allow_missing", *words]).run_cfg.allow_missing
 
@@ -112,8 +112,7 @@ def test_a_retrieval_only_checkpoint_loads_when_the_run_says_so(tmp_path):
         load_weights(target, tmp_path / "ret.pt", allow_missing=["itm_head.", "multimodal_encoder.cls."])
     fresh = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     words = asked_for(error)
-    assert words == ["multimodal_encoder.bert.encoder.layer.0.crossattention.", "multimodal_encoder.bert.encoder.layer.1.crossattention.",
-                     "multimodal_encoder.cls.", "itm_head."]
+    assert words == ["multimodal_encoder.bert.encoder.layer.*.crossattention.", "multimodal_encoder.cls.", "itm_head."]
     report = load_weights(target, tmp_path / "ret.pt", allow_missing=words)
     assert set(report.missing) == set(fresh) - set(state) and report.unexpected == ()
     for name, tensor in target.state_dict().items():
@@ -185,9 +184,10 @@ def test_a_folder_that_the_release_wrote_is_a_start(tmp_path, caplog):
 
 def test_what_the_message_names_is_whole_parts_of_names(tmp_path):
     state = vast(seed=1).state_dict()
-    for name in ("contra_head_v.linear.weight", "itm_head.linear2.bias"):
-        del state[name]
+    layer = "multimodal_encoder.bert.encoder.layer.1.crossattention."  # the other layer's fits
+    for name in ("contra_head_v.linear.weight", "itm_head.linear2.bias", *(name for name in state if name.startswith(layer))):
+        state.pop(name)
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(WeightsError) as error:
         load_weights(vast(), tmp_path / "m.pt")
-    assert re.findall(r"--allow_missing (.*)$", str(error.value)) == ["contra_head_v. itm_head.linear2.bias"]
+    assert set(asked_for(error)) == {"contra_head_v.", "itm_head.linear2.bias", layer}

@@ -1,0 +1,365 @@
+"""The released model on one GPU with random data: pretraining steps, captions by beam search, re-ranking; ours and the plain way.
+
+    python benchmarks/gpu.py [--batches 16 32 64 128 256] [--only step,decode,rerank] [--limit_s 540] [--out benchmarks/results/gpu.json]
+    python benchmarks/gpu.py --device cpu --size tiny --batches 2 4 --out /tmp/gpu.json        # tries the script itself
+
+Needs torch, timm and transformers, downloads nothing. Every row is written as soon as it is known; what does not fit into memory is a
+row with that error, what does not fit into ``--limit_s`` is listed under "left_out". Rows, by "work":
+step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's bfloat16 rate), peak_gb;
+decode: captions_per_s, beam 3, every caption as long as may be; rerank: pairs_per_s, 50 texts for each video. "ratio_to_plain": the best
+rate of ours over the best of the plain way (benchmarks/plain.py), by work. What the plain way gives is compared by benchmarks/run.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import logging
+import platform
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import plain, workload  # noqa: E402
+from benchmarks.released import GROUP, SIZES, TASK, Size, endless, make_batch, make_features, make_model  # noqa: E402
+from config.schema import RunConfig  # noqa: E402
+from evaluation.matching import PairMatcher  # noqa: E402
+from model.vast import VAST  # noqa: E402
+from training.optim import build_optimizer, gradient_norm  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
+from utils.random import StepRandom  # noqa: E402
+
+log = logging.getLogger("omnivast")
+
+BEAMS, TEXTS_PER_VIDEO = 3, 50
+WORKS = ("step", "decode", "rerank")
+BF16_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 311.9}
+"""Dense bfloat16 rate of a card, by a part of its name (NVIDIA's data sheets, SXM form). For others the measured rate of matrix products
+stands in, and the report says so."""
+COMPILATIONS = 64
+"""Layers of one kind that torch may compile before it leaves the others as they are."""
+MATRIX = {"cuda": 8192, "cpu": 512}
+"""Side of the matrices whose product measures the rate that can be reached."""
+
+
+class TimeLimitError(TimeoutError):
+    """The time given is used up."""
+
+
+class Report:
+    """What was measured so far, written after every row."""
+
+    def __init__(self, out: Path, limit_s: float, facts: dict[str, Any]) -> None:
+        self.out, self.end = out, time.monotonic() + limit_s
+        self.content: dict[str, Any] = {**facts, "rows": [], "left_out": []}
+
+    def run(self, row: dict[str, Any], work: Callable[[], dict[str, Any]], device: torch.device) -> bool:
+        """Do ``work`` and add what it found to ``row``; False where it failed or there was no time left for it."""
+        if time.monotonic() > self.end:
+            self.content["left_out"].append(row)
+            self.write()
+            return False
+        began = time.monotonic()
+        try:
+            with self._alarm():
+                row |= work()
+        except (torch.OutOfMemoryError, MemoryError):
+            row["error"] = "out of memory"
+        except Exception as error:  # a row that fails must not take the others with it
+            log.exception("%s", row)
+            row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        row["spent_s"] = round(time.monotonic() - began, 2)
+        self.content["rows"].append(row)
+        self.write()
+        log.info("%s", "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
+        return "error" not in row
+
+    @contextmanager
+    def _alarm(self) -> Iterator[None]:
+        """Stop what runs when the time is used up."""
+
+        def ring(*_: Any) -> None:
+            raise TimeLimitError("stopped at the time limit")
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, max(0.01, self.end - time.monotonic()))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def write(self) -> None:
+        """Replace the file by what is known now."""
+        self.content["ratio_to_plain"] = ratios(self.content["rows"])
+        write_atomically(self.out, json.dumps(self.content, indent=1) + "\n")
+
+
+# --------------------------------------------------------------------------------------------------------------- measuring
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], Any], device: torch.device, repeats: int, warmup: int = 1) -> float:
+    """Mean seconds of a call, the device's work included."""
+    for _ in range(warmup):
+        work()
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    synchronize(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def matrix_tflops(device: torch.device) -> float:
+    """The rate of bfloat16 matrix products that this device reaches."""
+    side = MATRIX[device.type]
+    first, second = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / seconds(lambda: first @ second, device, repeats=10, warmup=3) / 1e12
+
+
+def peak_gb(device: torch.device) -> float:
+    """The most memory held since it was last reset; on a CPU since the process began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+# ------------------------------------------------------------------------------------------------------------------ works
+
+
+def set_up(model: VAST, checkpointing: bool, compiled: bool) -> None:
+    """Recompute activations or not; compile the layers of the vision and audio towers or not."""
+    for tower in (model.vision_encoder, model.audio_encoder):
+        tower.set_checkpointing(checkpointing)
+        for layer in tower_layers(tower):
+            layer._compiled_call_impl = None
+            if compiled:
+                # Every layer has its own rate of stochastic depth, for which torch compiles anew.
+                torch._dynamo.config.recompile_limit = COMPILATIONS
+                layer.compile()
+    model.multimodal_encoder.checkpointing = checkpointing
+
+
+def tower_layers(tower: nn.Module) -> Iterator[nn.Module]:
+    """The layers of every stack in a tower: equal modules, so that one compilation serves them all."""
+    for module in tower.modules():
+        if isinstance(module, nn.ModuleList):
+            yield from module
+
+
+def step_flops(model: VAST, size: Size, clips: int) -> float:
+    """FLOPs per clip of a step's forward and backward pass, nothing recomputed."""
+    set_up(model, checkpointing=False, compiled=False)
+    batch = make_batch(size, clips, frames=size.frames, device=model.device)
+    with FlopCounterMode(display=False) as counter:
+        model(batch, TASK, StepRandom(0, 0))["loss"].backward()
+    model.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / clips
+
+
+def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "ours") -> dict[str, Any]:
+    """Forward, backward, clipping and AdamW on one batch that lies on the device."""
+    device = model.device
+    batch = make_batch(size, clips, frames=size.frames, device=device)
+    optimizer = build_optimizer(model.train(), RunConfig(learning_rate=1e-5))
+    losses: list[torch.Tensor] = []
+
+    def step() -> None:
+        draws = StepRandom(0, len(losses))
+        if way == "ours":
+            loss = model(batch, TASK, draws)["loss"]
+        else:
+            with model.mixed():
+                loss = plain.training_losses(model, batch, TASK, draws)["loss"]
+        loss.backward()
+        gradient_norm(optimizer, 2.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        spent = seconds(step, device, steps, warmup=3 if device.type == "cuda" else 1)
+    finally:
+        model.zero_grad(set_to_none=True)
+    return {"seconds": spent, "clips_per_s": clips / spent, "peak_gb": peak_gb(device), "loss": losses[-1].item()}
+
+
+@torch.no_grad()
+def caption_clips(model: VAST, size: Size, clips: int, repeats: int, way: str = "ours") -> dict[str, Any]:
+    """Beam search over encoded clips; keys and values are projected each time."""
+    features = make_features(model.eval(), size, clips)
+    length = size.model["max_caption_len"]
+
+    def search() -> None:
+        if way == "ours":
+            model.caption(model.memory(features), GROUP, beam_size=BEAMS, max_length=length)
+        else:
+            with model.mixed():
+                plain.beam_search(model, features, GROUP, BEAMS, length, 0.6)
+
+    with endless(model):
+        spent = seconds(search, model.device, repeats)
+    return {"seconds": spent, "captions_per_s": clips / spent, "tokens": length, "condition_tokens": condition_tokens(features)}
+
+
+@torch.no_grad()
+def rerank_pairs(model: VAST, size: Size, videos: int, repeats: int, way: str = "ours") -> dict[str, Any]:
+    """Matching probabilities of ``TEXTS_PER_VIDEO`` texts for each video, ours as evaluation asks for them."""
+    features = make_features(model.eval(), size, videos)
+    longest = size.model["max_omni_caption_len"]
+    texts = workload.texts(TEXTS_PER_VIDEO, size.caption, longest, size.vocabulary, torch.Generator().manual_seed(9))
+    ids = [row[:length] for row, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
+    pairs = {GROUP: (np.tile(np.arange(len(ids)), videos), np.repeat(np.arange(videos), len(ids)))}
+    texts.ids, texts.mask = texts.ids.to(model.device), texts.mask.to(model.device)
+    matcher = PairMatcher(model, [features], model.device)
+
+    def match() -> torch.Tensor:
+        if way == "ours":
+            return torch.from_numpy(matcher.probabilities(pairs, {GROUP: ids})[GROUP]).view(videos, -1)
+        with model.mixed():
+            return plain.rerank(model, features, GROUP, texts, longest)
+
+    spent = seconds(match, model.device, repeats)
+    return {"seconds": spent, "pairs_per_s": videos * len(ids) / spent, "condition_tokens": condition_tokens(features),
+            "mean_probability": match().float().mean().item()}
+
+
+def condition_tokens(features: Any) -> int:
+    """Tokens that a text attends to."""
+    return sum(x.shape[1] for x in features.condition.values())
+
+
+def trace_step(model: VAST, size: Size, clips: int) -> str:
+    """Where a step spends its time: torch's profile by operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])]
+    set_up(model, checkpointing=False, compiled=False)
+    train_steps(model, size, clips, steps=1)
+    with profile(activities=kinds) as profiler:
+        train_steps(model, size, clips, steps=1)
+    order = "self_cuda_time_total" if model.device.type == "cuda" else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=80)
+
+
+# -------------------------------------------------------------------------------------------------------------------- all
+
+
+def run_steps(report: Report, model: VAST, size: Size, batches: list[int], steps: int) -> None:
+    """Batch sizes ascending; a way that ran out of memory is not tried with more. The plain way comes before what is compiled."""
+    flops: dict[str, float] = {}
+
+    def count() -> dict[str, Any]:
+        flops["clip"] = step_flops(model, size, 2)
+        return {"gflops_per_clip": flops["clip"] / 1e9}
+
+    def step(way: str, clips: int, checkpointing: bool, compiled: bool) -> dict[str, Any]:
+        set_up(model, checkpointing, compiled)
+        found = train_steps(model, size, clips, steps, way)
+        if flops:
+            found["tflops"] = flops["clip"] * found["clips_per_s"] / 1e12
+            found["mfu"] = found["tflops"] / report.content["peak_tflops"]
+        return found
+
+    report.run({"work": "flops", "clips": 2}, count, model.device)
+    for way, checkpointing, compiled in (("ours", False, False), ("plain", False, False), ("ours", True, False), ("ours", False, True),
+                                         ("ours", True, True)):
+        for clips in batches:
+            row = {"work": "step", "way": way, "clips": clips, "checkpointing": checkpointing, "compiled": compiled}
+            if not report.run(row, partial(step, way, clips, checkpointing, compiled), model.device):
+                break
+    set_up(model, checkpointing=False, compiled=False)
+
+
+def run_others(report: Report, model: VAST, size: Size, name: str, batches: list[int], repeats: int) -> None:
+    """Captions, or pairs, at several numbers of clips; the plain way, which takes one clip after the other, at the smallest alone."""
+    work, unit = {"decode": (caption_clips, "clips"), "rerank": (rerank_pairs, "videos")}[name]
+    for way, numbers in (("ours", batches), ("plain", batches[:1])):
+        for number in numbers:
+            if not report.run({"work": name, "way": way, unit: number}, partial(work, model, size, number, repeats, way), model.device):
+                break
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The best rate of ours over the best of the plain way, of each work."""
+    best: dict[tuple[str, str], float] = {}
+    for row in rows:
+        rate = next((row[key] for key in ("clips_per_s", "captions_per_s", "pairs_per_s") if key in row), 0.0)
+        if "way" in row:
+            best[row["work"], row["way"]] = max(rate, best.get((row["work"], row["way"]), 0.0))
+    return {name: best[name, "ours"] / best[name, "plain"] for name in WORKS if best.get((name, "plain")) and (name, "ours") in best}
+
+
+def describe(device: torch.device, size: str) -> dict[str, Any]:
+    """The machine, the versions, and the rates that results are held against."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    reached = matrix_tflops(device)
+    stated = next((rate for part, rate in BF16_TFLOPS.items() if part in name), None)
+    return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "device": name, "torch": torch.__version__,
+            "cuda": torch.version.cuda, "python": platform.python_version(), "size": size, "precision": "bfloat16 autocast",
+            "matrix_tflops": reached, "peak_tflops": stated or reached, "peak_is": "data sheet" if stated else "measured matrix product"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what the flags ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--size", default="released", choices=SIZES)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="clips per step")
+    parser.add_argument("--clips", type=int, nargs="+", default=[1, 16, 64], help="clips captioned, and videos re-ranked, at once")
+    parser.add_argument("--steps", type=int, default=5, help="timed calls of each row")
+    parser.add_argument("--only", default=",".join(WORKS), help="a list of " + ", ".join(WORKS))
+    parser.add_argument("--limit_s", type=float, default=540.0, help="after so many seconds the row in hand is stopped and no other begun")
+    parser.add_argument("--profile", type=int, default=0, metavar="CLIPS", help="also write a profile of a step with so many clips")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    flags = parser.parse_args(arguments)
+    wanted = flags.only.split(",")
+    if unknown := [name for name in wanted if name not in WORKS]:
+        parser.error(f"--only: unknown {', '.join(unknown)}; valid are {', '.join(WORKS)}")
+    if flags.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU that torch can use; `--device cpu --size tiny` tries the script without one")
+    device, size = torch.device(flags.device), SIZES[flags.size]
+    report = Report(flags.out, flags.limit_s, describe(device, flags.size))
+    model = make_model(size, device)
+    report.content["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    log.info("%s, %.2f B parameters", report.content["device"], report.content["parameters"] / 1e9)
+    for name in ("decode", "rerank"):
+        if name in wanted:
+            run_others(report, model, size, name, sorted(flags.clips), flags.steps)
+    if "step" in wanted:
+        run_steps(report, model, size, sorted(flags.batches), flags.steps)
+    if flags.profile:
+        write_atomically(flags.out.with_suffix(".profile.txt"), trace_step(model, size, flags.profile))
+    report.write()
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(main())

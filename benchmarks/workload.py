@@ -1,0 +1,123 @@
+"""The model, the batch and the optimiser that both ways are timed on: random weights and noise, no files needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from config.schema import ModelConfig, RunConfig
+from config.tasks import CaptionKind, Task
+from data.batch import Batch, Texts
+from model.text import TextSizes
+from model.tokenizer import load_tokenizer
+from model.vast import VAST
+from training.optim import build_optimizer
+
+PRETRAINING = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tva%tvs%tv%ta"
+FIRST_WORD = 106
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Sizes of the yardstick; ``tiny`` is for tests."""
+
+    clips: int = 16
+    frames: int = 2
+    resolution: int = 112
+    mel_frames: int = 512
+    width: int = 384
+    vision_layers: int = 6
+    audio_layers: int = 4
+    text_layers: int = 4
+    vocabulary: int = 30522
+    caption_tokens: int = 25
+    """Mean length of a caption; lengths lie within a third of it."""
+    max_caption: int = 40
+    max_omni: int = 70
+    task: str = PRETRAINING
+    new_tokens: int = 40
+    rerank_texts: int = 50
+    mask_rows: int = 1024
+
+    def with_value(self, **changes: object) -> Workload:
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+TINY = Workload(clips=4, resolution=28, mel_frames=32, width=64, vision_layers=1, audio_layers=1, text_layers=2, vocabulary=400,
+                caption_tokens=6, max_caption=12, max_omni=16, new_tokens=6, rerank_texts=6, mask_rows=32)
+FIELDS = {"B": "clips", "clips": "clips", **{f.name: f.name for f in dataclasses.fields(Workload)}}
+
+
+def parse_size(text: str) -> Workload:
+    """``default``, ``tiny``, or changes to the default such as ``B=8,frames=4,resolution=56``. Raises ValueError naming what is wrong."""
+    if text in ("default", "tiny"):
+        return Workload() if text == "default" else TINY
+    changes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name not in FIELDS or FIELDS[name] == "task" or not value.isdigit():
+            raise ValueError(f"--size: '{part}' is not understood; write default, tiny, or name=number of {', '.join(FIELDS)}")
+        changes[FIELDS[name]] = int(value)
+    return Workload().with_value(**changes)
+
+
+def build(size: Workload, seed: int = 0) -> VAST:
+    """The model with seeded weights, in training mode; no dropout or stochastic depth, so that two ways can be compared."""
+    config = ModelConfig(
+        pretrained=False, vision_encoder_type="evaclip01_giant", vision_resolution=size.resolution, max_vision_sample_num=size.frames,
+        vision_encoder_cfg={"width": size.width, "layers": size.vision_layers, "head_width": 64, "mlp_ratio": 4.0, "drop_path_rate": 0.0},
+        audio_encoder_type="beats", audio_melbins=64, audio_target_length=size.mel_frames, max_audio_sample_num=1,
+        audio_encoder_cfg={"encoder_layers": size.audio_layers, "encoder_embed_dim": size.width, "encoder_ffn_embed_dim": 4 * size.width,
+                           "encoder_attention_heads": size.width // 64, "encoder_layerdrop": 0.0},
+        text_encoder_type="bert", contra_dim=min(512, size.width), max_caption_len=size.max_caption, max_omni_caption_len=size.max_omni,
+        max_subtitle_len=size.max_omni)
+    sizes = TextSizes(size.vocabulary, size.width, size.text_layers, size.width // 64, 4 * size.width,
+                      hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    words = [f"[unused{i}]" for i in range(FIRST_WORD)] + [f"w{i}" for i in range(FIRST_WORD, size.vocabulary)]
+    words[0], words[100:104] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vocab.txt"
+        file.write_text("\n".join(words) + "\n")
+        tokenizer = load_tokenizer(file)
+    torch.manual_seed(seed)
+    return VAST(config, tokenizer, sizes).train()
+
+
+def texts(count: int, mean: int, longest: int, vocabulary: int, noise: torch.Generator) -> Texts:
+    """Random words in [CLS] … [SEP], of lengths within a third of ``mean``, padded to the longest of them."""
+    low, high = max(3, mean - mean // 3), min(longest, mean + mean // 3)
+    lengths = torch.randint(low, high + 1, (count,), generator=noise)
+    ids = torch.randint(FIRST_WORD, vocabulary, (count, int(lengths.max())), generator=noise)
+    ids[:, 0] = 101
+    ids.scatter_(1, lengths[:, None] - 1, 102)
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    return Texts(ids * mask, mask, torch.arange(count), [""] * count)
+
+
+def batch(size: Workload, seed: int = 0) -> Batch:
+    """A batch with three kinds of captions and every modality."""
+    noise = torch.Generator().manual_seed(seed)
+    captions = {kind: texts(size.clips, size.caption_tokens, size.max_omni if kind is CaptionKind.OMNI else size.max_caption,
+                            size.vocabulary, noise) for kind in CaptionKind}
+    return Batch("noise", [f"clip{i}" for i in range(size.clips)], torch.arange(size.clips),
+                 torch.randint(0, 256, (size.clips, size.frames, 3, size.resolution, size.resolution), generator=noise, dtype=torch.uint8),
+                 torch.randn(size.clips, 1, size.mel_frames, 64, generator=noise),
+                 texts(size.clips, size.caption_tokens, size.max_omni, size.vocabulary, noise), captions)
+
+
+def task(size: Workload) -> Task:
+    return Task.parse(size.task)
+
+
+def our_optimizer(model: VAST) -> torch.optim.Optimizer:
+    return build_optimizer(model, RunConfig(learning_rate=1e-4))
+
+
+def padded(found: Texts, length: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask padded to ``length``."""
+    spare = length - found.ids.shape[1]
+    return torch.nn.functional.pad(found.ids, (0, spare)), torch.nn.functional.pad(found.mask, (0, spare))

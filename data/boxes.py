@@ -1,0 +1,24 @@
+"""Whether an MP4 or MOV file is cut inside its index. FFmpeg reads such a file as one of fewer tracks: a clip falls silent unseen."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+
+def cut_in_index(path: str) -> bool:
+    """True where the ``moov`` box (ISO/IEC 14496-12, 4.2) declares more bytes than the file has. Reads only the heads of the outermost
+    boxes. Raises OSError."""
+    end = os.path.getsize(path)
+    with open(path, "rb", buffering=0) as file:
+        start = 0
+        while start + 8 <= end:
+            file.seek(start)
+            size, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            size = large if size == 1 else size
+            if kind == b"moov":
+                return size > end - start
+            if size < 8:
+                return False
+            start += size
+    return False

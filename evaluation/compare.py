@@ -1,0 +1,175 @@
+"""Are two results different? ``python -m evaluation.compare A.json B.json [--groups tva tvas] [--json OUT]``
+
+A and B are result files of the same clips, as testing or ``evaluation.score --json`` writes them. Every metric is computed on the same
+1,000 draws of clips for both (paired bootstrap): the difference B − A, the interval that holds 95 % of its draws, and a two-sided p.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from config.tasks import Objective
+from evaluation.captioning import caption_measures
+from evaluation.metrics import bootstrap
+from evaluation.qa import answer_measures
+from evaluation.retrieval import rank_measures
+from utils.files import write_atomically
+
+MEASURES: dict[str, Callable[..., tuple[dict[str, bootstrap.Measure], int]]] = {
+    Objective.RETRIEVAL.value: rank_measures,
+    Objective.CAPTION.value: caption_measures,
+    Objective.QA.value: answer_measures,
+}
+SAME = ("objective", "split_sha256", "references_sha256")
+"""Facts of the protocol without which numbers do not compare."""
+UNIMPORTANT = frozenset(["seconds", "hardware", "processes", "versions", "split_file", "references", "intervals", "groups", "not_computed"])
+
+
+class CompareError(ValueError):
+    """Two results that cannot be compared, or a file that is none; the message says why."""
+
+
+def compare(first: Path, second: Path, groups: tuple[str, str] | None = None) -> dict[str, Any]:
+    """``{"comparisons": [{"groups", "metric", "a", "b", "difference", "interval", "p"}, …], "protocol_differences": {name: [a, b]}}``
+
+    Args:
+        groups: one of each file; None: every group that both have.
+
+    Raises:
+        CompareError: the clips, texts, questions, references or the split differ, or there is no common group.
+    """
+    a, b = _read(first), _read(second)
+    for name in SAME:
+        own, other = a["protocol"].get(name), b["protocol"].get(name)
+        if own is not None and other is not None and own != other:
+            raise CompareError(f"the protocols differ in '{name}': {own!r} in {first}, {other!r} in {second}; such numbers do not compare")
+    pairs = _pairs(a, b, groups, (first, second))
+    objective = a["protocol"]["objective"]
+    comparisons = []
+    for group_a, group_b in pairs:
+        own = [entry for entry in a["predictions"] if group_a in entry]
+        other = _aligned(own, [entry for entry in b["predictions"] if group_b in entry], (first, second))
+        try:
+            (measures_a, clips), (measures_b, _) = MEASURES[objective](own, group_a), MEASURES[objective](other, group_b)
+        except (KeyError, TypeError) as error:
+            raise CompareError(f"{first} or {second} lacks {error}: it was made by an older version; test or score again") from None
+        comparisons += _tests(group_a, group_b, measures_a, measures_b, clips)
+    names = [name for name in {**a["protocol"], **b["protocol"]} if name not in UNIMPORTANT]
+    differences = {name: [part["protocol"].get(name) for part in (a, b)] for name in names}
+    return {"comparisons": comparisons, "protocol_differences": {name: pair for name, pair in differences.items() if pair[0] != pair[1]}}
+
+
+def _tests(
+    group_a: str, group_b: str, a: Mapping[str, bootstrap.Measure], b: Mapping[str, bootstrap.Measure], clips: int
+) -> list[dict[str, Any]]:
+    common = [name for name in a if name in b]
+    both = {**{("a", name): a[name] for name in common}, **{("b", name): b[name] for name in common}}
+    drawn = bootstrap.replicates({" ".join(key): measure for key, measure in both.items()}, clips)
+    rows = []
+    for name in common:
+        values = [bootstrap.value(own[name], clips) for own in (a, b)]
+        differences = drawn[f"b {name}"] - drawn[f"a {name}"]
+        rows.append({"groups": [group_a, group_b], "metric": name, "a": values[0], "b": values[1], "difference": values[1] - values[0],
+                     "interval": bootstrap.interval(differences), "p": bootstrap.p_value(differences)})
+    return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text())
+    except OSError as error:
+        raise CompareError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CompareError(f"{path} is not JSON: {error}") from None
+    if not isinstance(result, dict) or not isinstance(result.get("predictions"), list) or "objective" not in result.get("protocol", {}):
+        raise CompareError(f"{path} is no result file: expected 'protocol' with 'objective', and 'predictions' "
+                           "(output of testing, results/*.json, or of python -m evaluation.score --json)")
+    return result
+
+
+def _pairs(
+    a: Mapping[str, Any], b: Mapping[str, Any], groups: tuple[str, str] | None, paths: tuple[Path, Path]
+) -> list[tuple[str, str]]:
+    have = [list(part["protocol"].get("groups", ())) for part in (a, b)]
+    if groups is not None:
+        for group, own, path in zip(groups, have, paths):
+            if group not in own:
+                raise CompareError(f"{path} has no group '{group}'; it has {', '.join(own)}")
+        return [groups]
+    common = [group for group in have[0] if group in have[1]]
+    if not common:
+        raise CompareError(f"no common group: {paths[0]} has {', '.join(have[0])}; {paths[1]} has {', '.join(have[1])}. Choose one of each "
+                           "with --groups")
+    return [(group, group) for group in common]
+
+
+def _aligned(own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], paths: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """The other file's entries in the order of the own ones. Raises CompareError when they are not about the same things."""
+    keys, other_keys = _keys(own), _keys(other)
+    for missing, path, holder in ((set(keys) - set(other_keys), paths[1], paths[0]), (set(other_keys) - set(keys), paths[0], paths[1])):
+        if missing:
+            clip_id, *what = min(missing, key=str)[:-1]
+            text = next((str(part) for part in what if part), "")
+            raise CompareError(f"{path} lacks {len(missing)} entries that {holder} has, for example clip '{clip_id}'"
+                               + (f" with '{text}'" if text else "") + "; only results of the same clips and texts compare")
+    by_key = dict(zip(other_keys, other))
+    aligned = [by_key[key] for key in keys]
+    for mine, theirs in zip(own, aligned):
+        for name in ("references", "answer", "answers"):
+            if mine.get(name) != theirs.get(name):
+                raise CompareError(f"clip '{mine['clip_id']}' has different '{name}' in {paths[0]} and {paths[1]}")
+    return aligned
+
+
+def _keys(entries: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """What tells an entry apart: its clip and text or question, and the how-manieth of the same it is."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    keys = []
+    for entry in entries:
+        key = (entry["clip_id"], entry.get("text"), entry.get("question"), str(entry.get("question_id") or ""))
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The comparison as a table for a terminal."""
+    rows = [["group", "metric", "A", "B", "B - A", "95 % interval", "p"]]
+    for row in found["comparisons"]:
+        low, high = row["interval"]
+        a, b = row["groups"]
+        rows.append([a if a == b else f"{a} | {b}", row["metric"], f"{row['a']:.2f}", f"{row['b']:.2f}", f"{row['difference']:+.2f}",
+                     f"[{low:+.2f}, {high:+.2f}]", f"{row['p']:.3f}"])
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) if n < 2 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    lines += [f"protocol differs in {name}: {a!r} | {b!r}" for name, (a, b) in found["protocol_differences"].items()]
+    return "\n".join(line.rstrip() for line in lines) + f"\npaired; {bootstrap.WORDS}; p is not corrected for the number of metrics\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the comparison. Returns 1, with one line on stderr, when the results do not compare."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.compare", description="Paired test between two result files.")
+    parser.add_argument("first", type=Path, metavar="A.json")
+    parser.add_argument("second", type=Path, metavar="B.json")
+    parser.add_argument("--groups", nargs=2, metavar=("OF_A", "OF_B"), help="compare these groups (default: all that both have)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the comparison to this file")
+    options = parser.parse_args(arguments)
+    try:
+        found = compare(options.first, options.second, tuple(options.groups) if options.groups else None)
+    except CompareError as error:
+        sys.stderr.write(f"compare: {error}\n")
+        return 1
+    sys.stdout.write(as_text(found))
+    if options.json:
+        write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Tests one checkpoint on many benchmarks without training on them: a table and one JSON. See --help.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+for argument in "$@"; do
+    case "$argument" in -h | --help) exec python3 "$here/../zero_shot.py" --help ;; esac
+done
+arguments=("$@")
+source "$here/../_environment.sh"
+exec python scripts/zero_shot.py ${arguments[@]+"${arguments[@]}"}

@@ -1,0 +1,170 @@
+"""One checkpoint on many benchmarks, without training on them: each in a process of its own, so that a broken folder costs that one only.
+
+    bash scripts/vast/zero_shot.sh --pretrain_dir output/vast/pretrain_vast [--benchmarks retrieval-msrvtt VQA-msvd …] [flags of run.py]
+
+What is done is not done again: run it again after an interruption, or after mending what failed. Exit status: 0 all done; 1 some failed,
+which the table names; 2 a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from evaluation import benchmarks  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
+
+CONFIGS = ROOT / "config" / "vast" / "finetune_cfg"
+
+
+def choices() -> list[str]:
+    """The benchmarks: the names of the fine-tuning configs, whose tests these are; self-critical training changes no test."""
+    return sorted(path.stem for path in CONFIGS.glob("*.json") if not path.stem.endswith("_scst"))
+
+
+def command(config: Path, output: Path, options: argparse.Namespace, flags: Sequence[str]) -> list[str]:
+    """run.py's command line for one benchmark."""
+    program = [sys.executable] if options.gpus <= 1 else ["torchrun", "--standalone", "--nproc_per_node", str(options.gpus)]
+    words = [*program, "run.py", "--config", str(config), "--mode", "testing", "--output_dir", str(output)]
+    if options.gpus == 0:
+        words += ["--device", "cpu"]
+    for name in ("pretrain_dir", "checkpoint"):
+        if getattr(options, name):
+            words += [f"--{name}", str(getattr(options, name))]
+    return [*words, *flags]
+
+
+def fingerprint(words: Sequence[str], config: Path, weights: Sequence[Path]) -> str:
+    """Changes with the command line, the config and the weights' size and time."""
+    digest = hashlib.sha256(json.dumps([*words]).encode() + config.read_bytes())
+    for path in weights:
+        state = path.stat()
+        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def weights_of(options: argparse.Namespace) -> list[Path]:
+    """The files that the tests would read."""
+    if options.checkpoint:
+        return [options.checkpoint]
+    return sorted((options.pretrain_dir / "ckpt").glob("model_step_*.pt"))
+
+
+def test(name: str, options: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
+    """Test on one benchmark, or take what an earlier call found.
+
+    Returns ``{"fingerprint", "seconds", "results" (file name → metrics and protocol)}``, with ``error`` in place of the last two when
+    it failed.
+    """
+    config, folder = options.configs / f"{name}.json", options.output / name
+    words = command(config, folder, options, flags)
+    own, done = fingerprint(words, config, weights_of(options)), folder / "done.json"
+    if done.is_file():
+        before: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if before.get("fingerprint") == own:
+            print(f"{name}: done before", flush=True)
+            return before
+    done.unlink(missing_ok=True)
+    for old in (folder / "results").glob("*.json"):
+        old.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{name}: testing, log in {folder / 'output.txt'}", flush=True)
+    start = time.monotonic()
+    with open(folder / "output.txt", "wb") as log:
+        status = subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt
+    found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "results").glob("*.json"))}
+    if status or not found:
+        return {"fingerprint": own, "error": f"exit status {status}: {_last_line(folder / 'output.txt')}"}
+    results = {file: {"metrics": content["metrics"], "protocol": content["protocol"]} for file, content in found.items()}
+    record = {"fingerprint": own, "seconds": round(time.monotonic() - start, 1), "results": results}
+    write_atomically(done, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return record
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["no output"])[-1]
+
+
+def table(records: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row per result and metric, the published zero-shot number where there is one, and what failed."""
+    lines = ["| benchmark | metric | here | published zero-shot | protocol differences |", "|---|---|---|---|---|"]
+    for name, record in records.items():
+        if "error" in record:
+            lines.append(f"| {name} | failed: {record['error'].replace('|', '/')} | – | – | – |")
+        for content in record.get("results", {}).values():
+            protocol = content["protocol"]
+            group, own = benchmarks.headline(content["metrics"], protocol["groups"], protocol["dataset"])
+            theirs = benchmarks.published(protocol["dataset"], zero_shot=True)
+            known = protocol["dataset"] in benchmarks.known()
+            differences = "; ".join(benchmarks.protocol_differences(protocol["dataset"], protocol)) or ("none" if known else "–")
+            for key, value in own.items():
+                other = f"{theirs[key]:.1f}" if key in theirs else "–"
+                lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | {value:.1f} | {other} | {differences} |")
+    return "\n".join(lines) + "\n"
+
+
+def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="bash scripts/vast/zero_shot.sh", description="Tests one checkpoint on many benchmarks without "
+                                     "training on them. All other flags go to run.py.", allow_abbrev=False)
+    parser.add_argument("--pretrain_dir", type=Path, help="folder of the run whose newest weights are tested")
+    parser.add_argument("--checkpoint", type=Path, help="weights to test in place of those")
+    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all of {', '.join(choices())}")
+    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the configs, NAME.json each")
+    parser.add_argument("--output", type=Path, help="default: zero_shot in the run's folder")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one per GPU; default 1; 0: one process on the CPU")
+    options, flags = parser.parse_known_args(arguments)
+    if not (options.pretrain_dir or options.checkpoint):
+        parser.error("name the weights: --pretrain_dir FOLDER or --checkpoint FILE")
+    if not weights_of(options) or not all(path.is_file() for path in weights_of(options)):
+        parser.error(f"{options.checkpoint or options.pretrain_dir} holds no weights (ckpt/model_step_N.pt)")
+    for key in ("pretrain_dir", "checkpoint", "configs", "output"):
+        if getattr(options, key):
+            setattr(options, key, getattr(options, key).resolve())
+    options.output = options.output or (options.pretrain_dir or options.checkpoint.parent) / "zero_shot"
+    options.benchmarks = options.benchmarks or choices()
+    for name in options.benchmarks:
+        if not (options.configs / f"{name}.json").is_file():
+            there = ", ".join(sorted(path.stem for path in options.configs.glob("*.json")))
+            parser.error(f"unknown benchmark '{name}'; there are: {there}")
+    return options, flags
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Test on every benchmark, then write zero_shot.json and zero_shot.md into the output folder and print the table."""
+    options, flags = _options(arguments)
+    records: dict[str, dict[str, Any]] = {}
+    try:
+        for name in options.benchmarks:
+            records[name] = test(name, options, flags)
+            if "error" in records[name]:
+                print(f"{name}: FAILED, {records[name]['error']}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    finally:
+        write_atomically(options.output / "zero_shot.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(options.output / "zero_shot.md", table(records))
+    failed = [name for name, record in records.items() if "error" in record]
+    print(f"\n{table(records)}\n{options.output / 'zero_shot.json'}")
+    if failed:
+        print(f"{len(failed)} of {len(records)} failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

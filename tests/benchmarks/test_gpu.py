@@ -1,0 +1,131 @@
+"""The GPU benchmark on the CPU at a tiny size: every row is there, a failing one does not take the others with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu, released
+from benchmarks.released import SIZES, TASK, make_batch, make_model
+from utils.random import StepRandom
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--device", "cpu", "--size", "tiny", "--steps", "1", "--clips", "1"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch):
+    """Compiling takes minutes."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+
+
+def run(tmp_path, *flags):
+    out = tmp_path / "results" / "gpu.json"
+    assert gpu.main([*TINY, *flags, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_it_runs_without_what_reads_media(tmp_path):
+    """As on a machine with torch, timm and transformers alone. Every kind of row has its figures."""
+    program = """
+import sys
+for name in ("av", "torchaudio", "tensorboard", "pycocoevalcap", "pytest"):
+    sys.modules[name] = None
+import torch
+torch.nn.Module.compile = lambda self: None
+sys.path.insert(0, sys.argv[1])
+from benchmarks import gpu
+sys.exit(gpu.main(sys.argv[2:]))
+"""
+    out = tmp_path / "gpu.json"
+    flags = [*TINY, "--batches", "2", "--profile", "2", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT), *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    rows = report["rows"]
+    assert report["left_out"] == [] and not [row for row in rows if "error" in row]
+    assert rows.pop(next(i for i, row in enumerate(rows) if row["work"] == "flops"))["gflops_per_clip"] > 0
+    assert {row["work"] for row in rows} == {"step", "decode", "rerank"}
+    steps = [row for row in rows if row["work"] == "step" and row["way"] == "ours"]
+    assert [(row["checkpointing"], row["compiled"]) for row in steps] == [(False, False), (True, False), (False, True), (True, True)]
+    assert set(report["ratio_to_plain"]) == {"step", "decode", "rerank"}
+    plain_step = next(row for row in rows if row["way"] == "plain" and row["work"] == "step")
+    assert plain_step["loss"] == pytest.approx(steps[0]["loss"], rel=0.2)  # dropout differs
+    ours, plain = (row["mean_probability"] for row in rows if row["work"] == "rerank")
+    assert ours == pytest.approx(plain, abs=0.01)
+    assert all(0 < row["mfu"] < 1 and row["peak_gb"] > 0 and row["clips_per_s"] == pytest.approx(2 / row["seconds"]) for row in steps)
+    assert all(row["pairs_per_s"] > 0 for row in rows if row["work"] == "rerank")
+    assert all(row["captions_per_s"] > 0 and row["tokens"] == 12 for row in rows if row["work"] == "decode")
+    assert {"date", "device", "torch", "matrix_tflops", "peak_tflops", "parameters"} <= report.keys()
+    assert "addmm" in out.with_suffix(".profile.txt").read_text()
+
+
+def test_what_does_not_fit_is_a_row(tmp_path, monkeypatch):
+    """No larger batch is tried after it; the other ways are."""
+    tried = []
+
+    def steps(model, size, clips, count, way):
+        tried.append(clips)
+        if clips == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return {"seconds": 1.0, "clips_per_s": float(clips), "peak_gb": 1.0, "loss": 0.0}
+
+    monkeypatch.setattr(gpu, "train_steps", steps)
+    monkeypatch.setattr(gpu, "step_flops", lambda model, size, clips: 1e9)
+    rows = run(tmp_path, "--only", "step", "--batches", "8", "2", "4")["rows"]
+    assert tried == [2, 4] * 5
+    assert [row.get("error") for row in rows if row["work"] == "step" and row["way"] == "ours"] == [None, "out of memory"] * 4
+
+
+def test_any_other_failure_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "caption_clips", lambda *_: 1 / 0)
+    rows = run(tmp_path, "--only", "decode,rerank")["rows"]
+    assert rows[0]["error"] == "ZeroDivisionError: division by zero" and [r for r in rows if r["work"] == "rerank"][0]["pairs_per_s"] > 0
+
+
+def test_the_time_limit_stops_what_runs_and_lists_the_rest(tmp_path, monkeypatch):
+    def forever(*_):
+        while True:
+            pass
+
+    monkeypatch.setattr(gpu, "caption_clips", forever)
+    report = run(tmp_path, "--only", "decode,rerank", "--limit_s", "0.5")
+    assert "time limit" in report["rows"][0]["error"] and report["rows"][0]["spent_s"] < 5
+    assert "rerank" in {row["work"] for row in report["left_out"]}
+
+
+def test_an_unknown_work_names_the_valid_ones(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "stepp"])
+    assert "unknown stepp; valid are step, decode, rerank" in capsys.readouterr().err
+
+
+def test_flops_are_those_of_the_step():
+    """Twice as many clips take twice as many, and at least 6 for each weight of the vision blocks and each of its 5 tokens."""
+    model = make_model(SIZES["tiny"], torch.device("cpu"))
+    weights = sum(parameter.numel() for parameter in model.vision_encoder.visual.blocks.parameters() if parameter.ndim == 2)
+    two, four = (gpu.step_flops(model, SIZES["tiny"], clips) for clips in (2, 4))
+    assert two == pytest.approx(four, rel=0.1) and two > 6 * 5 * weights
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_checkpointing_changes_the_memory_and_not_the_loss():
+    size = SIZES["tiny"]
+    model = make_model(size, torch.device("cpu")).eval()
+    batch = make_batch(size, 2, frames=1, device=torch.device("cpu"))
+    gpu.set_up(model, checkpointing=True, compiled=False)
+    assert model.vision_encoder.visual.grad_checkpointing and model.audio_encoder.encoder.checkpointing
+    assert model.multimodal_encoder.checkpointing
+    first = model(batch, TASK, StepRandom(0, 0))["loss"]
+    gpu.set_up(model, checkpointing=False, compiled=False)
+    assert torch.equal(first, model(batch, TASK, StepRandom(0, 0))["loss"]) and not model.multimodal_encoder.checkpointing
+
+
+def test_the_released_size_is_the_released_model():
+    """1.25 billion trained parameters, without memory for them."""
+    model = make_model(SIZES["released"], torch.device("meta"))
+    assert 1.2e9 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e9
+    assert released.SIZES["released"].vocabulary == model.multimodal_encoder.sizes.vocab_size == 30_522

@@ -1,0 +1,199 @@
+"""Only the frames that are needed are decoded, and they are those that decoding everything gives, bit by bit."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from data import audio, media, soundtrack
+from data.media import MediaError, read_clip
+from data.packets import IDR, NON_REFERENCE, REFERENCE, PacketTable, length_bytes, picture_kind
+from data.vision import frame_indices
+from tests.media_factory import write_sound, write_video
+
+
+def write(path, frames=40, *, size=48, rate=8, times=None, options=None):
+    """H.264 of noise that drifts, so that every frame differs and refers to others. ``times``: of the frames, in milliseconds."""
+    noise = np.random.default_rng(0).integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.thread_count = size, size, "yuv420p", 1
+        if times is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(noise, (index, 3 * index), (0, 1)), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def plain(path):
+    """Every frame of a video as (F, 3, H, W) uint8, decoded one after the other."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+
+def eight(count):
+    return frame_indices(count, 8, training=False)
+
+
+def is_plain(path, choose=eight):
+    """Whether the chosen frames are the plain ones; the clip."""
+    frames = plain(path)
+    clip = read_clip(path, choose)
+    assert clip.frame_count == len(frames) and torch.equal(clip.frames, frames[choose(len(frames))])
+    return clip
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
+def test_of_a_long_video_little_is_decoded(tmp_path, ending):
+    """Keyframes every two seconds and three B-frames between others: up to a key frame's 5 references and the frame itself."""
+    options = {"g": "16", "keyint_min": "16", "sc_threshold": "0", "bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none"}
+    clip = is_plain(write(tmp_path / f"a.{ending}", 480, options=options))
+    assert clip.frame_count == 480 and 8 <= clip.decoded <= 8 * 6
+    held = []
+    read_clip(tmp_path / f"a.{ending}", eight, transform=lambda frame: held.append(frame.shape) or frame[:, :4, :4])
+    assert held == [(3, 48, 48)] * 8  # no other frame is converted or kept
+
+
+def test_without_key_frames_half_of_the_frames_are_skipped(tmp_path):
+    clip = is_plain(write(tmp_path / "a.mp4", 120, options={"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none"}))
+    assert clip.decoded <= 120 / 4 + 2 + 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bf": "3", "x264-params": "b-pyramid=normal:ref=4"},
+        {"bf": "0", "g": "5"},
+        {"bf": "3", "g": "12", "x264-params": "open-gop=1:scenecut=0"},
+        {"bf": "2", "g": "12", "x264-params": "interlaced=1"},
+        {"bf": "2", "x264-params": "intra-refresh=1:keyint=12"},
+        {"bf": "3", "g": "9", "x264-params": "slices=3:aud=1"},
+    ],
+    ids=["pyramid", "no B-frames", "open groups", "interlaced", "intra refresh", "slices"],
+)
+def test_frames_are_the_plain_ones_however_they_refer_to_each_other(tmp_path, options):
+    path = write(tmp_path / "a.mp4", options=options)
+    for choose in (eight, lambda n: [n - 1], lambda n: [0], lambda n: list(range(n)), lambda n: [3, 3, 20]):
+        is_plain(path, choose)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_variable_frame_rate(tmp_path, ending):
+    times = np.cumsum(np.random.default_rng(1).integers(10, 400, 40)).tolist()
+    clip = is_plain(write(tmp_path / f"a.{ending}", times=times, options={"g": "10", "bf": "2"}))
+    assert clip.decoded < 35
+
+
+def test_missing_times_and_numbers_of_frames(tmp_path):
+    """AVI stores no time of presentation, Matroska no number of frames."""
+    assert is_plain(write(tmp_path / "a.avi", options={"bf": "2"})).decoded >= 40
+    path = write(tmp_path / "a.mkv", options={"bf": "2"})
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 0
+    assert is_plain(path).decoded < 40
+
+
+def test_one_frame(tmp_path):
+    for ending in ("mp4", "mkv", "avi"):
+        assert is_plain(write(tmp_path / f"a.{ending}", 1)).frames.shape[0] == 8
+
+
+def test_frames_before_the_beginning_do_not_count(tmp_path):
+    """An edit list that starts the video half a second in: players, and the plain way, do not show what is before."""
+    path = write(tmp_path / "a.mp4", options={"bf": "0", "g": "40"})
+    content = bytearray(path.read_bytes())
+    place = content.index(b"elst") + 12
+    duration, start, speed = struct.unpack(">iii", content[place : place + 12])
+    with av.open(str(path)) as container:
+        half = int(0.5 / container.streams.video[0].time_base)
+    content[place : place + 12] = struct.pack(">iii", duration, start + half, speed)
+    path.write_bytes(content)
+    assert is_plain(path).frame_count < 40
+
+
+def test_what_the_packets_promise_is_checked(tmp_path, monkeypatch):
+    """Where seeking leads elsewhere, everything is decoded."""
+    path = write(tmp_path / "a.mp4")
+    monkeypatch.setattr(media, "_decode_run", lambda container, video, run: iter(()))
+    assert is_plain(path).decoded == 40
+
+
+def test_sound_beside_chosen_frames_is_the_whole_sound(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=24)
+    assert torch.equal(read_clip(path, eight, sound=True).waveform, media.read_sound(path))
+
+
+class Packet(bytes):
+    size = property(len)
+    is_discard = is_corrupt = False
+    pts: int | None = None
+
+
+def packet(kind, time):
+    """A delimiter and then a slice, behind lengths of four bytes."""
+    header = {IDR: 0x65, REFERENCE: 0x41, NON_REFERENCE: 0x01}[kind]
+    made = Packet(b"\0\0\0\2\x09\xf0" + b"\0\0\0\3" + bytes([header, 0x88, 0x84]))
+    made.pts = time
+    return made
+
+
+def table(*packets):
+    made = PacketTable(b"\1\x64\0\x1f\xff\xe1\0")
+    for kind, time in packets:
+        made.add(packet(kind, time))
+    return made
+
+
+def test_packets_are_read_as_the_standard_says():
+    assert length_bytes(b"\1\x64\0\x1f\xff\xe1\0") == 4 and length_bytes(b"\1\x64\0\x1f\xfd\xe1\0") == 2
+    assert length_bytes(b"\0\0\0\1\x67\x64\0") is None and length_bytes(None) is None
+    assert [picture_kind(packet(kind, 0), 4) for kind in (IDR, REFERENCE, NON_REFERENCE)] == [IDR, REFERENCE, NON_REFERENCE]
+    assert picture_kind(b"\0\0\0\2\x09\xf0", 4) is None and picture_kind(b"\0\0\xff\xff\x09", 4) is None
+
+
+def test_runs_hold_what_the_wanted_frames_need():
+    made = table((IDR, 0), (REFERENCE, 3), (NON_REFERENCE, 1), (NON_REFERENCE, 2), (REFERENCE, 4), (IDR, 5), (REFERENCE, 6),
+                 (NON_REFERENCE, 7))
+    assert made.times() == list(range(8))
+    found = made.runs([2, 7])
+    assert [(run.start, run.times, run.last) for run in found] == [(0, {0, 3, 2}, 2), (5, {5, 6, 7}, 7)]
+    assert [(run.times, run.last) for run in made.runs([6])] == [({5, 6}, 6)]
+    assert made.runs([]) == []
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [[(IDR, 0), (REFERENCE, 1), (REFERENCE, 1)], [(IDR, 5), (REFERENCE, 4)], [(IDR, 0), (REFERENCE, 3), (IDR, 2)]],
+    ids=["a time twice", "before its key frame", "key frames out of order"],
+)
+def test_packets_that_do_not_tell(packets):
+    assert table(*packets).runs([0]) is None
+
+
+def test_a_packet_without_a_time_or_picture_makes_the_table_useless():
+    assert not table((IDR, 0), (REFERENCE, None)).usable and not table((REFERENCE, 0)).usable and table((IDR, 0)).usable
+
+
+def test_sound_without_end_is_refused(tmp_path, monkeypatch):
+    path = write_sound(tmp_path / "a.flac", seconds=2)
+    monkeypatch.setattr(soundtrack, "MAX_SECONDS", 1)
+    with pytest.raises(MediaError, match=r"a\.flac.*sound is longer than"):
+        media.read_sound(path)
+
+
+def test_log_mel_does_not_depend_on_the_block(monkeypatch):
+    waveform = torch.randn(8000, generator=torch.Generator().manual_seed(0)) / 10
+    for name in ("beats", "ast"):
+        whole = audio.FRONTENDS[name].log_mel(waveform, 32)
+        monkeypatch.setattr(audio, "BLOCK", 7)
+        assert torch.allclose(audio.FRONTENDS[name].log_mel(waveform, 32), whole, atol=1e-5)
+        monkeypatch.undo()

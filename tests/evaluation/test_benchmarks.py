@@ -1,0 +1,88 @@
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from config.load import load_config
+from config.tasks import Task
+from evaluation import benchmarks, protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_recipe_is_a_known_benchmark():
+    recipes = [json.loads(path.read_text()) for path in (ROOT / "config/vast/finetune_cfg").glob("*.json")]
+    names = {dataset["name"] for recipe in recipes for dataset in recipe["data_cfg"]["val"]}
+    assert len(names) == 27 and names <= benchmarks.known().keys()
+
+
+def test_counts_settings_and_results_are_those_of_the_paper():
+    shared = ROOT.parent / "shared" / "benchmarks.json"
+    if not shared.exists():
+        pytest.skip("the paper's tables are not beside the checkout")
+    tables = json.loads(shared.read_text())
+    suffix = {"retrieval": "ret", "captioning": "cap", "qa": "qa"}
+    for section, rows in tables["splits"].items():
+        for benchmark, *counts in rows:
+            own = next(o for name, o in benchmarks.known().items() if o["benchmark"] == benchmark and name.endswith(f"_{suffix[section]}"))
+            given = [own["splits"].get(split, {}).get(what) for what in ("clips", "texts") for split in ("train", "val", "test")]
+            if benchmark == "vqav2":
+                given[3:5] = [10 * count for count in given[3:5]]
+            assert given == counts, benchmark
+    recalls = tables["published_vast"]["text_to_video_recall_1_5_10"]["msrvtt"]
+    assert benchmarks.published("msrvtt_ret") == dict(zip(("r1", "r5", "r10"), recalls))
+    assert benchmarks.published("tv_cap") == tables["published_vast"]["captioning"]["tvc"]
+    assert benchmarks.published("didemo_ret", zero_shot=True)["r1"] == 55.5 and benchmarks.published("tv_cap", zero_shot=True) == {}
+
+
+def test_a_difference_is_reported_with_its_size():
+    same = benchmarks.compare_split("msrvtt_ret", 1000, 1000)
+    assert same is not None and same["split"] == "test" and same["differences"] == []
+    other = benchmarks.compare_split("msrvtt_ret", 990, 1010)
+    assert other is not None
+    assert other["differences"] == ["990 clips where the paper has 1,000 (-10)", "1,010 texts where the paper has 1,000 (+10)"]
+    assert benchmarks.compare_split("youcook_ret", 3492, 3492)["split"] == "val"  # type: ignore[index]
+    assert benchmarks.compare_split("my_ret", 1, 1) is None
+
+
+def _loader(name: str, task: str, clips: int, texts: int, references: int = 0) -> SimpleNamespace:
+    ids = [str(n) for n in range(clips)]
+    return SimpleNamespace(name=name, task=Task.parse(task), clip_ids=ids, provenance={"texts": texts},
+                           references={clip_id: ["x"] * references for clip_id in ids})
+
+
+def test_the_log_says_which_split_is_not_the_papers(caplog):
+    training = SimpleNamespace(corpora=[SimpleNamespace(name="msrvtt_ret", rows=9000), SimpleNamespace(name="my", rows=3)])
+    loaders = [_loader("msrvtt_cap", "cap%tv", 2990, 2990, references=20), _loader("msrvtt_ret", "ret%tv", 1000, 900)]
+    with caplog.at_level(logging.INFO, logger="omnivast"):
+        benchmarks.log_splits(training, loaders)  # type: ignore[arg-type]
+    by_level = {record.levelname: record.getMessage() for record in caplog.records if "(training)" not in record.getMessage()}
+    assert "59,800 texts, as the test split" in by_level["INFO"] and "900 texts where the paper has 1,000 (-100)" in by_level["WARNING"]
+    assert any("msrvtt_ret (training): 9,000 clips, as the train split" in record.getMessage() for record in caplog.records)
+
+
+def test_protocol_differences_are_named():
+    own = {"groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50, "unreadable": [["a", "b"]],
+           "split_check": {"differences": ["990 clips where the paper has 1,000 (-10)"]}}
+    assert benchmarks.protocol_differences("msrvtt_ret", own) == [
+        "frames 8, published 16", "990 clips where the paper has 1,000 (-10)", "1 unreadable clips left out"]
+    assert benchmarks.protocol_differences("msrvtt_ret", {**own, "groups": ["tv"]})[0] == "groups tv, published tvas"
+
+
+def test_headline_takes_the_papers_group_and_the_reranked_ranks():
+    metrics = {"tv": {"itm": {"r1": 1.0}, "itc": {"r1": 2.0}}, "tvas": {"itm": {"r1": 3.0, "mean_rank": 9.0}}}
+    assert benchmarks.headline(metrics, ("tv", "tvas"), "msrvtt_ret") == ("tvas", {"r1": 3.0})
+    assert benchmarks.headline(metrics, ("tv", "tvas"), "flickr_ret") == ("tv", {"r1": 1.0})
+    assert benchmarks.headline({"ta": {"accuracy": 5.0, "types": {}}}, ("ta",))[1] == {"accuracy": 5.0}
+
+
+def test_weights_that_loaded_in_part_are_refused_unless_told():
+    config = load_config(["--config", str(ROOT / "config/debug/tiny.json")])
+    partly = {"checkpoint": "x.pt", "missing_parameters": ["itm_head.linear1.weight"]}
+    with pytest.raises(ValueError, match=r"x.pt: 1 parameter.*itm_head.linear1.weight.*--allow_missing"):
+        protocol.refuse_partial(partly, config)
+    protocol.refuse_partial(partly, replace(config, run_cfg=replace(config.run_cfg, allow_missing=["itm_head."])))
+    protocol.refuse_partial({"missing_parameters": []}, config)

@@ -1,0 +1,163 @@
+"""``python -m evaluation.score``: every task by hand-made files, and errors that say what is wrong."""
+
+import json
+
+import pytest
+
+from evaluation.metrics.bleu import bleu
+from evaluation.metrics.tokenizer import tokenize
+from evaluation.score import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def scored(files, tmp_path, capsys):
+    def run(task, predictions, references, *flags):
+        out = tmp_path / "out.json"
+        arguments = ["--task", task, "--predictions", files("p.json", predictions), "--references", files("r.json", references)]
+        status = main([*arguments, "--json", str(out), "--java_seconds", "0", *flags])
+        texts = capsys.readouterr()
+        return (json.loads(out.read_text()), texts.out) if status == 0 else texts.err
+
+    return run
+
+
+CAPTIONS = {"annotations": [
+    {"video_id": "a", "caption": "A man's dog runs."}, {"video_id": "a", "caption": "a dog is running"},
+    {"video_id": "b", "caption": "Two women are cooking."}, {"video_id": "c", "caption": "someone plays the piano"}]}
+GIVEN = [{"video_id": "c", "caption": "someone plays a guitar"}, {"video_id": "a", "caption": "a man's dog runs"},
+         {"video_id": "b", "caption": "two women are cooking"}]
+
+
+def test_captions(scored):
+    found, text = scored("cap", GIVEN, CAPTIONS)
+    references = [["A man's dog runs.", "a dog is running"], ["Two women are cooking."], ["someone plays the piano"]]
+    candidates = ["a man's dog runs", "two women are cooking", "someone plays a guitar"]
+    expected = bleu([tokenize(c) for c in candidates], [[tokenize(r) for r in own] for own in references])
+    assert [found[f"bleu{n}"] for n in range(1, 5)] == pytest.approx([100 * score for score in expected])
+    assert {"rougeL", "cider"} <= found.keys() and "meteor" not in found
+    assert all(low <= found[name] <= high for name, (low, high) in found["intervals"].items() if name != "bleu4")
+    assert found["not_computed"].keys() == {"meteor", "spice"} and "meteor  not computed: not asked for" in text
+    assert [entry["clip_id"] for entry in found["predictions"]] == ["a", "b", "c"] and found["protocol"]["clips"] == 3
+    # The order of either file changes nothing.
+    other, _ = scored("cap", GIVEN[::-1], {"annotations": CAPTIONS["annotations"][:2] + CAPTIONS["annotations"][:1:-1]})
+    assert other["cider"] == pytest.approx(found["cider"]) and other["bleu4"] == pytest.approx(found["bleu4"])
+
+
+def test_a_perfect_prediction_scores_the_maximum_and_an_empty_one_nothing(scored):
+    references = {"annotations": [{"video_id": str(n), "caption": f"a person number{n} plays with thing{n} outside"} for n in range(8)]}
+    perfect = [{"video_id": a["video_id"], "caption": a["caption"].upper() + "."} for a in references["annotations"]]
+    found, _ = scored("cap", perfect, references)
+    assert [found[name] for name in ("cider", "bleu1", "bleu4", "rougeL")] == pytest.approx([1000.0, 100.0, 100.0, 100.0])
+    assert found["intervals"]["cider"] == pytest.approx([1000.0, 1000.0])
+    found, _ = scored("cap", [{**row, "caption": ""} for row in perfect], references)
+    assert [found[name] for name in ("cider", "bleu1", "rougeL")] == pytest.approx([0.0] * 3, abs=1e-6)
+
+
+def test_captions_of_a_subset_and_of_a_result_file(scored):
+    assert "1 of 3 videos" in scored("cap", GIVEN[:2], CAPTIONS) and "for example 'b'" in scored("cap", GIVEN[:2], CAPTIONS)
+    found, text = scored("cap", GIVEN[:2], CAPTIONS, "--subset")
+    assert found["protocol"]["references_without_prediction"] == 1 and "1 references left out" in text
+    result = {"protocol": {"objective": "cap", "groups": ["tv", "tvas"]},
+              "predictions": [{"clip_id": row["video_id"], "tv": row["caption"], "tvas": "x"} for row in GIVEN]}
+    assert "has the groups tv, tvas; choose one with --group" in scored("cap", result, CAPTIONS)
+    assert "has no group 'ta'; it has tv, tvas" in scored("cap", result, CAPTIONS, "--group", "ta")
+    assert scored("cap", result, CAPTIONS, "--group", "tv")[0]["cider"] == scored("cap", GIVEN, CAPTIONS)[0]["cider"]
+
+
+@pytest.mark.parametrize(("predictions", "references", "message"), [
+    ([*GIVEN, GIVEN[0]], CAPTIONS, "video 'c' has two predictions"),
+    ([*GIVEN, {"video_id": "d", "caption": "x"}], CAPTIONS, "1 video(s) are not in"),
+    ([{"video_id": "a"}], CAPTIONS, "prediction 0 (video 'a') has no 'caption'"),
+    ([{"caption": "x"}], CAPTIONS, "row 0 has no id; expected one of video_id"),
+    ([], CAPTIONS, "there is no prediction"),
+    ("{", CAPTIONS, "is not JSON"),
+    ({"a": "x"}, CAPTIONS, 'expected [{"video_id": …, "caption": …}, …]'),
+    (GIVEN, [1], "expected reference captions as"),
+])
+def test_errors_of_captions(scored, predictions, references, message):
+    assert message in scored("cap", predictions, references)
+
+
+# Videos a and b share a caption; c has two of its own.
+VIDEOS = [{"video_id": "a", "desc": "a dog"}, {"video_id": "b", "desc": "a dog"}, {"video_id": "c", "desc": ["a cat", "cats"]}]
+
+
+def test_retrieval(scored):
+    found, _ = scored("ret", [
+        {"caption": "a dog", "ranked": ["c", "b", "a"]},                              # b is right too: rank 2
+        {"caption": "a cat", "ranked": ["c", "a", "b"], "scores": [0.5, 0.5, 0.1]},    # a tie counts against c: rank 2
+        {"caption": "cats", "ranked": ["a"]},                                         # c is left out: behind the 2 others
+        {"video_id": "a", "ranked": ["a dog", "a cat", "cats"]},                      # 1
+        {"video_id": "b", "ranked": ["cats", "a cat"]},                               # behind the 2 others: 3
+        {"video_id": "c", "ranked": ["a dog", "cats"], "scores": [0.1, 0.9]},         # 1
+    ], VIDEOS)
+    assert (found["r1"], found["r5"], found["median_rank"]) == (0.0, 100.0, 2.0)
+    assert found["mean_rank"] == pytest.approx(7 / 3)
+    assert found["v2t.r1"] == pytest.approx(200 / 3) and found["v2t.mean_rank"] == pytest.approx(5 / 3)
+    assert found["intervals"]["v2t.r5"] == [100.0, 100.0]
+
+
+@pytest.mark.parametrize(("predictions", "message"), [
+    ([{"caption": "a dog", "ranked": ["a", "x"]}], "ranks 'x', which is not in"),
+    ([{"caption": "a dog", "ranked": ["a", "b", "a"]}], "ranks 'a' twice"),
+    ([{"caption": "a dog", "ranked": ["a"], "scores": [1, 2]}], "as many numbers in 'scores'"),
+    ([{"caption": "a dog", "ranked": ["a"]}], "2 of 3 captions"),
+    ([{"caption": "a bird", "ranked": ["a"]}], "caption 'a bird' is not in"),
+    ([{"caption": "a cat", "ranked": ["a"]}] * 2 + [{"caption": t, "ranked": []} for t in ("cats", "a dog")],
+     "caption 'a cat' is predicted 2 times, but occurs 1"),
+    ([{"caption": "a dog"}], "has no 'ranked'"),
+])
+def test_errors_of_retrieval(scored, predictions, message):
+    assert message in scored("ret", predictions, VIDEOS)
+
+
+def test_questions_of_an_annotation_list(scored):
+    references = [{"video_id": "a", "question": ["what is it", "is it red"], "answer": ["two dogs", "yes"],
+                   "question_type": ["what", "is"]},
+                  {"video_id": "b", "question": "what is it", "answer": "a cat", "type": "what"}]  # As MUSIC-AVQA names it.
+    found, _ = scored("qa", [{"video_id": "b", "question": "what is it", "answer": "cat"},
+                             {"video_id": "a", "question": "what is it", "answer": "2 dogs"},
+                             {"video_id": "a", "question": "is it red", "answer": " Yes"}], references)
+    assert found["accuracy"] == pytest.approx(100 / 3) and found["accuracy_normalised"] == 100.0
+    assert (found["types.what"], found["types.is"]) == (0.0, 100.0) and "vqa_accuracy" not in found
+    message = scored("qa", [{"video_id": "b", "question": "what is it", "answer": "cat"}], references)
+    assert "2 of 3 questions" in message and "--subset" in message
+    assert "b: why is not in" in scored("qa", [{"video_id": "b", "question": "why", "answer": "x"}], references)
+
+
+def test_vqa_annotations_and_submission(scored, files, tmp_path):
+    def people(*counts):
+        return [{"answer": answer, "answer_confidence": "yes", "answer_id": n}
+                for n, answer in enumerate([answer for answer, count in counts for _ in range(count)])]
+
+    references = {"annotations": [
+        {"image_id": 1, "question_id": 1001, "question_type": "is the", "answer_type": "yes/no", "multiple_choice_answer": "yes",
+         "answers": people(("yes", 8), ("no", 2))},
+        {"image_id": 1, "question_id": 1002, "question_type": "how many", "answer_type": "number", "multiple_choice_answer": "2",
+         "answers": people(("2", 9), ("two", 1))}]}
+    predictions = [{"question_id": 1002, "answer": "two"}, {"question_id": 1001, "answer": "no"}]
+    found, _ = scored("qa", predictions, references)
+    right = 100 * (8 * 2 / 3 + 2 * 1 / 3) / 10
+    assert found["answer_types.yes/no"] == pytest.approx(right) and found["answer_types.number"] == 100.0
+    assert found["vqa_accuracy"] == pytest.approx((right + 100) / 2) and found["accuracy"] == 0.0 and found["accuracy_normalised"] == 50.0
+    assert "question_id 7 is not in" in scored("qa", [{"question_id": 7, "answer": "x"}], references)
+    out = tmp_path / "submission.json"
+    assert main(["--task", "qa", "--predictions", files("p.json", predictions), "--submission", str(out)]) == 0
+    assert json.loads(out.read_text()) == predictions
+
+
+def test_a_file_that_is_absent(capsys, tmp_path):
+    assert main(["--task", "cap", "--predictions", str(tmp_path / "no.json"), "--references", "x"]) == 1
+    assert "no.json cannot be read: No such file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--task", "cap", "--predictions", "x"])

@@ -1,0 +1,56 @@
+"""Search in parts against whole tables, and the dual softmax by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation import search as module
+from evaluation.metrics import recall
+from evaluation.search import TEMPERATURE, search
+
+
+def table(queries, candidates):
+    return np.asarray(queries, dtype=np.float32) @ np.asarray(candidates, dtype=np.float32).T
+
+
+@pytest.mark.parametrize(("scores_at_once", "candidates_at_once"), [(1, 1), (50, 7), (10**6, 10**6)])
+def test_parts_on_disk_and_in_memory_equal_the_whole_table(tmp_path, monkeypatch, scores_at_once, candidates_at_once):
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(module, "CANDIDATES_AT_ONCE", candidates_at_once)
+    rng = np.random.default_rng(0)
+    # Eighths: products are exact whatever their order, and many tie.
+    queries, candidates = ((rng.integers(-2, 3, (n, 6)) / 8).astype(np.float16) for n in (41, 23))
+    for name, features in (("q", queries), ("c", candidates)):
+        mapped = np.memmap(tmp_path / name, dtype=np.float16, mode="w+", shape=features.shape)
+        mapped[:] = features
+        mapped.flush()
+    on_disk = [np.memmap(tmp_path / name, dtype=np.float16, mode="r", shape=shape) for name, shape in (("q", (41, 6)), ("c", (23, 6)))]
+    in_memory = [torch.from_numpy(features.astype(np.float32)) for features in (queries, candidates)]
+    keys, numbers = rng.integers(0, 23, 41), np.arange(23)
+    scores = table(queries, candidates)
+    wide = scores.astype(np.float64)
+    dual = wide * np.exp(wide / TEMPERATURE) / np.exp(wide / TEMPERATURE).sum(0)
+    for parts in (on_disk, in_memory):
+        found = search(*parts, keys, numbers, 5, dual_softmax=True)
+        assert found.ranks.tolist() == recall.ranks(scores, keys, numbers).tolist()
+        assert found.dual_ranks.tolist() == recall.ranks(dual, keys, numbers).tolist()
+        assert np.take_along_axis(scores, found.top, 1).tolist() == (-np.sort(-scores, axis=1)[:, :5]).tolist()
+    assert search(*in_memory, keys, numbers, 5).dual_ranks is None
+
+
+def test_dual_softmax_by_hand():
+    """Candidate 0 is liked by every query, but most by query 0: the others let go of it."""
+    queries, candidates = torch.eye(3), torch.tensor([[0.90, 0.80, 0.80], [0.0, 0.79, 0.0], [0.0, 0.0, 0.79]])
+    numbers = np.arange(3)
+    found = search(queries, candidates, numbers, numbers, 3, dual_softmax=True)
+    assert found.ranks.tolist() == [1, 2, 2]
+    assert found.dual_ranks.tolist() == [1, 1, 1]
+
+
+def test_similarities_far_apart_do_not_become_ties():
+    """In float32 exp(-200) is 0, and every such candidate would tie."""
+    queries, candidates = torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.9], [0.8], [0.7]])
+    found = search(queries, candidates, np.array([0, 0]), np.arange(3), 1, dual_softmax=True)
+    scores = np.array([[0.9, 0.8, 0.7], [-0.9, -0.8, -0.7]])
+    prior = np.exp(scores / TEMPERATURE) / np.exp(scores / TEMPERATURE).sum(0)
+    assert len(set((scores * prior)[1])) == 3 and found.dual_ranks.tolist() == [1, 1]

@@ -1,0 +1,64 @@
+"""Two runs in one output folder: the second is refused with the holder's name; what a killed run left is taken over."""
+
+import json
+import multiprocessing
+import os
+import socket
+import time
+
+import pytest
+
+from tests.training.toy import Loader, Toy, config
+from training.checkpoint import OutputDirError
+from training.lock import OutputLock
+from training.loop import train
+
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+FORK = multiprocessing.get_context("fork")
+
+
+def hold(folder, held, orphan):
+    """Hold the lock for good, with a child that outlives this process as a data worker may."""
+    with OutputLock(folder):
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(20)
+            os._exit(0)
+        orphan.value = worker
+        held.set()
+        time.sleep(20)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    held, orphan = FORK.Event(), FORK.Value("i", 0)
+    process = FORK.Process(target=hold, args=(tmp_path, held, orphan))
+    process.start()
+    assert held.wait(10)
+    yield process
+    process.kill()
+    process.join()
+    os.kill(orphan.value, 9)
+
+
+def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path, holder):
+    with pytest.raises(OutputDirError, match=f"process {holder.pid} on host {socket.gethostname()} since 20") as refused:
+        train(config(tmp_path), Toy(), Loader())
+    assert str(tmp_path) in str(refused.value)
+    assert json.loads((tmp_path / "run.lock").read_text())["pid"] == holder.pid
+    assert not list((tmp_path / "ckpt").iterdir())
+
+
+def test_the_lock_of_a_killed_run_is_taken_over_while_its_workers_linger(tmp_path, holder):
+    holder.kill()
+    holder.join()
+    assert json.loads((tmp_path / "run.lock").read_text())["pid"] == holder.pid
+    with OutputLock(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "run.lock").read_text() == ""
+
+
+def test_an_unreadable_holder_is_still_a_holder(tmp_path, holder):
+    (tmp_path / "run.lock").write_text("{")
+    with pytest.raises(OutputDirError, match="in use by another run"), OutputLock(tmp_path):
+        pass
