@@ -86,12 +86,12 @@ def _row(stages: Stages, recipe: Recipe, row: str, folder: Path, inputs: dict[st
 
 
 def without_grouping(config: Path, output: Path) -> Path:
-    """Write ``config`` with one corpus, its first that has the group vas, on that group alone for the steps of all corpora."""
+    """Write ``config`` with the group vas alone: every corpus becomes its first that has this group, and keeps its steps and batch size."""
     content = json.loads(config.read_text(encoding="utf-8"))
     corpora = content["data_cfg"]["train"]
     omni = next(corpus for corpus in corpora if any(group.key == "vas" for group in Task.parse(corpus["task"]).all_groups))
-    steps = sum(corpus["steps"] for corpus in corpora)
-    content["data_cfg"]["train"] = [{**omni, "task": WITHOUT_GROUPING, "steps": steps}]
+    content["data_cfg"]["train"] = [{**omni, "task": WITHOUT_GROUPING, **{key: corpus[key] for key in ("name", "steps", "batch_size")}}
+                                    for corpus in corpora]
     return write_atomically(output, json.dumps(content, indent=2) + "\n")
 
 

@@ -1,5 +1,6 @@
 """Large annotation files: streamed once into a memory-mapped file, and otherwise the same as small ones."""
 
+import ctypes
 import gc
 import io
 import json
@@ -222,7 +223,7 @@ def test_of_many_processes_one_converts(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
-    """Rows of 11 captions: own memory at its peak while 5,000 and 20,000 of them are converted, and when they are read again."""
+    """Rows of 11 captions: own memory at its peak while 4,000 and 20,000 of them are converted, and when they are read again."""
     monkeypatch.setattr(annotations, "MAPPED_FROM", 2**20)
     monkeypatch.setattr(columns, "ROWS", 1024)
     monkeypatch.setattr(json_stream, "CHUNK", 2**20)
@@ -236,7 +237,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
             file.write("[" + ",\n".join(f'{{"clip_id": "clip{i}", {row[1:]}' for i in range(rows)) + "]")
     few, many, later = (peak(partial(read, rows)) for rows in (4_000, 20_000, 20_000))
     whole = peak(lambda: small(tmp_path / "20000.json", training=True))
-    assert many < few + 8 * 2**20 and later < 16 * 2**20 and whole > few + 40 * 2**20, (few, many, later, whole)
+    assert many < few + 8 * 2**20 and later < 16 * 2**20 and whole > many + 16 * 2**20, (few, many, later, whole)
 
 
 def peak(work) -> int:
@@ -247,6 +248,7 @@ def peak(work) -> int:
         import pyarrow  # noqa: F401 - what importing it takes is not counted
 
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # memory that earlier tests freed would be used again, and not be seen
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         work()
@@ -256,6 +258,7 @@ def peak(work) -> int:
     child = multiprocessing.get_context("fork").Process(target=measure)
     child.start()
     child.join(60)
+    assert receiver.poll(), "the child that measures has failed"
     return receiver.recv()
 
 
