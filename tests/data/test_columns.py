@@ -237,7 +237,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
             file.write("[" + ",\n".join(f'{{"clip_id": "clip{i}", {row[1:]}' for i in range(rows)) + "]")
     few, many, later = (peak(partial(read, rows)) for rows in (4_000, 20_000, 20_000))
     whole = peak(lambda: small(tmp_path / "20000.json", training=True))
-    assert many < few + 20 * 2**20 and later < 16 * 2**20 and whole > many + 16 * 2**20, (few, many, later, whole)
+    assert many < few + 20 * 2**20 and later < 24 * 2**20 and whole > many + 16 * 2**20, (few, many, later, whole)
 
 
 def peak(work) -> int:
