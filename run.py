@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from model.vast import VAST
 from model.weights import load_weights, start_weights
 from training.check import dry_run
 from training.checkpoint import CheckpointError, check_output_dir, holds_checkpoint
+from training.lock import OutputLock
 from training.loop import NonFiniteLoss, train
 from training.monitor import UnreadableShare
 from utils import distributed
@@ -54,7 +56,14 @@ def main(argv: Sequence[str]) -> None:
         config = replace(config, run_cfg=run)
     training = run.mode == "training"
     check_output_dir(run.output_dir, new_run=training and not run.resume)
-    setup_logging(run.output_dir)
+    with OutputLock(Path(run.output_dir)) if training and not run.dry_run else nullcontext():
+        setup_logging(run.output_dir)
+        _run(config, device)
+
+
+def _run(config: Config, device: torch.device) -> None:
+    run = config.run_cfg
+    training = run.mode == "training"
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(run.num_threads or max(1, (os.cpu_count() or 1) // processes))
     resuming = training and run.resume and holds_checkpoint(run.output_dir)

@@ -1,6 +1,6 @@
 """Annotations of millions of rows: time and memory of the conversion to a memory-mapped file, of later starts, and of each worker.
 
-    python benchmarks/annotations.py --rows 2000000 --folder /tmp/annotations
+    python benchmarks/annotations.py --rows 2000000 --folder output/annotations
 
 Writes a synthetic file of VAST-27M's form (5 vision captions, 5 audio captions, an omni caption, a subtitle) unless it is there, and
 prints what was measured. Every figure is of a process of its own; memory is what that process has for itself (anonymous pages), at its

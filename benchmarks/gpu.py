@@ -1,7 +1,7 @@
 """The released model on one GPU with random data: pretraining steps, captions by beam search, re-ranking; ours and the plain way.
 
     python benchmarks/gpu.py [--batches 16 32 64 128 256] [--only step,decode,rerank] [--limit_s 540] [--out benchmarks/results/gpu.json]
-    python benchmarks/gpu.py --device cpu --size tiny --batches 2 4 --out /tmp/gpu.json        # tries the script itself
+    python benchmarks/gpu.py --device cpu --size tiny --batches 2 4 --out output/gpu.json        # tries the script itself
 
 Needs torch, timm and transformers, downloads nothing. Every row is written as soon as it is known; what does not fit into memory is a
 row with that error, what does not fit into ``--limit_s`` is listed under "left_out". Rows, by "work":

@@ -27,7 +27,6 @@ from config.load import config_hash, resolved
 from config.schema import Config
 from data.batch import Batch
 from training import checkpoint
-from training.lock import OutputLock
 from training.monitor import Monitor, check_unreadable, primary_metric
 from training.optim import build_optimizer, gradient_norm, set_learning_rate
 from training.stop import StopSignals
@@ -88,7 +87,7 @@ def train(config: Config, model: VAST, loader: TrainLoader, *, evaluate: Evaluat
     if run.fp16 and device.type != "cuda":
         raise ValueError("run_cfg.fp16 needs a GPU: on the CPU use --fp16 false, with --bf16 true where half precision is wanted")
     checkpoint.check_output_dir(run.output_dir, new_run=not run.resume)
-    with OutputLock(Path(run.output_dir)), StopSignals() as stop:
+    with StopSignals() as stop:
         checkpoint.on_main(lambda: checkpoint.remove_leftovers(Path(run.output_dir) / "ckpt"))
         trainer = Trainer(config, model, loader, evaluate, device, stop)
         try:

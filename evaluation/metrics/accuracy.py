@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 
@@ -23,13 +22,3 @@ def accuracy(matches: Sequence[bool]) -> float:
     if not matches:
         raise ValueError("no answer to score")
     return 100.0 * sum(matches) / len(matches)
-
-
-def accuracy_by_type(matches: Sequence[bool], types: Sequence[str]) -> dict[str, float]:
-    """Percent of matches of each question type, in alphabetical order of types. Raises ValueError when the lists differ in length."""
-    if len(matches) != len(types):
-        raise ValueError(f"{len(matches)} answers for {len(types)} question types")
-    by_type: dict[str, list[bool]] = defaultdict(list)
-    for match, kind in zip(matches, types):
-        by_type[kind].append(match)
-    return {kind: accuracy(by_type[kind]) for kind in sorted(by_type)}

@@ -1,6 +1,6 @@
 import pytest
 
-from evaluation.metrics.accuracy import accuracy, accuracy_by_type, exact_matches
+from evaluation.metrics.accuracy import accuracy, exact_matches
 from evaluation.qa import answer_metrics
 
 
@@ -10,10 +10,8 @@ def test_matches_ignore_case_and_outer_blanks_only():
     assert exact_matches(predictions, answers) == [True, False, False, False, True, False]
 
 
-def test_accuracy_overall_and_by_type():
-    matches = [True, False, True, True]
-    assert accuracy(matches) == 75.0
-    assert accuracy_by_type(matches, ["seen", "seen", "heard", "said"]) == {"heard": 100.0, "said": 100.0, "seen": 50.0}
+def test_accuracy_in_percent():
+    assert accuracy([True, False, True, True]) == 75.0
 
 
 def test_metrics_by_group_with_and_without_types():
@@ -41,8 +39,6 @@ def test_several_answers_give_vqa_accuracy_and_types_by_it():
 def test_errors():
     with pytest.raises(ValueError, match="1 predictions for 2 answers"):
         exact_matches(["a"], ["a", "b"])
-    with pytest.raises(ValueError, match="2 answers for 1 question types"):
-        accuracy_by_type([True, False], ["seen"])
     with pytest.raises(ValueError, match="no answer"):
         accuracy([])
     with pytest.raises(ValueError, match="no answer"):

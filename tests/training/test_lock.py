@@ -5,15 +5,16 @@ import multiprocessing
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.training.toy import Loader, Toy, config
+import run
 from training.checkpoint import OutputDirError
 from training.lock import OutputLock
-from training.loop import train
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
 
 
@@ -41,12 +42,13 @@ def holder(tmp_path):
     os.kill(orphan.value, 9)
 
 
-def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path, holder):
+def test_a_second_run_is_refused_and_told_who_holds_it_before_it_writes_anything(tmp_path, holder, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(OutputDirError, match=f"process {holder.pid} on host {socket.gethostname()} since 20") as refused:
-        train(config(tmp_path), Toy(), Loader())
+        run.main(["--config", "config/debug/tiny.json", "--output_dir", str(tmp_path)])
     assert str(tmp_path) in str(refused.value)
     assert json.loads((tmp_path / "run.lock").read_text())["pid"] == holder.pid
-    assert not list((tmp_path / "ckpt").iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.lock"]
 
 
 def test_the_lock_of_a_killed_run_is_taken_over_while_its_workers_linger(tmp_path, holder):
