@@ -2,7 +2,8 @@
 
 A checkpoint is a pair: ``model_step_N.pt``, a plain state dict, and ``state_step_N.pt``, everything else. ``latest.json``, written
 last, commits the pair: it holds the sizes and SHA-256 of every pair kept. Until then the previous pair counts; it is removed only
-afterwards. ``best_<metric>.pt`` is a second name of the best step's model file, with its metrics in ``best.json``.
+afterwards. ``best_<metric>.pt`` is a second name of the best step's model file, with its metrics in ``best.json``; where several are
+kept, each is also ``best_<metric>_step_N.pt``.
 
 The release has the same ``model_step_N.pt`` and ``best_<metric>.pt``. Its ``optimizer_step_N.pt`` holds the optimiser alone, from which
 no run can go on as if it had not been stopped: here ``state_step_N.pt`` also holds scaler, generators, position and config.
@@ -14,13 +15,14 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pickle
 import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -113,41 +115,62 @@ def on_main(action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], *, remove_older: bool = True) -> None:
-    """Write the checkpoint of ``step`` into ``folder`` and commit it. Called on every rank; rank 0 writes.
+def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], *, keep: int | None = 1) -> None:
+    """Write the checkpoint of ``step`` into ``folder``, commit it, and remove all but the ``keep`` newest (None: remove none). For rank 0.
 
     ``state`` needs what ``STATE_KEYS`` lists, but for ``model_file``, in types that ``torch.load(weights_only=True)`` reads. Raises
     CheckpointError when the disk refuses; the previous checkpoint is then intact.
     """
-    def write() -> None:
-        try:
-            _write(folder, step, model, state, remove_older)
-        except OSError as error:
-            kept = committed(folder)
-            intact = f"the checkpoint of step {kept[0].step} is intact" if kept else "there was none before it"
-            raise CheckpointError(f"the checkpoint of step {step} could not be written to '{folder}' ({error.strerror or error}); "
-                                  f"{intact}. Free the disk, then continue with --resume true") from error
-    on_main(write)
+    try:
+        kept = _write(folder, step, model, state, keep)
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint of step {step} could not be written to '{folder}' ({error.strerror or error}); "
+                              f"{_intact(folder)}. Free the disk or make the folder writable, then continue with --resume true") from error
+    if keep is not None:
+        _remove_all_but(folder, {pair.step for pair in kept})
 
 
-def mark_best(folder: Path, step: int, details: dict[str, Any]) -> None:
-    """Make the model of the saved ``step`` best_<metric>.pt, and write ``details``, which hold the "metric", to best.json. Called on
-    every rank."""
-    def write() -> None:
-        metric = re.sub(r"[^\w.+-]", "_", details["metric"])
-        _link(folder / f"model_step_{step}.pt", folder / f"best_{metric}.pt")
-        write_atomically(folder / "best.json", json.dumps({"step": step, **details}, indent=2) + "\n")
-    on_main(write)
+def mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], *, keep: int = 1) -> None:
+    """Keep the models of the ``keep`` best steps. Called on every rank after the evaluation of the saved ``step``.
+
+    ``ranked``: all steps evaluated, the best first. That one is best_<metric>.pt, and ``details``, which hold the "metric", go with its
+    step to best.json. With ``keep`` > 1 each is best_<metric>_step_N.pt as well, and best.json lists their steps as "kept"; steps
+    whose model was not kept at the time are passed over.
+    """
+    on_main(lambda: _mark_best(folder, step, ranked, details, keep))
 
 
-def _write(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], remove_older: bool) -> None:
+def _mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], keep: int) -> None:
+    name, model = "best_" + re.sub(r"[^\w.+-]", "_", details["metric"]), folder / f"model_step_{step}.pt"
+    of_step = {s: folder / f"{name}_step_{s}.pt" for s in ranked}
+    kept = [s for s in ranked if s == step or of_step[s].exists()][:keep] if keep > 1 else []
+    try:
+        if step in kept:
+            _link(model, of_step[step])
+        if step == ranked[0]:
+            _link(model, folder / f"{name}.pt")
+        if step in kept or step == ranked[0]:
+            record = {"step": ranked[0], **details, **({"kept": kept} if kept else {})}
+            write_atomically(folder / "best.json", json.dumps(record, indent=2) + "\n")
+        for other in set(of_step) - set(kept):
+            of_step[other].unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"the best model could not be kept in '{folder}' ({error.strerror or error}); {_intact(folder)}. Free the "
+                              "disk or make the folder writable, then continue with --resume true") from error
+
+
+def _intact(folder: Path) -> str:
+    kept = committed(folder)
+    return f"the checkpoint of step {kept[0].step} is intact" if kept else "there was none before it"
+
+
+def _write(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], keep: int | None) -> list[Pair]:
     older = [pair for pair in committed(folder) if pair.step < step]
     model_mark = _save_file(folder / f"model_step_{step}.pt", model)
     state_mark = _save_file(folder / f"state_step_{step}.pt", {**state, "model_file": dataclasses.asdict(model_mark)})
-    pairs = [Pair(step, model_mark, state_mark)] + ([] if remove_older else older)
+    pairs = [Pair(step, model_mark, state_mark), *older][:keep]
     write_atomically(folder / "latest.json", json.dumps({"step": step, "pairs": [dataclasses.asdict(p) for p in pairs]}, indent=2) + "\n")
-    if remove_older:
-        _remove_all_but(folder, step)
+    return pairs
 
 
 def load_latest(folder: Path) -> Loaded | None:
@@ -203,6 +226,8 @@ def _load(folder: Path, pair: Pair) -> Loaded:
     if missing := STATE_KEYS - state.keys():
         raise CheckpointError(f"'{state_path}' is not a training state: it lacks {', '.join(sorted(missing))}")
     _verify(model_path, pair.model or FileMark(**state["model_file"]))
+    for mark in state["optimizer"].get("files", ()):
+        _verify(folder / mark["name"], FileMark(**mark))
     return Loaded(pair.step, _read(model_path), state)
 
 
@@ -256,7 +281,11 @@ def set_random_states(states: dict[str, Any]) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of saves that were killed."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    _remove_shards(folder, _steps_on_disk(folder))
 
 
 class _Hashing:
@@ -264,11 +293,16 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.bytes = file, hashlib.sha256(), 0
+        self.refused: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.bytes += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.refused = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -279,7 +313,13 @@ def _save_file(path: Path, content: object) -> FileMark:
 
     def write(file: BinaryIO) -> None:
         hashing = _Hashing(file)
-        torch.save(content, hashing)  # type: ignore[arg-type]
+        try:
+            torch.save(content, hashing)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # torch then fails to end its archive, and that error hides the disk's.
+            if hashing.refused is not None:
+                raise hashing.refused from error
+            raise
         marks.append(FileMark(path.name, hashing.bytes, hashing.digest.hexdigest()))
 
     write_atomically(path, write)
@@ -314,14 +354,29 @@ def _steps_on_disk(folder: Path) -> set[int]:
     return {int(match[2]) for path in folder.glob("state_step_*.pt") if (match := PAIR.fullmatch(path.name))}
 
 
-def _remove_all_but(folder: Path, step: int) -> None:
+def _remove_all_but(folder: Path, steps: set[int]) -> None:
     for path in folder.glob("*_step_*.pt"):
-        if (match := PAIR.fullmatch(path.name)) and int(match[2]) != step:
-            path.unlink(missing_ok=True)
+        if (match := PAIR.fullmatch(path.name)) and int(match[2]) not in steps:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("an older checkpoint could not be removed: %s", error)
+    # Those of a later step may be written while this one is committed in the background.
+    _remove_shards(folder, steps, before=max(steps, default=0))
+
+
+def _remove_shards(folder: Path, but: set[int], before: float = math.inf) -> None:
+    """Remove the optimiser's shards (training/shards.py) of other steps ``before`` one."""
+    for path in folder.glob("optimizer_step_*"):
+        number = path.name.rpartition("_")[2]
+        if path.is_dir() and number.isdecimal() and int(number) not in but and int(number) < before:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _link(source: Path, target: Path) -> None:
     """Give ``source`` a second name, replacing what had it; a copy where the file system knows no links."""
+    if target.exists() and target.samefile(source):
+        return  # Renaming a second link of the same file would do nothing and leave the temporary one.
     temporary = target.with_name(f".{target.name}.link.tmp")
     temporary.unlink(missing_ok=True)
     try:

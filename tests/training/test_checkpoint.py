@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import random
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def state(step):
 
 def write(folder, *steps, keep=True):
     for step in steps:
-        save(folder, step, model(step), state(step), remove_older=not keep)
+        save(folder, step, model(step), state(step), keep=None if keep else 1)
 
 
 def names(folder):
@@ -131,9 +133,9 @@ def test_a_state_that_lacks_parts_is_refused(tmp_path):
 
 @pytest.mark.parametrize("call", [1, 2, 3])
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("keep", [None, 1, 2])
 def test_killed_between_any_two_writes_the_old_one_stays_usable(tmp_path, monkeypatch, call, moment, keep):
-    write(tmp_path, 1)
+    write(tmp_path, 0, 1)
     original, calls = checkpoint.write_atomically, []
 
     def killed(path, content):
@@ -146,7 +148,7 @@ def test_killed_between_any_two_writes_the_old_one_stays_usable(tmp_path, monkey
 
     monkeypatch.setattr(checkpoint, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, 2, keep=keep)
+        save(tmp_path, 2, model(2), state(2), keep=keep)
     monkeypatch.undo()
     assert load_latest(tmp_path).step == (2 if (call, moment) == (3, "after") else 1)
     write(tmp_path, 2, keep=False)
@@ -164,9 +166,62 @@ def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
         write(tmp_path, 2)
 
 
+@contextmanager
+def files_of_at_most(size):
+    """The system refuses to let any file grow beyond ``size`` bytes, as a disk that is full in the middle of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("part", ["model", "state"])
+def test_a_disk_that_fills_in_the_middle_of_a_file(tmp_path, part):
+    """What torch says when its archive cannot be ended does not hide the disk's error."""
+    write(tmp_path, 1, 2)
+    large = torch.zeros(500_000)
+    content = {**model(3), **({"large": large} if part == "model" else {})}, {**state(3), **({"large": large} if part == "state" else {})}
+    with files_of_at_most(1_000_000), pytest.raises(CheckpointError, match="step 3 could not be written.*File too large.*step 2 is intact"):
+        save(tmp_path, 3, *content, keep=2)
+    assert load_latest(tmp_path).step == 2 and not list(tmp_path.glob(".*"))
+    save(tmp_path, 3, *content, keep=2)
+    assert [pair.step for pair in checkpoint.committed(tmp_path)] == [3, 2] and load_latest(tmp_path).step == 3
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_folder_that_has_become_read_only(tmp_path, monkeypatch, keep, caplog):
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    write(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.files.tempfile.mkstemp", refuse)
+        with pytest.raises(CheckpointError, match="Read-only file system.*step 1 is intact.*make the folder writable.*--resume true"):
+            save(tmp_path, 2, model(2), state(2), keep=keep)
+        with pytest.raises(CheckpointError, match="best model could not be kept.*Read-only file system.*step 1 is intact"):
+            mark_best(tmp_path, 1, [1], {"metric": "r1"})
+    assert load_latest(tmp_path).step == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Path, "unlink", refuse)
+        save(tmp_path, 2, model(2), state(2), keep=1)
+    assert load_latest(tmp_path).step == 2 and "an older checkpoint could not be removed" in caplog.text
+    save(tmp_path, 3, model(3), state(3), keep=1)
+    assert names(tmp_path) == ["best_r1.pt", "latest.json", "model_step_3.pt", "state_step_3.pt"]
+
+
+def test_a_best_model_marked_again_leaves_no_temporary_name(tmp_path):
+    """Renaming one name of a file to another of its names does nothing, and leaves both."""
+    write(tmp_path, 1)
+    for _ in range(2):
+        mark_best(tmp_path, 1, [1], {"metric": "r1"}, keep=2)
+    assert names(tmp_path) == ["best.json", "best_r1.pt", "best_r1_step_1.pt", "latest.json", "model_step_1.pt", "state_step_1.pt"]
+
+
 def test_best_is_kept_when_its_step_is_removed(tmp_path):
     write(tmp_path, 1)
-    mark_best(tmp_path, 1, {"metric": "r1", "value": 3.0})
+    mark_best(tmp_path, 1, [1], {"metric": "r1", "value": 3.0})
     write(tmp_path, 2, keep=False)
     assert torch.load(tmp_path / "best_r1.pt", weights_only=True)["weight"].tolist() == [1.0] * 3
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 1, "metric": "r1", "value": 3.0}
@@ -178,7 +233,7 @@ def test_best_without_links(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.os, "link", refuse)
     write(tmp_path, 1)
-    mark_best(tmp_path, 1, {"metric": "a/b c.ret.r1"})
+    mark_best(tmp_path, 1, [1], {"metric": "a/b c.ret.r1"})
     assert (tmp_path / "best_a_b_c.ret.r1.pt").read_bytes() == (tmp_path / "model_step_1.pt").read_bytes()
 
 

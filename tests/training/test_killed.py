@@ -16,19 +16,20 @@ from utils.log import read_jsonl
 STEPS = 24
 
 
-def run(folder):
+def run(folder, asynchronous=False):
     torch.set_num_threads(1)
     loader = Loader(total=STEPS)
     loader.on_step = lambda step: time.sleep(0.002)
-    train(config(folder, resume=True, save_every=1, save_best=True, valid_freq=6), Toy(), loader, evaluate=scores)
+    train(config(folder, resume=True, save_every=1, save_best=True, valid_freq=6, async_save=asynchronous), Toy(), loader, evaluate=scores)
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_killed_at_random_moments(tmp_path):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_killed_at_random_moments(tmp_path, asynchronous):
     run(tmp_path / "unbroken")
     moments, fork, kills = random.Random(1), multiprocessing.get_context("fork"), 0
     while True:
-        process = fork.Process(target=run, args=(tmp_path / "broken",))
+        process = fork.Process(target=run, args=(tmp_path / "broken", asynchronous))
         process.start()
         process.join(moments.uniform(0.02, 0.25) if kills < 25 else 60)
         if not process.is_alive():
