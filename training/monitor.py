@@ -1,13 +1,18 @@
-"""What a training writes about itself: log/metrics.jsonl, log/eval.jsonl, log/unreadable.jsonl, TensorBoard and the progress bar."""
+"""What a training writes about itself: metrics.jsonl, eval.jsonl, data.jsonl, unreadable.jsonl and loss_spikes.jsonl in log/,
+TensorBoard and the progress bar; and which of its evaluations was best."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from training.checkpoint import OutputDirError
+from training.spikes import Spike
 from utils import distributed
 from utils.log import JsonlWriter, Progress, progress, read_jsonl, truncate_jsonl
 
@@ -31,7 +36,7 @@ class Monitor:
         self.events = None
         self.unreadable_warned = 0
         if distributed.is_main():
-            for name in ("metrics", "eval", "unreadable"):
+            for name in ("metrics", "eval", "data", "unreadable", "loss_spikes"):
                 path = self.log / f"{name}.jsonl"
                 truncate_jsonl(path, lambda row: resumed and row.get("step", 0) <= start)
                 self.writers[name] = JsonlWriter(path)
@@ -55,7 +60,7 @@ class Monitor:
         self.bar.update()
         if row is None or not self.writers:
             return
-        self.writers["metrics"].append(row)
+        self._append("metrics", row)
         if self.events is not None:
             for group in ("losses", "lr"):
                 prefix = f"{row['corpus']}/" if group == "losses" else "lr/"
@@ -68,7 +73,7 @@ class Monitor:
         """One line of eval.jsonl: its presence means that the evaluation of ``step`` is done."""
         if not self.writers:
             return
-        self.writers["eval"].append({"step": step, **metrics})
+        self._append("eval", {"step": step, **metrics})
         if self.events is not None:
             for name, value in metrics.items():
                 self.events.add_scalar(f"eval/{name}", value, step)
@@ -82,17 +87,82 @@ class Monitor:
         if not self.writers or not clips:
             return
         for clip, reason in clips:
-            self.writers["unreadable"].append({"step": step, "corpus": corpus, "clip_id": clip, "reason": reason})
+            self._append("unreadable", {"step": step, "corpus": corpus, "clip_id": clip, "reason": reason})
         if so_far >= 2 * self.unreadable_warned:
             self.unreadable_warned = so_far
             clip, reason = clips[0]
             logger.warning("%d training clip(s) could not be read so far and were replaced, the last '%s' of %s: %s (all: %s)",
                            so_far, clip, corpus, reason, self.writers["unreadable"].path)
 
+    def data(self, rows: Sequence[dict[str, Any]]) -> None:
+        """What the end of an epoch tells about its data, by corpus: lines of data.jsonl."""
+        for row in rows if self.writers else ():
+            self._append("data", row)
+
+    def spike(self, step: int, corpus: str, spike: Spike, losses: Mapping[str, float], clip_ids: list[list[list[str]]]) -> None:
+        """Append a loss spike to loss_spikes.jsonl and warn. ``clip_ids``: a list per process of a list per accumulated batch."""
+        if not self.writers:
+            return
+        self._append("loss_spikes", {"step": step, "corpus": corpus, **vars(spike), "losses": dict(losses), "clip_ids": clip_ids})
+        logger.warning("step %d (corpus %s): the loss %.4g stands out from the last ones of this corpus (median %.4g, reported from %.4g "
+                       "on); its clips are in %s", step, corpus, spike.loss, spike.median, spike.threshold,
+                       self.writers["loss_spikes"].path)
+
     def sync(self) -> None:
         """Make all lines durable, before a checkpoint counts on them."""
         for writer in self.writers.values():
-            writer.sync()
+            with _told(writer):
+                writer.sync()
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with _told(self.writers[name]):
+            self.writers[name].append(row)
+
+
+@contextmanager
+def _told(writer: JsonlWriter) -> Iterator[None]:
+    """An error of the disk becomes an OutputDirError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputDirError(f"'{writer.path}' cannot be written ({error.strerror or error}); the last checkpoint is intact. Free the disk "
+                             "or make the folder writable, then continue with --resume true") from error
+
+
+class Ranking:
+    """The evaluations so far, ordered by the primary metric of the latest, of which more is better; among equals the earlier is better.
+
+    The start weights (step 0) are no candidate, nor is a step without that metric.
+    """
+
+    def __init__(self) -> None:
+        self.evaluations: dict[int, Mapping[str, float]] = {}
+        self.metric: str | None = None
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note the evaluation of ``step``; one of the same step before is forgotten."""
+        name = primary_metric(metrics)
+        if step and name is not None and _number(metrics[name]):
+            self.evaluations[step], self.metric = dict(metrics), name
+
+    def steps(self) -> list[int]:
+        """The best first."""
+        name = self.metric
+        if name is None:
+            return []
+        found = {step: metrics[name] for step, metrics in self.evaluations.items() if _number(metrics.get(name))}
+        return sorted(found, key=lambda step: (-found[step], step))
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Its "step", "metric" and "value"; None before the first evaluation."""
+        steps = self.steps()
+        return {"step": steps[0], "metric": self.metric, "value": self.evaluations[steps[0]][str(self.metric)]} if steps else None
+
+
+def _number(value: float | None) -> bool:
+    """Whether it can be compared; eval.jsonl holds null for what is not finite."""
+    return value is not None and math.isfinite(value)
 
 
 def check_unreadable(unreadable: int, clips: int, limit: float, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from config.schema import RunConfig
@@ -74,6 +75,8 @@ def set_learning_rate(optimizer: Optimizer, step: int, total: int, run_cfg: RunC
 def _make(run_cfg: RunConfig, groups: list[dict[str, Any]], fused: bool) -> Optimizer:
     first, second = run_cfg.betas
     if run_cfg.optim == "sgd":
+        # torch's fused SGD, unlike its fused Adam, does not know shared out parameters.
+        fused = fused and not any(isinstance(p, DTensor) for group in groups for _, p in group["params"])
         return SGD(groups, lr=run_cfg.learning_rate, momentum=first, fused=fused)
     if run_cfg.optim == "adam":
         return Adam(groups, lr=run_cfg.learning_rate, betas=(first, second), fused=fused)
@@ -103,6 +106,8 @@ def gradient_norm(optimizer: Optimizer, max_norm: float | None) -> torch.Tensor:
     """The norm of all gradients together (a scalar), which are scaled down to ``max_norm`` where larger; None or ≤ 0: never."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
     if max_norm is not None and max_norm > 0:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

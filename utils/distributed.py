@@ -1,18 +1,68 @@
 """Processes: one or many through the same code. The number of processes is read from the launcher's environment.
 
 The collectives on features carry gradient: the backward of a gather sums what every process contributed, and the backward
-of a fetch by index sends each row's gradient back to its owner.
+of a fetch by index sends each row's gradient back to its owner. What they send can be counted, see :class:`Traffic`.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from utils.machine import cores
+
+POLL_SECONDS = 0.05
+Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
+
+
+@dataclass
+class Traffic:
+    """Bytes that this process sent to others, by kind of exchange, with W processes:
+
+    - gather: n bytes of own rows to every process, n (W − 1); their gradient, of n W bytes, by reduce-scatter, as many;
+    - reduce: n bytes summed, or their largest found, in a ring: 2 n (W − 1) / W;
+    - fetch: rows that others asked for, and gradients of rows fetched from others, as they are sent;
+    - index: the numbers of the rows asked for, 8 bytes each, and how many, 8 bytes to every process;
+    - objects: a pickled object of n bytes to every process, n (W − 1).
+
+    What DistributedDataParallel and its like send is not among them: gradients of n bytes in a ring, 2 n (W − 1) / W. A tree or a
+    network that sums takes fewer bytes for "gather" and "reduce"; a row that stays on its process is not counted.
+    """
+
+    sent: dict[Kind, int] = field(default_factory=dict)
+
+    def add(self, kind: Kind, size: float) -> None:
+        self.sent[kind] = self.sent.get(kind, 0) + round(size)
+
+
+_traffic: list[Traffic] = []
+
+
+@contextmanager
+def counted_traffic() -> Iterator[Traffic]:
+    """Within ``with``, what this process sends through the functions of this module is counted."""
+    traffic = Traffic()
+    _traffic.append(traffic)
+    try:
+        yield traffic
+    finally:
+        _traffic.remove(traffic)
+
+
+def _count(kind: Kind, size: float) -> None:
+    for traffic in _traffic:
+        traffic.add(kind, size)
 
 
 def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.device:
@@ -22,8 +72,36 @@ def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.dev
     """
     chosen = device(device_name)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        limit = timedelta(minutes=timeout_minutes)
+        store, own, world = next(dist.rendezvous("env://", timeout=limit))
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=agreed_store(store, own, world, limit), rank=own,
+                                world_size=world, timeout=limit)
     return chosen
+
+
+def agreed_store(store: dist.Store, own: int, world: int, timeout: timedelta) -> dist.Store:
+    """``store`` under a name that the ``world`` processes, of which this is number ``own``, agree on for this start of theirs.
+
+    A group that torchrun starts again finds the store as the last one left it: addresses of dead processes would be called. How
+    often it was started is not known alike on all machines, so rank 0 gives the start a name; each of the others answers with a name
+    of its own; and a start whose answers are acknowledged is the present one.
+    """
+    name = uuid.uuid4().hex
+    deadline = time.monotonic() + timeout.total_seconds()
+    if own == 0:
+        store.set("start", name)
+        answers = [f"{name}/{rank}" for rank in range(1, world)]
+        store.wait(answers, timeout)
+        store.set(f"{name}/all", "\n".join([name, *(store.get(answer).decode() for answer in answers)]))
+        return dist.PrefixStore(name, store)
+    while time.monotonic() < deadline:
+        if store.check(["start"]):
+            start = store.get("start").decode()
+            store.set(f"{start}/{own}", name)
+            if store.check([f"{start}/all"]) and store.get(f"{start}/all").decode().split("\n")[own] == name:
+                return dist.PrefixStore(start, store)
+        time.sleep(POLL_SECONDS)
+    raise RuntimeError(f"rank {own} found no rank 0 within {timeout}: was every process started, with the same master address and port?")
 
 
 def teardown() -> None:
@@ -41,6 +119,11 @@ def device(name: str = "auto") -> torch.device:
     index = local_rank() % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def set_threads(number: int = 0) -> None:
+    """Threads of torch in this process; 0: the machine's CPUs shared out among its processes."""
+    torch.set_num_threads(number or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def local_rank() -> int:
@@ -68,6 +151,8 @@ def all_gather_objects(value: Any) -> list[Any]:
     """``value`` of every process, in the order of ranks."""
     if world_size() == 1:
         return [value]
+    if _traffic:
+        _count("objects", len(pickle.dumps(value)) * (world_size() - 1))
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
@@ -75,11 +160,24 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
     """True on every process when it is on one."""
-    if world_size() == 1:
-        return flag
-    count = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(count)
-    return bool(count.item() > 0)
+    return bool(largest(torch.tensor([float(flag)], device=device)).item() > 0)
+
+
+def largest(values: Tensor) -> Tensor:
+    """The largest of each value over the processes; ``values`` is changed in place and returned."""
+    return _all_reduce(values, dist.ReduceOp.MAX)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of each value over the processes; ``values`` is changed in place and returned."""
+    return _all_reduce(values, dist.ReduceOp.SUM)
+
+
+def _all_reduce(values: Tensor, how: Any) -> Tensor:
+    if world_size() > 1:
+        _count("reduce", 2 * _bytes(values) * (world_size() - 1) / world_size())
+        dist.all_reduce(values, how)
+    return values
 
 
 def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
@@ -93,34 +191,48 @@ def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
     return rows if world_size() == 1 else _GatherRows.apply(rows)
 
 
-def fetch_rows(rows: Tensor, index: Tensor) -> Tensor:
+def fetch_rows(rows: Tensor, index: Tensor, wire: torch.dtype | None = None) -> Tensor:
     """Rows of the global batch by their global index, with gradient: (n, …), (k,) int64 → (k, …).
 
     Each process holds n rows, numbered rank · n onwards. Only the rows asked for travel (two all-to-all exchanges), so
-    traffic grows with k and not with the number of processes.
+    traffic grows with k and not with the number of processes. With several processes, rows and gradients travel as ``wire``
+    where it is given, and the result is of that type; gradients are summed in float32.
     """
     if world_size() == 1:
         return rows[index]
-    return _FetchRows.apply(rows, index)
+    return _FetchRows.apply(rows, index, wire or rows.dtype)
+
+
+def scatter_sum(parts: Tensor) -> Tensor:
+    """(n · processes, …) of every process → (n, …): the sum over the processes of the part that belongs to this one."""
+    world, own = world_size(), parts.shape[0] // world_size()
+    _count("gather", _bytes(parts) * (world - 1) / world)
+    if dist.get_backend() == "nccl":
+        result = parts.new_empty((own, *parts.shape[1:]))
+        dist.reduce_scatter_tensor(result, parts)
+        return result
+    # Gloo's own reduce-scatter sums everything everywhere. This sends each part to its owner alone.
+    received = torch.empty_like(parts)
+    dist.all_to_all_single(received, parts)
+    return received.unflatten(0, (world, own)).sum(0)
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
+        _count("gather", _bytes(rows) * (world_size() - 1))
         parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad.chunk(world_size())[rank()]
+        return scatter_sum(grad.contiguous())
 
 
 class _FetchRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, index: Tensor, wire: torch.dtype) -> Tensor:
         own = rows.shape[0]
         order = torch.argsort(index, stable=True)
         wanted = index[order]
@@ -130,19 +242,30 @@ class _FetchRows(torch.autograd.Function):
         asked, given = ask.tolist(), give.tolist()
         local = index.new_empty(sum(given))
         dist.all_to_all_single(local, wanted % own, given, asked)
-        received = rows.new_empty((len(index), *rows.shape[1:]))
-        dist.all_to_all_single(received, rows[local].contiguous(), asked, given)
+        received = _exchange(rows[local].to(wire), given, asked)
         fetched = torch.empty_like(received)
         fetched[order] = received
+        _count("index", 8 * (world_size() - 1 + len(index) - asked[rank()]))
         ctx.save_for_backward(order, local)
-        ctx.sizes, ctx.own = (asked, given), own
+        ctx.sizes, ctx.own, ctx.dtype = (asked, given), own, rows.dtype
         return fetched
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         order, local = ctx.saved_tensors
         asked, given = ctx.sizes
-        returned = grad.new_empty((sum(given), *grad.shape[1:]))
-        dist.all_to_all_single(returned, grad[order].contiguous(), given, asked)
-        rows = grad.new_zeros((ctx.own, *grad.shape[1:]))
-        return rows.index_add_(0, local, returned), None
+        returned = _exchange(grad[order], asked, given)
+        rows = returned.new_zeros((ctx.own, *grad.shape[1:]), dtype=torch.promote_types(ctx.dtype, torch.float32))
+        return rows.index_add_(0, local, returned.to(rows.dtype)).to(ctx.dtype), None, None
+
+
+def _exchange(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    """``rows`` (n, …) in the order of the processes they go to, ``sent`` to each → those received, in the order of their senders."""
+    result = rows.new_empty((sum(received), *rows.shape[1:]))
+    _count("fetch", _bytes(rows) * (1 - sent[rank()] / len(rows)) if len(rows) else 0)
+    dist.all_to_all_single(result, rows.contiguous(), received, sent)
+    return result
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

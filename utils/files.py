@@ -31,7 +31,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return path
 
 
@@ -54,7 +54,7 @@ def _umask() -> int:
     return current
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system allows to sync folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

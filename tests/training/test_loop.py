@@ -156,9 +156,9 @@ def test_training_outside_the_main_thread(tmp_path):
 
 def test_a_nonfinite_loss_stops_with_the_clips_saved(tmp_path):
     loader, model = Loader(), Toy()
-    loader.poison = 2
+    loader.poison = {2}
     with pytest.raises(NonFiniteLoss, match="step 3.*corpus0.*itc.*nonfinite_step_3.json.*--resume true"):
-        train(config(tmp_path, save_every=2), model, loader)
+        train(config(tmp_path, save_every=2, max_nonfinite_steps=0), model, loader)
     details = json.loads((tmp_path / "log" / "nonfinite_step_3.json").read_text())
     assert details["clip_ids"] == [[[f"clip2.{micro}.{i}" for i in range(4)] for micro in range(2)]]
     assert details["losses"]["itc"] == "nan"
@@ -170,8 +170,80 @@ def test_a_nonfinite_gradient_stops_too(tmp_path):
     model = Toy()
     model.text_encoder.weight.register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(NonFiniteLoss, match="gradient norm"):
-        train(config(tmp_path), model, Loader())
+        train(config(tmp_path, max_nonfinite_steps=0), model, Loader())
     assert json.loads((tmp_path / "log" / "nonfinite_step_1.json").read_text())["not_finite"] == "gradient"
+
+
+def test_nonfinite_steps_are_left_out_up_to_their_limit(tmp_path, caplog):
+    """Losses at steps 3 and 5, a gradient at step 6; nothing that the steps did stays, running statistics included."""
+    loader, model, states = Loader(), Toy(), {}
+    loader.poison = {2, 4}
+    loader.on_step = lambda step: states.update({step: {name: value.clone() for name, value in model.state_dict().items()}})
+    model.text_encoder.weight.register_hook(lambda grad: grad * float("inf") if max(states) == 5 else grad)
+    train(config(tmp_path, max_nonfinite_steps=3, valid_freq=0), model, loader)
+    states[8] = model.state_dict()
+    for step in range(8):
+        unchanged = all(torch.equal(value, states[step + 1][name]) for name, value in states[step].items())
+        assert unchanged == (step in (2, 4, 5)), step
+    assert all(value.isfinite().all() for value in states[8].values())
+    rows = read_jsonl(tmp_path / "log" / "metrics.jsonl")
+    assert [row["nonfinite_steps"] for row in rows] == [0, 0, 1, 1, 2, 3, 3, 3]
+    assert [row["loss"] is None for row in rows] == [step in (2, 4) for step in range(8)]
+    assert sorted(path.name for path in (tmp_path / "log").glob("nonfinite*")) == [f"nonfinite_step_{n}.json" for n in (3, 5, 6)]
+    assert "step 6 (corpus corpus1): the gradient norm is not finite" in caplog.text and "(3 of at most 3 such steps" in caplog.text
+    assert torch.load(tmp_path / "ckpt" / "state_step_8.pt")["counters"]["nonfinite"] == 3
+
+
+def test_nonfinite_steps_are_counted_across_an_interruption(tmp_path):
+    def loader(kill=None):
+        made = Loader()
+        made.poison = {1, 5, 6}
+        if kill is not None:
+            kill_at(made, kill)
+        return made
+
+    unbroken, resumed = Toy(), Toy()
+    train(config(tmp_path / "unbroken"), unbroken, loader())
+    with pytest.raises(KilledError):
+        train(config(tmp_path / "broken"), Toy(), loader(kill=5))
+    train(config(tmp_path / "broken", resume=True), resumed, loader())
+    same(unbroken.state_dict(), resumed.state_dict())
+    assert metrics(tmp_path / "unbroken") == metrics(tmp_path / "broken")
+    with pytest.raises(NonFiniteLoss, match="step 7 .*2 such step.s. before it were left out, as many as max_nonfinite_steps allows"):
+        train(config(tmp_path / "limited", max_nonfinite_steps=2), Toy(), loader())
+    train(config(tmp_path / "limited", max_nonfinite_steps=3, resume=True), limited := Toy(), loader())
+    same(unbroken.state_dict(), limited.state_dict())
+
+
+def test_loss_spikes_are_logged_with_their_clips_by_a_resumed_run_too(tmp_path, caplog):
+    def run(folder, kill=None, **settings):
+        loader, model, now = Loader(total=80), Toy(), []
+
+        def on_step(step):
+            now.append(step)
+            if step == kill:
+                raise KilledError
+
+        def louder(module, given, losses):
+            return {name: value + (5.0 if now[-1] in (41, 60) else 0.0) for name, value in losses.items()}
+
+        loader.on_step = on_step
+        model.register_forward_hook(louder)
+        train(config(tmp_path / folder, save_every=25, **settings), model, loader)
+
+    run("unbroken")
+    rows = read_jsonl(tmp_path / "unbroken" / "log" / "loss_spikes.jsonl")
+    assert [(row["step"], row["corpus"]) for row in rows] == [(42, "corpus1"), (61, "corpus0")]
+    assert rows[0]["clip_ids"] == [[[f"clip41.{micro}.{i}" for i in range(4)] for micro in range(2)]]
+    assert rows[0]["loss"] > rows[0]["threshold"] > rows[0]["median"] and rows[0]["losses"].keys() == {"loss", "itc", "cap"}
+    assert "step 42 (corpus corpus1): the loss" in caplog.text
+    for kill in (55, 70):
+        with pytest.raises(KilledError):
+            run("broken", kill, resume=True)
+    run("broken", resume=True)
+    assert read_jsonl(tmp_path / "broken" / "log" / "loss_spikes.jsonl") == rows
+    run("off", loss_spike_factor=0.0)
+    assert read_jsonl(tmp_path / "off" / "log" / "loss_spikes.jsonl") == []
 
 
 def scaled(folder, model, loader, **run):

@@ -63,8 +63,8 @@ class Loader:
         self.corpora = [Corpus(f"corpus{i}", 20, total // len(tasks), Task.parse(t), batch_size) for i, t in enumerate(tasks)]
         self.unreadable: dict[int, int] = {}
         """Unreadable clips by step."""
-        self.poison: int | None = None
-        """A step (from 0) with a NaN in its first row."""
+        self.poison: set[int] = set()
+        """Steps (from 0) with a NaN in their first row."""
         self.on_step = lambda step: None
 
     def task(self, corpus: str) -> Task:
@@ -77,7 +77,7 @@ class Loader:
             self.on_step(step)
             for micro in range(self.accumulation):
                 rows = torch.rand(self.batch_size, 1, 1, 6, generator=generator("rows", step, micro))
-                if step == self.poison:
+                if step in self.poison:
                     rows[0, 0, 0, 0] = float("nan")
                 own = slice(rank * local, (rank + 1) * local)
                 ids = [f"clip{step}.{micro}.{i}" for i in range(self.batch_size)]

@@ -1,6 +1,8 @@
 """Collectives with gradient on two processes (gloo), and what they are on one."""
 
 import socket
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,16 @@ def worker(rank: int, folder: Path, processes: int) -> None:
     result["fetched integers"] = distributed.fetch_rows(own.detach().long(), index)
     result["fetched nothing"] = distributed.fetch_rows(own.detach(), index[:0] if rank else index).shape[0]
 
+    parts = (rank + 1) * ROWS
+    result["scattered"] = [distributed.scatter_sum(parts)]
+    with pytest.MonkeyPatch.context() as patch:  # as on GPUs
+        patch.setattr(dist, "get_backend", lambda: "nccl")
+        result["scattered"].append(distributed.scatter_sum(parts))
+    half = distributed.fetch_rows(own, index, torch.bfloat16)
+    own.grad = None
+    half.sum().backward()
+    result["fetched in half"], result["half gradient"] = half.detach(), own.grad.clone()
+
     result["any"] = [distributed.any_process(rank == 1), distributed.any_process(False)]
     result["objects"] = distributed.all_gather_objects({"rank": rank})
     result["who"] = [distributed.rank(), distributed.world_size(), distributed.is_main()]
@@ -63,6 +75,18 @@ def test_fetched_rows_send_their_gradient_to_the_owner(results):
     wanted = torch.tensor([2.0, 0, 0, 4, 10, 1 + 3])[:, None].expand(6, 2)
     assert torch.equal(torch.cat([result["fetch gradient"] for result in results]), wanted)
     assert [result["fetched nothing"] for result in results] == [4, 0]
+
+
+def test_sums_scattered_by_either_way(results):
+    for rank, result in enumerate(results):
+        assert all(torch.equal(found, 3 * ROWS[3 * rank:3 * rank + 3]) for found in result["scattered"])
+
+
+def test_rows_that_travel_in_half_precision(results):
+    for rank, result in enumerate(results):
+        assert result["fetched in half"].dtype is torch.bfloat16 and torch.equal(result["fetched in half"].float(), ROWS[ASKED[rank]])
+    counts = torch.tensor([1.0, 0, 0, 1, 1, 2])[:, None].expand(6, 2)
+    assert torch.equal(torch.cat([result["half gradient"] for result in results]), counts)
 
 
 def test_flags_objects_and_ranks(results):
@@ -103,3 +127,27 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert distributed.device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device 'cuda' was asked for, but torch finds no GPU; use --device cpu or auto"):
         distributed.device("cuda")
+
+
+def test_a_group_started_again_does_not_meet_its_dead():
+    """On a store that keeps what an earlier start left there, whoever comes first."""
+    store, limit = dist.HashStore(), timedelta(seconds=20)
+
+    def start(order: list[int]) -> list[str]:
+        """What each of three processes reads in its store of rank 0's writing, and of the start before."""
+        found: dict[int, dist.Store] = {}
+        threads = [threading.Thread(target=lambda rank=rank: found.update({rank: distributed.agreed_store(store, rank, 3, limit)}))
+                   for rank in order]
+        for thread in threads:
+            thread.start()
+            thread.join(0.2)
+        for thread in threads:
+            thread.join(20)
+        assert not any(own.check(["address"]) for own in found.values())
+        found[0].set("address", "here")
+        return [found[rank].get("address").decode() for rank in range(3)]
+
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        assert start(order) == ["here"] * 3
+    with pytest.raises(RuntimeError, match="rank 1 found no rank 0 within 0:00:00.200000"):
+        distributed.agreed_store(dist.HashStore(), 1, 2, timedelta(seconds=0.2))

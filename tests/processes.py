@@ -1,0 +1,69 @@
+"""Functions run by several processes in one group (gloo), for tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# Forked from a process that has imported what is slow to import, and nothing else: neither threads nor locks are inherited.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.processes", "evaluation.run", "training.loop", "model.vast"])
+
+
+def together(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = 120) -> list[Any]:
+    """What ``work(rank, *arguments)`` returns on each of ``processes`` processes of one group.
+
+    ``work`` is a function of a module. Raises AssertionError with the tracebacks of those that fail, or when they take longer than
+    ``seconds``; none is left behind.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        codes = exit_codes(_keep_result, processes, folder, work, arguments, seconds=seconds)
+        failures = [file.read_text() for file in sorted(folder.glob("*.txt"))]
+        assert codes == [0] * processes, "\n".join([f"exit codes {codes} after at most {seconds:g} s", *failures])
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def exit_codes(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = 120, enough: int | None = None,
+               ) -> list[int | None]:
+    """How each of the processes that run ``work(rank, *arguments)`` ends. When all, or ``enough`` of them, have ended, or ``seconds``
+    have passed, the others are killed: None."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = [_CONTEXT.Process(target=_run, args=(rank, processes, Path(folder), work, arguments)) for rank in range(processes)]
+        try:
+            for process in started:
+                process.start()
+            deadline = time.monotonic() + seconds
+            while sum(process.exitcode is not None for process in started) < (enough or processes) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            return [process.exitcode for process in started]
+        finally:
+            for process in started:
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+
+
+def _run(rank: int, processes: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+    try:
+        work(rank, *arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def _keep_result(rank: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        torch.save(work(rank, *arguments), folder / f"{rank}.pt")
+    except BaseException:
+        (folder / f"{rank}.txt").write_text(f"process {rank}:\n{traceback.format_exc()}")
+        raise

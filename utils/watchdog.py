@@ -1,0 +1,170 @@
+"""A process that hangs holds up all others without a word. Here the processes of a group tell each other how far they are, and when
+nothing moves any more, all of them say who is behind and exit, so that the launcher can start the group again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+
+import torch.distributed as dist
+
+from utils import distributed
+
+logger = logging.getLogger("omnivast")
+EXIT_STATUS = 75
+"""Of every process of a group that hangs: EX_TEMPFAIL, "try again"."""
+LONGEST_INTERVAL = 10.0
+"""Seconds between two looks."""
+GRACE = 5.0
+"""Seconds in which processes that have reported wait for the others to do so: the first to go takes the others' connections along."""
+
+
+@dataclass
+class Place:
+    """How far a process is. ``count`` numbers what it has begun: all processes begin the same things in the same order."""
+
+    count: int = 0
+    step: int = 0
+    phase: str = "starting"
+    beat: int = 0
+    """Grows as long as the process lives, whatever its main thread does."""
+    host: str = ""
+    pid: int = 0
+
+
+class Watchdog:
+    """Within ``with``, a thread watches over the calls of :meth:`at`, on every process of the group; ``minutes`` 0 watches nothing, and
+    a process alone is not watched.
+
+    When a process has not called ``at`` for ``minutes``, every process that still lives logs which are behind, at which step and in
+    which phase, and exits with ``EXIT_STATUS``; those behind also write where they hang to stderr. A process that is stopped or whose
+    interpreter is blocked cannot exit itself; the others name it.
+    """
+
+    _number = 0
+
+    def __init__(self, minutes: float) -> None:
+        self.limit = 60.0 * minutes
+        self.place = Place(host=socket.gethostname(), pid=os.getpid())
+        self.since = time.monotonic()
+        self.watched = False
+        self.over = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def at(self, step: int, phase: str, *, watched: bool = True) -> None:
+        """This process begins ``phase`` of ``step``. All processes call this in the same order. Not ``watched``: it may take its time."""
+        self.place = Place(self.place.count + 1, step, phase, self.place.beat, self.place.host, self.place.pid)
+        self.since, self.watched = time.monotonic(), watched
+
+    def __enter__(self) -> Watchdog:
+        if self.limit > 0 and distributed.world_size() > 1:
+            Watchdog._number += 1
+            # A connection of its own: the main thread may hang while it holds the group's.
+            store = dist.distributed_c10d._get_default_store().clone()
+            self.store = dist.PrefixStore(f"watchdog{Watchdog._number}", store)
+            self.interval = min(self.limit / 5, LONGEST_INTERVAL)
+            self._publish()
+            self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.over.set()
+        if self.thread is not None:
+            self.thread.join(timeout=LONGEST_INTERVAL)
+
+    def _watch(self) -> None:
+        told = True
+        while not self.over.wait(self.interval):
+            hangs = self.watched and time.monotonic() - self.since > self.limit
+            try:
+                self._publish()
+                hangs = hangs or self.store.check(["hang"])
+            except RuntimeError as error:
+                # The process that holds the store is gone; the group's own connections will say so too.
+                if told:
+                    logger.info("the watchdog cannot reach the other processes: %s", error)
+                told = False
+            if hangs and not self.over.is_set():
+                self._report()
+                # Not sys.exit: that ends this thread alone, and the main one hangs.
+                os._exit(EXIT_STATUS)
+
+    def _publish(self) -> None:
+        self.place.beat += 1
+        self.store.set(str(distributed.rank()), json.dumps(asdict(self.place)))
+
+    def _report(self) -> None:
+        """Log who is behind, and wait until every process that lives has done the same."""
+        waited = time.monotonic() - self.since
+        try:
+            self.store.set("hang", "1")
+            first = self._places()
+            self.over.wait(2 * self.interval)
+            self._publish()
+            self.over.wait(self.interval)
+            places = self._places()
+        except RuntimeError as error:
+            logger.error("no progress for %s in step %d (%s), and the other processes cannot be asked: %s. Exiting with status %d",
+                         _words(waited), self.place.step, self.place.phase, error, EXIT_STATUS)
+            return
+        silent = {rank for rank, place in places.items() if rank in first and place.beat == first[rank].beat}
+        logger.error("no progress for %s: %s. Exiting with status %d, so that the launcher can start again from the last checkpoint",
+                     _words(waited), described(places, silent, distributed.world_size()), EXIT_STATUS)
+        if self.place.count == min(place.count for place in places.values()):
+            faulthandler.dump_traceback(file=sys.__stderr__ or 2)
+        self._part(silent)
+
+    def _part(self, silent: set[int]) -> None:
+        """Wait for the reports of the others; rank 0, which may hold the store, leaves last."""
+        own, world = distributed.rank(), distributed.world_size()
+        try:
+            self.store.set(f"reported{own}", "1")
+            deadline = time.monotonic() + GRACE + self.interval
+            expected = [f"reported{rank}" for rank in range(world) if rank not in silent]
+            while time.monotonic() < deadline and not self.store.check(expected):
+                time.sleep(0.05)
+        except RuntimeError:
+            return
+        if own == 0:
+            time.sleep(0.5)
+
+    def _places(self) -> dict[int, Place]:
+        """Where the processes are that have said so yet."""
+        found = {}
+        for rank in range(distributed.world_size()):
+            if self.store.check([str(rank)]):
+                found[rank] = Place(**json.loads(self.store.get(str(rank))))
+        return found
+
+
+def described(places: dict[int, Place], silent: set[int], world: int) -> str:
+    """In words: which ranks are behind the others and where, which do not answer, and where the others wait."""
+    fewest = min(place.count for place in places.values())
+    most = max(place.count for place in places.values())
+    lines = []
+    for rank in range(world):
+        place = places.get(rank)
+        if place is None:
+            lines.append(f"rank {rank} has never been heard of")
+        elif place.count == fewest < most or rank in silent:
+            state = "does not answer and was last" if rank in silent else "is behind,"
+            lines.append(f"rank {rank} (process {place.pid} on {place.host}) {state} at step {place.step}, {place.phase}")
+    others = {(place.step, place.phase) for rank, place in places.items() if rank not in silent and not place.count == fewest < most}
+    where = " or ".join(f"step {step}, {phase}" for step, phase in sorted(others))
+    if where:
+        lines.append(f"{'the others wait' if lines else 'all ranks are'} at {where}")
+    return "; ".join(lines)
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
