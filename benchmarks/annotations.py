@@ -1,6 +1,6 @@
 """Annotations of millions of rows: time and memory of the conversion to a memory-mapped file, of later starts, and of each worker.
 
-    python benchmarks/annotations.py --rows 2000000 --folder output/annotations
+    python benchmarks/annotations.py --rows 2000000 --folder output/annotations [--json out.json]
 
 Writes a synthetic file of VAST-27M's form (5 vision captions, 5 audio captions, an omni caption, a subtitle) unless it is there, and
 prints what was measured. Every figure is of a process of its own; memory is what that process has for itself (anonymous pages), at its
@@ -10,6 +10,7 @@ peak, above what it has after the imports.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import random
@@ -69,6 +70,8 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
         sender.send((seconds, max(highest[0], own_memory()) - before))
         del kept
 
+    gc.collect()
+    gc.freeze()  # a collection in the child would write to, and so copy, every page of objects that it has from this process
     child = multiprocessing.get_context("fork").Process(target=run)
     child.start()
     result = receiver.recv()
@@ -80,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="also write the figures here (s and MiB)")
     arguments = parser.parse_args()
     path = arguments.folder / f"{arguments.rows}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,15 +96,20 @@ def main() -> None:
     def load() -> object:
         return load_annotations(path, TASK, training=True)
 
+    figures: dict[str, float] = {"rows": arguments.rows}
     for name, work in (("conversion", load), ("later start", load)):
         seconds, memory = measured(work)
+        figures |= {f"{name}.seconds": seconds, f"{name}.mib": memory}
         print(f"{name}: {seconds:.1f} s, {memory:.0f} MiB", flush=True)  # noqa: T201
     annotations = load_annotations(path, TASK, training=True)
     rows = [random.Random(1).randrange(len(annotations)) for _ in range(5000)]
-    seconds, memory = measured(lambda: [annotations[row].clip_id for row in rows])
+    seconds, memory = measured(lambda: [annotations[row] for row in rows])
+    figures |= {"worker.seconds": seconds, "worker.mib": memory}
     print(f"a further worker: {memory:.0f} MiB after {len(rows):,} rows at random, {1e6 * seconds / len(rows):.0f} us each")  # noqa: T201
     columns = next(path.parent.glob(f"{path.name}.*.arrow"))
     print(f"columns: {columns.stat().st_size / 2**30:.2f} GiB")  # noqa: T201
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

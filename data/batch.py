@@ -87,20 +87,27 @@ class Batch:
     """(B,) bool per modality that the task needs."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of unreadable clips that were replaced while this batch was read."""
+    read_seconds: float = field(default=0.0, compare=False)
+    """How long its reading and decoding took one process."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The batch with every tensor on ``device``."""
-        return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
+        return map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The batch with every tensor in page-locked memory (called by the DataLoader)."""
-        return _map_tensors(self, lambda t: t.pin_memory())
+        return map_tensors(self, lambda t: t.pin_memory())
 
 
-def _map_tensors(value: Any, apply: Callable[[Tensor], Tensor], done: dict[int, Any] | None = None) -> Any:
+def corpus_of(batches: Iterable[Batch]) -> str:
+    """The corpus that a step's batches are of; several are joined by a plus."""
+    return "+".join(dict.fromkeys(batch.corpus for batch in batches))
+
+
+def map_tensors(value: Any, apply: Callable[[Tensor], Tensor], done: dict[int, Any] | None = None) -> Any:
     """``value`` with ``apply`` on every tensor; what was one object before (captions shared by kinds) is one object after."""
     done = {} if done is None else done
     if id(value) in done:
@@ -108,9 +115,9 @@ def _map_tensors(value: Any, apply: Callable[[Tensor], Tensor], done: dict[int, 
     if isinstance(value, Tensor):
         done[id(value)] = apply(value)
     elif isinstance(value, dict):
-        done[id(value)] = {k: _map_tensors(v, apply, done) for k, v in value.items()}
+        done[id(value)] = {k: map_tensors(v, apply, done) for k, v in value.items()}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: _map_tensors(getattr(value, f.name), apply, done) for f in dataclasses.fields(value)}
+        changes = {f.name: map_tensors(getattr(value, f.name), apply, done) for f in dataclasses.fields(value)}
         done[id(value)] = dataclasses.replace(value, **changes)
     else:
         return value
@@ -120,8 +127,8 @@ def _map_tensors(value: Any, apply: Callable[[Tensor], Tensor], done: dict[int, 
 def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> Batch:
     """Samples of one corpus → Batch: tensors stacked, texts tokenised and padded to the longest of the batch.
 
-    Under the caption kinds that the task's groups need and no sample has, the omni captions stand (the same object). Where
-    only some samples have a kind, the others fall back to their omni captions.
+    Under the caption kinds that the task's groups need and a sample has not, its omni caption stands; where no sample has the kind and
+    its captions may be as long as omni ones, the omni captions themselves (the same object).
     """
     batch = Batch(corpus, [sample.clip_id for sample in samples], torch.tensor([sample.index for sample in samples], dtype=torch.int64))
     batch.unreadable = [entry for sample in samples for entry in sample.unreadable]
@@ -163,8 +170,14 @@ def _collate_captions(samples: Sequence[Sample], tokenizer: Tokenizer, lengths: 
         texts = [sample.captions.get(kind) or sample.captions.get(CaptionKind.OMNI, []) for sample in samples]
         captions[kind] = make_texts(texts, tokenizer, lengths.caption[kind])
     if CaptionKind.OMNI in captions:
-        for group in task.all_groups:
-            captions.setdefault(group.caption_kind, captions[CaptionKind.OMNI])
+        for kind in dict.fromkeys(group.caption_kind for group in task.all_groups):
+            if kind in captions:
+                continue
+            captions[kind] = captions[CaptionKind.OMNI]
+            if lengths.caption[kind] != lengths.caption[CaptionKind.OMNI]:
+                # Cut as where another sample has the kind: a text must not depend on what else is in the batch.
+                omni = [sample.captions.get(CaptionKind.OMNI, []) for sample in samples]
+                captions[kind] = make_texts(omni, tokenizer, lengths.caption[kind])
     return captions
 
 

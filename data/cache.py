@@ -1,10 +1,10 @@
 """Decoded clips kept on disk, so that later epochs decode nothing: all frames at the model's resolution, and the whole
-log-mel spectrogram.
+log-mel spectrogram. ``python -m data.check`` opens every clip and so fills it with all cores before a training starts.
 
-One safetensors file per clip, of which a reader takes only the frames and mel slices that it needs. The name is a hash of the
-media files' paths, sizes and times and of how they were read, so a changed file or setting is read anew. Files are
-complete or absent, whoever else writes at the same time. Clips of more than ``MAX_FRAMES`` frames or ``MAX_MEL`` mel frames
-are not kept: they would fill the disk, and are decoded each time.
+One safetensors file per clip and track, shared by all corpora that read the clip in the same way; a reader takes from it only the
+frames or mel slices that it needs. The name is a hash of the media file's path, size and time and of how it was read, so a changed
+file or setting is read anew. Files are complete or absent, whoever else writes at the same time. More than ``MAX_FRAMES`` frames or
+``MAX_MEL`` mel frames are not kept: they would fill the disk, and are decoded each time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.audio import Frontend, take_slices
+from data.parts import Source, identity
 from data.spec import DataError
 
 MAX_FRAMES = 64
@@ -46,44 +48,52 @@ class ClipCache:
         except OSError as error:
             raise DataError(f"cache_dir '{folder}' cannot be written: {error.strerror or error}") from None
 
-    def entry(self, files: list[str], settings: tuple[object, ...]) -> Path:
-        """Where a clip read from ``files`` with ``settings`` is kept."""
-        digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-        for file in files:
-            status = os.stat(file)
-            digest.update(f"\0{os.path.abspath(file)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
-        name = digest.hexdigest()
+    def entry(self, file: Source, track: str, *settings: object) -> Path:
+        """Where a ``track`` ("frames" or "mel") read from ``file`` with ``settings`` is kept."""
+        read_as = (track, settings, *identity(file))
+        name = hashlib.blake2b(repr(read_as).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
-    def read(self, entry: Path, choose: Plan | None, plan: Plan | None, length: int,
-             frontend: Frontend) -> tuple[Tensor | None, Tensor | None] | None:
-        """(frames that ``choose`` picks of their number or None, (A, length, mel) slices that ``plan`` picks or None).
-
-        The slices of a silent clip are None too. None instead of both when the clip is not kept, or its file is damaged.
-        """
+    def frames(self, entry: Path, choose: Plan) -> Tensor | None:
+        """(F, 3, R, R) uint8: the frames that ``choose`` picks of their number. None when they are not kept, or their file is damaged."""
         try:
             with safe_open(entry, framework="pt") as file:
-                frames = slices = None
-                if choose is not None:
-                    kept = file.get_slice("frames")
-                    frames = torch.stack([kept[index] for index in choose(kept.get_shape()[0])])
-                if plan is not None and "mel" in file.keys():  # noqa: SIM118 - not a dict
-                    mel = file.get_slice("mel")
-                    count, bins = mel.get_shape()
-                    slices = take_slices(mel, count, bins, plan(count), length, frontend)
-                return frames, slices
+                kept = file.get_slice("frames")
+                return torch.stack([kept[index] for index in choose(kept.get_shape()[0])])
         except (OSError, SafetensorError):
             return None
 
-    def write(self, entry: Path, frames: Tensor | None, mel: Tensor | None) -> None:
-        """Keep a clip. A full disk is reported once and otherwise ignored: the clip is at hand."""
-        tensors = {name: value.contiguous() for name, value in (("frames", frames), ("mel", mel)) if value is not None}
-        if not tensors:
-            tensors = {"silent": torch.zeros(1)}
+    def slices(self, entry: Path, plan: Plan, length: int, frontend: Frontend) -> Tensor | Literal["silent"] | None:
+        """(A, length, mel) float32: the slices that ``plan`` picks of the number of mel frames; "silent" for a clip without sound.
+        None when it is not kept, or its file is damaged."""
+        try:
+            with safe_open(entry, framework="pt") as file:
+                if "mel" not in file.keys():  # noqa: SIM118 - not a dict
+                    return "silent"
+                mel = file.get_slice("mel")
+                count, bins = mel.get_shape()
+                return take_slices(mel, count, bins, plan(count), length, frontend)
+        except (OSError, SafetensorError):
+            return None
+
+    def write_frames(self, entry: Path, frames: Tensor) -> None:
+        """Keep all frames of a clip, unless they are too many."""
+        if len(frames) <= MAX_FRAMES:
+            self._write(entry, {"frames": frames})
+
+    def write_mel(self, entry: Path, mel: Tensor | None) -> None:
+        """Keep the mel frames of a clip, unless they are too many; None: it has no sound."""
+        if mel is None:
+            self._write(entry, {"silent": torch.zeros(1)})
+        elif len(mel) <= MAX_MEL:
+            self._write(entry, {"mel": mel})
+
+    def _write(self, entry: Path, tensors: dict[str, Tensor]) -> None:
+        """A full disk is reported once and otherwise ignored: the clip is at hand."""
         temporary = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
         try:
             entry.parent.mkdir(exist_ok=True)
-            save_file(tensors, temporary)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
             os.replace(temporary, entry)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)

@@ -2,17 +2,17 @@
 
 Opens every clip as a run would (or ``--clips N`` of each dataset, evenly spread), in parallel, and logs a table. All flags of run.py are
 understood as well. Exit status: 0 fine; 1 a dataset cannot be used, or more of its clips are unreadable than the run would bear
-(training: the share run_cfg.max_unreadable; testing: any, unless run_cfg.skip_unreadable); 2 a bad config.
+(training: the share run_cfg.max_unreadable; testing: any, unless run_cfg.skip_unreadable; or the share --threshold); 2 a bad config;
+130 stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -26,12 +26,15 @@ from data.annotations import Row
 from data.dataset import IndexedDataset
 from data.loader import BatchStream, Key, LoaderError, data_loader
 from data.media import MediaError
-from data.spec import DataError, InputSpec
-from utils.files import sha256_file
+from data.shared import log_shared, size_of
+from data.spec import DataError, InputSpec, kind_of_fault
+from utils import distributed
 from utils.log import Progress, progress, setup_logging
+from utils.machine import cores
 
 CLIPS_AT_ONCE = 8
 SHOWN = 20
+DRY_RUN_CLIPS = 64
 
 logger = logging.getLogger("omnivast")
 
@@ -50,6 +53,10 @@ class Finding:
     """Fewer frames than vision_sample_num."""
     long_texts: int = 0
     """Captions and subtitles that are cut to the model's limits."""
+    lengths: dict[str, list[int]] = field(default_factory=dict)
+    """Tokens of its captions and its subtitle, at least, by kind of text; moved to its dataset's report."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of its media files."""
 
 
 @dataclass
@@ -63,6 +70,10 @@ class Report:
     fault: str = ""
     """Why the dataset cannot be used; "" where it can."""
     findings: list[Finding] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
+    """Most tokens that the model takes, by kind of text."""
+    lengths: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    """How many texts have so many tokens, at least, by kind of text."""
 
     def count(self, what: str) -> int:
         """Clips with a truthy attribute ``what``."""
@@ -73,13 +84,15 @@ class Report:
         return bool(self.fault) or self.count("fault") > self.bearable * len(self.findings)
 
 
-def check(config: Config, clips: int | None = None, workers: int = 0) -> list[Report]:
-    """Open ``clips`` clips of each dataset (None: all) with ``workers`` processes, and log tables of what was found."""
+def check(config: Config, clips: int | None = None, workers: int = 0, threshold: float | None = None) -> list[Report]:
+    """Open ``clips`` clips of each dataset (None: all) with ``workers`` processes, and log tables of what was found. ``threshold``: the
+    share of unreadable clips that is borne; None: as much as the run would."""
     spec, reports, sources = InputSpec.of(config.model_cfg), [], {}
     for training, datasets in ((True, config.data_cfg.train), (False, config.data_cfg.val)):
         for dataset in datasets:
             report = Report(f"{'train' if training else 'val'} {dataset.name}",
                             bearable=config.run_cfg.max_unreadable if training else float(config.run_cfg.skip_unreadable))
+            report.bearable = report.bearable if threshold is None else threshold
             reports.append(report)
             try:
                 source = IndexedDataset(dataset, spec, seed=config.run_cfg.seed, training=training)
@@ -89,16 +102,18 @@ def check(config: Config, clips: int | None = None, workers: int = 0) -> list[Re
             sources[report.name] = source
             _open_clips(source, report, clips, workers)
     _log(reports)
-    for one in sources.values():
-        for other in sources.values():
-            if one.training and not other.training:
-                _log_shared(one, other)
+    for one in reports:
+        for other in reports:
+            if one.name in sources and other.name in sources and sources[one.name].training and not sources[other.name].training:
+                log_shared(sources[one.name], sources[other.name], one, other)
     return reports
 
 
-def require(config: Config, clips: int) -> None:
-    """``check`` of so many clips of each dataset. Raises DataError naming the datasets at which the run would stop."""
-    failed = [report.name for report in check(config, clips, os.cpu_count() or 1) if report.failed]
+def require(config: Config, clips: int = DRY_RUN_CLIPS) -> None:
+    """``check`` of so many clips of each dataset, on the main process. Raises DataError, on all, naming the datasets at which the run
+    would stop."""
+    found = [report.name for report in check(config, clips, cores()) if report.failed] if distributed.is_main() else []
+    failed = distributed.all_gather_objects(found)[0]
     if failed:
         raise DataError(f"the run would stop at {', '.join(failed)}: see above; `python -m data.check` opens every clip")
 
@@ -115,7 +130,10 @@ class _Opener(Dataset):
     def _open(self, index: int) -> Finding:
         source = self._source
         row = source.annotations[index]
-        finding = Finding(row.clip_id, without_subtitle=not (row.subtitle or "").strip(), long_texts=_long_texts(row, source))
+        lengths, limits = lengths_of(row), limits_of(source)
+        cut = sum(length > limits[kind] for kind, own in lengths.items() for length in own)
+        finding = Finding(row.clip_id, without_subtitle=not (row.subtitle or "").strip(), long_texts=cut, lengths=lengths)
+        finding.sizes = tuple(size_of(file) for file in source.reader.files(row.clip_id))
         try:
             clip = source.media(row.clip_id, index)
         except MediaError as error:
@@ -127,7 +145,7 @@ class _Opener(Dataset):
 
 
 def _open_clips(source: IndexedDataset, report: Report, clips: int | None, workers: int) -> None:
-    report.rows = len(source)
+    report.rows, report.limits = len(source), limits_of(source)
     number = min(len(source), clips or len(source))
     rows = [place * len(source) // number for place in range(number)]
     batches = [[(0, row, row) for row in rows[start : start + CLIPS_AT_ONCE]] for start in range(0, number, CLIPS_AT_ONCE)]
@@ -135,16 +153,24 @@ def _open_clips(source: IndexedDataset, report: Report, clips: int | None, worke
     stream = BatchStream(data_loader(_Opener(source), batches, min(workers, len(batches)), pin_memory=False))
     with bar:
         for found in cast(Iterator[list[Finding]], stream):
+            for finding in found:
+                for kind, lengths in finding.lengths.items():
+                    report.lengths[kind].update(lengths)
+                finding.lengths = {}
             report.findings += found
             bar.update(len(found))
 
 
-def _long_texts(row: Row, source: IndexedDataset) -> int:
-    """Texts above their limit of tokens, at least: a word or a sign is one token or several, and two frame each text."""
-    limits = source.lengths
-    texts = [(text, limits.caption[kind]) for kind in CaptionKind for text in row.captions.get(kind, ())]
-    texts.append((row.subtitle or "", limits.subtitle))
-    return sum(len(re.findall(r"\w+|[^\w\s]", text)) + 2 > limit for text, limit in texts)
+def lengths_of(row: Row) -> dict[str, list[int]]:
+    """Tokens of each text of a row, at least: a word or a sign is one token or several, and two frame each text."""
+    texts = {f"{kind.value} captions": row.captions.get(kind, []) for kind in CaptionKind}
+    texts["subtitles"] = [row.subtitle] if (row.subtitle or "").strip() else []  # type: ignore[list-item]
+    return {kind: [len(re.findall(r"\w+|[^\w\s]", text)) + 2 for text in own] for kind, own in texts.items() if own}
+
+
+def limits_of(source: IndexedDataset) -> dict[str, int]:
+    """Most tokens of each kind of text."""
+    return {**{f"{kind.value} captions": limit for kind, limit in source.lengths.caption.items()}, "subtitles": source.lengths.subtitle}
 
 
 # ----------------------------------------------------------------------------------------------------------------- the log
@@ -161,10 +187,11 @@ def _log(reports: Sequence[Report]) -> None:
     for report in reports:
         if report.fault:
             logger.error("%s cannot be used: %s", report.name, report.fault)
+        _log_lengths(report)
         bad = [finding for finding in report.findings if finding.fault]
         if not bad:
             continue
-        reasons = Counter(re.sub(r"\d+(\.\d+)?", "N", finding.fault.rsplit(": ", 1)[-1]) for finding in bad)
+        reasons = Counter(kind_of_fault(finding.fault) for finding in bad)
         lines = [f"  {count} x {reason}" for reason, count in reasons.most_common(SHOWN)]
         lines += [f"  {finding.clip_id}: {finding.fault}" for finding in bad[:SHOWN]]
         lines += [f"  ... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
@@ -172,20 +199,25 @@ def _log(reports: Sequence[Report]) -> None:
                        f", above what the run bears ({report.bearable:.0%})" if report.failed else "", "\n".join(lines))
 
 
-def _log_shared(train: IndexedDataset, test: IndexedDataset) -> None:
-    """A clip in training and test makes the test worthless. The same id counts where it names the same file, or one of equal content."""
-    ids = set(test.annotations.ids())
-    shared = sorted(clip_id for clip_id in ids.intersection(train.annotations.ids()) if _same_clip(clip_id, train, test))
-    if shared:
-        logger.warning("%d of the %d clips of val %s are also in train %s: %s%s", len(shared), len(ids), test.name, train.name,
-                       ", ".join(shared[:SHOWN]), " ..." if len(shared) > SHOWN else "")
+def _log_lengths(report: Report) -> None:
+    """Captions and subtitles beside the model's limits."""
+    for kind, limit in report.limits.items():
+        lengths = report.lengths[kind]
+        if lengths:
+            total, cut = lengths.total(), sum(count for length, count in lengths.items() if length > limit)
+            logger.info("%s: %s %s, tokens at least: half up to %d, 95 %% up to %d, the longest %d; limit %d%s", report.name, f"{total:,}",
+                        kind, _quantile(lengths, 0.5), _quantile(lengths, 0.95), max(lengths), limit,
+                        f", which cuts {cut:,} ({cut / total:.1%})" if cut else "")
 
 
-def _same_clip(clip_id: str, one: IndexedDataset, other: IndexedDataset) -> bool:
-    """Whether an id names the same file in both, or files of equal content. Where a dataset has no file, the id is all there is."""
-    files = list(zip(one.reader.files(clip_id), other.reader.files(clip_id)))
-    return all(os.path.realpath(a) == os.path.realpath(b) or (os.path.isfile(a) and os.path.isfile(b)
-               and os.path.getsize(a) == os.path.getsize(b) and sha256_file(a) == sha256_file(b)) for a, b in files)
+def _quantile(lengths: Counter[int], share: float) -> int:
+    """The length that so large a share of the texts does not exceed."""
+    left = share * lengths.total()
+    for length in sorted(lengths):
+        left -= lengths[length]
+        if left <= 0:
+            break
+    return length
 
 
 def main(argv: Sequence[str]) -> int:
@@ -193,15 +225,29 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, help="open so many clips of each dataset; default: all")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read; default: one per core")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes that read; default: one per core")
+    parser.add_argument("--threshold", type=_share, help="share of unreadable clips of a dataset from which the status is 1")
     own, rest = parser.parse_known_args(argv)
     setup_logging(None)
     try:
-        reports = check(load_config(rest), own.clips, own.workers)
+        reports = check(load_config(rest), own.clips, own.workers, own.threshold)
     except (ConfigError, LoaderError) as error:
         logger.error("%s: %s", type(error).__name__, error)
         return 2
+    except KeyboardInterrupt:
+        logger.error("stopped; nothing was changed")
+        return 130
     return int(any(report.failed for report in reports))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got '{text}'")
+    return value
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ SHA-256, that it was read with. Of several processes one converts and the others
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -16,8 +15,7 @@ import logging
 import os
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +24,7 @@ import numpy as np
 
 from config.tasks import CaptionKind
 from data.annotations import Annotations
+from data.derived import first_writable, locked, places
 from data.json_stream import entries
 from data.rows import KINDS, AnnotationError, Row, RowReader
 from utils.files import sha256_file, write_atomically
@@ -116,36 +115,18 @@ def load_mapped(path: Path, reader: RowReader) -> MappedAnnotations:
     if importlib.util.find_spec("pyarrow") is None:
         raise AnnotationError(f"{path}: annotations of {path.stat().st_size / 2**20:.0f} MiB are kept in a memory-mapped file, which needs "
                               "pyarrow: run `pip install pyarrow`")
-    places = _places(path, reader)
-    for arrow in places:
+    key = hashlib.sha256(json.dumps([FORMAT, *reader.settings]).encode()).hexdigest()[:8]
+    candidates = places(path, "annotations", f"{key}.arrow")
+    for arrow in candidates:
         facts = _known(path, arrow)
         if facts is not None:
             break
     else:
-        usable = [place for place in places if _writable(place.parent)]
-        if not usable:
-            folders = " nor ".join(str(place.parent) for place in places)
-            raise AnnotationError(f"{path}: its rows are kept in a memory-mapped file, but neither {folders} can be written; make one of "
-                                  "them writable, or set XDG_CACHE_HOME to a folder that is")
-        arrow = usable[0]
-        with _locked(arrow):
+        arrow = first_writable(candidates, f"{path}: its rows are kept in a memory-mapped file", AnnotationError)
+        with locked(arrow, "converted"):
             facts = _known(path, arrow) or _convert(path, arrow, reader)
     reader.blanks = facts["blanks"]
     return MappedAnnotations(path, arrow, facts)
-
-
-def _places(path: Path, reader: RowReader) -> list[Path]:
-    """Where the columns may lie: beside the JSON, or where that folder cannot be written, in the user's cache."""
-    key = hashlib.sha256(json.dumps([FORMAT, *reader.settings]).encode()).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "omnivast", "annotations")
-    own = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    return [path.with_name(f"{path.name}.{key}.arrow"), cache / f"{own}.{path.name}.{key}.arrow"]
-
-
-def _writable(folder: Path) -> bool:
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return os.access(folder, os.W_OK)
 
 
 def _known(path: Path, arrow: Path) -> dict[str, Any] | None:
@@ -168,20 +149,6 @@ def _known(path: Path, arrow: Path) -> dict[str, Any] | None:
 
 def _facts_of(arrow: Path) -> Path:
     return arrow.with_name(arrow.name + ".json")
-
-
-@contextmanager
-def _locked(arrow: Path) -> Iterator[None]:
-    """Held by one process at a time, and let go when it ends, however it ends."""
-    with open(arrow.with_name(arrow.name + ".lock"), "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("%s is being converted by another process; waiting for it", arrow)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks: each converts for itself, and the last one's rename holds
-            logger.warning("%s: this file system has no locks (%s)", arrow, error)
-        yield
 
 
 # -------------------------------------------------------------------------------------------------------------- conversion

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import torch
 
 from config.schema import DatasetConfig, task_of
@@ -12,34 +15,39 @@ from data.batch import Sample
 from data.deadline import DeadlineError, within
 from data.media import MediaError
 from data.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
+from data.shard_set import gather_texts, open_shards
 from data.spec import DataError, InputSpec, UnreadableError
 from utils.random import generator
 
 MAX_REPLACEMENTS = 20
 
+logger = logging.getLogger("omnivast")
+
 
 class IndexedDataset:
-    """One corpus of type ``annoindexed``."""
+    """One corpus: an annotation file, and folders (type ``annoindexed``) or tar shards (``srcindexed``) with media."""
 
     def __init__(self, config: DatasetConfig, spec: InputSpec, *, seed: int, training: bool) -> None:
-        """Reads and checks the annotations and the folders. Raises DataError or AnnotationError."""
+        """Reads and checks the annotations and the folders or shards. Raises DataError or AnnotationError."""
         self.config, self.training, self.seed, self.name = config, training, seed, config.name
-        if config.type != "annoindexed":
-            raise DataError(
-                f"dataset '{config.name}': type '{config.type}' (tar shards) cannot be read yet; use \"type\": \"annoindexed\" with a JSON "
-                "list as 'txt' and media folders"
-            )
         try:
             self.task = task_of(config)
         except TaskError as error:
             raise DataError(f"dataset '{config.name}': {error}") from None
-        if not config.txt:
-            raise DataError(f"dataset '{config.name}': give the annotation file as 'txt'")
-        self.reader = ClipReader(config, self.task, spec, training=training)
+        self.shards = open_shards(config.name, config.shards, training=training) if config.type == "srcindexed" else None
         optional = not training and (spec.captioner_mode or config.annfile is not None)
+        txt: str | Path = config.txt
+        if not txt and self.shards is not None:
+            txt = gather_texts(config.name, self.shards, config.ignore_fields, optional)
+        if not txt:
+            raise DataError(f"dataset '{config.name}': give the annotation file as 'txt'")
+        self.reader = ClipReader(config, self.task, spec, training=training, shards=self.shards)
         self.annotations = load_annotations(
-            config.txt, self.task, training=training, ignore_fields=config.ignore_fields, captions_optional=optional
+            txt, self.task, training=training, ignore_fields=config.ignore_fields, captions_optional=optional
         )
+        if self.shards is not None and not config.txt and len(self) < len(self.shards):
+            logger.error("dataset '%s': %d clips have no texts, since their shards are cut, and are left out", self.name,
+                         len(self.shards) - len(self))
         self.reader.check_exists([self.annotations[row].clip_id for row in range(min(FIRST_CLIPS_CHECKED, len(self)))])
         if not training:
             self.reader.say_what_is_silent(self.annotations.ids())
@@ -48,6 +56,12 @@ class IndexedDataset:
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def shard_numbers(self) -> torch.Tensor | None:
+        """(rows,) the shard of each row where the config asks for few shards at a time; rows that no shard has stand with the first."""
+        if self.shards is None or not self.config.shuffle_shards:
+            return None
+        return torch.from_numpy(self.shards.shards_of(self.annotations.ids())).clamp(min=0)
 
     def sample(self, position: int, row: int) -> Sample:
         """Training: the clip of ``row`` with the draws of ``position``. An unreadable clip is replaced by the next that can be

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -14,10 +15,13 @@ from config.tasks import CaptionKind, Objective, Task
 from data.annotations import load_references
 from data.batch import Batch, Sample, collate
 from data.dataset import IndexedDataset
-from data.mixture import Corpus, Mixture, planned_steps, scale_steps
+from data.mixture import Corpus, Mix, Mixture, planned_steps, scale_steps
 from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
+from utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
+MOST_WORKERS = 16
+"""Of one process, when they are sized automatically: more rarely feed a GPU better, and each takes memory."""
 
 Key = tuple[int, int, int]
 """(corpus, position, row)."""
@@ -41,7 +45,7 @@ class TrainLoader:
         world_size: int = 1,
         accumulation: int = 1,
         num_train_steps: int | None = None,
-        mix: Literal["random", "round-robin", "in-order"] = "random",
+        mix: Mix = "random",
         pin_memory: bool = False,
     ) -> None:
         """Reads and checks all annotations. Raises DataError, AnnotationError."""
@@ -60,14 +64,14 @@ class TrainLoader:
             raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
-            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config)
+            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config, source.shard_numbers())
             for source, own in zip(self._sources, steps)
         ]
         self._mixture = Mixture(self.corpora, seed=seed, accumulation=accumulation, mix=mix)
         self.total_steps = self._mixture.total_steps
         self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
         self._fetcher = _Fetcher(self._sources, tokenizer)
-        self._workers = max(config.n_workers for config in datasets)
+        self._workers = max(workers(config) for config in datasets)
         self._pin_memory = pin_memory
 
     def task(self, corpus: str) -> Task:
@@ -154,7 +158,7 @@ class EvalLoader:
         """The clips of these annotation rows, in this order. Unreadable ones are left out and named in their batch's ``unreadable``."""
         size = self._batch_size
         batches = [[(0, row, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
-        return BatchStream(data_loader(self._fetcher, batches, min(self.config.n_workers, len(batches)), self._pin_memory))
+        return BatchStream(data_loader(self._fetcher, batches, min(workers(self.config), len(batches)), self._pin_memory))
 
     def _references(self) -> dict[str, list[str]]:
         """Clip id → reference captions, from ``annfile`` or from the annotations. Raises DataError when ``annfile`` lacks a clip."""
@@ -211,6 +215,7 @@ class _Fetcher(Dataset):
         self._sources, self._tokenizer = list(sources), tokenizer
 
     def __getitems__(self, keys: list[Key]) -> Batch:
+        began = time.perf_counter()
         source = self._sources[keys[0][0]]
         unreadable: list[tuple[str, str]] = []
         samples = []
@@ -222,6 +227,7 @@ class _Fetcher(Dataset):
                 unreadable.append(result)
         batch = collate(samples, corpus=source.name, tokenizer=self._tokenizer, lengths=source.lengths, task=source.task)
         batch.unreadable += unreadable
+        batch.read_seconds = time.perf_counter() - began
         return batch
 
 
@@ -237,16 +243,24 @@ class _StepSampler:
                 yield self._loader.keys(step, micro)
 
 
-def data_loader(fetcher: Dataset, batches: Any, workers: int, pin_memory: bool) -> DataLoader:
+def workers(config: DatasetConfig) -> int:
+    """Processes that read a dataset for one process of the training; -1 in the config: one for each core that this process may use but
+    the one that it computes with itself."""
+    if config.n_workers >= 0:
+        return config.n_workers
+    return max(1, min(MOST_WORKERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
+
+
+def data_loader(fetcher: Dataset, batches: Any, processes: int, pin_memory: bool) -> DataLoader:
     """Forked workers share the annotations' memory, but a process that has used CUDA must not fork."""
-    context = ("forkserver" if torch.cuda.is_available() else "fork") if workers else None
+    context = ("forkserver" if torch.cuda.is_available() else "fork") if processes else None
     return DataLoader(
         fetcher,
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=processes,
         collate_fn=_as_is,
         pin_memory=pin_memory,
-        prefetch_factor=PREFETCH_PER_WORKER if workers else None,
+        prefetch_factor=PREFETCH_PER_WORKER if processes else None,
         multiprocessing_context=context,
         worker_init_fn=_start_worker,
         # Its own generator: the DataLoader's seed must not be drawn from the model's random state.

@@ -6,7 +6,7 @@ whatever goes wrong in a file is a ``MediaError`` that names it.
 
 from __future__ import annotations
 
-import functools
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -19,7 +19,6 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -27,6 +26,8 @@ from data.audio import SAMPLE_RATE
 from data.boxes import cut_in_index
 from data.decoders import Decoder
 from data.packets import PacketTable, Run, length_bytes
+from data.parts import CutError, Part, Source, as_source, content, span, url
+from data.pixels import ToPixels
 from data.soundtrack import SoundTrack
 from data.vision import FrameTransform
 
@@ -46,7 +47,7 @@ so it must be a function of the number alone."""
 class MediaError(ValueError):
     """A media file that cannot be read: ``path`` and ``reason``."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Path | Part, reason: str) -> None:
         super().__init__(str(path), reason)
         self.path, self.reason = str(path), reason
 
@@ -137,7 +138,7 @@ def check_id(clip_id: str) -> None:
 
 
 def read_clip(
-    path: str | Path,
+    path: str | Path | Part,
     choose: Choice | None,
     *,
     transform: FrameTransform | None = None,
@@ -155,12 +156,12 @@ def read_clip(
 
     Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
     """
-    path = str(path)
+    path = as_source(path)
     if choose is None or decoder is not None:
         clip = Clip(waveform=read_sound(path, rate) if sound else None)
         if choose is not None and decoder is not None:
             with _named(path):
-                chosen, clip.frame_count = decoder.frames(path, choose)
+                chosen, clip.frame_count = decoder.frames(str(path), choose)
                 clip.frames = torch.stack([transform(frame) if transform else frame for frame in chosen])
         return clip
     with _open(path) as container:
@@ -173,7 +174,7 @@ def read_clip(
         return _decode_whole(path, choose, transform, sound, rate)
 
 
-def _decode_whole(path: str, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int) -> Clip:
+def _decode_whole(path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int) -> Clip:
     """Every frame is decoded, once where the container declares their number rightly."""
     with _open(path) as container:
         stream = _video_stream(container, path)
@@ -194,9 +195,9 @@ def _decode_whole(path: str, choose: Choice, transform: FrameTransform | None, s
     return clip
 
 
-def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Tensor | None:
+def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE) -> Tensor | None:
     """(samples,) float32 in [-1, 1], mono, at ``rate`` Hz, of a sound file or of a video's track; None when it has no sound."""
-    path = str(path)
+    path = as_source(path)
     with _open(path) as container:
         audio = container.streams.best("audio")
         if audio is None:
@@ -210,7 +211,7 @@ def read_sound(path: str | Path, rate: int = SAMPLE_RATE) -> Tensor | None:
         return track.waveform()
 
 
-def _decode_chosen(container: InputContainer, path: str, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int
+def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int
                    ) -> Clip | None:
     """One pass over the packets for the sound and the frames' times, then only what the chosen frames need is decoded, from key frame to
     key frame. None where the packets do not tell what that is, or decoding did not give the frames that they promise."""
@@ -218,7 +219,7 @@ def _decode_chosen(container: InputContainer, path: str, choose: Choice, transfo
     streams = [stream for stream in (video, audio) if stream is not None]
     for stream in streams:
         stream.codec_context.thread_count = 1
-    table, track, to_rgb = PacketTable(video.codec_context.extradata), SoundTrack(rate), VideoReformatter()
+    table, track, to_pixels = PacketTable(video.codec_context.extradata), SoundTrack(rate), ToPixels(transform)
     for packet in container.demux(streams):
         if packet.stream is audio:
             for frame in cast(list[Any], packet.decode()):
@@ -239,8 +240,7 @@ def _decode_chosen(container: InputContainer, path: str, choose: Choice, transfo
         for frame in _decode_run(container, video, run):
             decoded += 1
             if frame.pts in numbers:
-                rgb = to_rgb.reformat(frame, *size, "rgb24", **_one_thread())
-                kept[numbers[frame.pts]] = _to_tensor(rgb, frame.rotation, transform)
+                kept[numbers[frame.pts]] = to_pixels(frame, size)
     if runs is None or decoded != sum(len(run.times) for run in runs) or kept.keys() != set(indices):
         return None
     return Clip(torch.stack([kept[index] for index in indices]), len(times), decoded, track.waveform())
@@ -261,7 +261,7 @@ def _decode_run(container: InputContainer, video: Any, run: Run) -> Iterator[Any
 
 
 def _decode(
-    container: InputContainer, path: str, wanted: set[int], transform: FrameTransform | None, sound: bool, rate: int
+    container: InputContainer, path: Source, wanted: set[int], transform: FrameTransform | None, sound: bool, rate: int
 ) -> tuple[Clip, dict[int, Tensor]]:
     """One pass: the clip without its frames, and the wanted frames by index."""
     video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
@@ -269,7 +269,7 @@ def _decode(
     for stream in streams:
         stream.codec_context.thread_count = 1
     kept: dict[int, Tensor] = {}
-    track, to_rgb = SoundTrack(rate), VideoReformatter()
+    track, to_pixels = SoundTrack(rate), ToPixels(transform)
     count, end, size = 0, 0.0, (0, 0)
     for packet in container.demux(streams):
         if packet.stream is audio:
@@ -280,32 +280,14 @@ def _decode(
             if count == 0:
                 size = (frame.width, frame.height)
             if count in wanted:
-                kept[count] = _to_tensor(to_rgb.reformat(frame, *size, "rgb24", **_one_thread()), frame.rotation, transform)
+                kept[count] = to_pixels(frame, size)
             count += 1
             end = max(end, frame.time or 0.0)
     _check_whole(path, container, count, max(end, track.seconds), audio is not None)
     return Clip(frame_count=count, decoded=count, waveform=track.waveform()), kept
 
 
-def _to_tensor(frame: av.VideoFrame, rotation: int, transform: FrameTransform | None) -> Tensor:
-    """An RGB frame as (3, H, W) uint8, turned upright by ``rotation`` degrees, transformed."""
-    image = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
-    if rotation % 360:
-        image = torch.rot90(image, round(rotation / 90), dims=(1, 2))
-    return (transform(image) if transform else image).contiguous()
-
-
-@functools.cache
-def _one_thread() -> dict[str, int]:
-    """The argument that keeps colour conversion on one thread, where this PyAV has it (starting threads costs more than it saves)."""
-    try:
-        VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), 16, 16, "rgb24", threads=1)
-    except TypeError:
-        return {}
-    return {"threads": 1}
-
-
-def _video_stream(container: InputContainer, path: str) -> Any:
+def _video_stream(container: InputContainer, path: Source) -> Any:
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         raise MediaError(path, "it has no video stream")
@@ -315,7 +297,7 @@ def _video_stream(container: InputContainer, path: str) -> Any:
     return stream
 
 
-def _check_whole(path: str, container: InputContainer, count: int, end: float, heard: bool) -> None:
+def _check_whole(path: Source, container: InputContainer, count: int, end: float, heard: bool) -> None:
     """mp4 and mov say themselves where they were cut; the others just end, earlier than their header declares.
 
     ``count`` frames were decoded, the last stream decoded ends at ``end`` seconds; ``heard``: sound was decoded too.
@@ -340,13 +322,13 @@ def _tagged_seconds(tag: str) -> float | None:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[InputContainer]:
+def _open(path: Source) -> Iterator[InputContainer]:
     """The container, closed at the end; every failure in between becomes a MediaError."""
     with _named(path):
-        if os.path.getsize(path) == 0:
+        if span(path)[2] == 0:
             raise MediaError(path, "the file is empty")
         try:
-            container = av.open(f"file:{path}", metadata_errors="ignore", options={"format_whitelist": FORMATS})
+            container = av.open(url(path), metadata_errors="ignore", options={"format_whitelist": FORMATS})
         except av.InvalidDataError:
             raise MediaError(path, "not a video or sound file, or truncated") from None
         with container:
@@ -356,7 +338,7 @@ def _open(path: str) -> Iterator[InputContainer]:
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
+def _named(path: Source) -> Iterator[None]:
     """Whatever a decoder raises on a file, and they raise almost anything, becomes a MediaError that names the file."""
     try:
         yield
@@ -364,6 +346,8 @@ def _named(path: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise MediaError(path, "no such file") from None
+    except CutError as error:
+        raise MediaError(path, f"truncated: {error}") from None
     except av.InvalidDataError:
         raise MediaError(path, "truncated or damaged: a part of it cannot be decoded") from None
     except Exception as error:
@@ -373,14 +357,14 @@ def _named(path: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------------ images
 
 
-def read_image(path: str | Path, transform: FrameTransform | None = None) -> Tensor:
+def read_image(path: str | Path | Part, transform: FrameTransform | None = None) -> Tensor:
     """(3, H, W) uint8 RGB, upright by its EXIF orientation. Raises MediaError."""
-    path = str(path)
+    path = as_source(path)
     with _named(path):
-        if os.path.getsize(path) == 0:
+        if span(path)[2] == 0:
             raise MediaError(path, "the file is empty")
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(content(path)) if isinstance(path, Part) else path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise MediaError(path, f"{image.width}x{image.height} is larger than {MAX_PIXELS} pixels")
                 pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -29,6 +29,11 @@ class Corpus:
     batch_size: int
     """Clips per batch over all processes; a step takes ``gradient_accumulation_steps`` batches."""
     config: DatasetConfig
+    shards: torch.Tensor | None = None
+    """(rows,) the shard of each row, where ``config.shuffle_shards`` of them are read at a time."""
+
+
+Mix = Literal["random", "round-robin", "in-order", "interleaved"]
 
 
 def planned_steps(config: DatasetConfig, rows: int, accumulation: int) -> int:
@@ -56,36 +61,39 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
 class Mixture:
     """The plan of a whole run."""
 
-    def __init__(
-        self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Literal["random", "round-robin", "in-order"] = "random"
-    ) -> None:
-        """Every corpus gets exactly its steps: in a seeded random order, taking turns as evenly as their shares allow, or one
-        corpus after the other (a curriculum)."""
+    def __init__(self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Mix = "random") -> None:
+        """Every corpus gets exactly its steps: in a seeded random order, taking turns as evenly as their shares allow, or one corpus
+        after the other (a curriculum). Interleaved: the micro-batches of a step take turns in this way, so that one step is the mean
+        over several corpora, each weighted by its share of the micro-batches."""
         self.corpora, self.seed, self.accumulation = list(corpora), seed, accumulation
         steps = np.array([corpus.steps for corpus in corpora], dtype=np.int64)
         self.total_steps = int(steps.sum())
-        owners = np.repeat(np.arange(len(corpora), dtype=np.int16), steps)
+        self._together = 1 if mix == "interleaved" else accumulation
+        """Micro-batches that are of one corpus: a turn."""
+        turns = steps * (accumulation // self._together)
+        owners = np.repeat(np.arange(len(corpora), dtype=np.int16), turns)
         if mix == "random":
             owners = np.random.Generator(np.random.PCG64(stable_seed(seed, "mixture"))).permutation(owners)
-        elif mix == "round-robin":
-            due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in steps]) if len(steps) else np.empty(0)
+        elif mix != "in-order":
+            due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in turns]) if len(turns) else np.empty(0)
             owners = owners[np.argsort(due, kind="stable")]
         self._owners = owners
-        self._earlier = np.empty(self.total_steps, dtype=np.int64)
-        for corpus, count in enumerate(steps):
+        self._earlier = np.empty(len(owners), dtype=np.int64)
+        for corpus, count in enumerate(turns):
             self._earlier[owners == corpus] = np.arange(count)
         self._orders: dict[int, tuple[int, torch.Tensor]] = {}
 
-    def corpus_at(self, step: int) -> int:
-        """Index of the corpus that optimiser step ``step`` reads."""
-        return int(self._owners[step])
+    def corpus_at(self, step: int, micro: int = 0) -> int:
+        """Index of the corpus that micro-batch ``micro`` of optimiser step ``step`` reads."""
+        return int(self._owners[(step * self.accumulation + micro) // self._together])
 
     def batch(self, step: int, micro: int) -> tuple[int, list[tuple[int, int]]]:
         """The corpus and the global batch of micro-batch ``micro`` of a step, as (position, row). Positions count the clips read
         of a corpus since the start of training: clip ``p`` belongs to epoch ``p // rows``, each of which is a new order of all rows."""
-        corpus = self.corpus_at(step)
+        corpus = self.corpus_at(step, micro)
         size = self.corpora[corpus].batch_size
-        first = (int(self._earlier[step]) * self.accumulation + micro) * size
+        turn, place = divmod(step * self.accumulation + micro, self._together)
+        first = (int(self._earlier[turn]) * self._together + place) * size
         return corpus, [(position, self._row(corpus, position)) for position in range(first, first + size)]
 
     def _row(self, corpus: int, position: int) -> int:
@@ -93,6 +101,14 @@ class Mixture:
         epoch, place = divmod(position, rows)
         kept = self._orders.get(corpus)
         if kept is None or kept[0] != epoch:
-            order = torch.randperm(rows, generator=generator(self.seed, "order", self.corpora[corpus].name, epoch))
-            kept = self._orders[corpus] = (epoch, order)
+            kept = self._orders[corpus] = (epoch, self._order(self.corpora[corpus], epoch))
         return int(kept[1][place])
+
+    def _order(self, corpus: Corpus, epoch: int) -> torch.Tensor:
+        """(rows,) all rows in the order of an epoch: wholly at random, or at random within blocks of a few shards at random."""
+        draws = generator(self.seed, "order", corpus.name, epoch)
+        order = torch.randperm(corpus.rows, generator=draws)
+        if corpus.shards is None:
+            return order
+        blocks = torch.randperm(int(corpus.shards.max()) + 1, generator=draws) // corpus.config.shuffle_shards
+        return order[torch.argsort(blocks[corpus.shards[order]], stable=True)]

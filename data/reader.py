@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from torch import Tensor
 from config.schema import DatasetConfig
 from config.tasks import Modality, Task
 from data import audio, media, vision
-from data.cache import MAX_FRAMES, MAX_MEL, ClipCache
+from data.cache import MAX_FRAMES, ClipCache
 from data.decoders import load_decoder
 from data.media import Clip, MediaError, MediaFolder
+from data.parts import Source
+from data.shard_set import ShardFolder, Shards
 from data.spec import DataError, InputSpec
 from utils.random import generator
 
@@ -42,13 +45,14 @@ class ClipMedia:
 class ClipReader:
     """Reads clips of one corpus by id."""
 
-    def __init__(self, config: DatasetConfig, task: Task, spec: InputSpec, *, training: bool) -> None:
-        """Checks settings and folders. Raises DataError."""
-        self.config, self.spec, self.training = config, spec, training
+    def __init__(self, config: DatasetConfig, task: Task, spec: InputSpec, *, training: bool, shards: Shards | None = None) -> None:
+        """Checks settings and folders; ``shards`` stand in place of folders. Raises DataError."""
+        self.config, self.spec, self.training, self._shards = config, spec, training, shards
         self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
         self._where = f"dataset '{config.name}'"
         self._check_settings(task)
-        own_sound = self.needs_audio and not config.audio
+        apart = bool(config.audio) if shards is None else shards.holds(media.SOUND_EXTENSIONS)
+        own_sound = self.needs_audio and not apart
         self._vision = self._folder("vision") if self.needs_vision or own_sound else None
         self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
         try:
@@ -57,7 +61,6 @@ class ClipReader:
             raise DataError(f"{self._where}: {error}") from None
         self._cache = ClipCache(config.cache_dir) if config.cache_dir and (self._vision or self._audio) else None
         self._frontend = audio.find_frontend(spec.audio_frontend)
-        self._settings = (spec.resolution, spec.mel_bins, spec.audio_frontend, config.video_decoder, self.needs_vision, self.needs_audio)
 
     def read(self, clip_id: str, key: tuple[object, ...]) -> ClipMedia:
         """The clip's frames and sound; in training with the draws of ``key``. Raises MediaError."""
@@ -77,26 +80,28 @@ class ClipReader:
             number = self.config.audio_sample_num or 1
             return audio.slice_plan(count, self.spec.target_length, number, self.training, self._draws(key, "slices"))
 
-        entry = self._cache.entry([file for file in (seen, heard) if file], self._settings) if self._cache else None
-        found = None
-        if self._cache and entry:
-            found = self._cache.read(entry, choose if self.needs_vision else None, plan if self.needs_audio else None,
-                                     self.spec.target_length, self._frontend)
-        frames, slices = found if found is not None else self._decode(seen, heard, choose, plan, entry, key)
+        frames, slices = self._kept(seen, heard, choose, plan)
+        to_see, to_hear = self.needs_vision and frames is None, heard is not None and slices is None
+        if to_see or to_hear:
+            decoded = self._decode(seen if to_see else None, heard if to_hear else None, choose, plan, key)
+            frames = decoded[0] if to_see else frames
+            slices = decoded[1] if to_hear else slices
+        if isinstance(slices, str):
+            slices = None
         silent = self.needs_audio and slices is None
         if silent:
             slices = self._slices(torch.zeros(0, self.spec.mel_bins), [0] * (self.config.audio_sample_num or 1))
         return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent, frame_count=frame_count)
 
-    def files(self, clip_id: str) -> list[str]:
+    def files(self, clip_id: str) -> list[Source]:
         """The clip's files or folders that are there: what is seen, then what is heard where that is another."""
-        found = []
+        found: list[Source] = []
         for folder in (self._vision, self._audio):
             with suppress(MediaError):
                 found += [folder.find(clip_id)] if folder else []
         return found
 
-    def _sound_of(self, clip_id: str, seen: str | None) -> str | None:
+    def _sound_of(self, clip_id: str, seen: Source | None) -> Source | None:
         """The file with the clip's sound. None where the task also sees the clip and the sound folder has no file for it: extracting the
         sound of a silent video gives none, and such a clip is silent, as in the release. Raises MediaError where sound is all there is."""
         if self._audio is None:
@@ -114,8 +119,9 @@ class ClipReader:
             return
         silent = [clip_id for clip_id in clip_ids if self._sound_of(clip_id, None) is None]
         if silent:
-            logger.warning("%s: %d of %d clips have no file in the audio folder '%s' and count as silent, '%s' first", self._where,
-                           len(silent), len(clip_ids), self._audio.folder, silent[0])
+            where = f"file in the audio folder '{self._audio.folder}'" if self._shards is None else f"sound member in {self._shards}"
+            logger.warning("%s: %d of %d clips have no %s and count as silent, '%s' first", self._where, len(silent), len(clip_ids), where,
+                           silent[0])
 
     def check_exists(self, clip_ids: Sequence[str]) -> None:
         """Raises DataError when none of the first clips has a file: the folder is then the wrong one."""
@@ -130,53 +136,67 @@ class ClipReader:
                 except MediaError as error:
                     missing.append(error.path)
             else:
+                where = f"is in the {key} folder '{folder.folder}'" if self._shards is None else f"has a {key} member in {self._shards}"
                 raise DataError(
-                    f"{self._where}: none of its first {len(missing)} clips is in the {key} folder '{folder.folder}'; looked for "
-                    f"{', '.join(missing[:3])} with the extensions {', '.join(media.EXTENSIONS)}"
+                    f"{self._where}: none of its first {len(missing)} clips {where}; looked for {', '.join(missing[:3])} with the "
+                    f"extensions {', '.join(media.EXTENSIONS)}"
                 )
 
     # ------------------------------------------------------------------------------------------------------- decoding
 
     def _decode(
-        self, seen: str | None, heard: str | None, choose: media.Choice, plan: media.Choice, entry: Path | None, key: tuple[object, ...]
+        self, seen: Source | None, heard: Source | None, choose: media.Choice, plan: media.Choice, key: tuple[object, ...]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """(frames, spectrogram slices); None for what the task does not need or the clip does not have. Fills the cache."""
+        """(frames of ``seen``, spectrogram slices of ``heard``); None where the clip has none, or none is asked for. Fills the cache."""
 
         def all_or_chosen(count: int) -> list[int]:
             return list(range(count)) if count <= MAX_FRAMES else choose(count)
 
-        clip = self._decode_files(seen, heard, all_or_chosen if entry else choose, key)
-        mel = None
+        clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key)
+        frames, mel = clip.frames, None
         if clip.waveform is not None:
             mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins)
             mel = mel if len(mel) else None
-        frames = clip.frames
-        if self._cache and entry and clip.frame_count <= MAX_FRAMES:
-            if mel is None or len(mel) <= MAX_MEL:
-                self._cache.write(entry, frames, mel)
-            frames = frames[choose(clip.frame_count)] if frames is not None else None
-        slices = None
-        if mel is not None:
-            slices = self._slices(mel, plan(len(mel)))
+        if self._cache and seen and frames is not None and clip.frame_count <= MAX_FRAMES:
+            self._cache.write_frames(self._frames_entry(self._cache, seen), frames)
+            frames = frames[choose(clip.frame_count)]
+        if self._cache and heard:
+            self._cache.write_mel(self._mel_entry(self._cache, heard), mel)
+        return frames, self._slices(mel, plan(len(mel))) if mel is not None else None
+
+    def _kept(self, seen: Source | None, heard: Source | None, choose: media.Choice,
+              plan: media.Choice) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
+        """What the cache has of the frames and slices that the task needs."""
+        frames, slices = None, None
+        if self._cache and self.needs_vision and seen:
+            frames = self._cache.frames(self._frames_entry(self._cache, seen), choose)
+        if self._cache and self.needs_audio and heard:
+            slices = self._cache.slices(self._mel_entry(self._cache, heard), plan, self.spec.target_length, self._frontend)
         return frames, slices
+
+    def _frames_entry(self, cache: ClipCache, seen: Source) -> Path:
+        return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder)
+
+    def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
+        return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend)
 
     def _slices(self, mel: Tensor, indices: list[int]) -> Tensor:
         return audio.take_slices(mel, len(mel), self.spec.mel_bins, indices, self.spec.target_length, self._frontend)
 
-    def _decode_files(self, seen: str | None, heard: str | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
+    def _decode_files(self, seen: Source | None, heard: Source | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
         """Frames and sound of the files, in one pass where they are one file."""
         transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"))
         clip = Clip()
-        if self.needs_vision and seen:
+        if seen:
             if self.config.vision_format == "video_rawvideo":
                 clip = media.read_clip(seen, choose, transform=transform, sound=heard == seen, decoder=self._decoder,
                                        rate=self._frontend.rate)
             elif self.config.vision_format == "video_frame":
-                clip = media.read_frame_folder(seen, choose, transform)
+                clip = media.read_frame_folder(str(seen), choose, transform)
             else:
                 image = media.read_image(seen, transform)
                 clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
-        if heard and not (self.needs_vision and heard == seen):
+        if heard and heard != seen:
             clip.waveform = media.read_sound(heard, self._frontend.rate)
         return clip
 
@@ -189,9 +209,10 @@ class ClipReader:
     def _check_settings(self, task: Task) -> None:
         config, where = self.config, self._where
         lacks = f"{where}: dataset without the modality that its task needs: task '{task}' has a group with"
-        if self.needs_vision and not config.vision:
+        if self._shards is None and self.needs_vision and not config.vision:
             raise DataError(f"{lacks} v (vision); give the folder of videos, frames or images as 'vision'")
-        if self.needs_audio and not config.audio and (config.vision_format != "video_rawvideo" or not config.vision):
+        in_videos = bool(config.vision or self._shards) and config.vision_format == "video_rawvideo"
+        if self.needs_audio and not config.audio and not in_videos and not (self._shards and self._shards.holds(media.SOUND_EXTENSIONS)):
             raise DataError(f"{lacks} a (audio); give the folder of sound files as 'audio', or videos with sound as 'vision'")
         if self.needs_vision and config.vision_sample_num is None:
             raise DataError(f"{where}: its task needs vision; give 'vision_sample_num', the frames per clip")
@@ -203,8 +224,12 @@ class ClipReader:
             if config.vision_format == "video_frame":
                 raise DataError(f'{where}: cache_dir is for videos and images; "vision_format": "video_frame" is decoded already')
 
-    def _folder(self, key: str) -> MediaFolder:
+    def _folder(self, key: str) -> MediaFolder | ShardFolder:
         """The folder under ``key``, checked. Raises DataError."""
+        if self._shards is not None:
+            kind = "sound" if key == "audio" else "image" if self.config.vision_format == "image_rawimage" else "video"
+            endings = {"sound": media.SOUND_EXTENSIONS, "image": media.IMAGE_EXTENSIONS, "video": media.VIDEO_EXTENSIONS}[kind]
+            return ShardFolder(self._shards, kind, endings)
         folder = getattr(self.config, key)
         if not Path(folder).is_dir():
             raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,11 @@ from config.tasks import CaptionKind
 
 class DataError(ValueError):
     """A dataset that cannot be used as configured; the message names the dataset, the key or file, and what was expected."""
+
+
+def kind_of_fault(reason: str) -> str:
+    """The reason why a clip cannot be read, without what differs from clip to clip: its path and numbers."""
+    return re.sub(r"\d+(\.\d+)?", "N", reason.rsplit(": ", 1)[-1])
 
 
 class UnreadableError(RuntimeError):

@@ -19,11 +19,12 @@ import PIL
 from corpus.omnistamps.annotations import annotation_files, training_texts
 from corpus.omnistamps.ceilings import ceilings
 from corpus.omnistamps.compose import Job, compose
-from corpus.omnistamps.facts import Clip, Stamp, draw_clips, entities_of, read_stamps, size_named
+from corpus.omnistamps.facts import SPLITS, Clip, Stamp, clip_id, draw_clips, entities_of, read_stamps, size_named
 from corpus.omnistamps.texts import write_texts
 from corpus.omnistamps.vocabulary import train_vocabulary
 from utils.files import sha256_file, write_atomically
 from utils.log import Progress, progress
+from utils.machine import cores
 from utils.random import stable_seed
 
 log = logging.getLogger("omnivast")
@@ -64,23 +65,18 @@ def build(
     clips = draw_clips(entities_of(choice, stamps), choice.clips, seed, choice.cells)
     hashes = _write_annotations(output, clips, stamps, seed, choice.vocabulary)
     jobs = [_job(clip, stamps, seed) for clip in clips]
-    _compose_missing(jobs, source, output / "clips", workers or _cpus())
+    _compose_missing(jobs, source, output / "clips", workers or cores())
     record = {
         **plan,
         "clips": choice.clips,
         "files": hashes,
-        "media_sha256": _media_hash(output / "clips", jobs),
+        "media_sha256": _media_hash(output / "clips", [job.clip_id for job in jobs]),
         "versions": {"av": av.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     }
     write_atomically(output / _FINISHED, json.dumps(record, indent=1) + "\n")
     (output / _STARTED).unlink(missing_ok=True)
     log.info("%s: finished the set '%s' (seed %d, %d clips)", output, size, seed, len(clips))
     return output
-
-
-def _cpus() -> int:
-    """CPUs that this process may use, where the system tells, else those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fingerprint(source: Path, stamps: dict[str, Stamp]) -> str:
@@ -125,7 +121,7 @@ def _check_plan(record: Path, plan: dict) -> None:
 
 
 def _finished(output: Path, plan: dict) -> bool:
-    """Whether the build is marked finished and all of its files are still there and whole."""
+    """Whether the build is marked finished and all of its files are still there and whole. Clips that are not are removed."""
     if not (output / _FINISHED).is_file():
         return False
     record = json.loads((output / _FINISHED).read_text())
@@ -133,7 +129,14 @@ def _finished(output: Path, plan: dict) -> bool:
         if not (output / name).is_file() or sha256_file(output / name) != sha256:
             log.info("%s: %s is missing or changed; making it again", output, name)
             return False
-    return len(_present(output / "clips")) == sum(record["clips"].values())
+    ids = [clip_id(split, index) for split in SPLITS for index in range(record["clips"][split])]
+    if not set(ids) <= _present(output / "clips"):
+        return False
+    if _media_hash(output / "clips", ids) != record["media_sha256"]:
+        log.warning("%s: some clips are not those that were built; making them all again", output)
+        shutil.rmtree(output / "clips")
+        return False
+    return True
 
 
 def _write_annotations(output: Path, clips: Sequence[Clip], stamps: dict[str, Stamp], seed: int, vocabulary: int) -> dict[str, str]:
@@ -184,9 +187,9 @@ def _composed(jobs: Sequence[Job], work: partial[str], workers: int) -> Iterator
         yield from pool.imap_unordered(work, jobs, chunksize=8)
 
 
-def _media_hash(folder: Path, jobs: Sequence[Job]) -> str:
-    """One hash over all clips in order, to tell whether two builds are the same."""
+def _media_hash(folder: Path, ids: Sequence[str]) -> str:
+    """One hash over these clips, to tell whether two builds are the same."""
     digest = hashlib.sha256()
-    for job in jobs:
-        digest.update((folder / f"{job.clip_id}.mp4").read_bytes())
+    for name in ids:
+        digest.update((folder / f"{name}.mp4").read_bytes())
     return digest.hexdigest()

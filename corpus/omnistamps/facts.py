@@ -200,9 +200,14 @@ def _settle(columns: list[list[str]], combinations: list[tuple[int, ...]], taken
     return False
 
 
+def clip_id(split: str, index: int) -> str:
+    """``train00007``."""
+    return f"{split}{index:05d}"
+
+
 def _dress(triples: list[Triple], split: str, rng: random.Random) -> list[Clip]:
     scenes = zip(*(deal(values, len(triples), rng) for values in (MOTIONS, BACKGROUNDS, NUMBERS)))
     return [
-        Clip(f"{split}{index:05d}", split, seen, motion, background, heard, said, number)
+        Clip(clip_id(split, index), split, seen, motion, background, heard, said, number)
         for index, ((seen, heard, said), (motion, background, number)) in enumerate(zip(triples, scenes))
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections import Counter
 from itertools import combinations
 
@@ -375,6 +376,16 @@ def test_a_damaged_set_is_mended(tmp_path, debug_set):
     build("debug", folder, workers=1)
     assert (folder / "build.json").read_text() == (debug_set / "build.json").read_text()
     assert (folder / "vocab.txt").read_text() == (debug_set / "vocab.txt").read_text()
+
+
+def test_clips_that_were_changed_are_made_again(tmp_path, debug_set, caplog):
+    mine = tmp_path / "mine"
+    shutil.copytree(debug_set, mine)
+    (mine / "clips" / "test00003.mp4").write_bytes((mine / "clips" / "test00004.mp4").read_bytes())
+    build("debug", mine, workers=1)
+    assert "some clips are not those that were built" in caplog.text
+    assert (mine / "clips" / "test00003.mp4").read_bytes() == (debug_set / "clips" / "test00003.mp4").read_bytes()
+    assert (mine / "build.json").read_text() == (debug_set / "build.json").read_text()
 
 
 def test_the_number_of_workers_does_not_matter(debug_set, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from config.tasks import Modality
 from data import media
@@ -83,18 +84,34 @@ def test_a_damaged_entry_is_replaced(corpus, spec, tmp_path):
     write_video(tmp_path / "videos" / "clip0.mp4", frames=4, size=32)
     config = one_clip(corpus, tmp_path)
     plain = samples(config, spec)
-    (entry,) = (tmp_path / "cache").rglob("*.safetensors")
-    whole = entry.read_bytes()
-    entry.write_bytes(whole[:100])
-    assert_equal(plain, samples(config, spec))
-    assert entry.read_bytes() == whole
+    entries = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert len(entries) == 2
+    for entry, whole in entries.items():
+        entry.write_bytes(whole[:100])
+        assert_equal(plain, samples(config, spec))
+        assert entry.read_bytes() == whole
 
 
 def test_long_clips_are_not_kept(corpus, spec, tmp_path):
     write_video(tmp_path / "videos" / "clip0.mp4", frames=70, size=32)
     config = one_clip(corpus, tmp_path)
     assert_equal(samples(one_clip(corpus, tmp_path, cache_dir=None), spec), samples(config, spec))
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    (entry,) = (tmp_path / "cache").rglob("*.safetensors")
+    with safe_open(entry, framework="pt") as file:
+        assert list(file.keys()) == ["mel"]
+
+
+def test_corpora_share_what_they_read_alike(corpus, spec, tmp_path, monkeypatch):
+    """A corpus that only sees fills the cache for one that sees and hears, which then decodes the sound alone."""
+    write_video(tmp_path / "videos" / "clip0.mp4", frames=4, size=32)
+    plain = samples(one_clip(corpus, tmp_path, cache_dir=None), spec)
+    samples(one_clip(corpus, tmp_path, task="ret%tv"), spec)
+    decode_pictures = media.read_clip
+    monkeypatch.setattr(media, "read_clip", None)
+    assert_equal(plain, samples(one_clip(corpus, tmp_path), spec))
+    monkeypatch.setattr(media, "read_clip", decode_pictures)
+    forbid_decoding(monkeypatch)
+    assert_equal(plain, samples(one_clip(corpus, tmp_path), spec))
 
 
 def test_a_full_disk_is_said_once_and_survived(corpus, spec, tmp_path, monkeypatch, caplog):

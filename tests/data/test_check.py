@@ -8,6 +8,7 @@ import pytest
 
 from config.schema import Config, DataConfig, ModelConfig, RunConfig
 from data.check import check, main
+from data.shards import Packing, pack
 from tests.data.conftest import vast_rows
 
 
@@ -75,3 +76,44 @@ def test_command_line(damaged, tmp_path, caplog):
     assert main(command) == 1
     assert main([*command, "--max_unreadable", "0.5"]) == 0
     assert main([*command, "--lerning_rate", "0.5"]) == 2
+
+
+def test_threshold_on_the_command_line_and_interruption(damaged, tmp_path, caplog, monkeypatch):
+    own = {"name": "clips", "txt": str(damaged.root / "train.json"), "vision": str(damaged.root / "videos"), "task": "ret%tv",
+           "vision_sample_num": 2, "steps": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"data_cfg": {"train": [own]}}))
+    command = ["--config", str(tmp_path / "config.json"), "--workers", "0"]
+    assert main([*command, "--threshold", "0.25"]) == 0  # 2 of 8
+    assert main([*command, "--threshold", "0.24"]) == 1
+    for wrong in ("2", "x", "-0.1"):
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--threshold", wrong])
+        assert end.value.code == 2
+    monkeypatch.setattr("data.check.check", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    caplog.clear()
+    assert main(command) == 130 and [record.getMessage() for record in caplog.records] == ["stopped; nothing was changed"]
+
+
+def test_lengths_beside_their_limits(corpus, caplog):
+    rows = [{"id": f"clip{i}", "desc": "word " * (10 * i + 1), "subtitle": "one, two" if i else ""} for i in range(8)]
+    with caplog.at_level(logging.INFO, "omnivast"):
+        check(config([corpus.config(txt=corpus.annotate("lengths.json", rows), task="ret%tvs")]))
+    assert "train clips: 8 omni captions, tokens at least: half up to 33, 95 % up to 73, the longest 73; limit 40, which cuts 4 (50.0%)" \
+        in caplog.text
+    assert "train clips: 7 subtitles, tokens at least: half up to 5, 95 % up to 5, the longest 5; limit 70" in caplog.text
+
+
+def test_one_clip_under_two_names_in_training_and_test(corpus, tmp_path, caplog):
+    (tmp_path / "other").mkdir()
+    for here, there in ((5, "renamed"), (6, "clip6"), (7, "clip0")):
+        shutil.copy(corpus.root / "videos" / f"clip{here}.mp4", tmp_path / "other" / f"{there}.mp4")
+    rows = [{"id": name, "desc": "x"} for name in ("renamed", "clip6", "clip0")]
+    test = corpus.config(name="test", txt=corpus.annotate("renamed.json", rows), vision=str(tmp_path / "other"), task="ret%tv")
+    check(config([corpus.config(task="ret%tv")], [test]))
+    assert "1 of the 3 clips of val test are also in train clips: clip6" in caplog.text
+    assert "2 of the clips of val test that were opened are also in train clips under another id: renamed (there clip5), " in caplog.text
+    pack(Packing(test.txt, str(tmp_path / "shards"), test.vision))
+    caplog.clear()
+    sharded = corpus.config(name="test", type="srcindexed", shards=[str(tmp_path / "shards")], vision=None, txt="", task="ret%tv")
+    check(config([corpus.config(task="ret%tv")], [sharded]))
+    assert "are also in train clips: clip6" in caplog.text and "renamed (there clip5), clip0 (there clip7)" in caplog.text

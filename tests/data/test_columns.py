@@ -1,14 +1,11 @@
 """Large annotation files: streamed once into a memory-mapped file, and otherwise the same as small ones."""
 
-import ctypes
-import gc
 import io
 import json
 import multiprocessing
 import os
 import pickle
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.tasks import Task
-from data import annotations, columns, json_stream
+from data import annotations, columns, derived, json_stream
 from data.annotations import AnnotationError, Annotations, load_annotations
 from data.columns import MappedAnnotations
 from data.json_stream import entries
@@ -183,11 +180,11 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     made = counted(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_json(tmp_path / "data" / "a.json", vast_rows(4))
-    writable = columns._writable
-    monkeypatch.setattr(columns, "_writable", lambda folder: folder != path.parent and writable(folder))
+    writable = derived.writable
+    monkeypatch.setattr(derived, "writable", lambda folder: folder != path.parent and writable(folder))
     for _ in range(2):
         assert len(load_annotations(path, VAS, training=True)) == 4
-    monkeypatch.setattr(columns, "_writable", lambda folder: False)
+    monkeypatch.setattr(derived, "writable", lambda folder: False)
     assert load_annotations(path, VAS, training=True)[3].clip_id == "clip3"  # what is there needs no writing
     with pytest.raises(AnnotationError, match="a.json.*neither .* nor .* can be written"):
         load_annotations(path, VAS, training=False)
@@ -220,47 +217,3 @@ def test_of_many_processes_one_converts(tmp_path, monkeypatch):
     for child in children:
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0, 0] and log.read_text() == "converted\n"
-
-
-def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
-    """Rows of 11 captions: own memory at its peak while 4,000 and 20,000 of them are converted, and when they are read again."""
-    monkeypatch.setattr(annotations, "MAPPED_FROM", 2**20)
-    monkeypatch.setattr(columns, "ROWS", 1024)
-    monkeypatch.setattr(json_stream, "CHUNK", 2**20)
-    row = json.dumps({"vision_cap": ["a caption of a usual length, seen by someone " * 2] * 5, "subtitle": "what was said " * 6,
-                      "audio_cap": ["and what is heard, told " * 3] * 5, "vast_cap": "all of it together in one sentence " * 5})
-    def read(rows: int) -> Annotations:
-        return load_annotations(tmp_path / f"{rows}.json", VAS, training=True)
-
-    for rows in (4_000, 20_000):
-        with open(tmp_path / f"{rows}.json", "w") as file:
-            file.write("[" + ",\n".join(f'{{"clip_id": "clip{i}", {row[1:]}' for i in range(rows)) + "]")
-    few, many, later = (peak(partial(read, rows)) for rows in (4_000, 20_000, 20_000))
-    whole = peak(lambda: small(tmp_path / "20000.json", training=True))
-    assert many < few + 20 * 2**20 and later < 24 * 2**20 and whole > many + 16 * 2**20, (few, many, later, whole)
-
-
-def peak(work) -> int:
-    """Bytes of own (not file) memory that ``work`` needs at most, in a process of its own."""
-    receiver, sender = multiprocessing.Pipe(False)
-
-    def measure():
-        import pyarrow  # noqa: F401 - what importing it takes is not counted
-
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # memory that earlier tests freed would be used again, and not be seen
-        Path("/proc/self/clear_refs").write_text("5")
-        before = status("VmRSS")
-        work()
-        sender.send(status("VmHWM") - before)
-        os._exit(0)
-
-    child = multiprocessing.get_context("fork").Process(target=measure)
-    child.start()
-    child.join(60)
-    assert receiver.poll(), "the child that measures has failed"
-    return receiver.recv()
-
-
-def status(name) -> int:
-    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

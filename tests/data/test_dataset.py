@@ -131,7 +131,7 @@ def test_unreadable_clips_are_named_in_evaluation(broken, spec):
 
 
 BAD_SETTINGS = {
-    "tar shards": ({"type": "srcindexed"}, "srcindexed.*annoindexed"),
+    "tar shards": ({"type": "srcindexed"}, "give its tar files, folders of them, or patterns as 'shards'"),
     "task": ({"task": "ret%tvx"}, "unknown letter"),
     "no annotations": ({"txt": ""}, "as 'txt'"),
     "no vision folder": ({"vision": None, "task": "ret%tv"}, r"without the modality that its task needs.*v \(vision\)"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from config.tasks import CaptionKind, Modality
+from data import loader
 from data.annotations import AnnotationError
 from data.loader import EvalLoader, LoaderError, TrainLoader
 from data.spec import DataError, UnreadableError
@@ -21,7 +22,7 @@ def same(one, other):
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if dataclasses.is_dataclass(one):
-        return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(one))
+        return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(one) if field.compare)
     return one == other
 
 
@@ -92,6 +93,21 @@ def test_steps_and_names_are_checked(corpus, spec, tokenizer):
             train_loader(corpus, spec, tokenizer, **options)
     with pytest.raises(DataError, match="step 9"):
         train_loader(corpus, spec, tokenizer).batches(9)
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (8, 1, 7), (8, 2, 3), (64, 8, 7), (128, 2, 16), (4, 8, 1)])
+def test_workers_sized_automatically(corpus, monkeypatch, cores, processes, expected):
+    monkeypatch.setattr(loader, "cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader.workers(corpus.config(n_workers=-1)) == expected
+    assert loader.workers(corpus.config(n_workers=5)) == 5 and loader.workers(corpus.config(n_workers=0)) == 0
+
+
+def test_with_the_workers_of_this_machine(corpus, spec, tokenizer):
+    automatic, none = (list(train_loader(corpus, spec, tokenizer, workers)) for workers in (-1, 0))
+    assert len(automatic) == len(none) and all(same(one, other) for one, other in zip(automatic, none))
+    assert all(batch.read_seconds > 0 for batch in automatic)
+    assert len(list(eval_loader(corpus, spec, tokenizer, n_workers=-1))) == 2
 
 
 def test_waiting_time_is_counted(corpus, spec, tokenizer):

@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from config.schema import DatasetConfig
 from config.tasks import Task
@@ -66,6 +67,43 @@ def test_every_row_once_per_epoch_in_a_new_order_each_time():
         epochs = [tuple(read[corpus][k : k + rows]) for k in range(0, len(read[corpus]) - rows + 1, rows)]
         assert all(sorted(epoch) == list(range(rows)) for epoch in epochs)
         assert len(set(epochs)) > len(epochs) / 2
+
+
+def test_interleaved_steps_hold_several_corpora():
+    """Micro-batches in proportion to the corpora's steps, in every step as evenly as they can be, and each corpus's rows in order."""
+    mixture = Mixture(corpora((10, 6, 4), (7, 2, 3)), seed=3, accumulation=4, mix="interleaved")
+    assert mixture.total_steps == 8
+    order = [[mixture.corpus_at(step, micro) for micro in range(4)] for step in range(8)]
+    assert all(Counter(step) == {0: 3, 1: 1} for step in order)
+    read = {0: [], 1: []}
+    for step in range(8):
+        for micro in range(4):
+            corpus, batch = mixture.batch(step, micro)
+            assert corpus == order[step][micro] and [position for position, _ in batch] == [*range(len(read[corpus]),
+                                                                                                 len(read[corpus]) + len(batch))]
+            read[corpus] += [row for _, row in batch]
+    assert (len(read[0]), len(read[1])) == (6 * 4 * 4, 2 * 4 * 3) and sorted(read[0][:10]) == list(range(10))
+    fresh = Mixture(corpora((10, 6, 4), (7, 2, 3)), seed=3, accumulation=4, mix="interleaved")
+    assert fresh.batch(5, 2) == mixture.batch(5, 2)  # from the seed and the step alone
+    three = Mixture(corpora((9, 4, 1), (9, 4, 1), (9, 4, 1)), seed=0, accumulation=3, mix="interleaved")
+    assert all([three.corpus_at(step, micro) for micro in range(3)] == [0, 1, 2] for step in range(12))
+
+
+def test_few_shards_at_a_time():
+    shards = torch.tensor([0] * 4 + [1] * 4 + [2] * 4 + [3] * 3)
+    config = DatasetConfig(shuffle_shards=2)
+    mixture = Mixture([Corpus("c", 15, 30, Task.parse("ret%tv"), 3, config, shards)], seed=2)
+    rows = [row for step in range(30) for _, row in mixture.batch(step, 0)[1]]
+    epochs = [rows[start : start + 15] for start in range(0, 90, 15)]
+    firsts = set()
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(15))
+        kinds = [int(shards[row]) for row in epoch]
+        size = sum(int((shards == kind).sum()) for kind in set(kinds[:6]))
+        assert len(set(kinds[:size])) == 2 and not set(kinds[:size]) & set(kinds[size:])
+        assert kinds[:size] != sorted(kinds[:size])  # mixed among themselves
+        firsts.add(frozenset(kinds[:size]))
+    assert len(firsts) > 1
 
 
 def test_any_step_can_be_asked_first():

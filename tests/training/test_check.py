@@ -44,7 +44,7 @@ def test_activations_are_those_that_backward_needs(tmp_path):
 
 def test_a_first_batch_without_finite_loss(tmp_path):
     loader = Loader()
-    loader.poison = 0
+    loader.poison = {0}
     with pytest.raises(ValueError, match="first batch of corpus corpus0.*not finite.*clip0.0.0"):
         dry_run(config(tmp_path), Toy(), loader, [])
 
