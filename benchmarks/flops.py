@@ -1,29 +1,32 @@
 """Floating-point operations of a training step, counted from the sizes, and the share of this machine's matrix rate that it reaches.
 
-    python benchmarks/flops.py [--size default|tiny|B=8,…] [--threads 1] [--repeats 3]
+    python benchmarks/flops.py [--size default|tiny|B=8,…] [--threads 1] [--repeats 3] [--profile]
 
 Counted are matrix products (two operations per multiply-add) of the forward pass, three times (the backward pass takes two). What
-the count leaves out and the clock does not: normalisation, GELU, softmax, copies, the optimiser, attention over padded places.
+the count leaves out and the clock does not: normalisation, GELU, softmax, copies, the optimiser, attention over padded places. With
+``--profile`` one more step is profiled, and its time given by kind of operation.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import workload  # noqa: E402
+from benchmarks.measure import Timer, train_step  # noqa: E402
 from benchmarks.workload import Workload  # noqa: E402
 from config.tasks import CaptionKind, Modality, Objective  # noqa: E402
 from data.batch import Batch  # noqa: E402
-from utils.random import StepRandom  # noqa: E402
 
 log = logging.getLogger("omnivast")
 
@@ -92,31 +95,62 @@ def matrix_rate(repeats: int = 5, side: int = 1536) -> float:
     return 2 * side**3 / min(times)
 
 
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear", "convolution"),
+    "attention": ("scaled_dot_product",),
+    "normalisation": ("layer_norm",),
+    "GELU": ("gelu",),
+    "softmax and its like": ("softmax", "logsumexp", "exp", "nll_loss"),
+    "copies and indexing": ("copy", "cat", "index", "gather", "scatter", "clone", "zero", "fill", "embedding", "pad"),
+    "sums and other elementwise": ("add", "mul", "sub", "div", "sum", "tanh", "sigmoid", "erf", "pow"),
+    "optimiser": ("adam",),
+}
+"""Kind of operation → parts of the names of torch's operations, the first that fits."""
+
+
+def by_kind(times: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Times of torch's operations by name → times by kind, the largest first."""
+    found: dict[str, float] = {}
+    for name, spent in times:
+        own = name.removeprefix("aten::").lstrip("_")
+        exact = (kind for kind, names in KINDS.items() if own.rstrip("_") in names)
+        within = (kind for kind in ("attention", "optimiser", "normalisation", "GELU", *KINDS)
+                  if kind != "matrix products" and any(part in own for part in KINDS[kind]))
+        kind = next(chain(exact, within), "matrix products" if "convolution" in own else "other")
+        found[kind] = found.get(kind, 0.0) + spent
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def profiled(step: Callable[[], object]) -> dict[str, float]:
+    """Seconds of a step by kind of operation, each without those that it calls."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    return by_kind((event.key, event.self_cpu_time_total / 1e6) for event in profiler.key_averages() if event.key.startswith("aten::"))
+
+
 def main() -> None:
     """Print the count by part, the measured rates, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=workload.parse_size, default=Workload())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="also profile a step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = options.size
     model, batch = workload.build(size), workload.batch(size)
     parts = step_flops(size, batch)
-    optimizer, task = workload.our_optimizer(model), workload.task(size)
-    clock = time.process_time if options.threads == 1 else time.perf_counter
-    times = []
-    for number in range(options.repeats + 1):
-        start = clock()
-        model(batch, task, StepRandom(0, number))["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        times.append(clock() - start)
-    seconds, total, rate = statistics.median(times[1:]), sum(parts.values()), matrix_rate()
+    step = train_step(model, "ours", size)
+    (seconds,) = Timer("cpu" if options.threads == 1 else "wall", options.repeats).seconds(step)
+    total, rate = sum(parts.values()), matrix_rate()
     for name, value in parts.items():
         log.info("%-12s %9.1f GFLOP  %5.1f %%", name, value / 1e9, 100 * value / total)
     log.info("step %.1f GFLOP in %.2f s: %.1f GFLOP/s, %.0f %% of the %.1f GFLOP/s of a square product",
              total / 1e9, seconds, total / seconds / 1e9, 100 * total / seconds / rate, rate / 1e9)
+    if options.profile:
+        kinds = profiled(step)
+        for kind, spent in kinds.items():
+            log.info("%-28s %7.2f s  %5.1f %%", kind, spent, 100 * spent / sum(kinds.values()))
 
 
 if __name__ == "__main__":

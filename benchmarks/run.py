@@ -1,6 +1,6 @@
 """Ours beside the plain way (benchmarks/plain.py), with the same weights in one run: times, their ratio, and whether results agree.
 
-    python benchmarks/run.py [--only step,decode,rerank,mask,media,memory,cost] [--size default|tiny|B=8,frames=4,…] [--threads 1]
+    python benchmarks/run.py [--only step,decode,rerank,mask,media,memory,cost] [--size default|tiny|released|B=8,frames=4,…] [--threads 1]
                              [--repeats 3] [--clock wall|cpu] [--json out.json]
 
 Each measurement is the median of ``--repeats`` alternating runs after one that is not counted. ``--clock cpu`` counts processor
@@ -13,11 +13,8 @@ import argparse
 import importlib
 import json
 import logging
-import multiprocessing
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,60 +27,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import plain, workload  # noqa: E402
+from benchmarks.cost import measure as measure_cost  # noqa: E402
+from benchmarks.measure import CLOCKS, Timer, in_process, peak_bytes, train_step  # noqa: E402
 from benchmarks.workload import Workload  # noqa: E402
 from config.tasks import Group  # noqa: E402
 from evaluation.matching import PairMatcher  # noqa: E402
 from model.generate import beam_search  # noqa: E402
 from model.objectives.generation import mask_tokens  # noqa: E402
-from model.vast import VAST  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.random import StepRandom  # noqa: E402
 
 log = logging.getLogger("omnivast")
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 OMNI = Group.parse("tvas")
 LOSS_TOLERANCE = 1e-5
 """Largest relative difference of losses; probabilities may differ by as much absolutely."""
-
-
-class Timer:
-    """Medians of alternating runs."""
-
-    def __init__(self, clock: str, repeats: int) -> None:
-        self.clock, self.repeats = CLOCKS[clock], repeats
-
-    def seconds(self, *ways: Callable[[], Any]) -> list[float]:
-        """Median seconds of each way; the first round is not counted."""
-        times: list[list[float]] = [[] for _ in ways]
-        for _ in range(self.repeats + 1):
-            for own, way in zip(times, ways):
-                start = self.clock()
-                way()
-                own.append(self.clock() - start)
-        return [statistics.median(own[1:]) for own in times]
-
-    def compare(self, plain_way: Callable[[], Any], our_way: Callable[[], Any], equal: bool, per: int = 1) -> dict[str, Any]:
-        """Seconds of both per unit of work, the ratio, and the equality found."""
-        theirs, ours = self.seconds(plain_way, our_way)
-        return {"plain_s": theirs / per, "ours_s": ours / per, "ratio": theirs / ours, "equal": equal}
-
-
-def train_step(model: VAST, way: str, size: Workload) -> Callable[[], dict[str, torch.Tensor]]:
-    """A step: forward, backward and AdamW; each call takes the next one."""
-    batch, task, number = workload.batch(size), workload.task(size), 0
-    optimizer = workload.our_optimizer(model) if way == "ours" else torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.98))
-
-    def step() -> dict[str, torch.Tensor]:
-        nonlocal number
-        number += 1
-        draws = StepRandom(0, number)
-        losses = model(batch, task, draws) if way == "ours" else plain.training_losses(model, batch, task, draws)
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        optimizer.step()
-        return losses
-
-    return step
 
 
 def same_losses(size: Workload) -> bool:
@@ -103,8 +60,8 @@ def same_losses(size: Workload) -> bool:
 def step(size: Workload, timer: Timer) -> dict[str, Any]:
     """One training step of the pretraining task."""
     equal = same_losses(size)
-    ways = [train_step(workload.build(size), way, size) for way in ("plain", "ours")]
-    return timer.compare(*ways, equal)
+    theirs, ours = (train_step(workload.build(size), way, size) for way in ("plain", "ours"))
+    return timer.compare(theirs, ours, equal)
 
 
 def decode(size: Workload, timer: Timer) -> dict[str, Any]:
@@ -125,7 +82,7 @@ def decode(size: Workload, timer: Timer) -> dict[str, Any]:
 
 def rerank(size: Workload, timer: Timer) -> dict[str, Any]:
     """Matching scores of texts with each of two clips; seconds per clip."""
-    model, clips = workload.build(size).eval(), 2
+    model, clips = workload.build(size).eval(), min(2, size.clips)
     texts = workload.texts(size.rerank_texts, size.caption_tokens, size.max_caption, size.vocabulary, torch.Generator().manual_seed(1))
     ids = [row[:n] for row, n in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
     with torch.no_grad():
@@ -158,25 +115,15 @@ def mask(size: Workload, timer: Timer) -> dict[str, Any]:
     return timer.compare(theirs, ours, all(map(torch.equal, ours(), theirs())))
 
 
-def _peak(way: str, size: Workload, threads: int, answer: Any) -> None:
-    torch.set_num_threads(threads)
+def _peak(way: str, size: Workload) -> tuple[int, float]:
     run = train_step(workload.build(size), way, size)
     losses = [run()["loss"].item() for _ in range(2)]
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would include the parent's peak
-    answer.put((1024 * int(status.split("VmHWM:")[1].split()[0]), losses[0]))
+    return peak_bytes(), losses[0]
 
 
 def memory(size: Workload, timer: Timer) -> dict[str, Any]:
     """Peak resident memory of a process that trains two steps."""
-    context = multiprocessing.get_context("spawn")
-    found: dict[str, tuple[int, float]] = {}
-    for way in ("plain", "ours"):
-        answer = context.Queue()
-        process = context.Process(target=_peak, args=(way, size, torch.get_num_threads(), answer))
-        process.start()
-        found[way] = answer.get()
-        process.join()
-    (theirs, wanted), (ours, loss) = found["plain"], found["ours"]
+    (theirs, wanted), (ours, loss) = (in_process(_peak, way, size) for way in ("plain", "ours"))
     return {"plain_bytes": theirs, "ours_bytes": ours, "ratio": ours / theirs, "equal": abs(loss - wanted) <= LOSS_TOLERANCE * abs(wanted)}
 
 
@@ -186,28 +133,8 @@ def media(size: Workload, timer: Timer) -> dict[str, Any]:
 
 
 def cost(size: Workload, timer: Timer) -> dict[str, Any]:
-    """Seconds of our step against the number of groups and frames, and of matching against the texts per memory."""
-    groups = ["tvas", "tva", "tvs", "tv", "ta"]
-    table: dict[str, Any] = {"groups": {}, "frames": {}, "texts_per_memory": {}}
-    for n in range(1, 6):
-        own = size.with_value(task="_".join(f"{o}%" + "%".join(groups[:n]) for o in ("ret", "cap")))
-        table["groups"][n] = timer.seconds(train_step(workload.build(own), "ours", own))[0]
-    for frames in (1, 2, 4, 8, 16):
-        own = size.with_value(frames=frames)
-        table["frames"][frames] = timer.seconds(train_step(workload.build(own), "ours", own))[0]
-    model = workload.build(size).eval()
-    with torch.no_grad():
-        features = model.encode(workload.batch(size.with_value(clips=2)), list(OMNI))
-        for count in (1, 4, 16, 64, 256):
-            texts = workload.texts(count, size.caption_tokens, size.max_caption, size.vocabulary, torch.Generator().manual_seed(1))
-            ids, mask = texts.ids.repeat(2, 1), texts.mask.repeat(2, 1)
-            rows = torch.arange(2).repeat_interleave(count)
-
-            def match(ids: torch.Tensor = ids, mask: torch.Tensor = mask, rows: torch.Tensor = rows) -> torch.Tensor:
-                return model.match(model.memory(features), OMNI, ids, mask, rows)
-
-            table["texts_per_memory"][count] = timer.seconds(match)[0]
-    return table
+    """Seconds and memory against groups, frames and texts per memory (benchmarks/cost.py)."""
+    return measure_cost(size, timer.name, timer.repeats)
 
 
 MEASUREMENTS: dict[str, Callable[[Workload, Timer], dict[str, Any]]] = {
@@ -227,7 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the JSON. Returns 1 when results of the two ways differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="step,decode,rerank,mask,media,memory", help="measurements, separated by commas; also: cost")
-    parser.add_argument("--size", type=workload.parse_size, default=Workload(), help="default, tiny, or changes such as B=8,frames=4")
+    parser.add_argument("--size", type=workload.parse_size, default=Workload(),
+                        help="default, tiny, released (for rerank and decode); with changes: B=8,frames=4 or released,rerank_texts=8")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
@@ -256,7 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
 def line(name: str, values: dict[str, Any]) -> str:
     """A row of the table."""
     if "equal" not in values:
-        return "\n".join(f"{name} {axis}: " + ", ".join(f"{k} {v:.3f} s" for k, v in own.items()) for axis, own in values.items())
+        return "\n".join(f"{name} {axis}: " + ", ".join(f"{number} {row['seconds']:.3f} s" for number, row in own.items())
+                         for axis, own in values.items())
     unit, scale = ("MB", 1e-6) if "plain_bytes" in values else ("ms", 1e3)
     keys = ("plain_bytes", "ours_bytes") if unit == "MB" else ("plain_s", "ours_s")
     theirs, ours = (values[key] * scale for key in keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import Any
 
 import torch
 
-from config.schema import ModelConfig
+from config.fields import check_value, settings_of
+from config.files import read_json
+from config.schema import Config, ModelConfig, task_of
 from model.text import TextSizes
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vast import VAST
 from model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
+from utils.random import seed_everything
 from utils.words import did_you_mean
 
 log = logging.getLogger("omnivast")
@@ -25,6 +27,19 @@ BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "
 
 class ModelError(ValueError):
     """A model config that cannot be built; the message names the key."""
+
+
+def model_of(config: Config, *, load_towers: bool) -> VAST:
+    """The model of a run, as its seed initialises it, with the run's precision and able to do the tasks of all its datasets.
+
+    Raises ModelError, WeightsError."""
+    run = config.run_cfg
+    seed_everything(run.seed, "model")
+    model = build_model(config.model_cfg, load_towers=load_towers)
+    model.precision, model.gather_with_grad = precision(run.bf16, run.fp16), run.gather_with_grad
+    for dataset in (*config.data_cfg.train, *config.data_cfg.val):
+        model.check_task(task_of(dataset))
+    return model
 
 
 def build_model(cfg: ModelConfig, *, load_towers: bool = True) -> VAST:
@@ -51,21 +66,27 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
             raise ModelError(f"model_cfg.text_encoder_type '{cfg.text_encoder_type}': no {file}; expected a BERT folder in Hugging Face "
                              "layout (config.json, vocab.txt, model.safetensors), or \"bert\" with text_encoder_cfg and tokenizer. "
                              f"`python scripts/download_weights.py text:{cfg.text_encoder_type}` fetches a published one")
-        settings = json.loads(file.read_text())
+        settings = read_json(file)
         _check_bert(settings, file)
     names = [f.name for f in fields(TextSizes)]
-    for key in cfg.text_encoder_cfg:
+    own = {}
+    for key, value in cfg.text_encoder_cfg.items():
         if key not in names:
             raise ModelError(f"model_cfg.text_encoder_cfg has no size '{key}'.{did_you_mean(key, names)}")
+        own[key] = check_value(value, settings_of(TextSizes)[key], f"model_cfg.text_encoder_cfg.{key}")
     path = cfg.tokenizer or folder
     if path is None:
         raise ModelError("model_cfg.tokenizer is needed with text_encoder_type \"bert\": a vocab.txt")
     tokenizer = load_tokenizer(path)
-    settings = {"vocab_size": tokenizer.vocab_size, **{k: v for k, v in settings.items() if k in names}, **cfg.text_encoder_cfg}
+    settings = {"vocab_size": tokenizer.vocab_size, **{k: v for k, v in settings.items() if k in names}, **own}
     if settings["vocab_size"] < tokenizer.vocab_size:
         raise ModelError(f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} tokens, "
                          f"the text encoder only {settings['vocab_size']}")
-    return tokenizer, TextSizes(**settings)
+    sizes = TextSizes(**settings)
+    if min(sizes.num_attention_heads, sizes.hidden_size) < 1 or sizes.hidden_size % sizes.num_attention_heads:
+        raise ModelError(f"model_cfg.text_encoder_cfg: hidden_size {sizes.hidden_size} must divide by num_attention_heads "
+                         f"{sizes.num_attention_heads}")
+    return tokenizer, sizes
 
 
 def _check_bert(settings: dict[str, Any], file: Path) -> None:

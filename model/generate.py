@@ -43,17 +43,20 @@ class _Finished:
 @torch.no_grad()
 def beam_search(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                 length_penalty: float) -> list[list[int]]:
-    """The ids of the best text of every memory row, without [CLS] and [SEP], at most ``max_length``; greedy for one beam."""
+    """The ids of the best text of every row of ``state``, without [CLS] and [SEP], at most ``max_length``; greedy for one beam."""
     return [own[0] for own in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
 
 
 @torch.no_grad()
 def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                length_penalty: float) -> list[list[list[int]]]:
-    """The ``beams`` best texts of every memory row that beam search ends with, the best first, as ``beam_search`` gives the best."""
+    """The ``beams`` best texts of every row that beam search ends with, the best first, as ``beam_search`` gives the best.
+
+    Rows are one per clip, or one per question, of which each clip has as many.
+    """
     if beams == 1:
         return [[text] for text in _greedy(model, state, tokenizer, max_length)]
-    clips = list(range(len(state.memory)))
+    clips = list(range(state.rows))
     finished = [_Finished(beams, length_penalty, 1 + state.next_position) for _ in clips]
     tokens = torch.full((len(clips),), tokenizer.cls, device=state.seen.device)
     scores = torch.zeros(len(clips), 1, device=state.seen.device)
@@ -72,7 +75,7 @@ def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beam
         scores, tokens, rows = top.gather(1, running), words.gather(1, running).flatten(), rows.gather(1, running).flatten()
         texts = torch.cat([texts[rows], tokens[:, None]], 1)
         state.reorder(rows)
-        active = [i for i, clip in enumerate(clips) if not finished[clip].done]
+        active = _with_neighbours([not finished[clip].done for clip in clips], len(state.memory))
         if len(active) <= len(clips) // 2:  # dropping clips copies their memories: worth it once half are done
             clips, scores, tokens, texts = _keep(state, active, clips, scores, tokens, texts, beams)
         if not clips:
@@ -91,16 +94,22 @@ def _collect(finished: list[_Finished], clips: list[int], ends: Tensor, top: Ten
             finished[clips[i]].add(top[i, rank].item(), texts[rows[i, rank]].tolist())
 
 
+def _with_neighbours(running: list[bool], memories: int) -> list[int]:
+    """The rows that run, and those that share a memory with one that does."""
+    each = len(running) // memories
+    return [i for i in range(len(running)) if any(running[i // each * each:(i // each + 1) * each])]
+
+
 def _keep(state: DecoderState, active: list[int], clips: list[int], scores: Tensor, tokens: Tensor, texts: Tensor,
           beams: int) -> tuple[list[int], Tensor, Tensor, Tensor]:
     index = torch.tensor(active, dtype=torch.long, device=scores.device)
     rows = (index[:, None] * beams + torch.arange(beams, device=index.device)).flatten()
-    state.reorder(rows, index)
+    state.reorder(rows, _memories(index, len(clips) // len(state.memory)))
     return [clips[i] for i in active], scores[index], tokens[rows], texts[rows]
 
 
 def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    clips = torch.arange(len(state.memory), device=state.seen.device)
+    clips = torch.arange(state.rows, device=state.seen.device)
     tokens = torch.full_like(clips, tokenizer.cls)
     texts: list[list[int]] = [[] for _ in clips]
     done = torch.zeros_like(clips, dtype=torch.bool)
@@ -110,13 +119,18 @@ def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_len
         for clip, token, stop in zip(clips.tolist(), tokens.tolist(), done.tolist()):
             if not stop:
                 texts[clip].append(token)
-        active = (~done).nonzero().squeeze(1)
+        active = torch.tensor(_with_neighbours((~done).tolist(), len(state.memory)), dtype=torch.long, device=done.device)
         if len(active) <= len(done) // 2:
             if not len(active):
                 break
-            state.reorder(active, active)
+            state.reorder(active, _memories(active, len(done) // len(state.memory)))
             clips, tokens, done = clips[active], tokens[active], done[active]
     return texts
+
+
+def _memories(rows: Tensor, each: int) -> Tensor:
+    """The memory rows of rows that keep their neighbours, of which each memory has so many."""
+    return rows[::each] // each
 
 
 @torch.no_grad()

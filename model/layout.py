@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,42 @@ def _pad_square(attend: Tensor, spare: int) -> Tensor:
     return padded
 
 
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, count: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return rows.new_zeros(count, rows.shape[1]).index_copy_(0, index, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.index_select(0, index), None, None
+
+
+class _Pick(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.count = rows.shape[0]
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy(0, index, gradient), None
+
+
+def spread(rows: Tensor, index: Tensor, count: int) -> Tensor:
+    """(k, C) → (count, C): the rows at ``index`` (k,), each named once, and zeros elsewhere. torch's index_copy would keep the
+    rows for its backward pass."""
+    return _Spread.apply(rows, index, count)
+
+
+def pick(rows: Tensor, index: Tensor) -> Tensor:
+    """(n, C) → (k, C): the rows at ``index`` (k,), each named once, so that gradients are copied back and need not be summed."""
+    return _Pick.apply(rows, index)
+
+
 @dataclass
 class Packing:
     """Where the T real tokens stand in the (N, L) grid."""
@@ -101,12 +137,12 @@ class Packing:
         n, length = self.shape
         if self.index is None:
             return packed.view(n, length, -1)
-        return packed.new_zeros(n * length, packed.shape[-1]).index_copy(0, self.index, packed).view(n, length, -1)
+        return spread(packed, self.index, n * length).view(n, length, -1)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, L, C) → (T, C)."""
         flat = padded.reshape(-1, padded.shape[-1])
-        return flat if self.index is None else flat[self.index]
+        return flat if self.index is None else pick(flat, self.index)
 
 
 @dataclass

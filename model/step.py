@@ -6,16 +6,18 @@ Letters: b pairs of this process, B of the global batch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from config.tasks import Group, Modality, Objective, Task
+from config.tasks import CaptionKind, Group, Modality, Objective, Task
 from model.layout import Layout
-from model.memory import CrossPass, Memory
+from model.memory import CrossPass, Memory, shared_rows
 from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
-from model.objectives.generation import IGNORED, generation_loss, mask_tokens
+from model.objectives.generation import IGNORED, mask_tokens
 from model.objectives.matching import matching_loss
 from model.self_critical import self_critical_losses
 from model.text import TextOutput
@@ -98,11 +100,16 @@ def _contrastive(model: VAST, batch: Batch, groups: tuple[Group, ...], features:
     texts = dict(zip(kinds, model.embed_cls(output.cls()).split([len(t) for t in kinds.values()])))
     b = len(batch)
     targets = torch.arange(b, device=model.device) + distributed.rank() * b
+    clips = {group: model.embed_clips(features, group) for group in groups}
+    captions = {group.caption_kind: texts[id(batch.captions[group.caption_kind])] for group in groups}
+    # One exchange for all of them.
+    own = torch.cat([*captions.values(), *clips.values()], 1)
+    parts = distributed.gather_rows(own, model.gather_with_grad).chunk(len(captions) + len(clips), 1)
+    all_captions, all_clips = dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):]))
     losses = {}
     for group in groups:
-        text, clip = texts[id(batch.captions[group.caption_kind])], model.embed_clips(features, group)
-        all_text, all_clip = (distributed.gather_rows(x, model.gather_with_grad) for x in (text, clip))
-        text_to_clip, clip_to_text = similarities(text, clip, all_text, all_clip, model.contra_temp)
+        kind = group.caption_kind
+        text_to_clip, clip_to_text = similarities(captions[kind], clips[group], all_captions[kind], all_clips[group], model.contra_temp)
         losses[f"itc.{group}"] = contrastive_loss(text_to_clip, clip_to_text, targets, model.config.label_smoothing)
         if group not in chosen:
             draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
@@ -117,25 +124,28 @@ def _fused_forward(model: VAST, batch: Batch, task: Task, features: ClipFeatures
     memory, rows = model.memory(features), _Rows()
     matching: dict[Group, list[slice]] = {}
     predictions: list[_Prediction] = []
-    masks: dict[int, tuple[Tensor, Tensor]] = {}
-    b = len(batch)
+    masks: dict[CaptionKind, tuple[Tensor, Tensor]] = {}
+    b, alone = len(batch), distributed.world_size() == 1
+    offered = _Offered.of(batch, memory, task.groups(Objective.RETRIEVAL)) if task.groups(Objective.RETRIEVAL) else None
     for group in dict.fromkeys([*task.groups(Objective.RETRIEVAL), *task.groups(Objective.CAPTION)]):
         texts = batch.captions[group.caption_kind]
         blocks = []
-        if group in task.groups(Objective.RETRIEVAL):
+        if offered is not None and group in task.groups(Objective.RETRIEVAL):
             own = Layout.of(texts.ids, texts.mask)
-            blocks += [own, _negative_captions(texts, chosen[group].caption_of_clip)]
+            blocks += [own, offered.texts(group.caption_kind, chosen[group].caption_of_clip)]
         if group in task.groups(Objective.CAPTION):
-            if id(texts) not in masks:
-                masks[id(texts)] = _masked(model, texts, f"cap.{group.caption_kind.value}", CAPTION_MASK, draws, masked)
-            ids, labels = masks[id(texts)]
+            # By kind, though two kinds may be the same texts: on another process, or with other clips, they may not be.
+            if group.caption_kind not in masks:
+                masks[group.caption_kind] = _masked(model, texts, f"cap.{group.caption_kind.value}", CAPTION_MASK, draws, masked)
+            ids, labels = masks[group.caption_kind]
             blocks.append(Layout.of(ids, texts.mask, causal=True))
         where = rows.add(blocks, memory, group)
         if group in task.groups(Objective.CAPTION):
             predictions.append(_Prediction(f"cap.{group}", slice(where.stop - b, where.stop), labels))
-        if group in task.groups(Objective.RETRIEVAL):
-            negative_memory, index = _negative_memory(memory, group, chosen[group].clip_of_caption)
-            other = rows.add([own], negative_memory, group, index)
+        if offered is not None and group in task.groups(Objective.RETRIEVAL):
+            negative = chosen[group].clip_of_caption
+            # Within one process the memory itself holds them, so nothing is projected twice.
+            other = rows.add([own], memory, group, negative) if alone else rows.add([own], offered.memory(group, negative), group)
             matching[group] = [slice(where.start, where.start + b), slice(where.start + b, where.start + 2 * b), other]
     if task.groups(Objective.QA):
         layout, labels, clip = _question_rows(model, batch, draws, masked)
@@ -157,44 +167,58 @@ def _masked(model: VAST, texts: Texts, purpose: str, probability: float, draws: 
     return mask_tokens(texts.ids, model.mask_ids, probability, draws.uniform(f"mask.{purpose}", len(texts), longest, 3))
 
 
-def _negative_captions(texts: Texts, rows: Tensor) -> Layout:
-    """The captions at global rows, fetched from the processes that hold them."""
-    ids, mask = texts.ids, texts.mask
-    if distributed.world_size() > 1:
-        longest = torch.tensor(ids.shape[1], device=ids.device)
-        torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
-        spare = int(longest) - ids.shape[1]
-        ids, mask = torch.nn.functional.pad(ids, (0, spare)), torch.nn.functional.pad(mask, (0, spare))
-    picked = distributed.fetch_rows(torch.stack([ids, mask.long()], -1), rows)
-    ids, mask = picked[..., 0], picked[..., 1].bool()
-    width = int(mask.sum(1).max())
-    return Layout.of(ids[:, :width], mask[:, :width])
+@dataclass
+class _Offered:
+    """What other processes may fetch of this one's b pairs, padded to the same lengths on all of them: captions (b, L, 2), their ids and
+    masks; condition features (b, tokens, D); their masks (b, tokens) of the modalities that are masked on some process."""
 
+    captions: dict[CaptionKind, Tensor]
+    condition: dict[Modality, Tensor]
+    mask: dict[Modality, Tensor]
 
-def _negative_memory(memory: Memory, group: Group, rows: Tensor) -> tuple[Memory, Tensor]:
-    """A memory that holds the clips at global rows, and each row's index in it. Within one process it is the memory itself, so
-    nothing is projected twice; across processes only the rows asked for travel."""
-    if distributed.world_size() == 1:
-        return memory, rows
-    condition, mask = {}, {}
-    for modality in group:
-        condition[modality], mask[modality] = _fetch_padded(memory, modality, rows)
-    return Memory(condition, mask), torch.arange(len(rows), device=rows.device)
+    @classmethod
+    def of(cls, batch: Batch, memory: Memory, groups: tuple[Group, ...]) -> _Offered:
+        """Called on every process; one exchange settles the lengths."""
+        texts = {group.caption_kind: batch.captions[group.caption_kind] for group in groups}
+        modalities = [m for m in memory.condition if any(m in group for group in groups)]
+        captions, tokens = [x.ids.shape[1] for x in texts.values()], [memory.condition[m].shape[1] for m in modalities]
+        masked = [int(memory.mask[m] is not None) for m in modalities]
+        state = torch.tensor([*captions, *tokens, *[-n for n in tokens], *masked])
+        if distributed.world_size() > 1:
+            state = distributed.largest(state.to(next(iter(memory.condition.values())).device))
+        parts = state.split([len(captions), len(tokens), len(tokens), len(tokens)])
+        longest, most, least, any_mask = (part.tolist() for part in parts)
+        padded, condition, masks = {}, {}, {}
+        for (kind, own), length in zip(texts.items(), longest):
+            padded[kind] = pad(torch.stack([own.ids, own.mask.long()], -1), (0, 0, 0, length - own.ids.shape[1]))
+        for modality, high, low, used in zip(modalities, most, least, any_mask):
+            x, mask = memory.condition[modality], memory.mask[modality]
+            spare = high - x.shape[1]
+            condition[modality] = pad(x, (0, 0, 0, spare))
+            if used or -low < high:
+                mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+                masks[modality] = pad(mask, (0, spare))
+        return cls(padded, condition, masks)
 
+    def texts(self, kind: CaptionKind, rows: Tensor) -> Layout:
+        """The captions at global rows, fetched from the processes that hold them."""
+        ids, mask = distributed.fetch_rows(self.captions[kind], rows).unbind(-1)
+        width = int(mask.sum(1).max())
+        return Layout.of(ids[:, :width], mask[:, :width].bool())
 
-def _fetch_padded(memory: Memory, modality: Modality, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Condition features at global rows; subtitles may differ in length between processes and are padded to the longest."""
-    condition, mask = memory.condition[modality], memory.mask[modality]
-    state = torch.tensor([condition.shape[1], int(mask is not None)], device=condition.device)
-    torch.distributed.all_reduce(state, torch.distributed.ReduceOp.MAX)
-    longest, masked = state.tolist()
-    spare = longest - condition.shape[1]
-    fetched = distributed.fetch_rows(torch.nn.functional.pad(condition, (0, 0, 0, spare)), rows)
-    if not masked and not spare:
-        return fetched, None
-    if mask is None:
-        mask = torch.ones(condition.shape[:2], dtype=torch.bool, device=condition.device)
-    return fetched, distributed.fetch_rows(torch.nn.functional.pad(mask, (0, spare)).long(), rows).bool()
+    def memory(self, group: Group, rows: Tensor) -> Memory:
+        """A memory of the clips at global rows. Under autocast their features travel in half precision, to which the projections of
+        keys and values would bring them anyway."""
+        kind = rows.device.type
+        wire = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        tokens = [self.condition[m] for m in group]
+        sizes = [x.shape[1] for x in tokens]
+        condition = dict(zip(group, distributed.fetch_rows(torch.cat(tokens, 1), rows, wire).split(sizes, 1)))
+        if not any(m in self.mask for m in group):
+            return Memory(condition, dict.fromkeys(group))
+        full = [self.mask.get(m, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)) for m, x in zip(group, tokens)]
+        masks = distributed.fetch_rows(torch.cat(full, 1).byte(), rows).bool().split(sizes, 1)
+        return Memory(condition, {m: mask if m in self.mask else None for m, mask in zip(group, masks)})
 
 
 def _question_rows(model: VAST, batch: Batch, draws: StepRandom, fixed: dict[str, tuple[Tensor, Tensor]] | None,
@@ -205,24 +229,28 @@ def _question_rows(model: VAST, batch: Batch, draws: StepRandom, fixed: dict[str
         raise ValueError(f"corpus '{batch.corpus}': the task asks for qa, but its batch has no questions and answers")
     ids, labels = _masked(model, answers, "qa", ANSWER_MASK, draws, fixed)
     layout = Layout.question_answer(questions.ids, questions.mask, ids, answers.mask, model.config.max_caption_len)
-    return layout, torch.nn.functional.pad(labels, (questions.ids.shape[1], 0), value=IGNORED), questions.clip
+    return layout, pad(labels, (questions.ids.shape[1], 0), value=IGNORED), questions.clip
 
 
 def _generation(model: VAST, output: TextOutput, predictions: list[_Prediction]) -> dict[str, Tensor]:
-    """The loss of every generation pass; the vocabulary is projected at the chosen tokens alone."""
+    """The losses of generation: "cap" and "qa", means over their groups, and of each group without gradient. The vocabulary is
+    projected at the chosen tokens alone."""
     if not predictions:
         return {}
     grid = _label_grid(output.real, predictions)
     chosen = grid != IGNORED
-    logits, labels = model.multimodal_encoder.logits(output.at(chosen)), grid[chosen]
+    hidden, labels = output.at(chosen), grid[chosen]
     counts = torch.stack([chosen[p.rows].sum() for p in predictions])
-    divisors = counts.float()
-    if distributed.world_size() > 1:
-        torch.distributed.all_reduce(divisors)
-        divisors = divisors / distributed.world_size()
+    divisors = distributed.total(counts.float()) / distributed.world_size()
     sizes = counts.tolist()
-    return {p.name: generation_loss(x, y, count)
-            for p, x, y, count in zip(predictions, logits.split(sizes), labels.split(sizes), divisors)}
+    parts = zip(predictions, hidden.split(sizes), labels.split(sizes), divisors)
+    losses: dict[str, Tensor] = {}
+    for name, found in groupby(parts, lambda part: part[0].name.split(".")[0]):
+        own, states, words, dividing = zip(*found)
+        shares = torch.cat([(1 / (len(own) * divisor)).expand(len(x)) for x, divisor in zip(words, dividing)])
+        losses[name], each = model.multimodal_encoder.prediction_loss(torch.cat(states), torch.cat(words), shares)
+        losses |= {p.name: x.sum() / divisor for p, x, divisor in zip(own, each.split([len(x) for x in words]), dividing)}
+    return losses
 
 
 def _label_grid(real: Tensor, predictions: list[_Prediction]) -> Tensor:
@@ -239,7 +267,7 @@ def _total(losses: dict[str, Tensor], task: Task, itm_ratio: float) -> dict[str,
     for name, objective in (("itc", Objective.RETRIEVAL), ("itm", Objective.RETRIEVAL), ("cap", Objective.CAPTION), ("qa", Objective.QA)):
         own = [losses[f"{name}.{g}"] for g in task.groups(objective)]
         if own:
-            result[name] = torch.stack(own).mean()
+            result[name] = losses.pop(name) if name in losses else torch.stack(own).mean()
     weights = {"itm": itm_ratio}
     result["loss"] = torch.stack([weights.get(name, 1.0) * value for name, value in result.items()]).sum()
     return result | {name: value.detach() for name, value in losses.items()}
@@ -249,22 +277,11 @@ def match_pairs(model: VAST, memory: Memory, group: Group, ids: Tensor, mask: Te
     """Matching probability (P,) of texts (P, L) with memory rows (P,).
 
     Texts that share a memory row stand together as one long query, so that its keys and values are not copied per pair;
-    where the numbers per row differ much, each pair reads its memory by index instead.
+    where the numbers per row differ much, or are one, each pair reads its memory by index instead.
     """
-    used, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
-    width = int(counts.max())
+    used, grid, place = shared_rows(rows)
+    texts = grid.flatten()
+    own = CrossPass(0, len(texts), memory, group, used) if len(grid) == 1 else CrossPass(0, len(texts), memory.rows(used), group)
     with model.mixed():
-        if width * len(used) > 1.25 * len(rows):
-            output = model.multimodal_encoder.sentences(Layout.of(ids, mask), [CrossPass(0, len(rows), memory, group, rows)])
-            return model.itm_head(output.cls()).float().softmax(-1)[:, 1]
-        order = torch.argsort(inverse, stable=True)
-        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[inverse[order]]
-        grid = torch.zeros(width, len(used), dtype=torch.long, device=rows.device)
-        grid[place, inverse[order]] = order
-        shared = memory if len(used) == len(memory) else memory.rows(used)
-        texts = grid.flatten()
-        output = model.multimodal_encoder.sentences(Layout.of(ids[texts], mask[texts]), [CrossPass(0, len(texts), shared, group)])
-        scores = model.itm_head(output.cls()).float().softmax(-1)[:, 1].view(grid.shape)
-    result = scores.new_empty(len(rows))
-    result[order] = scores[place, inverse[order]]
-    return result
+        output = model.multimodal_encoder.sentences(Layout.of(ids[texts], mask[texts]), [own])
+        return model.itm_head(output.cls()).float().softmax(-1)[:, 1][place]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from config.tasks import Group
 from model.attention import attend
-from model.layout import Layout, Packing, Wanted
+from model.heads import WordHead
+from model.layout import Layout, Packing, Wanted, pick
 from model.memory import CrossPass, Memory
+from model.recompute import all_kept, remade
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,19 @@ class SelfAttention(_Attention):
         if wanted is not None:
             return self._wanted(x, packing, wanted)
         query, key, value = (self.split(packing.pad(y)) for y in self.project(x))
-        attended = self.attend(query, key, value, attend)
-        return self.output(packing.pack(attended.transpose(1, 2).flatten(2)), x)
+        return self.finish(self.attend(query, key, value, attend), packing, x)
+
+    def finish(self, attended: Tensor, packing: Packing, x: Tensor) -> Tensor:
+        """attended (N, H, L, d), kept by attention itself, and the residual x (T, D) → (T, D)."""
+        with remade(lambda: packing.pack(attended.transpose(1, 2).flatten(2))) as (packed,):
+            return self.output(packed, x)
 
     def _wanted(self, x: Tensor, packing: Packing, wanted: Wanted) -> Tensor:
         """Keys and values of all tokens, queries of the wanted ones."""
-        p, own = self.projections, x[wanted.index]
+        p, own = self.projections, pick(x, wanted.index)
         weight, bias = torch.cat([p.key.weight, p.value.weight]), torch.cat([p.key.bias, p.value.bias])
         key, value = (self.split(packing.pad(y)) for y in F.linear(x, weight, bias).chunk(2, -1))
-        attended = self.attend(self.split(wanted.packing.pad(p.query(own))), key, value, wanted.attend)
-        return self.output(wanted.packing.pack(attended.transpose(1, 2).flatten(2)), own)
+        return self.finish(self.attend(self.split(wanted.packing.pad(p.query(own))), key, value, wanted.attend), wanted.packing, own)
 
 
 class CrossAttention(_Attention):
@@ -143,22 +148,27 @@ class CrossAttention(_Attention):
         """x (T, D) → (T, D); every pass comes with its keys, values and mask."""
         query = packing.pad(self.projections.query(x)).unflatten(-1, (self.heads, -1))
         attended = [self._one(query[p.start:p.stop], p, key, value, mask) for p, key, value, mask in passes]
-        return self.output(packing.pack(attended[0] if len(attended) == 1 else torch.cat(attended)), x)
+        with remade(lambda: packing.pack(_rows_of(attended, [p for p, *_ in passes], packing.shape[1]))) as (packed,):
+            return self.output(packed, x)
 
     def _one(self, query: Tensor, p: CrossPass, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """query (n, L, H, d) of one pass → (n, L, D)."""
-        n, longest = query.shape[:2]
-        length = p.length or longest
-        query = query[:, :length]
+        """query (n, L, H, d) of one pass → (n, H, its length, d), or (M, H, R · its length, d) where rows share memories."""
+        query = query[:, : p.length or query.shape[1]]
         if p.index is not None:
-            out = self.attend(query.transpose(1, 2), key[p.index], value[p.index], mask if mask is None else mask[p.index])
-            out = out.transpose(1, 2).flatten(2)
-        else:
-            m = len(p.memory)
-            blocks = query.unflatten(0, (-1, m)).permute(1, 3, 0, 2, 4)  # (M, H, R, L, d)
-            out = self.attend(blocks.flatten(2, 3), key, value, mask)
-            out = out.unflatten(2, (-1, length)).permute(2, 0, 3, 1, 4).flatten(3).flatten(0, 1)
-        return F.pad(out, (0, 0, 0, longest - length)) if length < longest else out
+            with remade(*(partial(x.index_select, 0, p.index) for x in (key, value))) as (own_key, own_value):
+                return self.attend(query.transpose(1, 2), own_key, own_value, mask if mask is None else mask[p.index])
+        blocks = query.unflatten(0, (-1, len(p.memory))).permute(1, 3, 0, 2, 4)  # (M, H, R, L, d)
+        return self.attend(blocks.flatten(2, 3), key, value, mask)
+
+
+def _rows_of(attended: Sequence[Tensor], passes: Sequence[CrossPass], longest: int) -> Tensor:
+    """What each pass attended to, as ``CrossAttention._one`` gives it → (N, L, D), zeros behind shorter passes."""
+    parts = []
+    for x, p in zip(attended, passes):
+        length = p.length or longest
+        x = x.unflatten(2, (-1, length)).permute(2, 0, 3, 1, 4).flatten(3).flatten(0, 1)  # (R · M, L, D); R is 1 with an index
+        parts.append(F.pad(x, (0, 0, 0, longest - length)) if length < longest else x)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Block(nn.Module):
@@ -173,7 +183,9 @@ class Block(nn.Module):
 
     def feed(self, x: Tensor) -> Tensor:
         """The feed-forward sub-layer."""
-        return self.output(F.gelu(self.intermediate["dense"](x)), x)
+        inner = self.intermediate["dense"](x)
+        with remade(partial(F.gelu, inner)) as (active,):
+            return self.output(active, x)
 
     def forward(self, x: Tensor, packing: Packing, attend: Tensor,
                 passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]] = (), wanted: Wanted | None = None) -> Tensor:
@@ -201,28 +213,6 @@ class _Embeddings(nn.Module):
         return x.to(torch.get_autocast_dtype("cpu")) if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else x
 
 
-class _Transform(nn.Module):
-    def __init__(self, sizes: TextSizes) -> None:
-        super().__init__()
-        self.dense = nn.Linear(sizes.hidden_size, sizes.hidden_size)
-        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
-
-
-class _Predictions(nn.Module):
-    """BERT's masked-language head; its output projection is the word embedding matrix."""
-
-    def __init__(self, sizes: TextSizes, words: nn.Embedding) -> None:
-        super().__init__()
-        self.transform = _Transform(sizes)
-        self.bias = nn.Parameter(torch.zeros(sizes.vocab_size))
-        self.decoder = nn.Linear(sizes.hidden_size, sizes.vocab_size)
-        self.decoder.weight, self.decoder.bias = words.weight, self.bias
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(k, D) → (k, vocabulary)."""
-        return self.decoder(self.transform.LayerNorm(F.gelu(self.transform.dense(hidden))))
-
-
 class _Bert(nn.Module):
     def __init__(self, sizes: TextSizes) -> None:
         super().__init__()
@@ -245,6 +235,10 @@ class DecoderState:
     values: list[Tensor] = field(default_factory=list)
     seen: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
 
+    @property
+    def rows(self) -> int:
+        return self.seen.shape[0]
+
     def reorder(self, rows: Tensor, memory_rows: Tensor | None = None) -> None:
         """Keep these rows, in this order; ``memory_rows`` when clips were dropped."""
         self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
@@ -260,7 +254,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.bert = _Bert(sizes)
-        self.cls = nn.ModuleDict({"predictions": _Predictions(sizes, self.bert.embeddings.word_embeddings)})
+        self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
         self.checkpointing = False
         self.apply(partial(_initialise, std=sizes.initializer_range))
 
@@ -271,6 +265,11 @@ class TextModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(k, D) → (k, vocabulary)."""
         return self.cls["predictions"](hidden)
+
+    def prediction_loss(self, hidden: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the words ``labels`` (k,) at hidden (k, D), summed with weights ``shares`` (k,), and that of each alone
+        (k,), without gradient."""
+        return cast(WordHead, self.cls["predictions"]).loss(hidden, labels, shares)
 
     def forward(self, layout: Layout, passes: Sequence[CrossPass] = (), wanted: Tensor | None = None) -> TextOutput:
         """Run every row of the layout; with ``passes`` (which must cover all rows in order), attend to memories.
@@ -291,7 +290,7 @@ class TextModel(nn.Module):
                 passes = last.shorten(passes)
             full = [(p, *p.memory.keys_values(i, p.group, block.crossattention.project), mask) for p, mask in zip(passes, masks)]
             if self.checkpointing and self.training:
-                x = checkpoint(block, x, packing, attend, full, last, use_reentrant=False)
+                x = checkpoint(partial(_whole, block), x, packing, attend, full, last, use_reentrant=False)
             else:
                 x = block(x, packing, attend, full, last)
         return TextOutput(x, packing, layout.real) if last is None else TextOutput(x, last.grid, last.real)
@@ -301,8 +300,8 @@ class TextModel(nn.Module):
         return self(layout, passes, torch.zeros_like(layout.real))
 
     def start(self, memory: Memory, group: Group, prompt: tuple[Tensor, Tensor] | None = None, offset: int = 0) -> DecoderState:
-        """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M, L), is read bidirectionally first, and the
-        text then begins at position ``offset``."""
+        """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M · R, L), is read bidirectionally first, and the
+        text then begins at position ``offset``. The R prompts of a memory row stand side by side."""
         state = DecoderState(memory, group, offset)
         rows, heads = len(memory), self.sizes.num_attention_heads
         width = self.sizes.hidden_size // heads
@@ -312,19 +311,22 @@ class TextModel(nn.Module):
             state.keys, state.values = [empty] * len(self.blocks), [empty] * len(self.blocks)
             state.seen = torch.zeros(rows, 0, dtype=torch.bool, device=reference.device)
             return state
-        ids, mask = prompt
-        packing = Packing((rows, ids.shape[1]), None)
+        ids, state.seen = prompt
+        # Passes want rows the other way round: the first prompt of every memory row, the second of every one.
+        order = torch.arange(len(ids), device=ids.device).view(rows, -1).T.flatten()
+        back = order.argsort()
+        ids, mask = ids[order], state.seen[order]
+        packing = Packing((len(ids), ids.shape[1]), None)
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         x = self.bert.embeddings(ids, positions).flatten(0, 1)
         attend = mask[:, None, None, :]
-        passes = [CrossPass(0, rows, memory, group)]
+        own = CrossPass(0, len(ids), memory, group)
         for i, block in enumerate(self.blocks):
             _, key, value = block.attention.project(x)
-            state.keys.append(block.attention.split(packing.pad(key)))
-            state.values.append(block.attention.split(packing.pad(value)))
-            cross = [(passes[0], *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group))]
+            state.keys.append(block.attention.split(packing.pad(key)[back]))
+            state.values.append(block.attention.split(packing.pad(value)[back]))
+            cross = [(own, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group))]
             x = block(x, packing, attend, cross)
-        state.seen = mask
         return state
 
     def step(self, state: DecoderState, tokens: Tensor, mask_id: int) -> Tensor:
@@ -361,6 +363,12 @@ class TextModel(nn.Module):
         query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
         attended = attention.attend(query, key, value, mask)
         return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+
+
+def _whole(block: Block, *arguments: Any) -> Tensor:
+    """A block that is recomputed as a whole."""
+    with all_kept():
+        return block(*arguments)
 
 
 def _initialise(module: nn.Module, std: float) -> None:

@@ -1,8 +1,7 @@
 """VAST (Chen et al., NeurIPS 2023): the paper's figure 2 in code.
 
-Each modality is encoded once per step, whatever the number of groups and objectives. Its tokens, projected to the text
-width, become a Memory; texts attend to it for matching and generation, all in one text forward. Letters: B clips of this
-process, F frames, A audio slices, N tokens, L text tokens, D text width.
+Each modality is encoded once per step, whatever the number of groups and objectives. Its tokens, projected to the text width, become a
+Memory; texts attend to it, all in one forward. Letters: B clips of this process, F frames, A audio slices, N, L tokens, D text width.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from model.encoders import build_audio, build_vision
 from model.generate import beam_search, best_texts, sample
 from model.heads import ContrastiveHead, MatchingHead, condition_projection
 from model.layout import Layout
-from model.memory import Memory
+from model.memory import Memory, shared_rows
 from model.objectives.generation import MaskTokens
 from model.self_critical import SelfCritical
 from model.step import match_pairs, training_losses
@@ -267,10 +266,12 @@ class VAST(nn.Module):
 
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
+        used, grid, place = shared_rows(questions.clip)
+        prompts = questions.ids[grid.T.flatten()], questions.mask[grid.T.flatten()]
         with self.mixed():
-            prompt = (questions.ids, questions.mask)
-            state = self.multimodal_encoder.start(memory.rows(questions.clip), group, prompt, self.config.max_caption_len)
-            return beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
+            state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
+            found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
+        return [found[p % len(used) * len(grid) + p // len(used)] for p in place.tolist()]
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[str]:
         """The answer to every question as text."""

@@ -10,11 +10,12 @@ decorate it, import its file below.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from config.fields import show
 from config.schema import ModelConfig
 from utils.words import did_you_mean
 
@@ -56,6 +57,7 @@ class AudioEncoder(Encoder):
 VisionBuilder = Callable[[ModelConfig], VisionEncoder]
 AudioBuilder = Callable[[ModelConfig], AudioEncoder]
 _Builder = TypeVar("_Builder")
+_Encoder = TypeVar("_Encoder", bound="Encoder")
 _VISION: dict[str, VisionBuilder] = {}
 _AUDIO: dict[str, AudioBuilder] = {}
 
@@ -75,22 +77,54 @@ def register_audio(name: str) -> Callable[[AudioBuilder], AudioBuilder]:
 
 
 def build_vision(cfg: ModelConfig) -> VisionEncoder:
-    """The vision encoder of ``cfg.vision_encoder_type``. Raises EncoderError for an unknown name or size."""
-    return _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>", "open_clip:<name>")(cfg)
+    """The vision encoder of ``cfg.vision_encoder_type``. Raises EncoderError for an unknown name, an unknown or wrong size."""
+    build = _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>", "open_clip:<name>")
+    return _built(build, cfg, "vision_encoder_cfg")
 
 
 def build_audio(cfg: ModelConfig) -> AudioEncoder:
-    """The audio encoder of ``cfg.audio_encoder_type``. Raises EncoderError for an unknown name or size."""
-    return _find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type", "hf:<name or folder>")(cfg)
+    """The audio encoder of ``cfg.audio_encoder_type``. Raises EncoderError for an unknown name, an unknown or wrong size."""
+    return _built(_find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type", "hf:<name or folder>"), cfg, "audio_encoder_cfg")
 
 
 def sizes(defaults: dict, overrides: dict, key: str) -> dict:
-    """``defaults`` updated by ``overrides``; a key that is not among the defaults is an error that names the nearest."""
-    for name in overrides:
+    """``defaults`` updated by ``overrides``; a key that is not among the defaults is an error that names the nearest, and so is a value
+    of another type."""
+    for name, value in overrides.items():
         if name not in defaults:
             raise EncoderError(f"model_cfg.{key} has no size '{name}'; valid are {', '.join(sorted(defaults))}."
                                + did_you_mean(name, defaults))
+        if not _fits(value, defaults[name]):
+            raise EncoderError(f"model_cfg.{key}.{name}: expected {_words(defaults[name])}, got {show(value)}")
     return {**defaults, **overrides}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a JSON value is of the kind of a default; None as a default says nothing."""
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple)) and all(_fits(item, next(iter(default), None)) for item in value)
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    return default is None or type(value) is type(default)
+
+
+def _words(default: Any) -> str:
+    if isinstance(default, (list, tuple)):
+        return f"a list such as {list(default)}"
+    return f"{type(default).__name__} such as {default}" if not isinstance(default, bool) else "true or false"
+
+
+def _built(build: Callable[[ModelConfig], _Encoder], cfg: ModelConfig, key: str) -> _Encoder:
+    """What ``build`` makes. Sizes that a library refuses, in words of its own, are an EncoderError that names the key."""
+    given = getattr(cfg, key)
+    try:
+        return build(cfg)
+    except EncoderError:
+        raise
+    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        if not given:
+            raise
+        raise EncoderError(f"model_cfg.{key}: no encoder can be built with {show(given)}: {error}") from error
 
 
 def _find(registry: dict[str, _Builder], name: str | None, key: str, *patterns: str) -> _Builder:

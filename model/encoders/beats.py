@@ -189,4 +189,8 @@ def beats(cfg: ModelConfig) -> AudioEncoder:
     for name, value in (("audio_target_length", cfg.audio_target_length), ("audio_melbins", cfg.audio_melbins)):
         if value % size["input_patch_size"]:
             raise EncoderError(f"model_cfg.{name} must be a multiple of the patch size {size['input_patch_size']}, got {value}")
+    for key in ("encoder_attention_heads", "conv_pos_groups"):
+        if size["encoder_embed_dim"] % size[key]:
+            raise EncoderError(f"model_cfg.audio_encoder_cfg.{key} must divide encoder_embed_dim {size['encoder_embed_dim']}, got "
+                               f"{size[key]}")
     return Beats(size)

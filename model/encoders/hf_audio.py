@@ -10,7 +10,6 @@ stands for the whole where there is no folder.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config.files import read_json
 from config.schema import ModelConfig
 from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
 from model.weights import towers
@@ -174,7 +174,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     name = str(cfg.audio_encoder_type).split(":", 1)[1]
     folder = Path(name) if Path(name).is_dir() else towers.WEIGHTS / "hf" / name
     file = folder / "config.json"
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    found = read_json(file) if file.is_file() else {}
     kind = cfg.audio_encoder_cfg.get("model_type", found.get("model_type"))
     if kind is None:
         raise EncoderError(f"audio encoder 'hf:{name}': no {file}, which states its sizes; fetch it with "
@@ -186,9 +186,8 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     make = getattr(transformers_audio(), settings_class)
     valid = make().to_dict()
     given = {key: value for key, value in found.get("audio_config", found).items() if key in valid}
-    given = {**given, **cfg.audio_encoder_cfg}
-    known = sizes(valid, given, "audio_encoder_cfg")
-    settings = make(**{key: known[key] for key in given if key != "model_type"})
+    known = sizes({**valid, **given}, cfg.audio_encoder_cfg, "audio_encoder_cfg")
+    settings = make(**{key: known[key] for key in (*given, *cfg.audio_encoder_cfg) if key != "model_type"})
     if cfg.audio_melbins != settings.num_mel_bins:
         raise EncoderError(f"model_cfg.audio_melbins {cfg.audio_melbins}: 'hf:{name}' takes {settings.num_mel_bins}")
     _check_extractor(folder / "preprocessor_config.json", extractor)
@@ -197,7 +196,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
 
 def _check_extractor(file: Path, wanted: dict[str, Any]) -> None:
     """Refuse a folder whose feature extractor is not the one that data/audio.py has for its kind."""
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    found = read_json(file) if file.is_file() else {}
     for key, value in wanted.items():
         if key in found and found[key] != value:
             raise EncoderError(f"{file}: {key} is {found[key]}; the front end here has {value}")

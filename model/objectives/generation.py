@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
+LOGITS = {"cpu": 2**23, "cuda": 2**27}
+"""Logits that exist at once, by type of device."""
 FIRST_WORD = 106
 """The release draws random replacement tokens from this id on; a vocabulary's words begin there."""
 
@@ -44,11 +47,59 @@ def mask_tokens(ids: Tensor, tokens: MaskTokens, probability: float, draws: Tens
     return torch.where(chosen, disguised, ids), labels
 
 
-def generation_loss(logits: Tensor, labels: Tensor, count: Tensor | float | None = None) -> Tensor:
-    """Cross-entropy over the chosen tokens: logits (k, vocabulary), labels (k,).
+class _VocabularyLoss(torch.autograd.Function):
+    """Gradients are made in the forward pass, part by part: logits of all rows never exist at once, and none is computed twice."""
 
-    ``count`` replaces k as divisor: with several processes, the mean number of chosen tokens per process, so that the mean
-    over processes is the mean over the global batch.
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, shares: Tensor, learn: bool,
+                ) -> tuple[Tensor, Tensor]:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        each = hidden.new_empty(len(labels), dtype=torch.float32)
+        # Gradients of half precision would underflow if each row's share, 1 over the number of rows, stood in them.
+        scale = shares.max() if len(shares) else shares.new_ones(())
+        found = [torch.zeros_like(x, dtype=torch.float32) for x in (hidden, weight, bias)] if learn else []
+        with torch.autocast(kind, enabled=False):
+            states, words, offsets = (x.to(dtype) for x in (hidden, weight, bias))
+            size = max(1, LOGITS.get(kind, LOGITS["cuda"]) // len(weight))
+            for part in (slice(start, start + size) for start in range(0, len(labels), size)):
+                logits, target = F.linear(states[part], words, offsets).float(), labels[part, None]
+                total = logits.logsumexp(1, keepdim=True)
+                each[part] = (total - logits.gather(1, target)).squeeze(1)
+                if learn:
+                    gradient = logits.sub_(total).exp_()
+                    gradient.scatter_add_(1, target, gradient.new_full((), -1.0).expand_as(target)).mul_((shares[part] / scale)[:, None])
+                    _add_gradients(gradient, states[part], words, part, *found)
+        if learn:
+            ctx.save_for_backward(scale, *found)
+            ctx.kind = hidden.dtype
+        ctx.mark_non_differentiable(each)
+        return (each * shares).sum(), each
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scale, hidden, weight, bias = ctx.saved_tensors
+        factor = gradient * scale
+        return (hidden * factor).to(ctx.kind), weight * factor, bias * factor, None, None, None
+
+
+def _add_gradients(logits: Tensor, states: Tensor, words: Tensor, part: slice, hidden: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """From the gradient of some rows' logits, those of hidden states, words and biases."""
+    bias += logits.sum(0)
+    logits = logits.to(words.dtype)
+    hidden[part] = logits @ words
+    if words.dtype is torch.float32:
+        torch.addmm(weight, logits.T, states, out=weight)
+    else:
+        weight += logits.T @ states
+
+
+def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropies of the words ``labels`` under logits hidden · weightᵀ + bias: their sum weighted by ``shares``, and each.
+
+    hidden: (k, D); weight: (vocabulary, D); labels: (k,); shares: (k,) positive, such as 1 over the number of tokens of each
+    loss. Returns a float32 scalar and (k,) float32 without gradient. Products are in autocast's type where it is on.
     """
-    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-    return loss / (len(labels) if count is None else count)
+    learn = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    total, each = _VocabularyLoss.apply(hidden, weight, bias, labels, shares, learn)
+    return total, each

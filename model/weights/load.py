@@ -28,6 +28,7 @@ from model.weights.towers import TowerFile
 from utils.files import sha256_file
 
 log = logging.getLogger("omnivast")
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 class WeightsError(ValueError):
@@ -54,9 +55,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        neighbours = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.4)
-        raise WeightsError(f"no weights at {path}" + (f"; that folder has '{near[0]}'" if near else ""))
+        raise WeightsError(_absent(path))
     if path.name.endswith(".index.json"):
         return {name: tensor for part in parts_of(path) for name, tensor in read_state_dict(path.with_name(part)).items()}
     content = _read(path)
@@ -64,8 +63,23 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"{path}: expected a state dict (names with tensors), found {type(content).__name__}")
+        raise WeightsError(f"{path}: expected a state dict (names with tensors), found {_kind(content)}")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _absent(path: Path) -> str:
+    neighbours = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.4)
+    return f"no weights at {path}" + (f"; that folder has '{near[0]}'" if near else "")
+
+
+def _kind(content: Any) -> str:
+    """What a file holds instead of a state dict, in words."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    if "optimizer" in content:
+        return "the state of a training; its weights are in the model_step_N.pt beside it"
+    return f"a dict of {', '.join(map(str, list(content)[:5]))}, …" if content else "an empty dict"
 
 
 def parts_of(index: Path) -> list[str]:
@@ -158,9 +172,13 @@ def split_unused(state: dict[str, Tensor], wanted: Iterable[str] = ()) -> tuple[
 def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | None:
     """The file that a run starts from: ``checkpoint``, else the newest ``ckpt/model_step_N.pt`` of ``pretrain_dir``, else None."""
     if checkpoint:
-        if not Path(checkpoint).is_file():
-            raise WeightsError(f"no weights at {checkpoint} (run_cfg.checkpoint)")
-        return Path(checkpoint)
+        path = Path(checkpoint)
+        if path.is_dir():
+            raise WeightsError(f"run_cfg.checkpoint '{path}' is a folder: name a .pt or .safetensors file, or a run's folder with "
+                               "--pretrain_dir")
+        if not path.is_file():
+            raise WeightsError(f"{_absent(path)} (run_cfg.checkpoint)")
+        return path
     if not pretrain_dir:
         return None
     found = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")

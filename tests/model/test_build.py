@@ -115,6 +115,10 @@ def test_a_bert_folder(tmp_path, monkeypatch):
 def test_sizes_that_cannot_be():
     with pytest.raises(ModelError, match="no size 'hiden_size'. Did you mean 'hidden_size'"):
         build_model(config(text_encoder_cfg={"hiden_size": 32}))
+    with pytest.raises(ValueError, match=r"text_encoder_cfg.hidden_size: expected int, got 'wide' \(str\)"):
+        build_model(config(text_encoder_cfg={**TEXT, "hidden_size": "wide"}))
+    with pytest.raises(ModelError, match="hidden_size 32 must divide by num_attention_heads 5"):
+        build_model(config(text_encoder_cfg={**TEXT, "num_attention_heads": 5}))
     with pytest.raises(ModelError, match="model_cfg.tokenizer is needed"):
         build_model(config(tokenizer=None))
     with pytest.raises(ModelError, match=r"texts of 14 tokens \(max_\*_len\) exceed the text encoder's 13 positions"):

@@ -45,6 +45,28 @@ def test_unknown_sizes_name_the_nearest():
         build_audio(config(audio_melbins=20))
 
 
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"vision_encoder_cfg": {"width": "wide"}}, r"vision_encoder_cfg.width: expected int such as 128, got 'wide' \(str\)"),
+    ({"vision_encoder_cfg": {"depth": 2.5}}, "vision_encoder_cfg.depth: expected int"),
+    ({"vision_encoder_cfg": {"class_token": 1}}, "class_token: expected true or false, got 1"),
+    ({"vision_encoder_cfg": {"heads": 5}}, r"vision_encoder_cfg: no encoder can be built with .*\"heads\": 5.*divisible"),
+    ({"audio_encoder_cfg": {"encoder_attention_heads": 0}}, "audio_encoder_cfg: no encoder can be built with"),
+    ({"vision_encoder_type": "swin_base_22k_224", "vision_encoder_cfg": {"depths": 2}}, r"depths: expected a list such as \[2, 2, 18, 2\]"),
+    ({"vision_encoder_type": "swin_base_22k_224", "vision_encoder_cfg": {"depths": [1, "1"]}}, "depths: expected a list"),
+    ({"audio_encoder_cfg": {"encoder_layers": "two"}}, "audio_encoder_cfg.encoder_layers: expected int such as 12, got 'two'"),
+    ({"audio_encoder_cfg": {"encoder_embed_dim": 30, "encoder_attention_heads": 4}}, "must divide encoder_embed_dim 30, got 4"),
+    ({"audio_encoder_cfg": {"conv_pos_groups": 7}}, "conv_pos_groups must divide encoder_embed_dim 768, got 7"),
+    ({"audio_encoder_type": "hf:x", "audio_encoder_cfg": {"model_type": "whisper", "d_model": "x"}}, "d_model: expected int"),
+])
+def test_wrong_sizes_are_named(changes, words):
+    with pytest.raises(EncoderError, match=words):
+        (build_vision if "vision_encoder_cfg" in changes else build_audio)(config(**changes))
+
+
+def test_whole_numbers_serve_where_any_number_does():
+    assert build_vision(config(vision_encoder_cfg={**CONFIG.vision_encoder_cfg, "mlp_ratio": 2})).width == 16
+
+
 def test_a_new_encoder_needs_a_builder_and_a_name(monkeypatch):
     monkeypatch.setattr(encoders, "_VISION", dict(encoders._VISION))
 

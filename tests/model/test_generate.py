@@ -92,6 +92,23 @@ def test_greedy_takes_the_likeliest_word_each_time(asked):
         assert got[row] == ids
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.no_grad()
+def test_questions_about_one_clip_share_its_memory_and_find_what_each_finds_alone(beams):
+    """Three questions for each of three clips; texts end at different lengths, so that clips are dropped on the way."""
+    model, clips = small_model(ends=1.5), memory(3, masked=(Modality.AUDIO,))
+    ids = torch.randint(4, 12, (9, 5), generator=torch.Generator().manual_seed(2))
+    seen = torch.arange(5) < torch.tensor([5, 3, 4, 2, 5, 3, 5, 4, 4])[:, None]
+    state = model.start(copy_of(clips), GROUP, (ids, seen), 8)
+    assert state.rows == 9 and len(state.memory) == 3
+    together = best_texts(model, state, WORDS, beams, 6, 1.0)
+    assert len({len(ids) for own in together for ids in own}) > 1
+    for row in range(9):
+        clip = slice(row // 3, row // 3 + 1)
+        alone = model.start(copy_of(clips, clip), GROUP, (ids[row:row + 1], seen[row:row + 1]), 8)
+        assert best_texts(model, alone, WORDS, beams, 6, 1.0) == together[row:row + 1]
+
+
 @torch.no_grad()
 def total(model, clips, row, ids, ended):
     """Summed log-probability of a text, with its [SEP] when it ended."""

@@ -5,7 +5,7 @@ import torch
 
 from config.tasks import Group, Modality
 from model.layout import Layout
-from model.memory import CrossPass, Memory
+from model.memory import CrossPass, Memory, shared_rows
 from tests.model.tiny import batch, copy_of, memory, task, text_model, vast
 from utils.random import StepRandom
 
@@ -125,3 +125,44 @@ def test_a_modality_that_was_not_encoded_is_named(model):
     clips = memory(CLIPS, tokens=(5,))
     with pytest.raises(ValueError, match="no audio features"):
         clips.keys_values(0, Group.parse("va"), model.blocks[0].crossattention.project)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", [("vas", "va", "v", "vs"), ("v", "vs", "va", "s", "vas"), ("s", "vas", "a")], ids="-".join)
+def test_groups_are_parts_of_wider_ones_whatever_the_order(model, order):
+    """A token is kept twice only where a group skips a modality in between."""
+    clips, project = memory(CLIPS), model.blocks[0].crossattention.project
+    for key in order:
+        clips.keys_values(0, Group.parse(key), project)
+    for key in order:
+        wanted = zip(*(project(clips.condition[m]) for m in Group.parse(key)))
+        for found, parts in zip(clips.keys_values(0, Group.parse(key), project), wanted):
+            torch.testing.assert_close(found, torch.cat(parts, 2))
+    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for known in clips._known.values() for x in known[:2]}
+    tokens = 12 + (9 if "vs" in order else 0)  # 5 of vision, 3 of audio, 4 of the subtitle
+    assert sum(kept.values()) <= 2 * CLIPS * tokens * 32 * 4
+    assert len(clips.rows(torch.arange(CLIPS))) == CLIPS and clips.rows(torch.arange(CLIPS)) is clips
+
+
+def test_gradients_of_parts_are_those_of_separate_projections(model):
+    groups, project = [Group.parse(key) for key in ("vas", "va", "vs", "a")], model.blocks[0].crossattention.project
+    gradients = []
+    for shared in (True, False):
+        clips = memory(CLIPS)
+        for condition in clips.condition.values():
+            condition.requires_grad_()
+        total = torch.zeros(())
+        for i, group in enumerate(groups):
+            own = clips if shared else Memory(clips.condition, clips.mask)
+            total = total + sum((x * (i + 1)).sin().sum() for x in own.keys_values(0, group, project))
+        gradients.append(torch.autograd.grad(total, list(clips.condition.values())))
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rows", [[2, 0, 2, 0], [1, 1, 1], [3, 1, 2], [0, 1, 1, 1, 1], [4, 4, 4, 4, 2, 2, 2]])
+def test_texts_find_their_place_in_the_grid(rows):
+    used, grid, place = shared_rows(torch.tensor(rows))
+    assert grid.flatten()[place].tolist() == list(range(len(rows)))
+    assert used[place % len(used)].tolist() == rows
+    assert grid.numel() <= max(len(rows), 1.25 * len(rows))

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from model.objectives import generation
 from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
-from model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, generation_loss, mask_tokens
+from model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, mask_tokens, vocabulary_loss
 from model.objectives.matching import matching_loss
 
 SPECIAL = MaskTokens(pad=0, cls=101, mask=103, vocab_size=186)
@@ -143,9 +144,59 @@ def test_matching_loss_by_hand():
     assert matching_loss(undecided, undecided, undecided).item() == pytest.approx(math.log(2))
 
 
-def test_generation_loss_by_hand():
+def test_vocabulary_loss_by_hand():
+    """A vocabulary of three words whose logits are the hidden states themselves."""
     logits, labels = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([2, 0])
     first, second = cross_entropy([0, 1, 2], 2), math.log(3)
-    assert generation_loss(logits, labels).item() == pytest.approx((first + second) / 2)
-    assert generation_loss(logits, labels, torch.tensor(4.0)).item() == pytest.approx((first + second) / 4)
-    assert generation_loss(logits.bfloat16(), labels).dtype is torch.float32
+    total, each = vocabulary_loss(logits, torch.eye(3), torch.zeros(3), labels, torch.tensor([0.5, 0.25]))
+    assert each.tolist() == pytest.approx([first, second]) and total.item() == pytest.approx(first / 2 + second / 4)
+    shifted = vocabulary_loss(logits, torch.eye(3), torch.tensor([0.0, 0.0, 1.0]), labels, torch.ones(2))[1]
+    assert shifted.tolist() == pytest.approx([cross_entropy([0, 1, 3], 2), cross_entropy([1, 1, 2], 0)])
+
+
+def prediction(dtype=torch.float32):
+    """Seven hidden states of width 4, eleven words, their biases; labels and shares."""
+    noise = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=noise) for shape in ((7, 4), (11, 4), (11,))]
+    tensors[0] = tensors[0].to(dtype)
+    return [x.requires_grad_() for x in tensors], torch.randint(0, 11, (7,), generator=noise), torch.rand(7, generator=noise)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100], ids="{} rows".format)
+def test_vocabulary_loss_and_gradients_are_those_of_all_logits_at_once(monkeypatch, at_once):
+    monkeypatch.setitem(generation.LOGITS, "cpu", at_once * 11)
+    (hidden, weight, bias), labels, shares = prediction()
+    each = torch.nn.functional.cross_entropy(hidden @ weight.T + bias, labels, reduction="none")
+    wanted = torch.autograd.grad(3 * (each * shares).sum(), (hidden, weight, bias))
+    total, found = vocabulary_loss(hidden, weight, bias, labels, shares)
+    torch.testing.assert_close(found, each.detach())
+    assert not found.requires_grad and total.item() == pytest.approx((each * shares).sum().item())
+    for _ in range(2):  # what was made in the forward pass serves any number of backward passes
+        got = torch.autograd.grad(3 * total, (hidden, weight, bias), retain_graph=True)
+        for one, other in zip(got, wanted):
+            torch.testing.assert_close(one, other)
+
+
+def test_vocabulary_loss_in_half_precision_keeps_small_gradients():
+    """In float16, shares of a millionth would leave no gradient where they stood in the products; types are those of the tensors."""
+    (hidden, weight, bias), labels, _ = prediction(torch.bfloat16)
+    shares = torch.full((7,), 1e-6)
+    exact = torch.autograd.grad(vocabulary_loss(hidden.float(), weight, bias, labels, shares)[0], (hidden, weight, bias))
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
+            total, _ = vocabulary_loss(hidden, weight, bias, labels, shares)
+        assert total.dtype is torch.float32
+        found = torch.autograd.grad(total, (hidden, weight, bias))
+        assert [x.dtype for x in found] == [torch.bfloat16, torch.float32, torch.float32]
+        for one, other in zip(found, exact):
+            assert (one.float() - other.float()).norm() < 0.02 * other.float().norm()
+
+
+def test_vocabulary_loss_without_gradient_or_without_tokens():
+    (hidden, weight, bias), labels, shares = prediction()
+    with torch.no_grad():
+        assert not vocabulary_loss(hidden, weight, bias, labels, shares)[0].requires_grad
+    weight.requires_grad_(False)
+    total, each = vocabulary_loss(hidden[:0], weight, bias, labels[:0], shares[:0])
+    total.backward()
+    assert total.item() == 0 and each.shape == (0,) and hidden.grad.abs().sum() == 0

@@ -111,6 +111,12 @@ def test_something_else_than_a_state_dict(tmp_path, content):
         read_state_dict(tmp_path / "x.pt")
 
 
+def test_the_state_of_a_training_is_told_from_its_weights(tmp_path):
+    torch.save({"step": 1, "optimizer": {}}, tmp_path / "state_step_1.pt")
+    with pytest.raises(WeightsError, match="found the state of a training; its weights are in the model_step_N.pt beside it"):
+        read_state_dict(tmp_path / "state_step_1.pt")
+
+
 def test_another_shape(saved):
     change(saved, lambda s: s.update({"contra_head_t.linear.weight": torch.zeros(4, 32)}))
     with pytest.raises(WeightsError, match=r"1 tensor\(s\) have another shape(.|\n)*_head_t.linear.weight: file \(4, 32\), model \(16, 32"):
@@ -235,6 +241,10 @@ def test_the_file_that_a_run_starts_from(tmp_path, saved):
     assert start_weights(None, None) is None and start_weights(str(saved), "elsewhere") == saved
     with pytest.raises(WeightsError, match=r"no weights at gone.pt \(run_cfg.checkpoint\)"):
         start_weights("gone.pt", None)
+    with pytest.raises(WeightsError, match="is a folder: name a .pt or .safetensors file, or a run's folder with --pretrain_dir"):
+        start_weights(str(tmp_path), None)
+    with pytest.raises(WeightsError, match="that folder has 'model_step_"):
+        start_weights(f"{saved}t", None)
     with pytest.raises(WeightsError, match="holds no ckpt/model_step_N.pt"):
         start_weights(None, str(tmp_path))
     (tmp_path / "ckpt").mkdir()

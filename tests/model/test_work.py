@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from config.tasks import Group
+from model.objectives import generation
 from tests.model.tiny import SUBTITLES, batch, task, texts, vast
 from utils.random import StepRandom
 
@@ -105,3 +106,50 @@ def test_re_ranking_projects_each_clip_once_and_reads_one_token_per_pair():
     tokens = sum(condition.shape[0] * condition.shape[1] for condition in memory.condition.values())
     assert (seen["keys0"], seen["keys1"]) == (tokens, tokens)
     assert (seen["fed0"], seen["fed1"]) == (int(pairs.mask.sum()), 8)
+
+
+@torch.no_grad()
+def test_questions_about_a_clip_project_it_once():
+    """Eight questions about four clips, in any order."""
+    model = vast().eval()
+    memory = model.memory(model.encode(batch(), list(ALL)))
+    asked = texts(["what is the man doing ?", "who is running ?"] * 4, 12, clip=[3, 1, 0, 2, 1, 0, 3, 2])
+    with counting(model) as seen:
+        model.answer_ids(memory, ALL, asked, beam_size=2)
+    tokens = sum(condition.shape[0] * condition.shape[1] for condition in memory.condition.values())
+    assert (seen["keys0"], seen["keys1"]) == (tokens, tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_generated_text_takes_two_positions_per_word_and_beam(beams):
+    """No text ends; the first word is looked for once per clip."""
+    model = vast().eval()
+    model.get_parameter("multimodal_encoder.cls.predictions.bias")[model.tokenizer.sep] = -1e4
+    memory = model.memory(model.encode(batch(), list(ALL)))
+    with counting(model) as seen:
+        model.caption(memory, ALL, beam_size=beams, max_length=6)
+    positions = 4 + 5 * 4 * beams
+    assert (seen["fed0"], seen["fed1"]) == (2 * positions, positions)
+
+
+class Logits(TorchDispatchMode):
+    """The most rows of a matrix product as wide as the vocabulary."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.vocabulary, self.rows = vocabulary, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm) and out.shape[1] == self.vocabulary:
+            self.rows = max(self.rows, out.shape[0])
+        return out
+
+
+def test_logits_of_all_predicted_words_never_exist_at_once(monkeypatch):
+    model, clips = vast().train(), batch()
+    monkeypatch.setitem(generation.LOGITS, "cpu", 5 * model.multimodal_encoder.sizes.vocab_size)
+    with Logits(model.multimodal_encoder.sizes.vocab_size) as logits:
+        model(clips, task("cap%tvas%tva"), StepRandom(0, 0))["loss"].backward()
+    assert logits.rows == 5
