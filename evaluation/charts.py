@@ -11,7 +11,7 @@ from html import escape
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4")
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 80, 30, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 38
 MAX_POINTS = 200
 MARKS = ("disc", "ring", "bar", "cross")
 
@@ -54,9 +54,10 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str = "step", s
             points = thinned(running_mean(own.points, smooth))
         parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" '
                      'stroke-linejoin="round"/>')
-        ends.append((scale.y(points[-1][1]), own.name, colour))
-    for place, name, colour in _apart(ends):
-        parts.append(f'<text x="{WIDTH - RIGHT + 6}" y="{place + 4:.1f}" fill="{colour}" class="name">{escape(name)}</text>')
+        ends.append((scale.y(points[-1][1]), own.name, f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'))
+    for place, name, look in _apart(ends):
+        parts.append(f'<line x1="{WIDTH - RIGHT + 5}" x2="{WIDTH - RIGHT + 23}" y1="{place:.1f}" y2="{place:.1f}" {look}/>'
+                     f'<text x="{WIDTH - RIGHT + 27}" y="{place + 4:.1f}" class="name">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -172,12 +173,12 @@ def _upper(points: Sequence[tuple[float, float]]) -> float:
 def _apart(ends: Sequence[tuple[float, str, str]], gap: float = 13.0) -> list[tuple[float, str, str]]:
     """Labels moved so that none covers another, and all stay inside the chart."""
     placed: list[tuple[float, str, str]] = []
-    for place, name, colour in sorted(ends):
-        placed.append((max(place, placed[-1][0] + gap) if placed else place, name, colour))
+    for place, name, look in sorted(ends):
+        placed.append((max(place, placed[-1][0] + gap) if placed else place, name, look))
     low = float(HEIGHT - BOTTOM)
     for number in range(len(placed) - 1, -1, -1):
-        place, name, colour = placed[number]
-        placed[number] = (min(place, low), name, colour)
+        place, name, look = placed[number]
+        placed[number] = (min(place, low), name, look)
         low = placed[number][0] - gap
     return placed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class PairMatcher:
     def __init__(
         self,
         model: VAST,
-        features: Sequence[Any],
+        features: Iterable[Any],
         device: torch.device | str,
         *,
         pair_tokens: int = PAIR_TOKENS,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from config.tasks import Modality, Objective, Task
+from evaluation import benchmarks
 from utils import distributed
 from utils.files import sha256_file
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from config.schema import Config, DatasetConfig
     from model.weights import LoadReport
 
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "av", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "av", "decord", "torchcodec", "numpy", "pycocoevalcap")
 
 
 def build(
@@ -42,7 +43,7 @@ def build(
         provenance: what the caller knows of the weights and the run: ``checkpoint``, ``checkpoint_sha256``,
             ``missing_parameters``, ``config_hash``, …
         device: where the model was.
-        seconds: wall-clock time of encoding, scoring and the metrics of all the dataset's objectives.
+        seconds: wall-clock time of encoding (for all the dataset's objectives at once), and of this one's scoring and metrics.
     """
     task = Task.parse(dataset.task)
     sound_or_sight = {Modality.VISION, Modality.AUDIO}
@@ -61,6 +62,7 @@ def build(
         references = {"references": dataset.annfile, "references_sha256": sha256_file(dataset.annfile)}
     return {
         "dataset": dataset.name,
+        "benchmark": benchmarks.known().get(dataset.name, {}).get("benchmark"),
         "objective": objective.value,
         "groups": [str(group) for group in task.groups(objective)],
         **data,
@@ -97,6 +99,12 @@ def checkpoint_facts(report: LoadReport | None) -> dict[str, Any]:
         "missing_parameters": sorted(report.missing),
         "unexpected_parameters": sorted(report.unexpected),
     }
+
+
+def saved_facts(path: Path) -> dict[str, Any]:
+    """The same of weights that this run saved; the hash on the main process alone, which writes it."""
+    sha256 = sha256_file(path) if distributed.is_main() else None
+    return {"checkpoint": str(path), "checkpoint_sha256": sha256, "missing_parameters": [], "unexpected_parameters": []}
 
 
 def code_commit() -> str | None:

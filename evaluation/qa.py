@@ -25,11 +25,13 @@ class QAEvaluator:
     Args:
         groups: the question answering groups of the task.
         beam_size: beams; 1: greedy.
+        people: annotation row → what several people answered its one question, for VQAv2's accuracy.
     """
 
-    def __init__(self, groups: Sequence[Group], *, beam_size: int) -> None:
+    def __init__(self, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None) -> None:
         self.groups = tuple(groups)
         self.beam_size = beam_size
+        self.people = people or {}
         self._own: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, model: VAST, batch: Batch, memory: Any) -> None:
@@ -51,10 +53,13 @@ class QAEvaluator:
             if values:
                 for entry, value in zip(entries, values):
                     entry[name] = value
+        index = batch.index.tolist()
+        for row, entry in zip(rows, entries):
+            if index[row] in self.people:
+                entry["answers"] = self.people[index[row]]
         for group in self.groups:
             for entry, prediction in zip(entries, model.answer(memory, group, questions, beam_size=self.beam_size)):
                 entry[str(group)] = prediction
-        index = batch.index.tolist()
         self._own.extend((index[row], entry) for row, entry in zip(rows, entries))
 
     def finish(self) -> Outcome:
@@ -69,7 +74,7 @@ class QAEvaluator:
             "beam_size": self.beam_size,
             "length_penalty": 1.0,
             "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
-                       "normalisation",
+                       "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else ""),
             "intervals": bootstrap.WORDS,
         }
         return Outcome(metrics, predictions, facts, intervals)

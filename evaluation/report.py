@@ -106,14 +106,19 @@ class Report:
         caption: str = "",
         over: Sequence[tuple[str, int]] = (),
         muted: Iterable[int] = (),
+        small: bool = False,
     ) -> Report:
-        """A table; numbers get one decimal, None a dash.
+        """A table; numbers get one decimal, None a dash. A column of dashes alone is left out.
 
         Args:
             over: a row of headings above the columns, each with the number of columns that it spans.
             muted: numbers of rows that are for comparison only, shown paler.
+            small: for facts to look up, in less room.
         """
-        rows = list(rows)
+        rows = [list(row) for row in rows]
+        if rows and not over:
+            kept = [n for n in range(len(columns)) if any(row[n] is not None for row in rows)]
+            columns, rows = [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]
         if caption:
             self._plain.append(f"**{caption}**")
         lines = [[_plain_cell(cell) for cell in row] for row in (self._spanned(columns, over), *rows)]
@@ -125,9 +130,11 @@ class Report:
         body = "".join(
             f"<tr{' class=muted' if number in pale else ''}>{''.join(map(_cell, row))}</tr>" for number, row in enumerate(rows)
         )
-        title = f"<caption>{escape(caption)}</caption>" if caption else ""
+        title = f'<p class="caption">{escape(caption)}</p>' if caption else ""
         over_row = f'<tr class="over">{above}</tr>' if above else ""
-        self._parts.append(f'<div class="scroll"><table>{title}<thead>{over_row}<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+        look = ' class="small"' if small else ""
+        self._parts.append(f'{title}<div class="scroll"><table{look}><thead>{over_row}<tr>{head}</tr></thead>'
+                           f"<tbody>{body}</tbody></table></div>")
         return self
 
     @staticmethod
@@ -136,8 +143,9 @@ class Report:
         above = [words for words, span in over for _ in range(span)] or [""] * len(columns)
         return [f"{words}: {column}" if words else column for words, column in zip(above, columns)]
 
-    def charts(self, charts: Sequence[str], *, wide: bool = False) -> Report:
-        """SVG charts side by side, as many per row as fit."""
+    def charts(self, charts: Sequence[str], *, wide: bool = False, plain: str = "") -> Report:
+        """SVG charts side by side, as many per row as fit. ``plain`` stands for them in the Markdown."""
+        self._plain += [plain] if plain else []
         drawn = "".join(chart for chart in charts if chart)
         if drawn:
             self._parts.append(f'<div class="charts{" wide" if wide else ""}">{drawn}</div>')
@@ -226,11 +234,17 @@ def _plain_cell(value: str | float | Cell | None) -> str:
 
 
 def _plain_card(card: Card) -> str:
-    lines = [f"### {card.title}" + (f" ({card.aside})" if card.aside else ""), ""]
-    for line in (*card.lines, *(item for _, items in card.blocks for item in items if isinstance(item, Line))):
-        verdict = "" if line.right is None else " ✓" if line.right else " ✗"
-        lines.append(f"- {line.label}: {line.text}{verdict}")
+    lines = [f"### {card.title}" + (f" ({card.aside})" if card.aside else ""), "", *map(_plain_line, card.lines)]
+    for heading, items in card.blocks:
+        pictures = [f"{item.title} {item.words}{' ✓' if item.right else ''}" for item in items if isinstance(item, Picture)]
+        lines += [f"- {heading}: {', '.join(pictures)}"] if pictures else []
+        lines += [_plain_line(item) for item in items if isinstance(item, Line)]
     return "\n".join(lines)
+
+
+def _plain_line(line: Line) -> str:
+    verdict = "" if line.right is None else " ✓" if line.right else " ✗"
+    return f"- {line.label}: {line.text}{verdict}"
 
 
 def _cell(value: str | float | Cell | None) -> str:
@@ -275,7 +289,8 @@ def _thumbnail(picture: Picture) -> str:
     mark = ' class="right"' if picture.right else ""
     title = f"<b>{escape(picture.title)}{' ✓' if picture.right else ''}</b><br>" if picture.title else ""
     words = escape(picture.words)
-    return f'<figure{mark}><img src="{picture.uri}" alt="{words}"><figcaption>{title}{words}</figcaption></figure>'
+    image = f'<img src="{picture.uri}" alt="{words}">' if picture.uri else ""
+    return f"<figure{mark}>{image}<figcaption>{title}{words}</figcaption></figure>"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Text-to-video (and video-to-text) retrieval: contrastive scores of all pairs, then matching re-orders the first k of each query.
 
-Each clip is encoded once for all groups. Ranks count ties against the true clip. Nothing depends on the batch size or on
-the number of processes.
+Each clip is encoded once for all groups, again for re-ranking where memory does not hold its features. Ranks count ties against the
+true clip. Nothing depends on the batch size or on the number of processes.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +20,11 @@ from torch import Tensor
 from config.tasks import CaptionKind, Group
 from data.batch import Batch, Texts
 from evaluation.collect import Outcome, computed_once
+from evaluation.features import Again, Conditions, FeatureRows, mapped, share_of_memory, write_joined
 from evaluation.matching import PairMatcher
 from evaluation.metrics import bootstrap, recall
-from evaluation.search import TEMPERATURE, Search, search
+from evaluation.same import first_of_same
+from evaluation.search import TEMPERATURE, Features, Search, search
 from utils import distributed
 from utils.log import Progress, progress
 
@@ -32,12 +37,12 @@ SHOWN = 5
 
 @dataclass
 class _TextPool:
-    """Texts of one caption kind, as they come in: token ids, words, annotation row of their clip, features (n, D) per batch."""
+    """Texts of one caption kind, as they come in: token ids, words, annotation row of their clip, features."""
 
+    features: FeatureRows
     ids: list[list[int]] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
-    features: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -46,7 +51,7 @@ class _Part:
 
     rows: list[int] = field(default_factory=list)
     clip_ids: list[str] = field(default_factory=list)
-    clips: dict[Group, list[Tensor]] = field(default_factory=dict)
+    clips: dict[Group, FeatureRows] = field(default_factory=dict)
     texts: dict[CaptionKind, _TextPool] = field(default_factory=dict)
 
 
@@ -57,7 +62,11 @@ class _Texts:
     ids: list[list[int]]
     raw: list[str]
     clip: np.ndarray
-    features: Tensor
+    features: Features
+    shared: int
+    """Texts that another clip has too, word for word."""
+    also: np.ndarray | None
+    """(P, 2) int64, sorted: the pairs (text, other clip) of these; None where they do not count as right."""
 
 
 class RetrievalEvaluator:
@@ -68,13 +77,24 @@ class RetrievalEvaluator:
         rerank: candidates per query that the matching head re-orders; 0: none, and no condition features are kept.
         both_directions: also video to text.
         dual_softmax: also the ranks after a dual softmax of the contrastive scores, beside the plain ones.
+        shared_texts: a text that several clips have, word for word, is right with any of them; else only with the clip it came with.
+        features_dir: folder, common to all processes, that holds contrastive features as float16 while they are needed; None: they are
+            float32 in memory.
+        memory_gb: memory of this machine for condition features, see :class:`evaluation.features.Conditions`; None: half of what is free.
     """
 
-    def __init__(self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False) -> None:
+    def __init__(
+        self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False,
+        shared_texts: bool = False, features_dir: str | Path | None = None, memory_gb: float | None = None,
+    ) -> None:
         self.groups = tuple(groups)
-        self.rerank, self.both_directions, self.dual_softmax = rerank, both_directions, dual_softmax
-        self._own = _Part(clips={group: [] for group in groups}, texts={group.caption_kind: _TextPool() for group in groups})
-        self._features: list[Any] = []
+        self.rerank, self.both_directions, self.dual_softmax, self.shared_texts = rerank, both_directions, dual_softmax, shared_texts
+        self._folder = _temporary_folder(features_dir) if features_dir else None
+        kinds = dict.fromkeys(group.caption_kind for group in groups)
+        self._own = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
+                          texts={kind: _TextPool(FeatureRows(self._file(f"texts_{kind.value}"))) for kind in kinds})
+        self._conditions = Conditions(dict.fromkeys(m for group in groups for m in group), share_of_memory(memory_gb)) if rerank else None
+        self._same: dict[str, np.ndarray] = {}
 
     def add(self, model: VAST, batch: Batch, features: Any) -> None:
         """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities."""
@@ -82,7 +102,7 @@ class RetrievalEvaluator:
         self._own.rows.extend(rows)
         self._own.clip_ids.extend(batch.clip_ids)
         for group in self.groups:
-            self._own.clips[group].append(model.embed_clips(features, group).float().cpu())
+            self._own.clips[group].append(model.embed_clips(features, group))
         embedded: list[tuple[Texts, Tensor]] = []
         for kind, pool in self._own.texts.items():
             texts = _captions(batch, kind)
@@ -93,17 +113,22 @@ class RetrievalEvaluator:
             pool.raw.extend(texts.raw)
             pool.row.extend(rows[clip] for clip in texts.clip.tolist())
             pool.ids.extend(ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist()))
-        if self.rerank:
-            self._features.append(features.to("cpu"))
+        if self._conditions is not None:
+            self._conditions.add(rows, features, model.precision)
 
-    def finish(self, model: VAST, device: torch.device | str = "cpu") -> Outcome:
+    def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None) -> Outcome:
         """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
-        alone), ``dual_softmax`` where asked for, with ``_v2t`` behind the name for video to text. Called on every process."""
+        alone), ``dual_softmax`` where asked for, with ``_v2t`` behind the name for video to text. Called on every process.
+
+        ``again`` encodes clips whose condition features memory did not hold. Raises ValueError when it is needed and absent.
+        """
         parts = distributed.all_gather_objects(self._own)
-        clip_ids, clips, owner = _join_clips(parts, self.groups)
-        texts = {kind: _join_texts(parts, kind, owner) for kind in self._own.texts}
-        searches = {group: self._search(texts[group.caption_kind], clips[group]) for group in self.groups}
-        matched = self._match(model, device, searches, texts, owner) if self.rerank else {}
+        clip_ids, owner = _join_clips(parts)
+        order = _clip_order(parts, owner)
+        clips = {group: self._joined([part.clips[group] for part in parts], order, f"all_clips_{group}") for group in self.groups}
+        texts = {kind: self._join_texts(parts, kind, owner) for kind in self._own.texts}
+        searches = {group: self._search(group, texts[group.caption_kind], clips[group]) for group in self.groups}
+        matched = self._match(model, device, searches, texts, owner, again) if self._conditions is not None else {}
         found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, found)
         metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
@@ -114,18 +139,73 @@ class RetrievalEvaluator:
             "directions": ["text to video", "video to text"] if self.both_directions else ["text to video"],
             "ties": "counted against the true clip",
             "dual_softmax": f"extra, temperature {TEMPERATURE}" if self.dual_softmax else "none",
+            "texts_of_several_clips": max(own.shared for own in texts.values()),
+            "right": "any clip that has the very same text" if self.shared_texts else "the text's own clip alone",
+            "features": "float16 on disk" if self._folder else "float32 in memory",
+            **self._condition_facts(),
             "intervals": bootstrap.WORDS,
         }
+        if self._folder is not None:
+            self._folder.cleanup()
         return Outcome(metrics, predictions, facts, intervals)
 
-    def _search(self, texts: _Texts, clips: Tensor) -> dict[str, Search]:
+    def _file(self, name: str) -> Path | None:
+        return Path(self._folder.name, name) if self._folder else None
+
+    def _joined(self, parts: Sequence[FeatureRows], order: np.ndarray, name: str) -> Features:
+        """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; in memory, rows that differ by
+        rounding alone are made equal (in float16 they mostly are)."""
+        path = self._file(name)
+        if path is None:
+            features = torch.cat([torch.as_tensor(part.read()) for part in parts if part.count])[torch.from_numpy(order)]
+            self._same[name] = first_of_same(features)
+            return features[torch.from_numpy(self._same[name])]
+        written = computed_once(lambda: write_joined(parts, order, path))
+        return mapped(written, len(order), max(part.width for part in parts))
+
+    def _join_texts(self, parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:
+        pools = [part.texts[kind] for part in parts]
+        clip = np.array([owner[row][0] for pool in pools for row in pool.row], dtype=np.int64)
+        if not len(clip):
+            raise ValueError(f"there is no {kind.value} caption to retrieve with")
+        order = np.argsort(clip, kind="stable")
+        ids = [own for pool in pools for own in pool.ids]
+        raw = [own for pool in pools for own in pool.raw]
+        raw = [raw[n] for n in order]
+        features = self._joined([pool.features for pool in pools], order, f"all_texts_{kind.value}")
+        clips_of: dict[str, dict[int, None]] = defaultdict(dict)
+        for text, own in zip(raw, clip[order].tolist()):
+            clips_of[text][own] = None
+        also = None
+        if self.shared_texts:
+            pairs = [(number, other) for number, (text, own) in enumerate(zip(raw, clip[order].tolist()))
+                     for other in clips_of[text] if other != own]
+            also = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return _Texts([ids[n] for n in order], raw, clip[order], features, sum(len(clips_of[text]) > 1 for text in raw), also)
+
+    def _condition_facts(self) -> dict[str, str]:
+        """How condition features were kept, over all processes."""
+        own = self._conditions
+        if own is None:
+            return {}
+        parts = distributed.all_gather_objects((own.clips_kept, own.bytes, own.clips_again, own.seconds_again))
+        kept, size, again, seconds = (sum(column) for column in zip(*parts))
+        words = f"kept of {kept:,} clips, {size / 1e6:,.1f} MB"
+        return {"condition_features": words + (f"; {again:,} clips encoded again in {seconds:.1f} s" if again else "")}
+
+    def _search(self, group: Group, texts: _Texts, clips: Features) -> dict[str, Search]:
         """The contrastive stage in each direction, named by what metrics append to their name."""
         numbers = np.arange(len(clips))
         depth = max(self.rerank, SHOWN)
-        searches = {"": search(texts.features, clips, texts.clip, numbers, depth, self.dual_softmax)}
+        also = texts.also
+        same_texts, same_clips = self._same.get(f"all_texts_{group.caption_kind.value}"), self._same.get(f"all_clips_{group}")
+        searches = {"": search(texts.features, clips, texts.clip, numbers, depth, self.dual_softmax, also, same_clips)}
         if self.both_directions:
             queries = np.unique(texts.clip)
-            searches["_v2t"] = search(clips[torch.from_numpy(queries)], texts.features, queries, texts.clip, depth, self.dual_softmax)
+            given = clips if len(queries) == len(clips) else clips[queries]
+            back = None if also is None else np.stack([np.searchsorted(queries, also[:, 1]), also[:, 0]], 1)
+            back = None if back is None else back[np.lexsort(back.T[::-1])]
+            searches["_v2t"] = search(given, texts.features, queries, texts.clip, depth, self.dual_softmax, back, same_texts)
         return searches
 
     def _match(
@@ -135,20 +215,28 @@ class RetrievalEvaluator:
         searches: dict[Group, dict[str, Search]],
         texts: dict[CaptionKind, _Texts],
         owner: dict[int, tuple[int, int, int]],
+        again: Again | None,
     ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
         """Per group: sorted pair keys (text · clips + clip) of all processes, and their matching probabilities."""
         clips = len(owner)
-        keys = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
-                for group, directions in searches.items()}
+        asked = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
+                 for group, directions in searches.items()}
+        first = {group: self._first_of_same(group, own_keys, clips) for group, own_keys in asked.items()}
+        keys = {group: np.unique(own_keys) for group, own_keys in first.items()}
         local = np.full(clips, -1)
         for number, rank, position in owner.values():
             if rank == distributed.rank():
                 local[number] = position
         own = {group: all_keys[local[all_keys % clips] >= 0] for group, all_keys in keys.items()}
-        pairs = {group: (own_keys // clips, local[own_keys % clips]) for group, own_keys in own.items()}
+        assert self._conditions is not None, "called only for re-ranking"
+        wanted = np.zeros(len(self._own.rows), dtype=bool)
+        for own_keys in own.values():
+            wanted[local[own_keys % clips]] = True
+        places = self._conditions.places(wanted)
+        pairs = {group: (own_keys // clips, places[local[own_keys % clips]]) for group, own_keys in own.items()}
         bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
         with bar:
-            matcher = PairMatcher(model, self._features, device)
+            matcher = PairMatcher(model, self._conditions.chunks(wanted, again), device)
             scores = matcher.probabilities(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
         gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
         result = {}
@@ -156,8 +244,16 @@ class RetrievalEvaluator:
             all_keys = np.concatenate([part[group][0] for part in gathered])
             all_scores = np.concatenate([part[group][1] for part in gathered])
             order = np.argsort(all_keys)
-            result[group] = (all_keys[order], all_scores[order])
+            result[group] = (asked[group], all_scores[order][np.searchsorted(all_keys[order], first[group])])
         return result
+
+    def _first_of_same(self, group: Group, keys: np.ndarray, clips: int) -> np.ndarray:
+        """The keys of the first pairs of the same text and clip, but for rounding: equal pairs are scored once."""
+        numbers = [keys // clips, keys % clips]
+        for i, name in enumerate((f"all_texts_{group.caption_kind.value}", f"all_clips_{group}")):
+            if name in self._same:
+                numbers[i] = self._same[name][numbers[i]]
+        return numbers[0] * clips + numbers[1]
 
 
 def _captions(batch: Batch, kind: CaptionKind) -> Texts:
@@ -173,8 +269,17 @@ def _same(first: Texts, second: Texts) -> bool:
     return first is second or (first.raw == second.raw and torch.equal(first.ids, second.ids) and torch.equal(first.clip, second.clip))
 
 
-def _join_clips(parts: Sequence[_Part], groups: Sequence[Group]) -> tuple[list[str], dict[Group, Tensor], dict[int, tuple[int, int, int]]]:
-    """Clip ids and (C, D) features per group in annotation order; annotation row → (clip number, process, its position there).
+def _temporary_folder(inside: str | Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes when it is not used any more. Raises ValueError when it cannot be made."""
+    try:
+        Path(inside).mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="omnivast_features_", dir=inside)
+    except OSError as error:
+        raise ValueError(f"model_cfg.ret_features_dir: '{inside}' cannot hold the features of retrieval: {error.strerror}") from None
+
+
+def _join_clips(parts: Sequence[_Part]) -> tuple[list[str], dict[int, tuple[int, int, int]]]:
+    """Clip ids in annotation order; annotation row → (clip number, process, its position there).
 
     Raises ValueError when there is no clip, or one occurs twice.
     """
@@ -185,23 +290,13 @@ def _join_clips(parts: Sequence[_Part], groups: Sequence[Group]) -> tuple[list[s
     if len(owner) < len(places):
         twice = next(a[0] for a, b in zip(places, places[1:]) if a[0] == b[0])
         raise ValueError(f"the clip in annotation row {twice} was evaluated twice")
-    clip_ids = [parts[rank].clip_ids[position] for _, rank, position in places]
+    return [parts[rank].clip_ids[position] for _, rank, position in places], owner
+
+
+def _clip_order(parts: Sequence[_Part], owner: dict[int, tuple[int, int, int]]) -> np.ndarray:
+    """(C,) int64: where each clip stands among those of all processes, one process after the other."""
     starts = np.cumsum([0] + [len(part.rows) for part in parts])
-    order = torch.tensor([int(starts[rank]) + position for _, rank, position in places])
-    clips = {group: torch.cat([features for part in parts for features in part.clips[group]])[order] for group in groups}
-    return clip_ids, clips, owner
-
-
-def _join_texts(parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:
-    pools = [part.texts[kind] for part in parts]
-    clip = np.array([owner[row][0] for pool in pools for row in pool.row], dtype=np.int64)
-    if not len(clip):
-        raise ValueError(f"there is no {kind.value} caption to retrieve with")
-    order = np.argsort(clip, kind="stable")
-    ids = [own for pool in pools for own in pool.ids]
-    raw = [own for pool in pools for own in pool.raw]
-    features = torch.cat([own for pool in pools for own in pool.features])[torch.from_numpy(order)]
-    return _Texts([ids[n] for n in order], [raw[n] for n in order], clip[order], features)
+    return np.array([starts[rank] + position for _, rank, position in owner.values()], dtype=np.int64)
 
 
 def _pair_keys(direction: str, found: Search, depth: int, clips: int) -> np.ndarray:
@@ -225,7 +320,8 @@ def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray]
             keys, probabilities = matched
             top = own.top[:, :depth]
             scores = probabilities[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
-            found[f"itm{name}_rank"] = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys)[rows]
+            ranks = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys, own.also)
+            found[f"itm{name}_rank"] = ranks[rows]
             if not name:
                 best_first = np.argsort(-scores, axis=1, kind="stable")
                 found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), own.top[:, depth:]], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from config.tasks import Objective
+from config.load import config_hash
+from config.tasks import Modality, Objective
 from evaluation import benchmarks, protocol
 from evaluation.captioning import CaptionEvaluator
 from evaluation.collect import Outcome, flatten
 from evaluation.labelling import label
+from evaluation.people import answers_of_people, write_submissions
 from evaluation.qa import QAEvaluator
 from evaluation.retrieval import RetrievalEvaluator
 from utils import distributed
@@ -28,8 +30,34 @@ if TYPE_CHECKING:
     from config.schema import Config
     from data.loader import EvalLoader
     from model.vast import VAST
+    from model.weights import LoadReport
 
 logger = logging.getLogger("omnivast")
+
+
+def evaluate_weights(model: VAST, loaders: Sequence[EvalLoader], config: Config, weights: LoadReport | None) -> None:
+    """Test the weights that were loaded, on every process: ``results/`` in the output folder, and the metrics in the log."""
+    folder = Path(config.run_cfg.output_dir, "results")
+    provenance = {**protocol.checkpoint_facts(weights), "config_hash": config_hash(config)}
+    metrics = evaluate(model, loaders, config, folder=folder, provenance=provenance)
+    logger.info("results in %s\n%s", folder, "\n".join(f"  {name:<48} {value:7.2f}" for name, value in metrics.items()))
+
+
+def evaluator(
+    model: VAST, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None
+) -> Callable[[int], dict[str, float]] | None:
+    """What a training calls on every process to test the model after a step, into ``results/step_N``; None where nothing is tested.
+
+    The weights tested are those saved as ``ckpt/model_step_N.pt``; before the first step, those that the training started from.
+    """
+    output = Path(config.run_cfg.output_dir)
+
+    def evaluate_step(step: int) -> dict[str, float]:
+        facts = protocol.saved_facts(output / "ckpt" / f"model_step_{step}.pt") if step else protocol.checkpoint_facts(start)
+        return evaluate(model, loaders, config, folder=output / "results" / f"step_{step}",
+                        provenance={**facts, "config_hash": config_hash(config), "step": step})
+
+    return evaluate_step if loaders else None
 
 
 def evaluate(
@@ -38,7 +66,8 @@ def evaluate(
     """Test every objective of every loader's task.
 
     Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "intervals",
-    "predictions"}``. In ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.labelling`.
+    "predictions"}``, for VQAv2 also ``submission/<dataset>.<group>.json``. In ``captioner_mode`` the clips are labelled instead, see
+    :mod:`evaluation.labelling`.
 
     Args:
         provenance: what the protocol says of the weights and the run, see :func:`evaluation.protocol.build`.
@@ -62,15 +91,14 @@ def evaluate(
         if config.model_cfg.captioner_mode:
             return label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
-            start = time.monotonic()
-            outcomes = _evaluate_one(model, loader, config, device)
-            seconds = time.monotonic() - start
-            data = _data_facts(loader)
-            for objective, outcome in outcomes.items():
+            data: dict[str, Any] = {}
+            for objective, outcome, seconds in _outcomes(model, loader, config, device):
+                data = data or _data_facts(loader)
                 own = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
                                      device=device, seconds=seconds)
                 if distributed.is_main():
                     _write(Path(folder) / f"{loader.name}.{objective.value}.json", own, outcome)
+                    write_submissions(Path(folder) / "submission", loader.name, own["groups"], outcome.predictions)
                 metrics.update(flatten(outcome.metrics, f"{loader.name}.{objective.value}."))
     distributed.barrier()
     return metrics
@@ -88,17 +116,22 @@ def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
     groups = {objective: loader.task.groups(objective) for objective in Objective}
     return _Evaluators(
         RetrievalEvaluator(groups[Objective.RETRIEVAL], rerank=settings.itm_rerank_num,
-                           both_directions=settings.ret_bidirection_evaluation, dual_softmax=settings.dual_softmax_evaluation)
+                           both_directions=settings.ret_bidirection_evaluation, dual_softmax=settings.dual_softmax_evaluation,
+                           shared_texts=settings.ret_shared_texts, features_dir=settings.ret_features_dir,
+                           memory_gb=settings.rerank_memory_gb)
         if groups[Objective.RETRIEVAL] else None,
         CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size, max_length=settings.max_caption_len,
                          java_seconds=settings.java_metrics_seconds)
         if groups[Objective.CAPTION] else None,
-        QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size) if groups[Objective.QA] else None,
+        QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size, people=answers_of_people(loader.config.txt))
+        if groups[Objective.QA] else None,
     )
 
 
-def _evaluate_one(model: VAST, loader: EvalLoader, config: Config, device: torch.device) -> dict[Objective, Outcome]:
-    """One pass over the loader: each clip is encoded once for all objectives and groups, its keys and values projected once."""
+def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.device) -> Iterator[tuple[Objective, Outcome, float]]:
+    """One pass over the loader, in which each clip is encoded once for all objectives and groups and its keys and values are projected
+    once; then each objective's outcome, with the seconds of the pass and of its own scoring."""
+    start = time.monotonic()
     evaluators = _evaluators(loader, config)
     generating = evaluators.captioning is not None or evaluators.qa is not None
     own_clips = -(-loader.clips // distributed.world_size())
@@ -116,15 +149,25 @@ def _evaluate_one(model: VAST, loader: EvalLoader, config: Config, device: torch
             if evaluators.retrieval:
                 evaluators.retrieval.add(model, batch, features)
             bar.update(len(batch))
-    outcomes: dict[Objective, Outcome] = {}
+    pass_seconds = time.monotonic() - start
+
+    def encode_again(rows: list[int], modalities: Sequence[Modality]) -> Iterator[tuple[list[int], Any]]:
+        for on_host in loader.batches(rows):
+            if len(on_host):
+                batch = on_host.to(device)
+                yield batch.index.tolist(), model.encode(batch, modalities)
+
     for objective in loader.task.objectives:
+        start = time.monotonic()
         if objective is Objective.RETRIEVAL and evaluators.retrieval:
-            outcomes[objective] = evaluators.retrieval.finish(model, device)
+            outcome = evaluators.retrieval.finish(model, device, encode_again)
         elif objective is Objective.CAPTION and evaluators.captioning:
-            outcomes[objective] = evaluators.captioning.finish()
+            outcome = evaluators.captioning.finish()
         elif objective is Objective.QA and evaluators.qa:
-            outcomes[objective] = evaluators.qa.finish()
-    return outcomes
+            outcome = evaluators.qa.finish()
+        else:
+            continue
+        yield objective, outcome, pass_seconds + time.monotonic() - start
 
 
 @contextmanager

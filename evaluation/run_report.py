@@ -3,104 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.audio import SAMPLE_RATE
-from data.media import MediaError, MediaFolder, read_clip, read_image, read_sound
 from evaluation import benchmarks
+from evaluation.cases import CASES, cases_of
 from evaluation.charts import Dots, Series, dot_chart, line_chart
-from evaluation.metrics.accuracy import exact_matches
-from evaluation.metrics.rouge import rouge_l
-from evaluation.metrics.tokenizer import tokenize
-from evaluation.report import LOSS_WORDS, LOSSES, Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of
-from utils.log import read_jsonl
+from evaluation.report import LOSS_WORDS, LOSSES, Cell, Report, loss_chart, loss_of
+from evaluation.run_files import Result, Run, RunError, annotation_rows, goodness, mapping, read_run
 
 logger = logging.getLogger("omnivast")
-SHOWN_FRAMES, CASES = 4, 3
+RANKINGS = {
+    "itm": "Text to clip, the first {depth} re-ranked by the matching score", "itc": "Text to clip, contrastive score alone",
+    "itm_v2t": "Clip to text, the first {depth} re-ranked by the matching score", "itc_v2t": "Clip to text, contrastive score alone",
+    "dual_softmax": "Text to clip, contrastive score with dual softmax (an extra: it looks at all test texts at once)",
+    "dual_softmax_v2t": "Clip to text, contrastive score with dual softmax (an extra)",
+}
+CURVES = {
+    ("ret", "itm.r1"): "R@1, re-ranked", ("ret", "itc.r1"): "R@1, contrastive", ("cap", "cider"): "CIDEr", ("qa", "accuracy"): "accuracy",
+}
+"""Metrics shown over the steps."""
+RANK_COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "r50": "R@50", "median_rank": "median rank", "mean_rank": "mean rank"}
 SIZES = ((0, 8, "up to 8 words"), (9, 16, "9 to 16 words"), (17, 10**9, "17 words or more"))
-
-
-class RunError(ValueError):
-    """A folder or result file cannot be reported; the message names it and what was expected."""
-
-
-@dataclass
-class Result:
-    """One result file: its protocol, metrics by group and predictions."""
-
-    path: Path
-    protocol: dict[str, Any]
-    metrics: dict[str, Any]
-    predictions: list[dict[str, Any]]
-
-    @property
-    def group(self) -> str:
-        """The group of the headline."""
-        return benchmarks.headline(self.metrics, self.protocol.get("groups", ()), self.name)[0]
-
-    @property
-    def entries(self) -> list[dict[str, Any]]:
-        """The predictions that the headline's group has: texts of another caption kind are not searched with by every group."""
-        return [entry for entry in self.predictions if self.group in entry]
-
-    @property
-    def name(self) -> str:
-        """The dataset's name."""
-        return str(self.protocol.get("dataset", self.path.stem))
-
-    @property
-    def objective(self) -> str:
-        """``ret``, ``cap`` or ``qa``."""
-        return str(self.protocol.get("objective", self.path.stem.rsplit(".", 1)[-1]))
-
-
-@dataclass
-class Run:
-    """What one output folder holds."""
-
-    folder: Path
-    config: dict[str, Any]
-    rows: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    results: list[Result]
-
-
-def read_run(folder: Path) -> Run:
-    """Logs and results of an output folder; of a training's evaluations the last step's results. Raises RunError."""
-    config: dict[str, Any] = {}
-    for name in ("hps.json", "hps_testing.json"):
-        if (folder / "log" / name).is_file():
-            config = _json(folder / "log" / name)
-    files = sorted(folder.glob("results/*.json"))
-    if not files:
-        steps = sorted((folder / "results").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_") or 0))
-        files = sorted(steps[-1].glob("*.json")) if steps else []
-    run = Run(folder, config, read_jsonl(folder / "log" / "metrics.jsonl"), read_jsonl(folder / "log" / "eval.jsonl"),
-              [_result(path) for path in files])
-    if not (run.rows or run.evaluations or run.results):
-        raise RunError(f"{folder}: expected an output folder of run.py with log/metrics.jsonl or results/*.json; it has neither")
-    return run
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def _result(path: Path) -> Result:
-    content = _json(path)
-    lacking = [key for key in ("protocol", "metrics", "predictions") if not isinstance(content, dict) or not content.get(key)]
-    if lacking:
-        raise RunError(f"{path}: no {', '.join(lacking)}; expected a result file of evaluation")
-    return Result(path, content["protocol"], content["metrics"], content["predictions"])
 
 
 def build(runs: Sequence[Run], cases: int = CASES) -> Report:
@@ -110,21 +38,22 @@ def build(runs: Sequence[Run], cases: int = CASES) -> Report:
     for run in runs:
         if run.rows:
             report.section(f"Training: {run.folder}", f"{len(run.rows)} steps logged. Running means, the single steps behind them.")
-            report.text(_last(run.rows[-1])).charts(training_charts(run.rows))
+            report.text(_last(run.rows[-1])).charts(training_charts(run.rows), plain=_course(run.rows))
         _evaluations(report, run)
         for result in run.results:
             report.section(f"{result.name}: {_words(result.objective)}", str(result.path))
             _ablation(report, result)
-            rows = _annotations(result)
+            rows = annotation_rows(result)
             _breakdowns(report, result, rows)
-            report.gallery(_cases(result, run, rows, cases))
-            report.table(["protocol", ""], [[name, Cell(short(value), "left")] for name, value in result.protocol.items()])
+            report.gallery(cases_of(result, run, rows, cases))
+            facts: list[list[Any]] = [[name.replace("_", " "), Cell(short(value), "left")] for name, value in result.protocol.items()]
+            report.table(["protocol", ""], facts, small=True)
     return report
 
 
 def _last(row: Mapping[str, Any]) -> str:
     """The last logged step in a line, which stands for the curves where there are none."""
-    losses = {"loss": row.get("loss"), **_mapping(row.get("losses"))}
+    losses = {"loss": row.get("loss"), **mapping(row.get("losses"))}
     words = [f"{LOSS_WORDS[name]} loss {losses[name]:.3f}" for name in LOSSES if isinstance(losses.get(name), (int, float))]
     if isinstance(row.get("clips_per_second"), (int, float)):
         words.append(f"{row['clips_per_second']:.1f} clips per second")
@@ -137,8 +66,8 @@ def training_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         by_corpus[str(row.get("corpus", ""))].append(row)
     charts = [loss_chart(f"Losses on {corpus}" if corpus else "Losses", own) for corpus, own in by_corpus.items()]
-    rates = sorted({role for row in rows for role in _mapping(row.get("lr"))})
-    lines = {role: _points(rows, lambda row, role=role: _mapping(row.get("lr")).get(role)) for role in rates}
+    rates = sorted({role for row in rows for role in mapping(row.get("lr"))})
+    lines = {role: _points(rows, lambda row, role=role: mapping(row.get("lr")).get(role)) for role in rates}
     if len({tuple(points) for points in lines.values()}) == 1:
         lines = {"all": next(iter(lines.values()))}
     charts.append(line_chart("Learning rate × 10⁶", [Series(role, [(x, 1e6 * y) for x, y in points]) for role, points in lines.items()]))
@@ -149,10 +78,6 @@ def training_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [chart for chart in charts if chart]
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _points(rows: Sequence[Mapping[str, Any]], value: Callable[..., Any]) -> list[tuple[float, float]]:
     return [(float(row["step"]), float(value(row))) for row in rows if isinstance(value(row), (int, float))]
 
@@ -161,32 +86,60 @@ def _evaluations(report: Report, run: Run) -> None:
     """Headline metrics over the steps of a training; with one evaluation there is no curve to draw."""
     if len(run.evaluations) < 2:
         return
-    shown = (".r1", ".cider", ".accuracy")
-    kept = [name for name in run.evaluations[-1] if name.endswith(shown) and "v2t" not in name and "dual" not in name]
-    by_dataset: dict[str, list[str]] = defaultdict(list)
-    for name in kept:
-        by_dataset[".".join(name.split(".")[:2])].append(name)
+    curves: dict[str, list[Series]] = defaultdict(list)
+    for name in run.evaluations[-1]:
+        parts = re.fullmatch(r"(.+)\.(ret|cap|qa)\.([a-z]+)\.(.+)", name)
+        words = CURVES.get((parts[2], parts[4])) if parts else None
+        if parts and words:
+            points = _points(run.evaluations, lambda row, name=name: row.get(name))
+            curves[f"{parts[1]}: {words}"].append(Series(parts[3], points))
+    last = " · ".join(f"{title}: {', '.join(f'{own.name} {own.points[-1][1]:.1f}' for own in lines if own.points)}"
+                      for title, lines in curves.items())
     report.section(f"Evaluation over the steps: {run.folder}")
-    report.charts([line_chart(title, [Series(name.removeprefix(f"{title}."), _points(run.evaluations, lambda row, name=name: row.get(name)))
-                                      for name in names[:7]]) for title, names in by_dataset.items()])
+    report.charts([line_chart(title, lines[:7]) for title, lines in curves.items()], plain=f"At the last step: {last}.")
+
+
+def _course(rows: Sequence[Mapping[str, Any]], parts: int = 5) -> str:
+    """The curves as a Markdown table: means over equal parts of the training."""
+    size = -(-len(rows) // parts)
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    values: dict[str, Callable[..., Any]] = {f"{LOSS_WORDS[name]} loss": lambda row, name=name: loss_of(row, name) for name in LOSSES}
+    values |= {"gradient norm": lambda row: row.get("grad_norm"), "clips per second": lambda row: row.get("clips_per_second"),
+               "data wait, s": lambda row: row.get("data_wait")}
+    lines = [["steps", *values], ["---"] * (1 + len(values))]
+    for chunk in chunks:
+        points = [[y for _, y in _points(chunk, value)] for value in values.values()]
+        lines.append([f"{chunk[0]['step']} to {chunk[-1]['step']}", *(f"{sum(own) / len(own):.4g}" if own else "–" for own in points)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _published(report: Report, results: Sequence[Result]) -> None:
     rows: list[list[Any]] = []
+    notes: list[str] = []
     for result in results:
         group, own = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
         theirs = benchmarks.published(result.name)
-        differences = "; ".join(benchmarks.protocol_differences(result.name, result.protocol)) if theirs else "no published number"
-        for number, (key, value) in enumerate(own.items()):
+        rows.append([f"{result.name} {group}", "", "", "", ""])
+        for key, value in own.items():
             other = theirs.get(key)
-            rows.append([f"{result.name} {group}" if not number else "", benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), other,
-                         None if other is None else f"{value - other:+.1f}", Cell(differences or "none" if not number else "", "left")])
+            rows.append([benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), result.interval(group, key), other,
+                         None if other is None else f"{value - other:+.1f}"])
+        absent = [f"{benchmarks.HEADLINES[key]}: {why}" for key, why in mapping(result.protocol.get("not_computed")).items()]
+        if absent:
+            notes.append(f"{result.name}: not computed were {'; '.join(absent)}.")
+        if theirs:
+            differences = "; ".join(benchmarks.protocol_differences(result.name, result.protocol))
+            notes.append(f"{result.name}: the protocol differs from the published one: {differences}." if differences else
+                         f"{result.name}: the protocol is the published one, as far as the paper tells.")
+    units = "Percent (CIDEr × 100), with 95 % bootstrap intervals over clips. "
     if rows and not any(benchmarks.published(result.name) for result in results):
-        report.section("Numbers", "Percent (CIDEr × 100). None of these datasets is a benchmark of the paper by its name.")
-        report.table(["dataset", "metric", "here"], [row[:3] for row in rows])
+        report.section("Numbers", units + "None of these datasets is a benchmark of the paper by its name.")
+        report.table(["metric", "here", "95 % interval"], [row[:3] for row in rows])
     elif rows:
-        report.section("Numbers beside the published ones", f"Percent (CIDEr × 100). Published: fine-tuned VAST, {benchmarks.source()}.")
-        report.table(["benchmark", "metric", "here", "published", "difference", "protocol differences"], rows)
+        report.section("Numbers beside the published ones", f"{units}Published: fine-tuned VAST, {benchmarks.source()}.")
+        report.table(["metric", "here", "95 % interval", "published", "difference"], rows)
+    for note in notes:
+        report.text(note)
 
 
 def _words(objective: str) -> str:
@@ -194,36 +147,32 @@ def _words(objective: str) -> str:
 
 
 def _ablation(report: Report, result: Result) -> None:
-    """The same checkpoint by group of modalities."""
-    groups = {group: benchmarks.headline({group: own}, (group,))[1] for group, own in result.metrics.items()}
-    keys = list(dict.fromkeys(key for own in groups.values() for key in own))
-    report.table(["group", *(benchmarks.HEADLINES[key] for key in keys)], [[group, *map(own.get, keys)] for group, own in groups.items()],
-                 caption="By group of modalities, one checkpoint")
-    first = next((key for key in ("r1", "cider", "accuracy") if key in keys), None)
-    if len(groups) > 1 and first:
-        values = [own.get(first) for own in groups.values()]
-        high = max(100.0, *(value for value in values if value is not None))
-        report.charts([dot_chart(f"{benchmarks.HEADLINES[first]} by group", [benchmarks.HEADLINES[first]],
-                                 [Dots(group, [value]) for group, value in zip(groups, values)], high=high)])
-
-
-def goodness(result: Result) -> list[float]:
-    """One number per entry, the higher the better: minus the rank of the true clip, CIDEr (ROUGE-L in files that hold no scores
-    of single captions), or 1 and 0 for a right and a wrong answer."""
-    group, entries = result.group, result.entries
+    """The same checkpoint by group of modalities; retrieval once for each way of ranking."""
     if result.objective == "ret":
-        return [-float(_rank(entry, group)) for entry in entries]
-    if result.objective == "qa":
-        return list(map(float, exact_matches([entry[group] for entry in entries], [entry["answer"] for entry in entries])))
-    scores = [_mapping(_mapping(entry.get("scores")).get(group)).get("cider") for entry in entries]
-    if all(isinstance(score, (int, float)) for score in scores):
-        return [float(score) for score in scores if score is not None]
-    return rouge_l([tokenize(entry[group]) for entry in entries], [list(map(tokenize, entry["references"])) for entry in entries])[1]
-
-
-def _rank(entry: Mapping[str, Any], group: str) -> int:
-    found = entry[group]
-    return int(found["itm_rank"] if "itm_rank" in found else found["itc_rank"])
+        kinds = [kind for kind in RANKINGS if any(kind in own for own in result.metrics.values())]
+        for kind in kinds:
+            columns = ["group", "R@1", "95 % interval", *list(RANK_COLUMNS.values())[1:]]
+            rows: list[list[Any]] = []
+            for group, own in result.metrics.items():
+                r1, *others = (mapping(own.get(kind)).get(key) for key in RANK_COLUMNS)
+                rows.append([group, r1, result.interval(group, "r1", kind), *others])
+            report.table(columns, rows, caption=RANKINGS[kind].format(depth=result.protocol.get("rerank_depth", "k")))
+        marks = {kind: words for kind, words in (("itm", "re-ranked"), ("itc", "contrastive")) if kind in kinds}
+        values = {group: [mapping(own.get(kind)).get("r1") for kind in marks] for group, own in result.metrics.items()}
+        name, names = "R@1", list(marks.values())
+    else:
+        found = {group: benchmarks.headline({group: own}, (group,))[1] for group, own in result.metrics.items()}
+        keys = list(dict.fromkeys(key for own in found.values() for key in own))
+        columns = ["group", *(benchmarks.HEADLINES[key] for key in keys)]
+        lines = [[group, *map(own.get, keys)] for group, own in found.items()]
+        report.table(columns, lines, caption="By group of modalities, one checkpoint")
+        first = next((key for key in ("cider", "vqa_accuracy", "accuracy") if key in keys), "")
+        values = {group: [own[first]] for group, own in found.items() if first in own}
+        name = benchmarks.HEADLINES.get(first, "")
+        names = [name]
+    if len(values) > 1 and names:
+        high = max(100.0, *(value for own in values.values() for value in own if value is not None))
+        report.charts([dot_chart(f"{name} by group", names, [Dots(group, own) for group, own in values.items()], high=high)])
 
 
 def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[tuple[str, int, float]]]:
@@ -253,78 +202,6 @@ def _breakdowns(report: Report, result: Result, rows: Mapping[str, Mapping[str, 
         if len(own) > 1:
             title = {"type": "question type", "category": "category", "length": "length of the text"}[kind]
             report.table([title, "cases", measure], [[name, f"{count:,}", value] for name, count, value in own])
-
-
-def _annotations(result: Result) -> dict[str, dict[str, Any]]:
-    """Clip id → its annotation row; empty where the file is not there any more."""
-    try:
-        rows = json.loads(Path(result.protocol.get("split_file", "")).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        logger.warning("%s: its split file %s cannot be read, subtitles and categories are left out", result.path,
-                       result.protocol.get("split_file"))
-        return {}
-    ids = ("clip_id", "video_id", "image_id", "image", "id")
-    named = [(next((row[key] for key in ids if key in row), None), row) for row in rows if isinstance(row, dict)]
-    return {str(clip_id): row for clip_id, row in named if clip_id is not None}
-
-
-def _cases(result: Result, run: Run, rows: Mapping[str, Mapping[str, Any]], cases: int) -> list[Card]:
-    """Best, median and worst cases, of different clips, as cards."""
-    entries = result.entries
-    order = sorted(zip(goodness(result), range(len(entries))), key=lambda pair: (-pair[0], pair[1]))
-    middle = max(0, (len(order) - cases) // 2)
-    datasets = _mapping(run.config.get("data_cfg")).get("val", ())
-    settings: Mapping[str, Any] = next((own for own in datasets if own.get("name") == result.name), {})
-    cards: list[Card] = []
-    used: set[str] = set()
-    for title, picked in (("Best", order), ("Median", order[middle:]), ("Worst", order[::-1])):
-        number = 0
-        for _, place in picked:
-            entry = entries[place]
-            if number < cases and entry["clip_id"] not in used:
-                used.add(entry["clip_id"])
-                number += 1
-                cards.append(_case(f"{title} {number}", result, entry, settings, rows.get(entry["clip_id"], {})))
-    return cards
-
-
-def _case(title: str, result: Result, entry: Mapping[str, Any], settings: Mapping[str, Any], row: Mapping[str, Any]) -> Card:
-    clip_id, group = entry["clip_id"], result.group
-    frames, waveform, lines = [], None, []
-    try:
-        frames = [Picture(uri, f"frame of {clip_id}") for uri in _frames(settings, clip_id)]
-        waveform = _waveform(settings, clip_id)
-    except MediaError as error:
-        lines.append(Line("media", f"not shown: {error}"))
-    if row.get("subtitle"):
-        lines.append(Line("subtitle", str(row["subtitle"])))
-    if result.objective == "ret":
-        rank = _rank(entry, group)
-        lines += [Line("text", entry["text"]), Line("rank", str(rank), rank == 1), Line("found", ", ".join(entry[group]["top"]))]
-    elif result.objective == "cap":
-        lines += [Line("model", entry[group] or "(nothing)"), *(Line("reference", text) for text in entry["references"][:3])]
-    else:
-        right = exact_matches([entry[group]], [entry["answer"]])[0]
-        lines += [Line("question", entry["question"]), Line("model", entry[group] or "(nothing)", bool(right)),
-                  Line("answer", entry["answer"])]
-    return Card(title, clip_id, frames, lines, sound=sound_of(waveform, SAMPLE_RATE))
-
-
-def _frames(settings: Mapping[str, Any], clip_id: str, number: int = SHOWN_FRAMES, side: int = 160) -> list[str]:
-    """Frames at equal distances as embedded pictures; none for datasets without pictures or of folders of frames."""
-    folder, kind = settings.get("vision"), settings.get("vision_format")
-    if not folder or kind not in ("video_rawvideo", "image_rawimage"):
-        return []
-    path = MediaFolder(folder).find(clip_id)
-    if kind == "image_rawimage":
-        return [jpeg_uri(read_image(path), 320)]
-    clip = read_clip(path, lambda total: [(2 * n + 1) * total // (2 * number) for n in range(number)])
-    return [] if clip.frames is None else [jpeg_uri(frame, side) for frame in clip.frames]
-
-
-def _waveform(settings: Mapping[str, Any], clip_id: str) -> Any:
-    folder = settings.get("audio") or (settings.get("vision") if settings.get("vision_format") == "video_rawvideo" else None)
-    return read_sound(MediaFolder(folder).find(clip_id)) if folder else None
 
 
 def short(value: Any) -> str:

@@ -12,7 +12,7 @@ DEPTHS = (1, 5, 10, 50)
 ROWS_AT_ONCE = 1024
 
 
-def ranks(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray) -> np.ndarray:
+def ranks(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray, also: np.ndarray | None = None) -> np.ndarray:
     """Rank of the best true candidate of every query, from 1.
 
     Args:
@@ -20,6 +20,8 @@ def ranks(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray
         query_keys: (Q,) int; candidate c is true for query q when their keys are equal. Several queries may share a key
             (several texts of a clip), and several candidates too (several texts of a clip, searched by the clip).
         candidate_keys: (C,) int.
+        also: (P, 2) int, sorted by query: pairs (query, candidate) that are true beside those of equal keys, as where several clips
+            have the same text.
 
     Returns:
         (Q,) int64: 1 + how many false candidates score as high as the best true one, or higher. Other true candidates of
@@ -34,22 +36,50 @@ def ranks(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray
         raise ValueError(f"scores are {scores.shape}, but there are {len(query_keys)} queries and {len(candidate_keys)} candidates")
     result = np.empty(len(query_keys), dtype=np.int64)
     for rows in row_chunks(len(query_keys)):
-        result[rows] = _ranks_of_rows(scores[rows], query_keys[rows], candidate_keys, rows.start)
+        result[rows] = _ranks_of_rows(scores[rows], query_keys[rows], candidate_keys, pairs_within(also, rows), rows.start)
     return result
 
 
-def _ranks_of_rows(scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray, first: int) -> np.ndarray:
-    true = query_keys[:, None] == candidate_keys[None, :]
-    if not true.any(1).all():
-        raise ValueError(f"query {first + int(np.argmin(true.any(1)))} has no true candidate")
-    if np.isnan(scores).any():
-        raise ValueError(f"the scores of query {first + int(np.argmax(np.isnan(scores).any(1)))} are not all numbers")
-    best = np.where(true, scores, -np.inf).max(1, keepdims=True)
-    return 1 + ((scores >= best) & ~true).sum(1)
+def pairs_within(also: np.ndarray | None, rows: slice) -> np.ndarray | None:
+    """The pairs of :func:`ranks` whose query is in ``rows``, their queries counted from its start."""
+    if also is None:
+        return None
+    start, stop = np.searchsorted(also[:, 0], [rows.start, rows.stop])
+    return also[start:stop] - [rows.start, 0]
+
+
+def _ranks_of_rows(
+    scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray, also: np.ndarray | None, first: int
+) -> np.ndarray:
+    queries, candidates = true_pairs(query_keys, candidate_keys, also)
+    counts = np.bincount(queries, minlength=len(query_keys))
+    if not counts.all():
+        raise ValueError(f"query {first + int(np.argmin(counts))} has no true candidate")
+    unknown = np.isnan(scores.min(1))
+    if unknown.any():
+        raise ValueError(f"the scores of query {first + int(np.argmax(unknown))} are not all numbers")
+    true = scores[queries, candidates]
+    best = np.maximum.reduceat(true, np.cumsum(counts) - counts)
+    as_good = np.bincount(queries[true >= best[queries]], minlength=len(query_keys))
+    return 1 + (scores >= best[:, None]).sum(1) - as_good
+
+
+def true_pairs(query_keys: np.ndarray, candidate_keys: np.ndarray, also: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) queries in order and (P,) their true candidates, see :func:`ranks`; each pair once."""
+    order = np.argsort(candidate_keys, kind="stable")
+    first, last = (np.searchsorted(candidate_keys[order], query_keys, side) for side in ("left", "right"))
+    counts = last - first
+    queries = np.repeat(np.arange(len(query_keys)), counts)
+    candidates = order[np.arange(len(queries)) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+    if also is not None:
+        pairs = np.unique(np.concatenate([np.stack([queries, candidates], 1), also]), axis=0)
+        queries, candidates = pairs[:, 0], pairs[:, 1]
+    return queries, candidates
 
 
 def reranked_ranks(
-    first_ranks: np.ndarray, top: np.ndarray, top_scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray
+    first_ranks: np.ndarray, top: np.ndarray, top_scores: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray,
+    also: np.ndarray | None = None,
 ) -> np.ndarray:
     """Ranks after the first k candidates of every query were put in the order of a second score, before all others.
 
@@ -57,7 +87,7 @@ def reranked_ranks(
         first_ranks: (Q,) ranks by the first score, from :func:`ranks`.
         top: (Q, k) int: the k best candidates by the first score.
         top_scores: (Q, k) their second score.
-        query_keys, candidate_keys: as in :func:`ranks`.
+        query_keys, candidate_keys, also: as in :func:`ranks`.
 
     Returns:
         (Q,) int64; a query whose true candidates are all outside the k keeps its rank.
@@ -65,6 +95,9 @@ def reranked_ranks(
     if np.isnan(top_scores).any():
         raise ValueError(f"the re-ranking scores of query {int(np.argmax(np.isnan(top_scores).any(1)))} are not all numbers")
     true = np.asarray(candidate_keys)[top] == np.asarray(query_keys)[:, None]
+    if also is not None:
+        queries, candidates = np.arange(len(top))[:, None], len(candidate_keys)
+        true |= np.isin(queries * candidates + top, also[:, 0] * candidates + also[:, 1])
     best = np.where(true, top_scores, -np.inf).max(1, keepdims=True)
     within = 1 + ((top_scores >= best) & ~true).sum(1)
     # With ties at the edge of the k, the pessimistic first rank of a true candidate inside may exceed k: it is inside all the same.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class FakeFeatures:
     """Stands for ClipFeatures: (B, N, D) conditions per modality."""
 
     condition: dict[Modality, Tensor]
+    condition_mask: dict[Modality, None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.condition.values())))
@@ -47,6 +48,7 @@ class FakeModel(nn.Module):
 
     def __init__(self, width: int = 12) -> None:
         super().__init__()
+        self.precision = None
         generator = torch.Generator().manual_seed(3)
         self.words = nn.Parameter(torch.randn(VOCABULARY, width, generator=generator))
         self.pixels = nn.Parameter(torch.randn(8, width, generator=generator))
@@ -109,6 +111,10 @@ class FakeLoader:
     def __iter__(self):
         for start in range(0, len(self.own), self.batch_size):
             yield self.batch(self.own[start : start + self.batch_size])
+
+    def batches(self, rows: list[int]):
+        for start in range(0, len(rows), self.batch_size):
+            yield self.batch(rows[start : start + self.batch_size])
 
     def batch(self, rows: list[int]) -> Batch:
         raw = [(text, place) for place, row in enumerate(rows) for text in self.captions_of(row)]

@@ -44,9 +44,10 @@ def fuzzed(sentences: int) -> list[str]:
 
 
 def omnistamps_captions() -> list[str]:
-    """Every caption that a set of 48 clips has."""
-    path = ROOT / "datasets" / "omnistamps" / "debug"
-    return [text for name in sorted(path.glob("*.json")) for text in strings_of(json.loads(name.read_text()))]
+    """Every text of a set of 48 clips, and of the quickstart's thousands of clips where it was built."""
+    path = ROOT / "datasets" / "omnistamps"
+    return [text for name in sorted(path.glob("*/*.json")) if name.parent.name in ("debug", "quick")
+            for text in strings_of(json.loads(name.read_text()))]
 
 
 def corpus(clips: int = 200) -> tuple[list[str], list[list[str]]]:
@@ -85,11 +86,11 @@ def test_scores_equal_the_reference_implementation(clips):
 def real_captions() -> list[list[str]]:
     """Tokenised captions of every clip that has several, of OmniStamps and of the benchmarks' first rows, where they are there."""
     found: dict[str, list[str]] = {}
-    for path in [*(ROOT / "datasets" / "omnistamps" / "debug").glob("cap_*_references.json"), *sorted(ANNOTATIONS.glob("*.json"))]:
+    for path in [*sorted((ROOT / "datasets" / "omnistamps").glob("*/cap_*_references.json")), *sorted(ANNOTATIONS.glob("*.json"))]:
         value = json.loads(path.read_text())
         for row in value["annotations"] if isinstance(value, dict) else value:
             texts = row.get("caption", row.get("desc", []))
-            clip_id = f"{path.name} {row.get('video_id', row.get('image_id'))}"
+            clip_id = f"{path} {row.get('video_id', row.get('image_id'))}"
             found.setdefault(clip_id, []).extend(map(tokenize, [texts] if isinstance(texts, str) else texts))
     return [own for own in found.values() if len(own) > 1]
 

@@ -137,7 +137,7 @@ def test_a_clip_seen_by_two_processes_is_an_error():
 
     parts = [_Part(rows=[3, 4], clip_ids=["x", "y"]), _Part(rows=[4], clip_ids=["y"])]
     with pytest.raises(ValueError, match="annotation row 4 was evaluated twice"):
-        _join_clips(parts, ())
+        _join_clips(parts)
 
 
 def test_result_files_and_flat_metrics(tmp_path):

@@ -7,8 +7,9 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from PIL import Image
 
-from evaluation import run_report
+from evaluation import cases, run_report
 from evaluation.report import sound_of, sound_uri
 from tests.evaluation.quickstart_tree import make_data, make_results
 
@@ -43,11 +44,67 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
 def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path):
     settings = {"groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50, "dataset": "msrvtt_ret"}
     content = {"protocol": {**settings, "objective": "ret"}, "metrics": {"tvas": {"itm": {"r1": 60.9, "r5": 84.3, "r10": 90.0}}},
+               "intervals": {"tvas.itm.r1": [58.04, 63.06], "tvas.itc.r1": [1.0, 2.0]},
                "predictions": [{"text": "a b", "clip_id": "c", "tvas": {"itm_rank": 1, "itc_rank": 2, "top": ["c"]}}]}
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "msrvtt_ret.ret.json").write_text(json.dumps(content))
     assert run_report.main([str(tmp_path)]) == 0
-    assert "| msrvtt_ret tvas | R@1 | 60.9 | 63.9 | -3.0 | frames 8, published 16 |" in (tmp_path / "report.md").read_text()
+    plain = (tmp_path / "report.md").read_text()
+    assert "| R@1 | 60.9 | 58.0 – 63.1 | 63.9 | -3.0 |" in plain and "| R@5 | 84.3 | – | 84.3 | +0.0 |" in plain
+    assert "msrvtt_ret: the protocol differs from the published one: frames 8, published 16." in plain
+    assert "**Text to clip, the first 50 re-ranked by the matching score**" in plain
+    assert "| group | R@1 | 95 % interval | R@5 | R@10 |\n" in plain  # What no row has is no column.
+
+
+def test_metrics_that_were_not_computed_are_named_with_their_reason(tmp_path):
+    entries = [{"clip_id": "c", "references": ["a cow"], "tv": "a cow", "scores": {"tv": {"cider": 1.0}}}]
+    protocol = {"dataset": "my_cap", "objective": "cap", "groups": ["tv"], "not_computed": {"meteor": "no Java", "spice": "old"}}
+    content = {"protocol": protocol,
+               "metrics": {"tv": {"cider": 10.0, "bleu4": 20.0}}, "predictions": entries}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "my_cap.cap.json").write_text(json.dumps(content))
+    assert run_report.main([str(tmp_path)]) == 0
+    assert "my_cap: not computed were METEOR: no Java; SPICE: old." in (tmp_path / "report.md").read_text()
+
+
+def test_curves_stand_in_the_markdown_as_numbers(tmp_path):
+    (tmp_path / "log").mkdir()
+    rows = [{"step": n, "corpus": "x", "losses": {"loss": float(n), "itc": 1.0}, "grad_norm": 2.0} for n in range(1, 11)]
+    (tmp_path / "log" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    evaluations = [{"step": n, "a.b.ret.tva.itm.r1": 10.0 * n, "a.b.ret.tva.itc.r1": 5.0, "a.b.ret.tva.itm_v2t.r1": 1.0,
+                    "q.qa.tv.accuracy": n} for n in (1, 2)]
+    (tmp_path / "log" / "eval.jsonl").write_text("\n".join(map(json.dumps, evaluations)))
+    assert run_report.main([str(tmp_path)]) == 0
+    plain, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert "| 1 to 2 | 1.5 | 1 | – | – | – | 2 | – | – |" in plain and "| 9 to 10 | 9.5 |" in plain
+    assert "At the last step: a.b: R@1, re-ranked: tva 20.0 · a.b: R@1, contrastive: tva 5.0 · q: accuracy: tv 2.0." in plain
+    assert 'aria-label="a.b: R@1, re-ranked"' in page
+
+
+def test_cases_show_folders_of_frames_images_and_what_was_found(tmp_path):
+    for clip_id in ("seen", "found"):
+        (tmp_path / "frames" / clip_id).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (32, 24), (80 * number, 0, 0)).save(tmp_path / "frames" / clip_id / f"{number}.png")
+    entry = {"text": "t", "clip_id": "seen", "tv": {"itc_rank": 2, "top": ["found", "seen", "absent"]}}
+    result = _result("ret", [entry])
+    settings = {"name": "x", "vision": str(tmp_path / "frames"), "vision_format": "video_frame"}
+    run = run_report.Run(tmp_path, {"data_cfg": {"val": [settings]}}, [], [], [result])
+    (card,) = cases.cases_of(result, run, {"seen": {"subtitle": "s"}}, 1)
+    assert len(card.frames) == 4 and len({picture.uri for picture in card.frames}) == 3
+    ((heading, found),) = card.blocks
+    assert [(p.words, p.right, bool(p.uri)) for p in found] == [("found", False, True), ("seen", True, True), ("absent", False, False)]
+    page = run_report.Report("t").gallery([card])
+    assert "- Found first: 1. found, 2. seen ✓, 3. absent" in page.markdown() and 'src=""' not in page.html() and heading in page.html()
+
+
+def test_answers_of_several_people_are_shown_with_their_numbers():
+    entries = [{"clip_id": str(n), "question": "q", "answer": "no", "answers": ["no"] * 7 + ["yes"] * 3, "tv": said}
+               for n, said in enumerate(("No.", "yes", "maybe"))]
+    result = _result("qa", entries)
+    assert run_report.goodness(result) == pytest.approx([1.0, 0.9, 0.0])
+    card = cases.cases_of(result, run_report.Run(Path(), {}, [], [], [result]), {}, 1)[0]
+    assert [line.text for line in card.lines if line.label == "answer"] == ["no ×7, yes ×3"]
 
 
 def test_the_last_evaluation_of_a_training_is_taken(tree, tmp_path):
