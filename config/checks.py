@@ -32,10 +32,18 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield f"run_cfg.betas: expected two numbers from 0 to below 1, such as [0.9, 0.98], got {run.betas}"
     if run.grad_norm is not None and run.grad_norm <= 0 and run.grad_norm != -1:
         yield f"run_cfg.grad_norm: expected a positive number, or null or -1 for no clipping, got {run.grad_norm:g}"
+    if run.keep_last and not run.remove_before_ckpt:
+        yield f"run_cfg.keep_last {run.keep_last} removes older checkpoints, but run_cfg.remove_before_ckpt is false: drop one of them"
     if run.new_params_name and run.new_lr is None:
         yield "run_cfg.new_params_name is set but run_cfg.new_lr is not"
     if run.new_lr and not run.new_params_name:
         yield "run_cfg.new_lr is set but run_cfg.new_params_name names no parameters"
+    if run.parallel == "deepspeed" and run.mode == "training" and not run.deepspeed_config:
+        yield "run_cfg.parallel is deepspeed, but run_cfg.deepspeed_config, its JSON file, is not set"
+    if run.parallel == "deepspeed" and run.fp16:
+        yield "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"
+    if run.deepspeed_config and run.parallel != "deepspeed":
+        yield f"run_cfg.deepspeed_config is set, but run_cfg.parallel is {run.parallel}"
     if not run.output_dir.strip():
         yield "run_cfg.output_dir is empty"
     if run.resume and (run.mode == "testing" or run.zero_shot):
@@ -53,7 +61,10 @@ def _purpose(config: Config) -> Iterator[str]:
     if run.mode == "testing" and not (run.checkpoint or run.pretrain_dir):
         yield "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir FOLDER"
     evaluation = "mode is testing" if run.mode == "testing" else "zero_shot is true" if run.zero_shot else ""
-    evaluation = evaluation or ("save_best is true" if run.save_best else "")
+    evaluation = evaluation or ("save_best is true" if run.save_best else f"keep_best is {run.keep_best}" if run.keep_best else "")
+    if run.mode == "training" and run.dataset_mix_type == "interleaved" and run.gradient_accumulation_steps < 2 <= len(data.train):
+        yield ("run_cfg.dataset_mix_type interleaved puts batches of several corpora into one step; set gradient_accumulation_steps to 2 "
+               "or more, best a multiple of the corpora")
     if evaluation and not data.val:
         yield f"run_cfg.{evaluation} but data_cfg.val lists no dataset"
 
@@ -141,8 +152,26 @@ def _identity(dataset: DatasetConfig, which: str) -> Iterator[str]:
                if dataset.name else "name is missing")
     if dataset.type == "annoindexed" and not dataset.txt.strip():
         yield "txt is missing: the annotation file, a JSON list"
+    yield from _source(dataset)
     if dataset.training is not None and dataset.training != (which == "train"):
         yield f"training is {str(dataset.training).lower()}, but it stands in data_cfg.{which}"
+
+
+def _source(dataset: DatasetConfig) -> Iterator[str]:
+    """Shards and folders exclude each other."""
+    if dataset.type == "annoindexed":
+        if dataset.shards or dataset.shuffle_shards:
+            yield "shards and shuffle_shards need type srcindexed; annoindexed reads the folders 'vision' and 'audio'"
+        return
+    if not dataset.shards:
+        yield "type srcindexed reads tar shards, but 'shards' names none"
+    for key in ("vision", "audio"):
+        if getattr(dataset, key) is not None:
+            yield f"{key} is set, but type srcindexed finds all media in its shards; leave it out"
+    if dataset.vision_format == "video_frame":
+        yield "vision_format video_frame, folders of frames, cannot be in shards; expected video_rawvideo or image_rawimage"
+    if dataset.video_decoder != "av":
+        yield f"video_decoder '{dataset.video_decoder}' reads files of their own; shards need av"
 
 
 def _training(dataset: DatasetConfig) -> Iterator[str]:

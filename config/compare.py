@@ -18,7 +18,9 @@ DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_n
 SCST_KEYS = ("scst_finetuning", "scst_candidates", "scst_search", "scst_baseline")
 # Of model_cfg and the training datasets, what does not change the training.
 PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "generate_by",
-                      "itm_rerank_num", "ret_bidirection_evaluation", "dual_softmax_evaluation", "java_metrics_seconds", "inherit_keys")
+                      "itm_rerank_num", "ret_bidirection_evaluation", "dual_softmax_evaluation", "ret_shared_texts", "ret_features_dir",
+                      "rerank_memory_gb", "java_metrics_seconds", "inherit_keys")
+SHARD_KEYS = ("shards", "shuffle_shards")
 PASSIVE_DATASET_KEYS = ("training", "n_workers", "annfile", "cache_dir")
 
 
@@ -53,7 +55,12 @@ def _deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     scst = SCST_KEYS if sections["run_cfg"]["scst_finetuning"] else ()
     return {"run_cfg": {key: sections["run_cfg"][key] for key in (*DECIDING_RUN_KEYS, *scst)},
             "model_cfg": {key: v for key, v in sections["model_cfg"].items() if key not in PASSIVE_MODEL_KEYS},
-            "data_cfg": {"train": [{k: v for k, v in d.items() if k not in PASSIVE_DATASET_KEYS} for d in datasets]}}
+            "data_cfg": {"train": [_deciding_of(dataset) for dataset in datasets]}}
+
+
+def _deciding_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    passive = (*PASSIVE_DATASET_KEYS, *(SHARD_KEYS if dataset["type"] == "annoindexed" else ()))
+    return {key: value for key, value in dataset.items() if key not in passive}
 
 
 def _filled(section: Mapping[str, Any], name: str) -> dict[str, Any]:

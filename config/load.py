@@ -34,7 +34,7 @@ from config.files import layers, read_json
 from config.flags import ANY, Assignment, help_text, read_command_line
 from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 
-__all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
+__all__ = ["ConfigError", "config_hash", "diff", "load_config", "on_device", "resolved"]
 
 # Strength of a setting's place. The n-th default file behind a section counts OWN - n; the pretrained run stands before the first.
 OWN, INHERITED, FLAG = 0.0, -0.5, 1.0
@@ -87,6 +87,14 @@ def load_config(argv: Sequence[str]) -> Config:
     config = _with_sample_nums(_build(draft))
     check(config, draft.file)
     return config
+
+
+def on_device(config: Config, device: str) -> Config:
+    """The config as it runs on ``device``, "cpu" or "cuda": the CPU has no fp16, which a line says."""
+    if not config.run_cfg.fp16 or device != "cpu":
+        return config
+    note("run_cfg.fp16 needs a GPU: this run on the CPU uses float32 (--bf16 true is faster on CPUs that have it)")
+    return dataclasses.replace(config, run_cfg=dataclasses.replace(config.run_cfg, fp16=False))
 
 
 def _read_file(file: Path) -> Draft:

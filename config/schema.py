@@ -52,8 +52,18 @@ class RunConfig:
     valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0)
     first_eval: bool = setting(False, "evaluate once before training")
     save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric")
+    keep_best: int = setting(0, "keep the models of so many of the best evaluations by that metric; 0: one with save_best, else none",
+                             minimum=0)
     save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0)
-    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written")
+    save_minutes: float = setting(0.0, "also save when so many minutes have passed since the last save (0: never)", minimum=0.0)
+    async_save: bool = setting(False, "saving stalls the training only for a copy to host memory, and is written while the next steps run; "
+                                      "needs host memory for another model and optimiser state")
+    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written; false: keep all")
+    keep_last: int = setting(0, "keep so many of the newest checkpoints; 0: as remove_before_ckpt says", minimum=0)
+    max_nonfinite_steps: int = setting(10, "steps whose loss or gradient is not finite that are left out over the whole run, each with the "
+                                           "ids of its clips in log/, before the run stops; 0: the first one stops it", minimum=0)
+    loss_spike_factor: float = setting(6.0, "a loss so many deviations above the median of its corpus's last 100 goes to "
+                                            "log/loss_spikes.jsonl with the ids of its clips (0: none does)", minimum=0.0)
     scst_finetuning: bool = setting(False, "captions ('cap') are learnt by self-critical sequence training (Rennie et al. 2017): CIDEr "
                                            "against the clip's training captions is the reward")
     scst_candidates: int = setting(5, "scst_finetuning: captions tried per clip", minimum=1)
@@ -61,6 +71,9 @@ class RunConfig:
                                                                "with scst_candidates beams")
     scst_baseline: Literal["greedy", "mean"] = setting("greedy", "scst_finetuning: a caption is good when its reward is above that of the "
                                                                  "greedy caption, or above the mean of the other captions tried")
+    hang_minutes: float = setting(20.0, "several processes: when a step makes no progress for so many minutes, all of them say which are "
+                                        "behind and where, and exit with status 75, so that the launcher can start again (0: never); "
+                                        "evaluations are not watched", minimum=0.0)
     log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1)
     zero_shot: bool = setting(False, "evaluate the start weights and stop")
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")
@@ -69,12 +82,16 @@ class RunConfig:
     allow_missing: list[str] = setting([], "starts of parameter names that a checkpoint may lack or have in excess; * stands for anything")
     num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0)
     tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs")
-    dataset_mix_type: Literal["random", "round-robin", "in-order"] = setting("random", "how the next step's corpus is chosen: at random or "
-                                                                             "in turns, in proportion to the corpora's steps; or one "
-                                                                             "corpus after the other, as listed")
+    dataset_mix_type: Literal["random", "round-robin", "in-order", "interleaved"] = setting(
+        "random", "how the next step's corpus is chosen: at random or in turns, in proportion to the corpora's steps; one corpus after the "
+                  "other, as listed; or interleaved: the gradient_accumulation_steps batches of a step take turns")
     pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU")
-    use_ddp: bool = setting(True, "accepted; DistributedDataParallel is used whenever there are several processes",
+    use_ddp: bool = setting(True, "accepted; several processes work together as parallel says",
                             obsolete="the number of processes decides")
+    parallel: Literal["ddp", "fsdp", "deepspeed"] = setting("ddp", "how several processes train: each with the whole model, averaging "
+                                                                   "gradients (ddp); with shares of weights, gradients and optimiser "
+                                                                   "(fsdp); or as deepspeed_config says")
+    deepspeed_config: str | None = setting(None, "parallel deepspeed: its JSON file, with zero_optimization.stage 1, 2 or 3")
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,12 @@ class ModelConfig:
     itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0)
     ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval")
     dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own")
+    ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
+                                            "as released: only with the clip that it came with")
+    ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
+                                                 "files during a test of very many clips; null: float32 in memory")
+    rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
+                                                   "encoded again, with equal results; null: half of what is free", minimum=0.0)
     java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
                                         minimum=0)
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here")
@@ -138,7 +161,11 @@ class DatasetConfig:
                                                                           "srcindexed: tar shards")
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in")
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
-    txt: str = setting("", "annotation file")
+    txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)")
+    shards: list[str] = setting([], "srcindexed: tar files, folders of them, or patterns (with *, {000..127} or {a,b}) with members "
+                                    "key.mp4, key.jpg, key.wav, key.json …")
+    shuffle_shards: int = setting(0, "srcindexed: training reads so many shards at a time, in a random order of shards, and shuffles "
+                                     "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0)
     vision: str | None = setting(None, "folder of videos, frame folders or images")
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track")
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
@@ -149,7 +176,8 @@ class DatasetConfig:
     epoch: float | None = setting(None, "passes over the corpus", minimum=0.0)
     steps: int | None = setting(None, "optimiser steps with this corpus, instead of epoch", minimum=0)
     batch_size: int = setting(64, "clips per step over all processes", minimum=1)
-    n_workers: int = setting(8, "worker processes that read and decode", minimum=0)
+    n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
+                             minimum=-1)
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own")
     video_decoder: Literal["av", "decord", "torchcodec"] = setting("av", "library that decodes videos")
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time")

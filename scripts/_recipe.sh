@@ -40,6 +40,8 @@ Options (or the environment variable behind each):
   --node_rank R      NODE_RANK    number of this machine, from 0
   --master_addr A    MASTER_ADDR  name or address of machine 0
   --master_port P    MASTER_PORT  a free port on machine 0. Default 29500 (on one machine: any free port)
+  --max_restarts N   MAX_RESTARTS how often torchrun starts all processes again when one dies or hangs, each time from the last
+                                  checkpoint. Default 3; a lone process is not started again
   --pretrain_dir D                folder of the run to start from; "none": from the towers' own weights
   --checkpoint FILE               weights to start from, or to test, in place of the newest of that folder
   --output_dir D                  folder of checkpoints, logs and results
@@ -72,6 +74,7 @@ number() { # name, value
 
 parse() {
     gpus="${GPUS:-}" nnodes="${NNODES:-1}" node_rank="${NODE_RANK:-}" master_addr="${MASTER_ADDR:-}" master_port="${MASTER_PORT:-}"
+    max_restarts="${MAX_RESTARTS:-3}"
     name="" pretrain_dir="" output_dir="" checkpoint="" resume=false testing=false only_print=false
     flags=()
     while [ $# -gt 0 ]; do
@@ -81,11 +84,12 @@ parse() {
         case "$1" in
             -h | --help) usage; exit 0 ;;
             --print) only_print=true; shift; continue ;;
-            --gpus | --nnodes | --node_rank | --master_addr | --master_port | --pretrain_dir | --output_dir | --mode | --checkpoint)
+            --gpus | --nnodes | --node_rank | --master_addr | --master_port | --max_restarts | --pretrain_dir | --output_dir | --mode | \
+                --checkpoint)
                 [ $# -gt 1 ] || fail "$1: needs a value (--help says more)" ;;
         esac
         case "$1" in
-            --gpus | --nnodes | --node_rank | --master_addr | --master_port | --pretrain_dir | --output_dir | --checkpoint)
+            --gpus | --nnodes | --node_rank | --master_addr | --master_port | --max_restarts | --pretrain_dir | --output_dir | --checkpoint)
                 printf -v "${1#--}" '%s' "$2"; shift 2 ;;
             --resume)
                 resume=true; shift
@@ -132,11 +136,22 @@ settle() {
     words+=(${flags[@]+"${flags[@]}"})
 }
 
+# torchrun runs the same command line again, which therefore has to ask for the last checkpoint from the first time on.
+continue_after_restarts() {
+    command+=(--max-restarts "$max_restarts")
+    case " ${words[*]} " in *" --resume true "*) return ;; esac
+    if exists "$output_dir/ckpt/model_step_*.pt"; then
+        fail "$output_dir already holds a run: continue it with --resume true, or choose another --output_dir"
+    fi
+    words+=(--resume true)
+}
+
 # The program with its launcher, in "command".
 choose_launcher() {
     gpus="${gpus:-$(count_gpus)}"
     number --gpus "$gpus"
     number --nnodes "$nnodes"
+    number --max_restarts "$max_restarts"
     if [ "$gpus" -eq 0 ]; then words+=(--device cpu); fi
     if [ -n "${OMNIVAST_SRUN:-}" ] || { [ "$nnodes" -eq 1 ] && [ "$gpus" -le 1 ]; }; then
         command=(python run.py "${words[@]}")
@@ -146,12 +161,15 @@ choose_launcher() {
     if [ "$nnodes" -gt 1 ]; then
         [ -n "$master_addr" ] || fail "--nnodes $nnodes needs --master_addr: the name or address of machine 0"
         [ -n "$node_rank" ] || fail "--nnodes $nnodes needs --node_rank: the number of this machine, from 0"
-        command+=(--node_rank "$node_rank" --master_addr "$master_addr" --master_port "${master_port:-29500}")
+        # The machines meet again after a restart, which a fixed --node_rank of torchrun does not provide for.
+        command+=(--rdzv-backend c10d --rdzv-endpoint "$master_addr:${master_port:-29500}" --rdzv-id "${output_dir//\//-}"
+                  --rdzv-conf "is_host=$((node_rank == 0))")
     elif [ -n "$master_port" ]; then
-        command+=(--master_port "$master_port")
+        command+=(--rdzv-backend c10d --rdzv-endpoint "localhost:$master_port")
     else
         command+=(--standalone)
     fi
+    if ! $testing && [ "$max_restarts" -gt 0 ]; then continue_after_restarts; fi
     command+=(run.py "${words[@]}")
 }
 

@@ -14,17 +14,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from config.load import ConfigError, load_config, resolved  # noqa: E402
 from utils.files import sha256_file, write_atomically  # noqa: E402
+from utils.machine import cores  # noqa: E402
 
 CLIPS = "datasets/omnistamps"
 CONFIGS = {"quick": "config/omnistamps/quick", "full": "config/omnistamps/full", "debug": "config/omnistamps/quick"}
@@ -32,7 +36,8 @@ CONFIGS = {"quick": "config/omnistamps/quick", "full": "config/omnistamps/full",
 DEBUG_FLAGS = {"train": ("--train_batch_size", "8"), "val": ("--test_batch_size", "8")}
 DEBUG_STEPS = 4
 # What a run is called and where it stands says nothing about its outcome.
-PASSIVE_RUN_KEYS = ("output_dir", "checkpoint", "pretrain_dir", "resume", "save_every", "log_steps", "tensorboard", "num_threads")
+PASSIVE_RUN_KEYS = ("output_dir", "checkpoint", "pretrain_dir", "resume", "save_every", "save_minutes", "async_save", "keep_last",
+                    "keep_best", "loss_spike_factor", "hang_minutes", "log_steps", "tensorboard", "num_threads")
 SAVE_EVERY = 100
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
 
@@ -71,6 +76,16 @@ class Recipe:
         command = [sys.executable, "-m", "corpus.omnistamps", "--size", self.size, "--output", str(self.data)]
         return [*command, "--fresh"] if fresh else command
 
+    def check(self, config: Path, *extra: str) -> list[str]:
+        """The command that opens every clip of ``config`` with all cores, which also fills its decode cache."""
+        return [sys.executable, "-m", "data.check", *self._arguments(config, ("train", "val")), *extra]
+
+    def threads(self, lanes: int) -> tuple[str, ...]:
+        """Flags that share the cores out among as many lanes; see ``Stages.side_by_side``."""
+        # At the debug size every program has one thread already.
+        shared_out = self.size != "debug" and not torch.cuda.is_available()
+        return ("--num_threads", str(max(1, cores() // lanes))) if shared_out else ()
+
     def _arguments(self, config: Path, lists: Sequence[str]) -> list[str]:
         flags = ["--config", str(config), *self._paths(config, lists)]
         if self.size == "debug":
@@ -105,8 +120,11 @@ class Stages:
         self.file = folder / "stages.json"
         self._open(fresh)
         self.records: dict[str, dict[str, Any]] = json.loads(self.file.read_text())
-        self.child: subprocess.Popen[bytes] | None = None
-        # Ctrl-C reaches the program that runs as well, which saves and ends; this one then says how to continue.
+        self.children: set[subprocess.Popen[str]] = set()
+        self.stopped_by = 0
+        self.lock = threading.Lock()
+        self.lane = threading.local()
+        # Ctrl-C reaches the programs that run as well, which save and end; this one then says how to continue.
         signal.signal(signal.SIGINT, self._interrupted)
         signal.signal(signal.SIGTERM, self._interrupted)
 
@@ -146,13 +164,13 @@ class Stages:
         same = record.get("fingerprint") == fingerprint
         weights = _weights(output)
         if same and record.get("done") and weights:
-            print(f"reusing {output} (step {_step(weights)})")
+            self._say(f"reusing {output} (step {_step(weights)})")
             return weights
         resuming = same and weights is not None
         if weights and same:
-            print(f"resuming {output} after step {_step(weights)}")
+            self._say(f"resuming {output} after step {_step(weights)}")
         elif output.exists():
-            print(f"starting {output} over: " + ("it has no checkpoint yet" if same else "its settings or inputs have changed"))
+            self._say(f"starting {output} over: " + ("it has no checkpoint yet" if same else "its settings or inputs have changed"))
             shutil.rmtree(output)
         before = record.get("seconds", 0.0) if resuming else 0.0
         self._remember(name, fingerprint=fingerprint, done=False, seconds=before)
@@ -170,25 +188,64 @@ class Stages:
         fingerprint = self._fingerprint(arguments, {**inputs, "weights": sha256_file(weights)})
         record = self.records.get(name, {})
         if record.get("fingerprint") == fingerprint and record.get("done") and any((output / "results").glob("*.json")):
-            print(f"reusing {output}")
+            self._say(f"reusing {output}")
             return
         if output.exists():
             shutil.rmtree(output)
         self._remember(name, fingerprint=fingerprint, done=False, seconds=0.0)
         self._run(name, [sys.executable, "run.py", *arguments], output)
 
-    def always(self, name: str, title: str, command: Sequence[str]) -> None:
-        """Run a short command anew each time."""
+    def command(self, name: str, title: str, command: Sequence[str], inputs: Mapping[str, str] | None = None) -> None:
+        """Run a short command: once for the same ``inputs`` (hashes of what it reads), or anew each time where none are named."""
         self._headline(title)
-        self._remember(name, fingerprint="", done=True, seconds=self._run(name, command, None))
+        fingerprint = _hash([list(command), dict(inputs)]) if inputs is not None else ""
+        record = self.records.get(name, {})
+        if inputs is not None and record.get("fingerprint") == fingerprint and record.get("done"):
+            self._say("done before")
+            return
+        self._remember(name, fingerprint=fingerprint, done=False, seconds=0.0)
+        self._run(name, command, None)
+
+    def side_by_side(self, lanes: Mapping[str, Callable[[], None]]) -> None:
+        """Run the stages of each lane in order, the lanes at the same time; every line of output names its lane. A lane that fails
+        leaves the others to their end; its StageError is raised then.
+
+        A small model does not keep several cores busy, so several trainings at the same time end sooner than one after the other.
+        On a GPU they would share its memory: there the lanes come one after the other.
+        """
+        if torch.cuda.is_available():
+            for stages in lanes.values():
+                stages()
+            return
+        failures: list[StageError] = []
+
+        def follow(name: str, stages: Callable[[], None]) -> None:
+            self.lane.name = name
+            try:
+                stages()
+            except StageError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=follow, args=lane) for lane in lanes.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
 
     def seconds(self) -> dict[str, float]:
         """What each stage took, by name; interruptions not counted."""
         return {name: round(record["seconds"], 2) for name, record in self.records.items()}
 
     def _headline(self, title: str) -> None:
-        self.number += 1
-        print(f"\n[{self.number}/{self.total}] {title}", flush=True)
+        with self.lock:
+            self.number += 1
+            print(f"\n[{self.number}/{self.total}] {title}", flush=True)
+
+    def _say(self, line: str) -> None:
+        lane = getattr(self.lane, "name", None)
+        print(line if lane is None else f"{lane}: {line}", flush=True)
 
     def _fingerprint(self, arguments: Sequence[str], inputs: Mapping[str, str]) -> str:
         try:
@@ -199,40 +256,55 @@ class Stages:
             settings["run_cfg"].pop(key)
         for dataset in (*settings["data_cfg"]["train"], *settings["data_cfg"]["val"]):
             dataset.pop("cache_dir")
-        return hashlib.sha256(json.dumps([settings, dict(inputs)], sort_keys=True).encode()).hexdigest()
+        return _hash([settings, dict(inputs)])
 
     def _remember(self, name: str, **record: Any) -> None:
-        self.records[name] = record
-        write_atomically(self.file, json.dumps(self.records, indent=1) + "\n")
-        write_atomically(self.folder / "seconds.json", json.dumps(self.seconds(), indent=1) + "\n")
+        with self.lock:
+            self.records[name] = record
+            write_atomically(self.file, json.dumps(self.records, indent=1) + "\n")
+            write_atomically(self.folder / "seconds.json", json.dumps(self.seconds(), indent=1) + "\n")
 
     def _run(self, name: str, command: Sequence[str], output: Path | None, before: float = 0.0) -> float:
         """Run to the end and return the seconds, with those ``before`` an interruption. Raises StageError."""
         words = ["python", *command[1:]]
-        print(f"$ {shlex.join(words)}", flush=True)
+        self._say(f"$ {shlex.join(words)}")
         began = time.monotonic()
-        self.child = subprocess.Popen(list(command))
-        status = self.child.wait()
-        self.child = None
+        status = self._call(command)
         seconds = before + time.monotonic() - began
         if name in self.records:
             self._remember(name, **{**self.records[name], "done": status == 0, "seconds": seconds})
         if status:
-            self._fail(status if status > 0 else 128 - status, output)
+            self._fail(name, status if status > 0 else 128 - status, output)
         return seconds
 
-    def _fail(self, status: int, output: Path | None) -> NoReturn:
+    def _call(self, command: Sequence[str]) -> int:
+        """The exit status of a program. In a lane its output comes line by line, since bars of several would overwrite each other."""
+        if self.stopped_by:
+            return 128 + self.stopped_by
+        piped = hasattr(self.lane, "name")
+        child = subprocess.Popen(list(command), text=True, stdout=subprocess.PIPE if piped else None,
+                                 stderr=subprocess.STDOUT if piped else None)
+        self.children.add(child)
+        for line in child.stdout or ():
+            self._say(line.rstrip("\n"))
+        status = child.wait()
+        self.children.remove(child)
+        return status
+
+    def _fail(self, name: str, status: int, output: Path | None) -> NoReturn:
         if status in STOPPED:
-            raise StageError(f"stopped in stage {self.number}; run the same command again to continue from there", status)
+            raise StageError(f"stopped in stage {name}; run the same command again to continue from there", status)
         log = f" and {output / 'log' / 'log.txt'}" if output is not None and (output / "log" / "log.txt").exists() else ""
-        raise StageError(f"stage {self.number} of {self.total} failed with exit status {status}; look at the messages above{log}. "
+        raise StageError(f"stage {name} failed with exit status {status}; look at the messages above{log}. "
                          "Once mended, the same command goes on from there", status)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        if self.child is None:
+        self.stopped_by = number
+        if not self.children:
             sys.exit(128 + number)
         if number != signal.SIGINT:
-            self.child.send_signal(number)
+            for child in list(self.children):
+                child.send_signal(number)
 
 
 def positive(text: str) -> int:
@@ -240,6 +312,10 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError(text)
     return int(text)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _weights(output: Path) -> Path | None:

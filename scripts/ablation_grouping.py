@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,16 @@ def ablation(options: argparse.Namespace) -> None:
     recipe = Recipe(options.size, options.data, options.steps)
     stages = Stages(folder, STAGES, fresh=options.fresh)
     inputs = {"clips": stages.build("building the clips", recipe)}
-    for row in ROWS:
-        _row(stages, recipe, row, folder, inputs)
+    stages.side_by_side({f"row {row}": partial(_row, stages, recipe, row, folder, inputs) for row in ROWS})
     table = read_table(folder)
     markdown = as_markdown(table)
     write_atomically(folder / "table.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "table.md", markdown)
-    print(f"\n{markdown}\n{folder / 'table.json'} and {folder / 'table.md'}; the stages took {sum(stages.seconds().values()) / 60:.1f} min")
+    print(f"\n{markdown}\n{folder / 'table.json'} and {folder / 'table.md'}")
 
 
 def _row(stages: Stages, recipe: Recipe, row: str, folder: Path, inputs: dict[str, str]) -> None:
-    shared = ("--cache_dir", str(folder / "cache"))
+    shared = ("--cache_dir", str(folder / "cache"), *recipe.threads(len(ROWS)))
     config = recipe.config("pretrain") if row == "j" else without_grouping(recipe.config("pretrain"), folder / f"pretrain_{row}.json")
     title = f"row ({row}), {ROWS[row]}"
     pretrained = stages.train(f"pretrain_{row}", f"{title}: pretraining", folder / f"pretrain_{row}",

@@ -34,7 +34,7 @@ from model.build import ModelError, pretrained_files  # noqa: E402
 from model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers  # noqa: E402
 from model.weights.load import parts_of  # noqa: E402
 from utils.files import sha256_file, write_atomically  # noqa: E402
-from utils.log import progress, setup_logging  # noqa: E402
+from utils.log import Progress, progress, setup_logging  # noqa: E402
 from utils.words import did_you_mean  # noqa: E402
 
 CHUNK = 1 << 20
@@ -97,7 +97,8 @@ def fetch(url: str, target: Path, known: Facts = Facts()) -> None:
                 raise kind(f"{url}: the server answers {error.code} {error.reason}") from None
             reason = getattr(error, "reason", None) or error
             if attempt == TRIES - 1:
-                raise DownloadError(f"{url}: {reason}, {TRIES} times; what came so far is in {part}: run this again to continue") from None
+                kept = f"what came so far is in {part}: run this again to continue" if part.exists() else "nothing came; try again later"
+                raise DownloadError(f"{url}: {reason}, {TRIES} times; {kept}") from None
             print(f"  {reason}; trying again", file=sys.stderr)
             time.sleep(PAUSE * 2**attempt)
     _verify(part, facts)
@@ -164,6 +165,7 @@ def _facts(response: Any, redirects: _Redirects, known: Facts, total: int | None
 
 def _receive(response: Any, part: Path, start: int, total: int | None) -> None:
     done = start
+    bar: Progress[Any]
     megabytes = -(-total // CHUNK) if total else None
     with open(part, "ab" if start else "wb") as file, progress(megabytes, f"  {part.stem}", initial=start // CHUNK, unit="MiB") as bar:
         while chunk := response.read(CHUNK):
@@ -223,6 +225,8 @@ class Downloader:
                 self._weights(file)
         except DownloadError as error:
             self.failed.append(f"{error}\n  or by hand: {file.by_hand}; to {file.place}")
+        except OSError as error:
+            self.failed.append(f"{file.place} cannot be written: {error}; name another folder with --folder")
 
     def _weights(self, file: TowerFile) -> None:
         target = towers.WEIGHTS / file.path

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
@@ -17,8 +18,8 @@ from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 from utils.files import sha256_file, write_atomically
 
 TASKS = {"ret": "retrieval", "cap": "captions", "qa": "questions"}
-STAGES = 4 + 2 * len(TASKS)
-"""Clips, pretraining, its test, the report; a fine-tuning and a test for each task."""
+STAGES = 5 + 2 * len(TASKS)
+"""Clips, a look at each, pretraining, its test, the report; a fine-tuning and a test for each task."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=sorted(CONFIGS), default="quick",
-                        help="quick: 2,400 training clips, 12 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and four "
+                        help="quick: 2,400 training clips, 10 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and four "
                              "steps, to try the script (default quick)")
     result.add_argument("--folder", type=Path, help="where everything but the clips goes (default output/quickstart, or for other sizes "
                                                     "output/quickstart_SIZE)")
@@ -41,28 +42,33 @@ def quickstart(options: argparse.Namespace) -> None:
     folder = options.folder or Path("output", "quickstart" if options.size == "quick" else f"quickstart_{options.size}")
     recipe = Recipe(options.size, options.data, options.steps)
     stages = Stages(folder, STAGES, fresh=options.fresh)
-    shared = ("--cache_dir", str(folder / "cache"))
+    shared: tuple[str, ...] = ("--cache_dir", str(folder / "cache"))
     # The debug clips come with the repository.
     inputs = {"clips": stages.build("building the clips", recipe, options.fresh and options.size != "debug")}
+    # All tracks of all clips are read here, with all cores; what follows finds them decoded.
+    stages.command("check", "checking and decoding the clips", recipe.check(recipe.config("finetune_ret"), *shared), inputs)
     pretrained = stages.train("pretrain", "pretraining", folder / "pretrain",
                               recipe.training(recipe.config("pretrain"), *shared), inputs)
-    start = ("--pretrain_dir", str(folder / "pretrain"))
     after = {**inputs, "pretrained": sha256_file(pretrained)}
-    tuned = {
-        task: stages.train(f"finetune_{task}", f"fine-tuning: {words}", folder / task,
-                           recipe.training(recipe.config(f"finetune_{task}"), *shared, *start), after)
-        for task, words in TASKS.items()
-    }
-    for task, words in TASKS.items():
-        stages.test(f"test_{task}", f"testing: {words}", folder / f"test_{task}",
-                    recipe.testing(recipe.config(f"finetune_{task}"), *shared), tuned[task], inputs)
-    # Beside the tables, to see what fine-tuning adds: ten re-ranked texts a clip are enough and cost a fifth of fifty.
-    stages.test("test_pretrain_ret", "testing: retrieval with the pretrained checkpoint", folder / "test_pretrain_ret",
-                recipe.testing(recipe.config("finetune_ret"), *shared, "--itm_rerank_num", "10"), pretrained, inputs)
-    stages.always("report", "writing the report", [sys.executable, "scripts/quickstart_summary.py", "--folder", str(folder),
-                                                   "--data", str(recipe.data)])
+    shared += recipe.threads(len(TASKS))
+
+    def finetune_and_test(task: str, words: str) -> None:
+        config, output = recipe.config(f"finetune_{task}"), folder / task
+        tuned = stages.train(f"finetune_{task}", f"fine-tuning: {words}", output,
+                             recipe.training(config, *shared, "--pretrain_dir", str(folder / "pretrain")), after)
+        stages.test(f"test_{task}", f"testing: {words}", folder / f"test_{task}", recipe.testing(config, *shared), tuned, inputs)
+
+    def test_pretrained() -> None:
+        # Beside the tables, to see what fine-tuning adds: ten re-ranked texts a clip are enough and cost a fifth of fifty.
+        stages.test("test_pretrain_ret", "testing: retrieval with the pretrained checkpoint", folder / "test_pretrain_ret",
+                    recipe.testing(recipe.config("finetune_ret"), *shared, "--itm_rerank_num", "10"), pretrained, inputs)
+
+    lanes = {words: partial(finetune_and_test, task, words) for task, words in TASKS.items()}
+    stages.side_by_side({**lanes, "pretrained": test_pretrained})
+    stages.command("report", "writing the report", [sys.executable, "scripts/quickstart_summary.py", "--folder", str(folder),
+                                                    "--data", str(recipe.data)])
     _complete_seconds(folder / "metrics.json", stages.seconds())
-    print(f"\nDone: {folder / 'metrics.json'} and {folder / 'report.html'}; the stages took {sum(stages.seconds().values()) / 60:.1f} min")
+    print(f"\nDone: {folder / 'metrics.json'} and {folder / 'report.html'}")
 
 
 def _complete_seconds(path: Path, seconds: dict[str, float]) -> None:

@@ -203,7 +203,8 @@ class Table:
 
     def as_text(self) -> str:
         """Aligned columns for a terminal."""
-        cells = [[("–" if c is None else c if isinstance(c, str) else f"{c:.1f}") for c in row] for row in [self.columns, *self.rows]]
+        rows: list[list[str | float | None]] = [[*self.columns], *self.rows]
+        cells = [[("–" if c is None else c if isinstance(c, str) else f"{c:.1f}") for c in row] for row in rows]
         widths = [max(len(row[n]) for row in cells) for n in range(len(self.columns))]
         lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in cells]
         above = []
@@ -246,9 +247,7 @@ def _words(key: str) -> str:
 def page(inputs: Inputs, metrics: Mapping[str, Any], shown: int = SHOWN_CLIPS) -> Report:
     """The report: outcome, tables, curves, and some test clips with what was retrieved, written and answered for them."""
     protocol = metrics["protocol"]["retrieval"]
-    total = sum(value for value in metrics["seconds"].values() if isinstance(value, (int, float)))
-    facts = [f"OmniStamps, {inputs.size} size", f"{protocol['clips']} test clips", protocol.get("hardware"),
-             f"{total / 60:.1f} minutes in all"]
+    facts = [f"OmniStamps, {inputs.size} size", f"{protocol['clips']} test clips", protocol.get("hardware")]
     report = Report("OmniVAST quickstart", " · ".join(fact for fact in facts if fact))
     retrieval, captions, questions = tables(metrics)
     report.section("Retrieval", "Every test text looks for its clip. What is seen, heard and said is shared by many clips, so that no "
@@ -272,6 +271,7 @@ def page(inputs: Inputs, metrics: Mapping[str, Any], shown: int = SHOWN_CLIPS) -
     report.section("Test clips", "Taken at equal distances from the test set, not picked. Retrieval, captions and answers use all tracks.")
     report.gallery(_cards(inputs, shown))
     report.section("Time and protocol")
+    report.text("The fine-tunings and their tests run at the same time where there is no GPU.")
     report.table(["stage", "seconds"], [[stage, float(value)] for stage, value in metrics["seconds"].items()])
     rows = [[name, *(Cell(short(metrics["protocol"][part].get(name)), "left") for part in metrics["protocol"])]
             for name in dict.fromkeys(key for own in metrics["protocol"].values() for key in own)]
@@ -291,9 +291,9 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
 
 
 def _best(rows: Sequence[Sequence[str | float | None]], last: int | None = None) -> list[list[Any]]:
-    """The rows with the highest number of every column emphasised; columns from ``last`` on are left alone."""
-    numeric = range(1, len(rows[0]))[:last]
-    highest = {n: max((row[n] for row in rows if isinstance(row[n], float)), default=None) for n in numeric}
+    """The rows with the highest number of every column emphasised, unless all are equal; columns from ``last`` on are left alone."""
+    found = {n: {value for row in rows if isinstance(value := row[n], float)} for n in range(1, len(rows[0]))[:last]}
+    highest = {n: max(values) for n, values in found.items() if len(values) > 1}
     return [[Cell(f"{value:.1f}", "best") if isinstance(value, float) and highest.get(n) == value else value for n, value in enumerate(row)]
             for row in rows]
 

@@ -2,8 +2,9 @@
 
     bash scripts/vast/zero_shot.sh --pretrain_dir output/vast/pretrain_vast [--benchmarks retrieval-msrvtt VQA-msvd …] [flags of run.py]
 
-What is done is not done again: run it again after an interruption, or after mending what failed. Exit status: 0 all done; 1 some failed,
-which the table names; 2 a wrong command line.
+All GPUs of the machine test each benchmark together (--gpus N or GPUS=N: so many of them; 0: the CPU). What is done is not done again:
+run it again after an interruption, or after mending what failed. Exit status: 0 all done; 1 some failed, which the table names; 2 a wrong
+command line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +35,18 @@ def choices() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.json") if not path.stem.endswith("_scst"))
 
 
+def count_gpus() -> int:
+    """GPUs that a test would see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return 0 if visible.strip() in ("", "-1") else len(visible.split(","))
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    return sum(line.startswith("GPU") for line in found.splitlines())
+
+
 def command(config: Path, output: Path, options: argparse.Namespace, flags: Sequence[str]) -> list[str]:
     """run.py's command line for one benchmark."""
     program = [sys.executable] if options.gpus <= 1 else ["torchrun", "--standalone", "--nproc_per_node", str(options.gpus)]
@@ -46,7 +60,7 @@ def command(config: Path, output: Path, options: argparse.Namespace, flags: Sequ
 
 
 def fingerprint(words: Sequence[str], config: Path, weights: Sequence[Path]) -> str:
-    """Changes with the command line, the config and the weights' size and time."""
+    """Changes with run.py's command line, the config and the weights' size and time."""
     digest = hashlib.sha256(json.dumps([*words]).encode() + config.read_bytes())
     for path in weights:
         state = path.stat()
@@ -69,29 +83,50 @@ def test(name: str, options: argparse.Namespace, flags: Sequence[str]) -> dict[s
     """
     config, folder = options.configs / f"{name}.json", options.output / name
     words = command(config, folder, options, flags)
-    own, done = fingerprint(words, config, weights_of(options)), folder / "done.json"
-    if done.is_file():
-        before: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if before.get("fingerprint") == own:
-            print(f"{name}: done before", flush=True)
-            return before
+    own, done = fingerprint(words[words.index("run.py") :], config, weights_of(options)), folder / "done.json"
+    before = _done_before(done)
+    if before.get("fingerprint") == own:
+        print(f"{name}: done before", flush=True)
+        return before
     done.unlink(missing_ok=True)
     for old in (folder / "results").glob("*.json"):
         old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{name}: testing, log in {folder / 'output.txt'}", flush=True)
     start = time.monotonic()
-    with open(folder / "output.txt", "wb") as log:
-        status = subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    if status in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+    try:
+        with open(folder / "output.txt", "wb") as log:
+            status = subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    except OSError as error:
+        return {"fingerprint": own, "error": f"{words[0]} could not be started: {error.strerror}"}
+    if status in (130, -signal.SIGINT):
         raise KeyboardInterrupt
-    found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "results").glob("*.json"))}
-    if status or not found:
+    paths = sorted((folder / "results").glob("*.json"))
+    if status or not paths:
         return {"fingerprint": own, "error": f"exit status {status}: {_last_line(folder / 'output.txt')}"}
-    results = {file: {"metrics": content["metrics"], "protocol": content["protocol"]} for file, content in found.items()}
+    try:
+        results = {path.name: _numbers(path) for path in paths}
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        return {"fingerprint": own, "error": f"its results cannot be read: {type(error).__name__}: {error}"}
     record = {"fingerprint": own, "seconds": round(time.monotonic() - start, 1), "results": results}
     write_atomically(done, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
+
+
+def _done_before(path: Path) -> dict[str, Any]:
+    """The record of an earlier call; empty where there is none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    """Metrics and protocol of a result file that the table can show. Raises ValueError, KeyError and their like otherwise."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    benchmarks.headline(content["metrics"], content["protocol"]["groups"], content["protocol"]["dataset"])
+    return {"metrics": content["metrics"], "protocol": content["protocol"]}
 
 
 def _last_line(path: Path) -> str:
@@ -126,8 +161,10 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all of {', '.join(choices())}")
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the configs, NAME.json each")
     parser.add_argument("--output", type=Path, help="default: zero_shot in the run's folder")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one per GPU; default 1; 0: one process on the CPU")
+    parser.add_argument("--gpus", type=int, default=os.environ.get("GPUS"), metavar="N",
+                        help="processes, one per GPU; default: all GPUs of this machine; 0: one process on the CPU")
     options, flags = parser.parse_known_args(arguments)
+    options.gpus = count_gpus() if options.gpus is None else options.gpus
     if not (options.pretrain_dir or options.checkpoint):
         parser.error("name the weights: --pretrain_dir FOLDER or --checkpoint FILE")
     if not weights_of(options) or not all(path.is_file() for path in weights_of(options)):

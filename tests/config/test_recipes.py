@@ -69,6 +69,8 @@ def test_table_10(kind, row):
     assert config.model_cfg.vision_resolution == (cells["resolution"] or 224)
     assert config.model_cfg.max_vision_sample_num == (train.vision_sample_num or 1)
     assert bool(test.annfile) is (kind == "captioning")
+    # The paper's captioning tables have METEOR and SPICE, too.
+    assert bool(config.model_cfg.java_metrics_seconds) is (kind == "captioning")
 
 
 @needs_tables

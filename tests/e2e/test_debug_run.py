@@ -74,6 +74,18 @@ def test_the_batch_size_does_not_change_the_evaluation(trained, clips, weights, 
     assert results(tmp_path / "results") == results(trained / "results" / "step_10")
 
 
+def test_results_during_training_name_the_weights_that_were_tested(trained, weights):
+    protocol = json.loads((trained / "results" / "step_10" / "omnistamps_ret.ret.json").read_text())["protocol"]
+    assert protocol["checkpoint"] == str(weights) and protocol["checkpoint_sha256"] == sha256_file(weights) and protocol["step"] == 10
+
+
+def test_zero_shot_needs_nothing_to_train_on(trained, clips, weights, run_program, tmp_path):
+    outcome = run_program(["--config", TINY, *clips.flags(("val",)), "--data_cfg.train", "[]", "--zero_shot", "true",
+                           "--checkpoint", str(weights), "--output_dir", str(tmp_path / "out")])
+    assert outcome.status == 0, outcome.text
+    assert results(tmp_path / "out" / "results") == results(trained / "results" / "step_10")
+
+
 def test_resuming_what_is_finished_changes_nothing(trained, clips, run_program):
     before = {path: path.read_bytes() for folder in ("ckpt", "results") for path in (trained / folder).rglob("*") if path.is_file()}
     lines = [(trained / "log" / f"{name}.jsonl").read_text() for name in ("metrics", "eval")]

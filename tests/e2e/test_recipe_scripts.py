@@ -69,10 +69,13 @@ def test_processes_and_machines():
     pretrain = ROOT / "scripts" / "pretrain_vast.sh"
     last = ["run.py", "--config", "config/vast/pretrain_cfg/pretrain_vast.json", "--output_dir", "output/vast/pretrain_vast"]
     assert command(pretrain, "--gpus", 1) == ["python", *last]
-    assert command(pretrain, CUDA_VISIBLE_DEVICES="0,3") == ["torchrun", "--nnodes", "1", "--nproc_per_node", "2", "--standalone", *last]
+    again = ["--max-restarts", "3", *last, "--resume", "true"]
+    assert command(pretrain, CUDA_VISIBLE_DEVICES="0,3") == ["torchrun", "--nnodes", "1", "--nproc_per_node", "2", "--standalone", *again]
+    assert command(pretrain, "--gpus", 2, "--max_restarts", 0)[5:] == ["--standalone", *last]
+    assert "--max-restarts" not in command(pretrain, "--gpus", 2, "--mode", "testing", "--checkpoint", "x.pt")
     assert command(pretrain, CUDA_VISIBLE_DEVICES="") == ["python", *last, "--device", "cpu"]
-    eight = ["torchrun", "--nnodes", "8", "--nproc_per_node", "4", "--node_rank", "3", "--master_addr", "first",
-             "--master_port", "29500", *last]
+    eight = ["torchrun", "--nnodes", "8", "--nproc_per_node", "4", "--rdzv-backend", "c10d", "--rdzv-endpoint", "first:29500",
+             "--rdzv-id", "output-vast-pretrain_vast", "--rdzv-conf", "is_host=0", *again]
     assert command(pretrain, "--gpus=4", "--nnodes", 8, "--node_rank", 3, "--master_addr", "first") == eight
     assert command(pretrain, GPUS="4", NNODES="8", NODE_RANK="3", MASTER_ADDR="first") == eight
 
@@ -103,6 +106,12 @@ def test_where_runs_start_and_resume(tmp_path):
     assert command(script, *common, "--resume", "true", "--checkpoint", "x.pt")[-2:] == ["--resume", "true"]
     assert "--resume" not in command(script, *common, "--resume", "true", "--mode", "testing", "--checkpoint", "x.pt")
     assert "--resume" not in command(script, *common, "--resume", "false")
+    several = [*common[:-1], "2"]
+    assert command(script, *several, "--resume", "true")[-2:] == ["--resume", "true"]
+    refused = bash(script, *several, "--print")
+    assert refused.returncode == 2 and "already holds a run: continue it with --resume true" in refused.stdout
+    first = command(script, "vatex_scst", "--pretrain_dir", start, "--output_dir", tmp_path / "new", "--gpus", "2")
+    assert first[-4:] == [*best, "--resume", "true"]
     alone = command(script, "vatex", "--output_dir", tmp_path, "--gpus", "1", "--checkpoint", "x.pt", "--mode", "testing")
     assert "--pretrain_dir" not in alone or (ROOT / "output/vast/pretrain_vast/log/hps.json").exists()
     scratch = command(script, "vatex", "--pretrain_dir", "none", "--gpus", "1")
@@ -112,10 +121,19 @@ def test_where_runs_start_and_resume(tmp_path):
 # --------------------------------------------------------------------------------------------------------------------- SLURM
 
 
+# The n-th call ends with the n-th status of the list, or with the only one.
+SRUN = '''
+echo "$@" > $here/srun.txt
+echo $MASTER_PORT >> $here/starts
+statuses=($(cat $here/status))
+if [ ${#statuses[@]} -gt 1 ]; then exit ${statuses[$(($(wc -l < $here/starts) - 1))]}; fi
+exit ${statuses[0]}'''
+
+
 @pytest.fixture
 def cluster(tmp_path):
-    """A folder of sbatch, srun, scontrol and python that note how they are called; srun ends with the status in ``status``."""
-    for name, body in (("sbatch", "cat > $here/job.sh"), ("srun", 'echo "$@" > $here/srun.txt; exit "$(cat $here/status)"'),
+    """A folder of sbatch, srun, scontrol and python that note how they are called; srun ends as ``status`` says."""
+    for name, body in (("sbatch", "cat > $here/job.sh"), ("srun", SRUN),
                        ("scontrol", 'echo "$@" >> $here/scontrol.txt; echo node7'),
                        ("python", '[ "$1" = run.py ] || exec ' + sys.executable + ' "$@"\nenv > $here/env; echo "$@" > $here/words')):
         (tmp_path / name).write_text(f"#!/bin/bash\nhere={tmp_path}\n{body}\n")
@@ -125,8 +143,8 @@ def cluster(tmp_path):
 
 def test_the_slurm_job(cluster):
     path = f"{cluster}:{sys.prefix}/bin:{os.environ['PATH']}"
-    done = bash(ROOT / "scripts" / "slurm.sh", "--nodes", 2, "--gpus", 4, "--partition=fast", "scripts/vast/finetune_ret.sh", "msrvtt",
-                "--train_batch_size", "32", PATH=path)
+    done = bash(ROOT / "scripts" / "slurm.sh", "--nodes", 2, "--gpus", 4, "--partition=fast", "--max_restarts", 2,
+                "scripts/vast/finetune_ret.sh", "msrvtt", "--train_batch_size", "32", PATH=path)
     assert done.returncode == 0, done.stdout
     job = (cluster / "job.sh").read_text()
     for line in ("job-name=finetune_ret-msrvtt", "nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "partition=fast", "requeue",
@@ -139,6 +157,12 @@ def test_the_slurm_job(cluster):
         (cluster / "scontrol.txt").unlink(missing_ok=True)
         assert bash(cluster / "job.sh", **variables).returncode == status
         assert ("requeue 30001" in (cluster / "scontrol.txt").read_text()) is again
+    # Killed or hung: started again, on another port, twice at most.
+    for statuses, code, starts in (("137 75 138", 138, 3), ("75 2 0", 2, 2), ("1 1 1 0", 1, 3)):
+        (cluster / "status").write_text(statuses)
+        (cluster / "starts").unlink()
+        assert bash(cluster / "job.sh", **variables).returncode == code
+        assert (cluster / "starts").read_text().split() == [str(30001 + n) for n in range(starts)]
     called = (cluster / "srun.txt").read_text().strip()
     assert called == "--kill-on-bad-exit=1 bash scripts/vast/finetune_ret.sh msrvtt --train_batch_size 32 --resume true"
 

@@ -116,7 +116,8 @@ def test_quickstart(quickstart):
     folder, run = quickstart
     status, text = run()
     assert status == 0, text
-    for headline in ("[1/10] building the clips", "[2/10] pretraining", "[3/10] fine-tuning: retrieval", "[10/10] writing the report"):
+    for headline in ("[1/11] building the clips", "[2/11] checking and decoding the clips", "[3/11] pretraining",
+                     "[4/11] fine-tuning: retrieval", "[11/11] writing the report"):
         assert headline in text
     assert "left, loss" in text and "reusing" not in text.replace("reusing the finished set", "")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -128,7 +129,7 @@ def test_quickstart(quickstart):
         assert set(metrics["caption"][group]) == {"bleu4", "rougeL", "cider", "facts_named"}
     assert {"vision", "audio", "subtitle"} <= set(metrics["qa"])
     assert all(set(own) == {"accuracy", "majority"} for own in metrics["qa"].values())
-    stages = {"build", "pretrain", "report", "test_pretrain_ret", *(f"{kind}_{task}" for kind in ("finetune", "test")
+    stages = {"build", "check", "pretrain", "report", "test_pretrain_ret", *(f"{kind}_{task}" for kind in ("finetune", "test")
                                                                     for task in ("ret", "cap", "qa"))}
     assert set(metrics["seconds"]) == stages and all(seconds > 0 for seconds in metrics["seconds"].values())
     assert metrics["seconds"] == json.loads((folder / "seconds.json").read_text())
@@ -148,6 +149,7 @@ def test_quickstart_reuses_resumes_and_repeats_what_it_must(quickstart):
     shutil.rmtree(folder / "test_cap")
     status, text = run()
     assert status == 0, text
+    assert "done before" in text
     for name in ("pretrain", "ret", "cap"):
         assert f"reusing {folder / name} (step 2)" in text
     assert f"resuming {folder / 'qa'} after step 2" in text and sha256_file(folder / "qa" / "ckpt" / "model_step_2.pt") == weights
@@ -169,7 +171,7 @@ def test_quickstart_says_why_it_stopped(quickstart):
     assert status == 2 and "--steps: invalid positive value: '0'" in text
     status, text = run("--data", str(folder.parent / "foreign"), "--folder", str(folder.parent / "other"))
     assert status == 1 and "holds files that this builder did not write" in text
-    assert "stage 1 of 10 failed with exit status 1" in text and "Traceback" not in text
+    assert "stage build failed with exit status 1" in text and "Traceback" not in text
 
 
 # ---------------------------------------------------------------------------------------------------------------- ablation

@@ -229,6 +229,13 @@ def test_failures_are_told_and_the_rest_is_fetched(script, server, tmp_path, mon
     assert (tmp_path / "clip/a.pt").is_file()
 
 
+def test_a_folder_that_cannot_be_written_is_told(script, server, tmp_path, capsys):
+    (tmp_path / "clip").write_text("a file where the folder belongs")
+    url = f"http://127.0.0.1:{server.server_port}"
+    assert script.main(["evaclip02_base", "--folder", str(tmp_path), "--mirror", url]) == 1
+    assert f"FAILED  {tmp_path}/clip/EVA02_CLIP_B_psz16_s8B.pt cannot be written" in capsys.readouterr().err
+
+
 def test_bad_names(script, capsys):
     assert script.main(["beets"]) == 2 and "no encoder 'beets' with a file; valid are evaclip01_giant" in capsys.readouterr().err
     assert script.main(["evaclip2_base"]) == 2 and "Did you mean 'evaclip02_base'?" in capsys.readouterr().err
@@ -285,7 +292,9 @@ def test_interrupted(server, tmp_path):
     server.files |= {f"/google-bert/b/resolve/main/{name}": b"{}" for name in ("config.json", "vocab.txt")}
     command = [sys.executable, str(SCRIPT), "text:b", "--folder", str(tmp_path), "--mirror", server.url]
     environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # A shell that runs the tests in the background has them ignore Ctrl-C, which the program would inherit.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     part = tmp_path / "bert/b/model.safetensors.part"
     deadline = time.monotonic() + 120
     while not (part.exists() and part.stat().st_size) and process.poll() is None and time.monotonic() < deadline:

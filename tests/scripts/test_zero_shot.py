@@ -28,6 +28,7 @@ def setting(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(words, 0)
 
     monkeypatch.setattr(zero_shot.subprocess, "run", run)
+    monkeypatch.setenv("GPUS", "1")
     arguments = ["--checkpoint", str(tmp_path / "w.pt"), "--configs", str(tmp_path / "configs"), "--output", str(tmp_path / "out"),
                  "--benchmarks", "a", "b", "c"]
     return tmp_path, arguments, calls, broken
@@ -47,11 +48,58 @@ def test_one_broken_benchmark_costs_only_itself_and_what_is_done_is_kept(setting
     assert zero_shot.main(arguments) == 0 and calls[4:] == ["a", "b", "c"]
 
 
-def test_what_is_wrong_on_the_command_line_is_named(setting, capsys):
+def test_whatever_a_benchmark_does_costs_only_itself(setting, monkeypatch, capsys):
+    folder, arguments, calls, broken = setting
+    broken.clear()
+    run = zero_shot.subprocess.run
+
+    def strange(words, **others):
+        name = zero_shot.Path(words[words.index("--output_dir") + 1]).name
+        if name == "a":
+            raise FileNotFoundError(2, "No such file or directory")
+        done = run(words, **others)
+        if name == "b":
+            (folder / "out" / "b" / "results" / "y.cap.json").write_text("{")
+        return subprocess.CompletedProcess(words, -15) if name == "c" else done
+
+    monkeypatch.setattr(zero_shot.subprocess, "run", strange)
+    assert zero_shot.main([*arguments, "--gpus", "0"]) == 1
+    found = json.loads((folder / "out" / "zero_shot.json").read_text())
+    assert "could not be started: No such file" in found["a"]["error"]
+    assert "its results cannot be read: JSONDecodeError" in found["b"]["error"] and "exit status -15" in found["c"]["error"]
+    assert "3 of 3 failed: a, b, c" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("visible", "listed", "gpus"), [
+    ("0,3", "", 2), ("", "GPU 0: x", 0), ("-1", "", 0), (None, "GPU 0: x\nGPU 1: x", 2), (None, None, 0)])
+def test_all_gpus_of_the_machine_are_used(monkeypatch, visible, listed, gpus):
+    def run(words, **_):
+        if listed is None:
+            raise FileNotFoundError
+        return subprocess.CompletedProcess(words, 0, stdout=listed)
+
+    monkeypatch.setattr(zero_shot.subprocess, "run", run)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert zero_shot.count_gpus() == gpus
+
+
+def test_the_number_of_processes_does_not_ask_for_a_new_test(setting):
+    _, arguments, calls, broken = setting
+    broken.clear()
+    assert zero_shot.main([*arguments, "--gpus", "2"]) == 0 and zero_shot.main([*arguments, "--gpus", "4"]) == 0
+    assert calls == ["a", "b", "c"]
+
+
+def test_what_is_wrong_on_the_command_line_is_named(setting, monkeypatch, capsys):
     _, arguments, calls, _ = setting
     for words, message in ((arguments[2:], "name the weights"), ([*arguments, "d"], "unknown benchmark 'd'; there are: a, b, c"),
                            (["--checkpoint", "absent.pt"], "absent.pt holds no weights")):
         with pytest.raises(SystemExit) as stopped:
             zero_shot.main(words)
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+    monkeypatch.delenv("GPUS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert zero_shot._options(arguments)[0].gpus == 3
     assert not calls and "retrieval-msrvtt" in zero_shot.choices() and len(zero_shot.choices()) == 27
