@@ -90,7 +90,8 @@ def rerank(size: Workload, timer: Timer) -> dict[str, Any]:
         pairs = {OMNI: (np.tile(np.arange(len(ids)), clips), np.repeat(np.arange(clips), len(ids)))}
 
         def ours() -> torch.Tensor:
-            return torch.from_numpy(PairMatcher(model, [features], "cpu").probabilities(pairs, {OMNI: ids})[OMNI]).view(clips, -1)
+            margins = PairMatcher(model, [features], "cpu").margins(pairs, {OMNI: ids})[OMNI]
+            return torch.from_numpy(margins).sigmoid().view(clips, -1)
 
         def theirs() -> torch.Tensor:
             return plain.rerank(model, features, OMNI, texts, size.max_caption)

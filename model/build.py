@@ -12,12 +12,12 @@ import torch
 from config.fields import check_value, settings_of
 from config.files import read_json
 from config.schema import Config, ModelConfig, task_of
+from config.words import did_you_mean
 from model.text import TextSizes
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vast import VAST
 from model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
 from utils.random import seed_everything
-from utils.words import did_you_mean
 
 log = logging.getLogger("omnivast")
 

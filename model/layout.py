@@ -100,6 +100,28 @@ class _Spread(torch.autograd.Function):
         return gradient.index_select(0, index), None, None
 
 
+class _SpreadParts(torch.autograd.Function):
+    """Of rows (k, parts · width), each part alone. Their gradients are gathered one by one: those of slices would be put together on
+    the whole grid first."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, count: int, width: int) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(index)
+        ctx.set_materialize_grads(False)
+        return rows.new_zeros(count, rows.shape[1]).index_copy_(0, index, rows).split(width, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        (index,) = ctx.saved_tensors
+        known = next((g for g in gradients if g is not None), None)
+        if known is None:
+            return None, None, None, None
+        total = known.new_empty(len(index), len(gradients) * known.shape[1])
+        for part, gradient in zip(total.split(known.shape[1], 1), gradients):
+            part.copy_(gradient.index_select(0, index)) if gradient is not None else part.zero_()
+        return total, None, None, None
+
+
 class _Pick(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
@@ -110,7 +132,7 @@ class _Pick(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy(0, index, gradient), None
+        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy_(0, index, gradient), None
 
 
 def spread(rows: Tensor, index: Tensor, count: int) -> Tensor:
@@ -132,12 +154,23 @@ class Packing:
     index: Tensor | None
     """(T,) into N · L; None when every token is real."""
 
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.shape[0] * self.shape[1] if self.index is None else len(self.index)
+
     def pad(self, packed: Tensor) -> Tensor:
         """(T, C) → (N, L, C), zeros elsewhere."""
         n, length = self.shape
         if self.index is None:
             return packed.view(n, length, -1)
         return spread(packed, self.index, n * length).view(n, length, -1)
+
+    def pad_parts(self, packed: Tensor, width: int) -> list[Tensor]:
+        """(T, parts · width) → parts, each (N, L, width), that stand beside each other as ``pad`` places them."""
+        if self.index is None:
+            return list(self.pad(packed).split(width, -1))
+        return [part.unflatten(0, self.shape) for part in _SpreadParts.apply(packed, self.index, self.shape[0] * self.shape[1], width)]
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, L, C) → (T, C)."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from config.tasks import Group, Modality
+from model.layout import Packing
 
 Projection = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(M, tokens, D) condition features → keys and values of a layer, each (M, H, tokens, d)."""
 
 
+_ORDER = (Modality.AUDIO, Modality.VISION, Modality.SUBTITLE)
+"""Of tokens, so that those of all groups but "as" stand side by side in "vas"."""
 SPARE = 1.25
 """Texts that share memories stand in a grid only where that has at most so many places per text."""
 
@@ -41,6 +44,14 @@ class _Parts(torch.autograd.Function):
                 total = gradient.new_zeros(ctx.shape) if total is None else total
                 total[:, :, start:stop] += gradient
         return total, None
+
+
+def _ordered(group: Group) -> list[Modality]:
+    return [m for m in _ORDER if m in group]
+
+
+def _group(modalities: Sequence[Modality]) -> Group:
+    return Group(tuple(m for m in Modality if m in modalities))
 
 
 class Memory:
@@ -70,12 +81,12 @@ class Memory:
         return picked
 
     def keys_values(self, layer: int, group: Group, project: Projection) -> tuple[Tensor, Tensor]:
-        """Keys and values of a group at a layer, each (M, H, tokens, d), in the order v, a, s."""
+        """Keys and values of a group at a layer, each (M, H, tokens, d), in the order a, v, s."""
         if (layer, group) not in self._known:
             if len(group.modalities) == 1:
                 self._hold(layer, group, *self._project(group.modalities[0], project))
             else:
-                parts = [self.keys_values(layer, Group((modality,)), project) for modality in group]
+                parts = [self.keys_values(layer, Group((modality,)), project) for modality in _ordered(group)]
                 self._hold(layer, group, *(torch.cat(own, 2) for own in zip(*parts)))
         return self._known[layer, group][:2]
 
@@ -87,8 +98,9 @@ class Memory:
     def _hold(self, layer: int, group: Group, keys: Tensor, values: Tensor) -> None:
         """Keep keys and values of a group. Groups whose tokens stand side by side in it become views of them: no token is kept
         twice but where a group skips a modality in between."""
-        ends = list(accumulate((self.condition[m].shape[1] for m in group), initial=0))
-        spans = {Group(group.modalities[i:j]): (ends[i], ends[j]) for i in range(len(ends)) for j in range(i + 1, len(ends))}
+        modalities = _ordered(group)
+        ends = list(accumulate((self.condition[m].shape[1] for m in modalities), initial=0))
+        spans = {_group(modalities[i:j]): (ends[i], ends[j]) for i in range(len(ends)) for j in range(i + 1, len(ends))}
         parts = [_Parts.apply(x, list(spans.values())) for x in (keys, values)] if len(spans) > 1 else [(keys,), (values,)]
         for part, *own in zip(spans, *parts):
             if (layer, part) not in self._known or len(self._known[layer, part][2].modalities) <= len(group.modalities):
@@ -101,7 +113,7 @@ class Memory:
         if all(self.mask.get(m) is None for m in group):
             return None
         parts = []
-        for modality in group:
+        for modality in _ordered(group):
             own, tokens = self.mask.get(modality), self.condition[modality]
             parts.append(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if own is None else own)
         mask = torch.cat(parts, 1)
@@ -123,6 +135,35 @@ class CrossPass:
     index: Tensor | None = None
     length: int = 0
     """Tokens of the longest of these rows; 0: the layout's."""
+
+
+class Reading(NamedTuple):
+    """A pass at one layer. A tuple, in which FSDP finds the tensors."""
+
+    queries: Packing
+    """Where its tokens stand among the queries: (M, R · its length) where texts share memory rows, else (texts, its length)."""
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    rows: Tensor | None
+    """The memory row of each text; None where texts share them."""
+
+
+def queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing]:
+    """For each pass, which cover all rows of ``packing`` in order, see Reading."""
+    texts, longest = packing.shape
+    index = torch.arange(texts * longest) if packing.index is None else packing.index
+    ends = torch.searchsorted(index, torch.tensor([p.stop * longest for p in passes], device=index.device)).tolist()
+    found = []
+    for p, start, stop in zip(passes, [0, *ends], ends):
+        length, count = p.length or longest, p.stop - p.start
+        rows = len(p.memory) if p.index is None else count
+        repeats = count // rows
+        text, column = index[start:stop] // longest - p.start, index[start:stop] % longest
+        place = (text % rows * repeats + text // rows) * length + column
+        in_order = repeats == 1 and len(place) == count * length
+        found.append(Packing((rows, repeats * length), None if in_order else place))
+    return found
 
 
 def shared_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

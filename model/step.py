@@ -19,6 +19,7 @@ from model.memory import CrossPass, Memory, shared_rows
 from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
 from model.objectives.generation import IGNORED, mask_tokens
 from model.objectives.matching import matching_loss
+from model.recompute import remaking
 from model.self_critical import self_critical_losses
 from model.text import TextOutput
 from utils import distributed
@@ -69,6 +70,12 @@ class _Prediction:
 def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom, negatives: dict[Group, Negatives] | None = None,
                     masked: dict[str, tuple[Tensor, Tensor]] | None = None) -> dict[str, Tensor]:
     """The losses of a task (see VAST.forward). Tests fix the ``negatives`` and the ``masked`` ids and labels (keys "cap.<kind>", "qa")."""
+    with remaking():
+        return _training_losses(model, batch, task, draws, negatives, masked)
+
+
+def _training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom, negatives: dict[Group, Negatives] | None,
+                     masked: dict[str, tuple[Tensor, Tensor]] | None) -> dict[str, Tensor]:
     features = model.encode(batch, task.modalities)
     losses: dict[str, Tensor] = {}
     rewards: dict[str, Tensor] = {}
@@ -274,7 +281,8 @@ def _total(losses: dict[str, Tensor], task: Task, itm_ratio: float) -> dict[str,
 
 
 def match_pairs(model: VAST, memory: Memory, group: Group, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-    """Matching probability (P,) of texts (P, L) with memory rows (P,).
+    """Matching margin (P,) of texts (P, L) with memory rows (P,): the logit of "matched" minus that of "not matched". Its sigmoid is the
+    probability, but in float32 those of sure pairs are all 1, and their order would be lost.
 
     Texts that share a memory row stand together as one long query, so that its keys and values are not copied per pair;
     where the numbers per row differ much, or are one, each pair reads its memory by index instead.
@@ -284,4 +292,4 @@ def match_pairs(model: VAST, memory: Memory, group: Group, ids: Tensor, mask: Te
     own = CrossPass(0, len(texts), memory, group, used) if len(grid) == 1 else CrossPass(0, len(texts), memory.rows(used), group)
     with model.mixed():
         output = model.multimodal_encoder.sentences(Layout.of(ids[texts], mask[texts]), [own])
-        return model.itm_head(output.cls()).float().softmax(-1)[:, 1][place]
+        return model.itm_head(output.cls()).float().diff(dim=-1)[place, 0]

@@ -23,8 +23,8 @@ from config.tasks import Group
 from model.attention import attend
 from model.heads import WordHead
 from model.layout import Layout, Packing, Wanted, pick
-from model.memory import CrossPass, Memory
-from model.recompute import all_kept, remade
+from model.memory import CrossPass, Memory, Reading, queries
+from model.recompute import LayerNorm, all_kept, remade, remaking
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,12 @@ class _Output(nn.Module):
     def __init__(self, inputs: int, sizes: TextSizes) -> None:
         super().__init__()
         self.dense = nn.Linear(inputs, sizes.hidden_size)
-        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.LayerNorm = LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        x = self.dropout(self.dense(x))
+        return self.LayerNorm(x.add_(residual) if x.dtype is residual.dtype else x + residual)
 
 
 class _Attention(nn.Module):
@@ -94,6 +95,7 @@ class _Attention(nn.Module):
         self.add_module("self", _Projections(sizes.hidden_size))
         self.output = _Output(sizes.hidden_size, sizes)
         self.heads, self.dropout = sizes.num_attention_heads, sizes.attention_probs_dropout_prob
+        self.width = sizes.hidden_size // self.heads
 
     @property
     def projections(self) -> _Projections:
@@ -110,31 +112,34 @@ class _Attention(nn.Module):
 class SelfAttention(_Attention):
     """Self-attention over the packed tokens of a layout, or over cached ones."""
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(…, D) → query, key and value, each (…, D), in one matrix product."""
+    def project(self, x: Tensor) -> Tensor:
+        """(…, D) → query, key and value beside each other, (…, 3 D), in one matrix product."""
         p = self.projections
-        weight = torch.cat([p.query.weight, p.key.weight, p.value.weight])
-        query, key, value = F.linear(x, weight, torch.cat([p.query.bias, p.key.bias, p.value.bias])).chunk(3, -1)
-        return query, key, value
+        return F.linear(x, torch.cat([p.query.weight, p.key.weight, p.value.weight]), torch.cat([p.query.bias, p.key.bias, p.value.bias]))
 
     def forward(self, x: Tensor, packing: Packing, attend: Tensor, wanted: Wanted | None = None) -> Tensor:
         """x (T, D), attend (N, 1, L, L) bool → (T, D), or (W, D) for the wanted tokens alone."""
         if wanted is not None:
             return self._wanted(x, packing, wanted)
-        query, key, value = (self.split(packing.pad(y)) for y in self.project(x))
+        query, key, value = self.parts(self.project(x), packing)
         return self.finish(self.attend(query, key, value, attend), packing, x)
+
+    def parts(self, packed: Tensor, packing: Packing) -> list[Tensor]:
+        """(T, k · D) → k tensors (N, H, L, d), in one storage, which is made again."""
+        first, *others = (self.split(part) for part in packing.pad_parts(packed, self.heads * self.width))
+        return [remade(lambda: first, lambda: packing.pad(packed)), *others]
 
     def finish(self, attended: Tensor, packing: Packing, x: Tensor) -> Tensor:
         """attended (N, H, L, d), kept by attention itself, and the residual x (T, D) → (T, D)."""
-        with remade(lambda: packing.pack(attended.transpose(1, 2).flatten(2))) as (packed,):
-            return self.output(packed, x)
+        return self.output(remade(lambda: packing.pack(attended.transpose(1, 2).flatten(2))), x)
 
     def _wanted(self, x: Tensor, packing: Packing, wanted: Wanted) -> Tensor:
         """Keys and values of all tokens, queries of the wanted ones."""
         p, own = self.projections, pick(x, wanted.index)
         weight, bias = torch.cat([p.key.weight, p.value.weight]), torch.cat([p.key.bias, p.value.bias])
-        key, value = (self.split(packing.pad(y)) for y in F.linear(x, weight, bias).chunk(2, -1))
-        return self.finish(self.attend(self.split(wanted.packing.pad(p.query(own))), key, value, wanted.attend), wanted.packing, own)
+        key, value = self.parts(F.linear(x, weight, bias), packing)
+        (query,) = self.parts(p.query(own), wanted.packing)
+        return self.finish(self.attend(query, key, value, wanted.attend), wanted.packing, own)
 
 
 class CrossAttention(_Attention):
@@ -144,31 +149,19 @@ class CrossAttention(_Attention):
         """(M, tokens, D) → keys and values, each (M, H, tokens, d)."""
         return self.split(self.projections.key(condition)), self.split(self.projections.value(condition))
 
-    def forward(self, x: Tensor, packing: Packing, passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]]) -> Tensor:
-        """x (T, D) → (T, D); every pass comes with its keys, values and mask."""
-        query = packing.pad(self.projections.query(x)).unflatten(-1, (self.heads, -1))
-        attended = [self._one(query[p.start:p.stop], p, key, value, mask) for p, key, value, mask in passes]
-        with remade(lambda: packing.pack(_rows_of(attended, [p for p, *_ in passes], packing.shape[1]))) as (packed,):
-            return self.output(packed, x)
+    def forward(self, x: Tensor, passes: Sequence[Reading]) -> Tensor:
+        """x (T, D) → (T, D); the passes have the T tokens one after another."""
+        parts = self.projections.query(x).split([p.queries.tokens for p in passes])
+        attended = [self._one(query, p) for query, p in zip(parts, passes)]
+        return self.output(remade(lambda: torch.cat([p.queries.pack(y.transpose(1, 2).flatten(2)) for y, p in zip(attended, passes)])), x)
 
-    def _one(self, query: Tensor, p: CrossPass, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """query (n, L, H, d) of one pass → (n, H, its length, d), or (M, H, R · its length, d) where rows share memories."""
-        query = query[:, : p.length or query.shape[1]]
-        if p.index is not None:
-            with remade(*(partial(x.index_select, 0, p.index) for x in (key, value))) as (own_key, own_value):
-                return self.attend(query.transpose(1, 2), own_key, own_value, mask if mask is None else mask[p.index])
-        blocks = query.unflatten(0, (-1, len(p.memory))).permute(1, 3, 0, 2, 4)  # (M, H, R, L, d)
-        return self.attend(blocks.flatten(2, 3), key, value, mask)
-
-
-def _rows_of(attended: Sequence[Tensor], passes: Sequence[CrossPass], longest: int) -> Tensor:
-    """What each pass attended to, as ``CrossAttention._one`` gives it → (N, L, D), zeros behind shorter passes."""
-    parts = []
-    for x, p in zip(attended, passes):
-        length = p.length or longest
-        x = x.unflatten(2, (-1, length)).permute(2, 0, 3, 1, 4).flatten(3).flatten(0, 1)  # (R · M, L, D); R is 1 with an index
-        parts.append(F.pad(x, (0, 0, 0, longest - length)) if length < longest else x)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _one(self, query: Tensor, p: Reading) -> Tensor:
+        """query (tokens of the pass, D) → (M, H, R · length, d), or (n, H, length, d) where each row names its memory."""
+        placed = remade(lambda: self.split(p.queries.pad(query)))
+        if p.rows is None:
+            return self.attend(placed, p.key, p.value, p.mask)
+        key, value = (remade(partial(x.index_select, 0, p.rows)) for x in (p.key, p.value))
+        return self.attend(placed, key, value, p.mask if p.mask is None else p.mask[p.rows])
 
 
 class Block(nn.Module):
@@ -184,14 +177,13 @@ class Block(nn.Module):
     def feed(self, x: Tensor) -> Tensor:
         """The feed-forward sub-layer."""
         inner = self.intermediate["dense"](x)
-        with remade(partial(F.gelu, inner)) as (active,):
-            return self.output(active, x)
+        with remaking():
+            return self.output(remade(partial(F.gelu, inner)), x)
 
-    def forward(self, x: Tensor, packing: Packing, attend: Tensor,
-                passes: Sequence[tuple[CrossPass, Tensor, Tensor, Tensor | None]] = (), wanted: Wanted | None = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Reading] = (), wanted: Wanted | None = None) -> Tensor:
         x = self.attention(x, packing, attend, wanted)
         if passes:
-            x = self.crossattention(x, packing if wanted is None else wanted.packing, passes)
+            x = self.crossattention(x, passes)
         return self.feed(x)
 
 
@@ -201,7 +193,7 @@ class _Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=0)
         self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
         self.token_type_embeddings = nn.Embedding(2, sizes.hidden_size)
-        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.LayerNorm = LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
         self.register_buffer("position_ids", torch.arange(sizes.max_position_embeddings)[None])
 
@@ -282,13 +274,15 @@ class TextModel(nn.Module):
         packing = Packing((n, length), index)
         attend = layout.attend[:, None]
         x = self.bert.embeddings(packing.pack(layout.ids[..., None]).squeeze(-1), packing.pack(layout.positions[..., None]).squeeze(-1))
-        masks = [p.memory.group_mask(p.group) for p in passes]
+        masks, places = [p.memory.group_mask(p.group) for p in passes], queries(passes, packing)
         last: Wanted | None = None
         for i, block in enumerate(self.blocks):
             if wanted is not None and i == len(self.blocks) - 1:
                 last = Wanted.of(layout, packing, wanted)
                 passes = last.shorten(passes)
-            full = [(p, *p.memory.keys_values(i, p.group, block.crossattention.project), mask) for p, mask in zip(passes, masks)]
+                places = queries(passes, last.packing)
+            full = [Reading(own, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
+                    for p, own, mask in zip(passes, places, masks)]
             if self.checkpointing and self.training:
                 x = checkpoint(partial(_whole, block), x, packing, attend, full, last, use_reentrant=False)
             else:
@@ -320,12 +314,12 @@ class TextModel(nn.Module):
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         x = self.bert.embeddings(ids, positions).flatten(0, 1)
         attend = mask[:, None, None, :]
-        own = CrossPass(0, len(ids), memory, group)
+        (place,) = queries([CrossPass(0, len(ids), memory, group)], packing)
         for i, block in enumerate(self.blocks):
-            _, key, value = block.attention.project(x)
-            state.keys.append(block.attention.split(packing.pad(key)[back]))
-            state.values.append(block.attention.split(packing.pad(value)[back]))
-            cross = [(own, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group))]
+            _, key, value = block.attention.parts(block.attention.project(x), packing)
+            state.keys.append(key[back])
+            state.values.append(value[back])
+            cross = [Reading(place, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
             x = block(x, packing, attend, cross)
         return state
 
@@ -344,7 +338,7 @@ class TextModel(nn.Module):
         packing = Packing((rows, 2), None)
         memory_mask = state.memory.group_mask(state.group)
         for i, block in enumerate(self.blocks):
-            query, key, value = (block.attention.split(packing.pad(y)) for y in block.attention.project(x))
+            query, key, value = block.attention.parts(block.attention.project(x), packing)
             keys, values = torch.cat([state.keys[i], key], 2), torch.cat([state.values[i], value], 2)
             if i == len(self.blocks) - 1:  # of the token, the last block needs its keys and values only
                 query, attend, x = query[:, :, 1:], attend[:, :, 1:], x.view(rows, 2, -1)[:, 1]

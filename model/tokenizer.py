@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import BertTokenizerFast  # type: ignore[attr-defined]
+from tokenizers import BertWordPieceTokenizer
 
 log = logging.getLogger("omnivast")
 
@@ -32,7 +32,7 @@ class Tokenizer:
             raise TokenizerError(f"{file}: a BERT vocabulary has one token per line, among them {', '.join(lacking)}, not found here"
                                  if file.suffix != ".json" else f"{file}: a BERT vocabulary holds {', '.join(lacking)}, not found here")
         self.path = file
-        self._tokenizer = BertTokenizerFast(vocab=ids, **options)
+        self._tokenizer = BertWordPieceTokenizer(ids, **options)
         self.pad, self.unk, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
         self.vocab_size = max(ids.values()) + 1
 
@@ -40,7 +40,8 @@ class Tokenizer:
         """Ids of each text, [CLS] first and [SEP] last, cut to ``max_length`` tokens in all."""
         if not texts:
             return []
-        return self._tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=True)["input_ids"]
+        self._tokenizer.enable_truncation(max_length)
+        return [encoded.ids for encoded in self._tokenizer.encode_batch(texts)]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens left out."""
@@ -65,8 +66,8 @@ def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
     ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
     beside = file.with_name("tokenizer_config.json")
     found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-    return ids, {"do_lower_case": True, **{name: found[name] for name in names if name in found}}
+    names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+    return ids, {name: found[theirs] for theirs, name in names.items() if theirs in found}
 
 
 def _from_json(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
@@ -76,5 +77,4 @@ def _from_json(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
         raise TokenizerError(f"{file}: its model is {model.get('type')} and its normalizer {normalizer.get('type')}; the text encoder "
                              "takes BERT's: WordPiece and BertNormalizer")
     ids = {**model["vocab"], **{token["content"]: token["id"] for token in found.get("added_tokens", ())}}
-    return ids, {"do_lower_case": normalizer["lowercase"], "strip_accents": normalizer["strip_accents"],
-                 "tokenize_chinese_chars": normalizer["handle_chinese_chars"]}
+    return ids, {name: normalizer[name] for name in ("lowercase", "strip_accents", "handle_chinese_chars")}

@@ -256,7 +256,7 @@ class VAST(nn.Module):
         return Memory(features.condition, features.condition_mask)
 
     def match(self, memory: Memory, group: Group, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Matching probability of pairs: texts ids, mask (P, L) with memory rows (P,) → (P,) float32."""
+        """Matching margin of pairs: texts ids, mask (P, L) with memory rows (P,) → (P,) float32, whose sigmoid is their probability."""
         return match_pairs(self, memory, group, ids, mask, rows)
 
     def caption(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.6) -> list[str]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from config.fields import show
 from config.schema import ModelConfig
-from utils.words import did_you_mean
+from config.words import did_you_mean
+from model.recompute import keeping_less
 
 
 class Encoder(nn.Module):
@@ -118,7 +119,7 @@ def _built(build: Callable[[ModelConfig], _Encoder], cfg: ModelConfig, key: str)
     """What ``build`` makes. Sizes that a library refuses, in words of its own, are an EncoderError that names the key."""
     given = getattr(cfg, key)
     try:
-        return build(cfg)
+        return keeping_less(build(cfg))
     except EncoderError:
         raise
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:

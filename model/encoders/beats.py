@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from config.schema import ModelConfig
 from model.attention import attend
 from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from model.recompute import LayerNorm, remade
 
 ITER3_PLUS = {
     "encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072, "encoder_attention_heads": 12, "embed_dim": 512,
@@ -116,10 +118,10 @@ class _Layer(nn.Module):
         super().__init__()
         width = size["encoder_embed_dim"]
         self.self_attn = _GatedAttention(size)
-        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn_layer_norm = LayerNorm(width)
         self.fc1 = nn.Linear(width, size["encoder_ffn_embed_dim"])
         self.fc2 = nn.Linear(size["encoder_ffn_embed_dim"], width)
-        self.final_layer_norm = nn.LayerNorm(width)
+        self.final_layer_norm = LayerNorm(width)
         self.dropout = size["dropout"]
         self.residual = (2 * size["encoder_layers"]) ** 0.25 if size["deep_norm"] else 1.0
         if size["deep_norm"]:
@@ -135,9 +137,9 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         attended = F.dropout(self.self_attn(x, bias), self.dropout, self.training)
-        x = self.self_attn_layer_norm(x * self.residual + attended)
-        fed = F.dropout(self.fc2(F.gelu(self.fc1(x))), self.dropout, self.training)
-        return self.final_layer_norm(x * self.residual + fed)
+        x = self.self_attn_layer_norm(torch.add(attended, x, alpha=self.residual))
+        fed = F.dropout(self.fc2(remade(partial(F.gelu, self.fc1(x)))), self.dropout, self.training)
+        return self.final_layer_norm(torch.add(fed, x, alpha=self.residual))
 
 
 class _GatedAttention(nn.Module):
@@ -189,6 +191,8 @@ def beats(cfg: ModelConfig) -> AudioEncoder:
     for name, value in (("audio_target_length", cfg.audio_target_length), ("audio_melbins", cfg.audio_melbins)):
         if value % size["input_patch_size"]:
             raise EncoderError(f"model_cfg.{name} must be a multiple of the patch size {size['input_patch_size']}, got {value}")
+    if size["encoder_layers"] < 1:
+        raise EncoderError(f"model_cfg.audio_encoder_cfg.encoder_layers must be at least 1, got {size['encoder_layers']}")
     for key in ("encoder_attention_heads", "conv_pos_groups"):
         if size["encoder_embed_dim"] % size[key]:
             raise EncoderError(f"model_cfg.audio_encoder_cfg.{key} must divide encoder_embed_dim {size['encoder_embed_dim']}, got "

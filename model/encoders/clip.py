@@ -9,12 +9,13 @@ from functools import partial
 
 from timm.layers import get_act_layer
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.schema import ModelConfig
 from model.encoders import VisionEncoder, register_vision, sizes
 from model.encoders.eva import CLIP_MEAN, CLIP_STD
 from model.encoders.naming import store_as_released
+from model.recompute import LayerNorm
 
 BASE_16 = {"patch_size": 16, "width": 768, "layers": 12, "heads": 12}
 BASE_32 = {**BASE_16, "patch_size": 32}
@@ -38,7 +39,7 @@ class ClipViT(VisionEncoder):
         super().__init__()
         self.width = width
         self.visual = VisionTransformer(img_size=resolution, patch_size=patch_size, embed_dim=width, depth=layers, num_heads=heads,
-                                        num_classes=0, global_pool="token", pre_norm=True, norm_layer=partial(nn.LayerNorm, eps=1e-5),
+                                        num_classes=0, global_pool="token", pre_norm=True, norm_layer=partial(LayerNorm, eps=1e-5),
                                         act_layer=get_act_layer("quick_gelu"))
         store_as_released(self, NAMES, flat=("visual.class_embedding", "visual.positional_embedding"))
 

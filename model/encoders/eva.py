@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any
 
 from timm.models.eva import Eva
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.schema import ModelConfig
 from model.encoders import VisionEncoder, register_vision, sizes
 from model.encoders.naming import store_as_released
+from model.recompute import LayerNorm
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -43,7 +44,7 @@ class EvaClip(VisionEncoder):
         self.width = width
         self.visual = Eva(img_size=resolution, patch_size=patch_size, embed_dim=width, depth=layers, num_heads=width // head_width,
                           mlp_ratio=mlp_ratio, drop_path_rate=drop_path_rate, num_classes=0, global_pool="token",
-                          qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **variant)
+                          qkv_bias=True, norm_layer=partial(LayerNorm, eps=1e-6), **variant)
 
     def set_checkpointing(self, enable: bool) -> None:
         """Recompute each block's activations in the backward pass."""

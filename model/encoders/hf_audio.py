@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from config.files import read_json
 from config.schema import ModelConfig
+from config.words import did_you_mean
 from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
 from model.weights import towers
-from utils.words import did_you_mean
 
 CLAP_EXTRACTOR = {"sampling_rate": 48_000, "hop_length": 480, "fft_window_size": 1024, "frequency_min": 50, "frequency_max": 14_000,
                   "top_db": None}

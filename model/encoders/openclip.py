@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from config.schema import ModelConfig
+from config.words import did_you_mean
 from model.encoders import EncoderError, VisionEncoder, register_vision
 from model.encoders.eva import CLIP_MEAN, CLIP_STD
 from model.encoders.vit import TimmEncoder
-from utils.words import did_you_mean
 
 PREPROCESSING = {"mean": CLIP_MEAN, "std": CLIP_STD, "quick_gelu": False}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import timm
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from config.schema import ModelConfig
 from model.encoders import EncoderError, VisionEncoder, register_vision, sizes
+from model.recompute import LayerNorm
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -120,7 +122,7 @@ def vit_small_scratch(cfg: ModelConfig) -> VisionEncoder:
     body = VisionTransformer(img_size=cfg.vision_resolution, patch_size=size["stride"], embed_dim=size["width"], depth=size["depth"],
                              num_heads=size["heads"], mlp_ratio=size["mlp_ratio"], drop_path_rate=size["drop_path_rate"], num_classes=0,
                              class_token=size["class_token"], global_pool="token" if size["class_token"] else "avg", weight_init="jax",
-                             fc_norm=False, **stem)
+                             fc_norm=False, norm_layer=partial(LayerNorm, eps=1e-6), **stem)
     return TimmEncoder(body)
 
 

@@ -63,13 +63,11 @@ class _VocabularyLoss(torch.autograd.Function):
             states, words, offsets = (x.to(dtype) for x in (hidden, weight, bias))
             size = max(1, LOGITS.get(kind, LOGITS["cuda"]) // len(weight))
             for part in (slice(start, start + size) for start in range(0, len(labels), size)):
-                logits, target = F.linear(states[part], words, offsets).float(), labels[part, None]
-                total = logits.logsumexp(1, keepdim=True)
-                each[part] = (total - logits.gather(1, target)).squeeze(1)
+                own = F.linear(states[part], words, offsets).float()
+                each[part] = _cross_entropy(own, labels[part, None], shares[part] / scale)
                 if learn:
-                    gradient = logits.sub_(total).exp_()
-                    gradient.scatter_add_(1, target, gradient.new_full((), -1.0).expand_as(target)).mul_((shares[part] / scale)[:, None])
-                    _add_gradients(gradient, states[part], words, part, *found)
+                    _add_gradients(own, states[part], words, part, *found)
+                del own  # before the next part is made
         if learn:
             ctx.save_for_backward(scale, *found)
             ctx.kind = hidden.dtype
@@ -81,6 +79,15 @@ class _VocabularyLoss(torch.autograd.Function):
         scale, hidden, weight, bias = ctx.saved_tensors
         factor = gradient * scale
         return (hidden * factor).to(ctx.kind), weight * factor, bias * factor, None, None, None
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, factors: Tensor) -> Tensor:
+    """(k,) of each row; ``logits`` (k, vocabulary) become their gradients, times ``factors`` (k,)."""
+    top = logits.amax(1, keepdim=True)
+    wanted = logits.gather(1, target)
+    total = logits.sub_(top).exp_().sum(1, keepdim=True)
+    logits.mul_(factors[:, None] / total).scatter_add_(1, target, -factors[:, None])
+    return (total.log() + top - wanted).squeeze(1)
 
 
 def _add_gradients(logits: Tensor, states: Tensor, words: Tensor, part: slice, hidden: Tensor, weight: Tensor, bias: Tensor) -> None:

@@ -1,7 +1,6 @@
 """Towers: the registry, timm models, the small ViT, BEATs."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +50,7 @@ def test_unknown_sizes_name_the_nearest():
     ({"vision_encoder_cfg": {"class_token": 1}}, "class_token: expected true or false, got 1"),
     ({"vision_encoder_cfg": {"heads": 5}}, r"vision_encoder_cfg: no encoder can be built with .*\"heads\": 5.*divisible"),
     ({"audio_encoder_cfg": {"encoder_attention_heads": 0}}, "audio_encoder_cfg: no encoder can be built with"),
+    ({"audio_encoder_cfg": {"encoder_layers": 0}}, "audio_encoder_cfg.encoder_layers must be at least 1, got 0"),
     ({"vision_encoder_type": "swin_base_22k_224", "vision_encoder_cfg": {"depths": 2}}, r"depths: expected a list such as \[2, 2, 18, 2\]"),
     ({"vision_encoder_type": "swin_base_22k_224", "vision_encoder_cfg": {"depths": [1, "1"]}}, "depths: expected a list"),
     ({"audio_encoder_cfg": {"encoder_layers": "two"}}, "audio_encoder_cfg.encoder_layers: expected int such as 12, got 'two'"),
@@ -72,7 +72,9 @@ def test_a_new_encoder_needs_a_builder_and_a_name(monkeypatch):
 
     @register_vision("mine")
     def mine(cfg):
-        return SimpleNamespace(width=cfg.vision_resolution)
+        encoder = torch.nn.Identity()
+        encoder.width = cfg.vision_resolution
+        return encoder
 
     assert build_vision(config(vision_encoder_type="mine")).width == 16
 

@@ -1,13 +1,12 @@
 """Two processes (gloo) with half of the batch each compute the losses and gradients of one process with all of it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
 from config.tasks import Modality
 from tests.model.tiny import batch, task, vast
+from tests.processes import together
 from utils.random import StepRandom
 
 TASK = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tv_qa%tvas%tv"
@@ -30,26 +29,20 @@ def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
     return {n: v.detach() for n, v in losses.items()}, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def worker(rank: int, folder: Path, processes: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+def work(rank: int) -> dict:
     results = {}
     for name, (changes, with_grad) in SETTINGS.items():
-        results[name] = step(changes, with_grad, rank, processes)
+        results[name] = step(changes, with_grad, rank, 2)
         for values in results[name]:
             for value in values.values():  # what DistributedDataParallel does: the mean over processes
                 dist.all_reduce(value)
-                value /= processes
-    if rank == 0:
-        torch.save(results, folder / "results.pt")
-    dist.destroy_process_group()
+                value /= 2
+    return results
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(worker, (folder, 2), 2)
-    return torch.load(folder / "results.pt", weights_only=True)
+def results():
+    return together(work, 2)[0]
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -75,7 +75,6 @@ def test_matching_does_not_depend_on_how_pairs_are_arranged(model):
     for pairs in (shuffled, uneven, few, shuffled[:1]):
         text, clip = pairs // 4, pairs % 4
         torch.testing.assert_close(model.match(memory, VAS, own.ids[text], own.mask[text], clip), every[text, clip])
-    assert every.min() >= 0 and every.max() <= 1
 
 
 def test_total_loss_adds_up(model):

@@ -138,6 +138,7 @@ def test_what_cannot_be_converted(script, tmp_path, capsys):
         target = tmp_path / arguments[1]
         assert script.main([arguments[0], str(target), *arguments[2:]]) == 2
         assert message in capsys.readouterr().err and not target.exists()
+    assert script.main([str(complex_numbers), str(complex_numbers)]) == 2 and "is IN itself" in capsys.readouterr().err
     assert not created.exists() and not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
