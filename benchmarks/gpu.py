@@ -5,7 +5,8 @@
 
 Needs torch, timm and transformers, downloads nothing. Every row is written as soon as it is known; what does not fit into memory is a
 row with that error, what does not fit into ``--limit_s`` is listed under "left_out". Rows, by "work":
-step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's bfloat16 rate), peak_gb;
+step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's bfloat16 rate), peak_gb, first_s (the first
+step, in which what is compiled is compiled);
 decode: captions_per_s, beam 3, every caption as long as may be; rerank: pairs_per_s, 50 texts for each video. "ratio_to_plain": the best
 rate of ours over the best of the plain way (benchmarks/plain.py), by work. What the plain way gives is compared by benchmarks/run.py.
 """
@@ -30,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,7 +40,8 @@ from benchmarks.released import GROUP, SIZES, TASK, Size, endless, make_batch, m
 from config.schema import RunConfig  # noqa: E402
 from evaluation.matching import PairMatcher  # noqa: E402
 from model.vast import VAST  # noqa: E402
-from training.optim import build_optimizer, gradient_norm  # noqa: E402
+from training.compile import compile_layers, leave_uncompiled  # noqa: E402
+from training.parallel import Engine  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.random import StepRandom  # noqa: E402
 
@@ -48,17 +49,15 @@ log = logging.getLogger("omnivast")
 
 BEAMS, TEXTS_PER_VIDEO = 3, 50
 WORKS = ("step", "decode", "rerank")
-BF16_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 311.9}
-"""Dense bfloat16 rate of a card, by a part of its name (NVIDIA's data sheets, SXM form). For others the measured rate of matrix products
-stands in, and the report says so."""
-COMPILATIONS = 64
-"""Layers of one kind that torch may compile before it leaves the others as they are."""
+BF16_TFLOPS = {"H100 PCIe": 756.5, "H100 NVL": 835.5, "H200 NVL": 835.5, "H200": 989.4, "H100": 989.4, "A100": 311.9}
+"""Dense bfloat16 rate of a card (NVIDIA's data sheets) by a part of its name, the first that fits; without a form it is SXM's. For others
+the measured rate of matrix products stands in, and the report says so."""
 MATRIX = {"cuda": 8192, "cpu": 512}
 """Side of the matrices whose product measures the rate that can be reached."""
 
 
-class TimeLimitError(TimeoutError):
-    """The time given is used up."""
+class TimeLimitError(BaseException):
+    """The time given is used up. No Exception, which torch's compiler would take for one of its own."""
 
 
 class Report:
@@ -80,9 +79,11 @@ class Report:
                 row |= work()
         except (torch.OutOfMemoryError, MemoryError):
             row["error"] = "out of memory"
-        except Exception as error:  # a row that fails must not take the others with it
-            log.exception("%s", row)
-            row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        except (Exception, TimeLimitError) as error:  # a row that fails must not take the others with it
+            log.error("%s", row, exc_info=error)
+            first = str(error).partition("\n")[0]
+            # cuBLAS needs memory, too, and says so in words of its own.
+            row["error"] = "out of memory" if "ALLOC_FAILED" in first else f"{type(error).__name__}: {first}"
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -122,10 +123,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Callable[[], Any], device: torch.device, repeats: int, warmup: int = 1) -> float:
-    """Mean seconds of a call, the device's work included."""
-    for _ in range(warmup):
-        work()
+def seconds(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """Mean seconds of a call, the device's work included; of several in a row, with one wait for the device at their end."""
     synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -134,11 +133,22 @@ def seconds(work: Callable[[], Any], device: torch.device, repeats: int, warmup:
     return (time.perf_counter() - start) / repeats
 
 
+def warm_up(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the first call, which compiles, picks kernels and makes the optimiser's state. Two more follow on a GPU, whose memory
+    is held anew then; peaks are counted from here."""
+    first = seconds(work, device, 1)
+    if device.type == "cuda":
+        seconds(work, device, 2)
+        torch.cuda.reset_peak_memory_stats(device)
+    return first
+
+
 def matrix_tflops(device: torch.device) -> float:
     """The rate of bfloat16 matrix products that this device reaches."""
     side = MATRIX[device.type]
     first, second = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / seconds(lambda: first @ second, device, repeats=10, warmup=3) / 1e12
+    seconds(lambda: first @ second, device, repeats=5)
+    return 2 * side**3 / seconds(lambda: first @ second, device, repeats=50) / 1e12
 
 
 def peak_gb(device: torch.device) -> float:
@@ -155,26 +165,17 @@ def set_up(model: VAST, checkpointing: bool, compiled: bool) -> None:
     """Recompute activations or not; compile the layers of the vision and audio towers or not."""
     for tower in (model.vision_encoder, model.audio_encoder):
         tower.set_checkpointing(checkpointing)
-        for layer in tower_layers(tower):
-            layer._compiled_call_impl = None
-            if compiled:
-                # Every layer has its own rate of stochastic depth, for which torch compiles anew.
-                torch._dynamo.config.recompile_limit = COMPILATIONS
-                layer.compile()
     model.multimodal_encoder.checkpointing = checkpointing
-
-
-def tower_layers(tower: nn.Module) -> Iterator[nn.Module]:
-    """The layers of every stack in a tower: equal modules, so that one compilation serves them all."""
-    for module in tower.modules():
-        if isinstance(module, nn.ModuleList):
-            yield from module
+    leave_uncompiled(model)
+    if compiled:
+        compile_layers(model)
 
 
 def step_flops(model: VAST, size: Size, clips: int) -> float:
     """FLOPs per clip of a step's forward and backward pass, nothing recomputed."""
     set_up(model, checkpointing=False, compiled=False)
     batch = make_batch(size, clips, frames=size.frames, device=model.device)
+    model.train()
     with FlopCounterMode(display=False) as counter:
         model(batch, TASK, StepRandom(0, 0))["loss"].backward()
     model.zero_grad(set_to_none=True)
@@ -182,10 +183,10 @@ def step_flops(model: VAST, size: Size, clips: int) -> float:
 
 
 def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "ours") -> dict[str, Any]:
-    """Forward, backward, clipping and AdamW on one batch that lies on the device."""
+    """Forward, backward, and what the training loop does to update the weights, on one batch that lies on the device."""
     device = model.device
     batch = make_batch(size, clips, frames=size.frames, device=device)
-    optimizer = build_optimizer(model.train(), RunConfig(learning_rate=1e-5))
+    engine, scaler = Engine(model.train(), RunConfig(learning_rate=1e-5), device), torch.amp.GradScaler(device.type, enabled=False)
     losses: list[torch.Tensor] = []
 
     def step() -> None:
@@ -196,18 +197,15 @@ def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "our
             with model.mixed():
                 loss = plain.training_losses(model, batch, TASK, draws)["loss"]
         loss.backward()
-        gradient_norm(optimizer, 2.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        engine.update(scaler)
         losses.append(loss.detach())
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     try:
-        spent = seconds(step, device, steps, warmup=3 if device.type == "cuda" else 1)
+        first = warm_up(step, device)
+        spent = seconds(step, device, steps)
     finally:
         model.zero_grad(set_to_none=True)
-    return {"seconds": spent, "clips_per_s": clips / spent, "peak_gb": peak_gb(device), "loss": losses[-1].item()}
+    return {"seconds": spent, "clips_per_s": clips / spent, "peak_gb": peak_gb(device), "first_s": first, "loss": losses[-1].item()}
 
 
 @torch.no_grad()
@@ -224,6 +222,7 @@ def caption_clips(model: VAST, size: Size, clips: int, repeats: int, way: str = 
                 plain.beam_search(model, features, GROUP, BEAMS, length, 0.6)
 
     with endless(model):
+        warm_up(search, model.device)
         spent = seconds(search, model.device, repeats)
     return {"seconds": spent, "captions_per_s": clips / spent, "tokens": length, "condition_tokens": condition_tokens(features)}
 
@@ -241,10 +240,11 @@ def rerank_pairs(model: VAST, size: Size, videos: int, repeats: int, way: str = 
 
     def match() -> torch.Tensor:
         if way == "ours":
-            return torch.from_numpy(matcher.probabilities(pairs, {GROUP: ids})[GROUP]).view(videos, -1)
+            return torch.from_numpy(matcher.margins(pairs, {GROUP: ids})[GROUP]).sigmoid().view(videos, -1)
         with model.mixed():
             return plain.rerank(model, features, GROUP, texts, longest)
 
+    warm_up(match, model.device)
     spent = seconds(match, model.device, repeats)
     return {"seconds": spent, "pairs_per_s": videos * len(ids) / spent, "condition_tokens": condition_tokens(features),
             "mean_probability": match().float().mean().item()}
@@ -272,11 +272,12 @@ def trace_step(model: VAST, size: Size, clips: int) -> str:
 
 
 def run_steps(report: Report, model: VAST, size: Size, batches: list[int], steps: int) -> None:
-    """Batch sizes ascending; a way that ran out of memory is not tried with more. The plain way comes before what is compiled."""
+    """Batch sizes ascending; a way that ran out of memory is not tried with more. The plain way comes before what is compiled. FLOPs per
+    clip are those of the smallest batch."""
     flops: dict[str, float] = {}
 
     def count() -> dict[str, Any]:
-        flops["clip"] = step_flops(model, size, 2)
+        flops["clip"] = step_flops(model, size, batches[0])
         return {"gflops_per_clip": flops["clip"] / 1e9}
 
     def step(way: str, clips: int, checkpointing: bool, compiled: bool) -> dict[str, Any]:
@@ -287,7 +288,7 @@ def run_steps(report: Report, model: VAST, size: Size, batches: list[int], steps
             found["mfu"] = found["tflops"] / report.content["peak_tflops"]
         return found
 
-    report.run({"work": "flops", "clips": 2}, count, model.device)
+    report.run({"work": "flops", "clips": batches[0]}, count, model.device)
     for way, checkpointing, compiled in (("ours", False, False), ("plain", False, False), ("ours", True, False), ("ours", False, True),
                                          ("ours", True, True)):
         for clips in batches:
