@@ -206,6 +206,9 @@ def _read_json(path: Path) -> tuple[Any, str]:
     try:
         return json.loads(content), hashlib.sha256(content).hexdigest()
     except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        if not content.strip():
+            raise AnnotationError(f"{path}: the file is empty; expected a JSON list of objects") from None
+        lines = "; one object per line is JSON Lines: write one list of them" if error.msg == "Extra data" and error.lineno > 1 else ""
+        raise AnnotationError(f"{path}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{lines}") from None
     except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
         raise AnnotationError(f"{path}: not JSON: {error}") from None

@@ -38,7 +38,8 @@ class Sample:
     answers: list[str] = field(default_factory=list)
     question_ids: list[str] = field(default_factory=list)
     question_types: list[str] = field(default_factory=list)
-    """One per question where the annotation has them, else empty."""
+    answer_types: list[str] = field(default_factory=list)
+    """Answers and these: one per question where the annotation has them, else empty. Only a test does without answers."""
     present: dict[Modality, bool] = field(default_factory=dict)
     """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros)."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -79,9 +80,10 @@ class Batch:
     captions: dict[CaptionKind, Texts] = field(default_factory=dict)
     questions: Texts | None = None
     answers: Texts | None = None
-    """Aligned with ``questions``: answer n answers question n."""
+    """Aligned with ``questions``: answer n answers question n. None where a test has no answers."""
     question_ids: list[str] = field(default_factory=list)
     question_types: list[str] = field(default_factory=list)
+    answer_types: list[str] = field(default_factory=list)
     """Aligned with ``questions``; empty where the annotation has none."""
     present: dict[Modality, Tensor] = field(default_factory=dict)
     """(B,) bool per modality that the task needs."""
@@ -143,9 +145,11 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
     batch.captions = _collate_captions(samples, tokenizer, lengths, task)
     if any(sample.questions for sample in samples):
         batch.questions = make_texts([sample.questions for sample in samples], tokenizer, lengths.question)
-        batch.answers = make_texts([sample.answers for sample in samples], tokenizer, lengths.answer)
+        if any(sample.answers for sample in samples):
+            batch.answers = make_texts([sample.answers for sample in samples], tokenizer, lengths.answer)
         batch.question_ids = _aligned(samples, [sample.question_ids for sample in samples])
         batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
+        batch.answer_types = _aligned(samples, [sample.answer_types for sample in samples])
     batch.present = {modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present}
     return batch
 

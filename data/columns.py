@@ -30,10 +30,10 @@ from data.rows import KINDS, AnnotationError, Row, RowReader
 from utils.files import sha256_file, write_atomically
 from utils.log import Progress, progress
 
-FORMAT = 1
+FORMAT = 2
 ROWS = 8192
 """Rows of a record batch."""
-LISTS = ("questions", "answers", "question_ids", "question_types")
+LISTS = ("questions", "answers", "question_ids", "question_types", "answer_types")
 
 logger = logging.getLogger("omnivast")
 

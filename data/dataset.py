@@ -104,10 +104,8 @@ class IndexedDataset:
                 kinds = [*dict.fromkeys([CaptionKind.OMNI, *kinds])]
             sample.captions = {kind: self._drawn(row.captions[kind], position, kind.value) for kind in kinds}
         if self.task.groups(Objective.QA):
-            values = (row.questions, row.answers, row.question_ids, row.question_types)
-            sample.questions, sample.answers, sample.question_ids, sample.question_types = (
-                self._drawn(entries, position, "question") for entries in values
-            )
+            for name in ("questions", "answers", "question_ids", "question_types", "answer_types"):
+                setattr(sample, name, self._drawn(getattr(row, name), position, "question"))
 
     def _drawn(self, texts: list[str], position: int, purpose: str) -> list[str]:
         """Training: one of the texts, at the same place for the same purpose; evaluation: all."""

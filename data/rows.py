@@ -20,7 +20,7 @@ CAPTION_KEYS = {
     "vision_cap": CaptionKind.VISION,
     "audio_cap": CaptionKind.AUDIO,
 }
-QA_KEYS = ("question", "answer", "question_id", "question_type")
+QA_KEYS = ("question", "answer", "question_id", "question_type", "answer_type")
 FIELDS = (*ID_KEYS, *CAPTION_KEYS, "subtitle", *QA_KEYS)
 
 
@@ -41,7 +41,8 @@ class Row:
     answers: list[str]
     question_ids: list[str]
     question_types: list[str]
-    """As many as questions, or none."""
+    answer_types: list[str]
+    """Each as many as questions, or none."""
 
 
 class RowReader:
@@ -50,6 +51,8 @@ class RowReader:
     def __init__(self, path: Path, ignored: frozenset[str], training: bool, ids_suffice: bool) -> None:
         self.blanks = 0
         self.training = training
+        self._answered: tuple[bool, str] | None = None
+        """Whether the questions so far have answers, and the row that says so."""
         self._path, self._ignored, self._ids_suffice = path, ignored, ids_suffice
         self._valid_shapes: set[tuple[str, ...]] = set()
 
@@ -75,35 +78,48 @@ class RowReader:
         subtitle = item.get("subtitle")
         if subtitle is not None and not isinstance(subtitle, str):
             raise AnnotationError(f"{where}: 'subtitle' must be a string, found {typename(subtitle)}")
-        questions, answers, ids, types = (self._strings(item.get(key), key, where) for key in QA_KEYS)
+        questions, answers, *others = (self._strings(item.get(key), key, where) for key in QA_KEYS)
         if isinstance(item.get("question"), str) and len(answers) > 1:
-            questions, answers, ids, types = self._one_question(answers, questions, ids, types)
-        if len(questions) != len(answers):
-            raise AnnotationError(f"{where}: {len(questions)} question(s) but {len(answers)} answer(s); expected as many of each")
-        for key, values in (("question_id", ids), ("question_type", types)):
+            questions, answers, *others = self._one_question(answers, questions, *others)
+        self._check_answers(questions, answers, where)
+        for key, values in zip(QA_KEYS[2:], others):
             if values and len(values) != len(questions):
                 raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
         given = (subtitle or "") if "subtitle" in item else None
-        row = Row(clip_id, captions, given, questions, answers, ids, types)
+        row = Row(clip_id, captions, given, questions, answers, *others)
         self._check_unicode(row, where)
         return row
+
+    def _check_answers(self, questions: list[str], answers: list[str], where: str) -> None:
+        """As many answers as questions; outside training none at all is right too, as in VQAv2's test splits, if it is so in every row."""
+        if len(questions) != len(answers) and (answers or self.training):
+            needed = ", which training needs" if not answers else "; expected as many of each"
+            raise AnnotationError(f"{where}: {len(questions)} question(s) but {len(answers)} answer(s){needed}")
+        if not questions:
+            return
+        self._answered = self._answered or (bool(answers), where)
+        if self._answered[0] != bool(answers):
+            own, other = ("no answer", "has one") if self._answered[0] else ("an answer", "has none")
+            first = self._answered[1].removeprefix(f"{self._path}: ")
+            raise AnnotationError(f"{where}: the question has {own}, but that of {first} {other}; expected answers in all rows or in none")
 
     def _check_unicode(self, row: Row, where: str) -> None:
         """JSON can escape half of a surrogate pair, which no file, log or tokenizer takes."""
         captions = [text for texts in row.captions.values() for text in texts]
-        texts = [row.clip_id, row.subtitle or "", *captions, *row.questions, *row.answers, *row.question_ids, *row.question_types]
+        texts = [row.clip_id, row.subtitle or "", *captions, *row.questions, *row.answers, *row.question_ids, *row.question_types,
+                 *row.answer_types]
         try:
             "".join(texts).encode()
         except UnicodeEncodeError:
             shown = where.encode("ascii", "backslashreplace").decode()
             raise AnnotationError(f"{shown}: a text is not Unicode: it holds half of a surrogate pair") from None
 
-    def _one_question(self, answers: list[str], *asked: list[str]) -> tuple[list[str], list[str], list[str], list[str]]:
+    def _one_question(self, answers: list[str], *asked: list[str]) -> tuple[list[str], ...]:
         """One question that several people answered, as in VQAv2. Training draws one of their answers: the question stands here once
         with each. Evaluation asks once and compares with the answer given most often (VQAv2's ``multiple_choice_answer``)."""
         kept = answers if self.training else [max(answers, key=answers.count)]
-        questions, ids, types = (values * len(kept) for values in asked)
-        return questions, kept, ids, types
+        questions, *others = (values * len(kept) for values in asked)
+        return questions, kept, *others
 
     def _id(self, item: dict[str, Any], where: str) -> str:
         keys = [key for key in ID_KEYS if key in item and key not in self._ignored]
@@ -166,7 +182,8 @@ KINDS = tuple(CaptionKind)
 def pack(row: Row) -> bytes:
     """A row in few bytes."""
     captions = [row.captions.get(kind) for kind in KINDS]
-    return json.dumps([row.clip_id, captions, row.subtitle, row.questions, row.answers, row.question_ids, row.question_types]).encode()
+    asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
+    return json.dumps([row.clip_id, captions, row.subtitle, *asked]).encode()
 
 
 def unpack(packed: bytes) -> Row:

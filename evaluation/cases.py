@@ -19,17 +19,19 @@ CASES = 3
 
 
 def cases_of(result: Result, run: Run, rows: Mapping[str, Mapping[str, Any]], cases: int) -> list[Card]:
-    """Best, median and worst cases, of different clips, as cards."""
+    """Best, median and worst cases, of different clips, as cards; where nothing can be scored, the first cases."""
     entries = result.entries
-    order = sorted(zip(goodness(result), range(len(entries))), key=lambda pair: (-pair[0], pair[1]))
+    good = goodness(result) if result.answered else [0.0] * len(entries)
+    order = [place for _, place in sorted(zip(good, range(len(entries))), key=lambda pair: (-pair[0], pair[1]))]
     middle = max(0, (len(order) - cases) // 2)
+    sections = [("Best", order), ("Median", order[middle:]), ("Worst", order[::-1])] if result.answered else [("Case", order)]
     datasets = mapping(run.config.get("data_cfg")).get("val", ())
     settings: Mapping[str, Any] = next((own for own in datasets if own.get("name") == result.name), {})
     cards: list[Card] = []
     used: set[str] = set()
-    for title, picked in (("Best", order), ("Median", order[middle:]), ("Worst", order[::-1])):
+    for title, picked in sections:
         number = 0
-        for _, place in picked:
+        for place in picked:
             entry = entries[place]
             if number < cases and entry["clip_id"] not in used:
                 used.add(entry["clip_id"])
@@ -56,6 +58,8 @@ def _case(title: str, result: Result, entry: Mapping[str, Any], settings: Mappin
         blocks = [("Found first", [_thumbnail(settings, other, place, other == clip_id) for place, other in found])]
     elif result.objective == "cap":
         lines += [Line("model", entry[group] or "(nothing)"), *(Line("reference", text) for text in entry["references"][:3])]
+    elif not result.answered:
+        lines += [Line("question", entry["question"]), Line("model", entry[group] or "(nothing)")]
     else:
         right = exact_matches([entry[group]], [entry["answer"]])[0]
         answers = Counter(entry.get("answers") or [entry["answer"]]).most_common()

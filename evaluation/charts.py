@@ -72,8 +72,9 @@ def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: f
 
     parts = [_head(title, width, height)]
     for tick in nice_ticks(0, high, 4):
+        value = f"{tick:g} {unit if tick else ''}".strip()
         parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top - 8}" y2="{height - 26}" class="grid"/>'
-                     f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{tick:g}{" " + unit if tick else ""}</text>')
+                     f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{value}</text>')
     offset = float(left)
     for number, name in enumerate(marks):
         parts.append(_mark(number, offset + 5, 37) + f'<text x="{offset + 15:.0f}" y="41">{escape(name)}</text>')
@@ -153,7 +154,7 @@ def _axes(scale: _Scale, ticks: Sequence[float], steps: Sequence[float], x_label
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
                      f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for step in steps:
-        if scale.low_x <= step <= scale.high_x:
+        if scale.low_x <= step <= scale.high_x and step == round(step):
             parts.append(f'<text x="{scale.x(step):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{step:g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle" class="axis">{escape(x_label)}</text>')
@@ -189,7 +190,7 @@ def _mark(number: int, x: float, y: float) -> str:
     if kind == "disc":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
     if kind == "ring":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4" fill="#fff" stroke="{colour}" stroke-width="2"/>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4" fill="none" stroke="{colour}" stroke-width="2"/>'
     if kind == "bar":
         return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8:.1f}" y2="{y + 8:.1f}" stroke="{colour}" stroke-width="3"/>'
     return f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{colour}" stroke-width="2" fill="none"/>'

@@ -16,6 +16,7 @@ from typing import Any
 
 from config.tasks import Objective
 from evaluation.captioning import caption_measures
+from evaluation.inputs import is_result, read_json
 from evaluation.metrics import bootstrap
 from evaluation.qa import answer_measures
 from evaluation.retrieval import rank_measures
@@ -50,6 +51,9 @@ def compare(first: Path, second: Path, groups: tuple[str, str] | None = None) ->
         own, other = a["protocol"].get(name), b["protocol"].get(name)
         if own is not None and other is not None and own != other:
             raise CompareError(f"the protocols differ in '{name}': {own!r} in {first}, {other!r} in {second}; such numbers do not compare")
+    for path, part in ((first, a), (second, b)):
+        if part["protocol"]["objective"] == Objective.QA.value and not all("answer" in entry for entry in part["predictions"]):
+            raise CompareError(f"{path} has predictions alone, since its questions came without answers; there is nothing to compare")
     pairs = _pairs(a, b, groups, (first, second))
     objective = a["protocol"]["objective"]
     comparisons = []
@@ -58,8 +62,8 @@ def compare(first: Path, second: Path, groups: tuple[str, str] | None = None) ->
         other = _aligned(own, [entry for entry in b["predictions"] if group_b in entry], (first, second))
         try:
             (measures_a, clips), (measures_b, _) = MEASURES[objective](own, group_a), MEASURES[objective](other, group_b)
-        except (KeyError, TypeError) as error:
-            raise CompareError(f"{first} or {second} lacks {error}: it was made by an older version; test or score again") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise CompareError(f"{first} or {second} lacks {error}: perhaps made by an older version; test or score again") from None
         comparisons += _tests(group_a, group_b, measures_a, measures_b, clips)
     names = [name for name in {**a["protocol"], **b["protocol"]} if name not in UNIMPORTANT]
     differences = {name: [part["protocol"].get(name) for part in (a, b)] for name in names}
@@ -82,14 +86,9 @@ def _tests(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(path.read_text())
-    except OSError as error:
-        raise CompareError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CompareError(f"{path} is not JSON: {error}") from None
-    if not isinstance(result, dict) or not isinstance(result.get("predictions"), list) or "objective" not in result.get("protocol", {}):
-        raise CompareError(f"{path} is no result file: expected 'protocol' with 'objective', and 'predictions' "
+    result: dict[str, Any] = read_json(path, CompareError)
+    if not is_result(result) or result["protocol"].get("objective") not in MEASURES:
+        raise CompareError(f"{path} is no result file: expected 'protocol' with 'objective' and 'groups', and 'predictions' "
                            "(output of testing, results/*.json, or of python -m evaluation.score --json)")
     return result
 
@@ -97,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _pairs(
     a: Mapping[str, Any], b: Mapping[str, Any], groups: tuple[str, str] | None, paths: tuple[Path, Path]
 ) -> list[tuple[str, str]]:
-    have = [list(part["protocol"].get("groups", ())) for part in (a, b)]
+    have = [list(part["protocol"].get("groups") or ()) for part in (a, b)]
     if groups is not None:
         for group, own, path in zip(groups, have, paths):
             if group not in own:
@@ -154,7 +153,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the comparison. Returns 1, with one line on stderr, when the results do not compare."""
+    """Print the comparison. Returns 2, with one line on stderr, when the results do not compare."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.compare", description="Paired test between two result files.")
     parser.add_argument("first", type=Path, metavar="A.json")
     parser.add_argument("second", type=Path, metavar="B.json")
@@ -163,12 +162,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         found = compare(options.first, options.second, tuple(options.groups) if options.groups else None)
-    except CompareError as error:
+        sys.stdout.write(as_text(found))
+        if options.json:
+            write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    except (CompareError, OSError) as error:
         sys.stderr.write(f"compare: {error}\n")
-        return 1
-    sys.stdout.write(as_text(found))
-    if options.json:
-        write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return 2
     return 0
 
 

@@ -1,11 +1,12 @@
 """What a retrieval test keeps of every clip and text: contrastive features in memory or in files, and condition features, which are
-large, as far as memory goes; what was not kept is encoded again."""
+large, where that is cheaper than to encode them again, and as far as memory goes; what was not kept is encoded again."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor
 
 from config.tasks import Modality
+from evaluation.same import projections
 from evaluation.search import Features
 from utils.log import Progress, progress
 
 logger = logging.getLogger("omnivast")
 
 ROWS_AT_ONCE = 1 << 14
+MEASURED_CLIPS = 64
+"""Clips, after the first batch, over which costs are measured; of fewer all are kept."""
 Again = Callable[[list[int], Sequence[Modality]], Iterator[tuple[list[int], Any]]]
 """Annotation rows, modalities → batches of these clips in this order, each as annotation rows and their ClipFeatures."""
 
@@ -36,21 +40,34 @@ class FeatureRows:
     def __init__(self, path: Path | None = None) -> None:
         self.path, self.count, self.width = path, 0, 0
         self._parts: list[Tensor] = []
+        self.places: list[Tensor] = []
+        """Projections of each part before it was rounded to float16, see :func:`evaluation.same.first_of_same`."""
 
     def append(self, rows: Tensor) -> None:
         """Add (n, D) rows."""
         self.count, self.width = self.count + len(rows), rows.shape[1]
+        rows = rows.float().cpu()
+        self.places.append(projections(rows))
         if self.path is None:
-            self._parts.append(rows.float().cpu())
+            self._parts.append(rows)
             return
         with open(self.path, "ab") as file:
-            rows.to("cpu", torch.float16).numpy().tofile(file)
+            rows.half().numpy().tofile(file)
 
     def read(self) -> Features:
         """All rows: a float32 tensor, or a float16 array on its file."""
         if self.path is None:
             return torch.cat(self._parts) if self._parts else torch.empty(0, self.width)
         return mapped(self.path, self.count, self.width)
+
+
+def temporary_folder(inside: str | Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes when it is not used any more. Raises ValueError when it cannot be made."""
+    try:
+        Path(inside).mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="omnivast_features_", dir=inside)
+    except OSError as error:
+        raise ValueError(f"model_cfg.ret_features_dir: '{inside}' cannot hold the features of retrieval: {error.strerror}") from None
 
 
 def mapped(path: Path, count: int, width: int) -> np.ndarray:
@@ -79,34 +96,73 @@ def write_joined(parts: Sequence[FeatureRows], order: np.ndarray, path: Path) ->
     return path
 
 
+@dataclasses.dataclass
+class Cost:
+    """Seconds and bytes of condition features, measured over ``clips`` clips."""
+
+    clips: int = 0
+    again: float = 0.0
+    """Seconds to read, decode and encode these clips."""
+    keep: float = 0.0
+    """Seconds to bring their features to the CPU's memory; to bring them back takes as long."""
+    bytes: int = 0
+
+    def keeping_pays(self, share: float) -> bool:
+        """Whether it costs less to keep all features and bring a ``share`` of them back than to encode that share again."""
+        return self.keep * (1 + share) <= self.again * share
+
+    def __str__(self) -> str:
+        return (f"{self.bytes / 1e6 / self.clips:.3g} MB a clip, {1e3 * self.keep / self.clips:.3g} ms to keep and as much to bring back, "
+                f"{1e3 * self.again / self.clips:.3g} ms to read and encode again")
+
+
 class Conditions:
-    """Condition features of this process's clips for re-ranking: kept on the CPU until ``limit`` bytes are full. The clips after that are
-    encoded again, those alone whose features are needed then.
+    """Condition features of this process's clips for re-ranking: kept on the CPU until ``limit`` bytes are full, unless the first clips
+    show that it costs less to encode again those that will be needed. Clips that were not kept are encoded again, where they are needed.
 
     Args:
         modalities: those of the retrieval groups; no others are kept.
+        share: of the clips, how large a part will be needed, as far as one can tell beforehand.
     """
 
-    def __init__(self, modalities: Iterable[Modality], limit: int) -> None:
-        self.modalities, self.limit = tuple(modalities), limit
+    def __init__(self, modalities: Iterable[Modality], limit: int, share: float = 1.0) -> None:
+        self.modalities, self.limit, self.share = tuple(modalities), limit, share
         self.bytes = self.clips = self.clips_kept = self.clips_again = 0
         self.seconds_again = 0.0
+        self.cost, self.decision = Cost(), ""
         self._batches: list[tuple[list[int], Any]] = []
         """Annotation rows of each batch, with its features where they are kept."""
 
-    def add(self, rows: list[int], features: Any, dtype: torch.dtype | None) -> None:
+    def add(self, rows: list[int], features: Any, dtype: torch.dtype | None, seconds: float = 0.0) -> None:
         """A batch. ``dtype``: the precision in which texts attend to the features (None: as they are), so that keeping them in it changes
-        nothing."""
-        self.clips += len(rows)
+        nothing. ``seconds``: how long it took to read and encode the batch."""
+        start = time.monotonic()
         condition = {m: x if dtype is None else x.to(dtype) for m, x in features.condition.items() if m in self.modalities}
         size = sum(x.nbytes for x in condition.values())
         # After the first batch that is not kept none is, so that those encoded again make the same batches, and the same numbers.
-        if self.clips_kept + len(rows) < self.clips or self.bytes + size > self.limit:
+        if self.clips_kept < self.clips or self.bytes + size > self.limit:
+            self.clips += len(rows)
             self._batches.append((rows, None))
             return
         masks = {m: x for m, x in features.condition_mask.items() if m in self.modalities}
         self._batches.append((rows, dataclasses.replace(features, condition=condition, condition_mask=masks).to("cpu")))
+        self.clips += len(rows)
         self.bytes, self.clips_kept = self.bytes + size, self.clips
+        if len(self._batches) > 1 and not self.decision:  # The first batch also pays for whatever starts with it.
+            cost = self.cost
+            self.cost = Cost(cost.clips + len(rows), cost.again + seconds, cost.keep + time.monotonic() - start, cost.bytes + size)
+            self._decide()
+
+    def _decide(self) -> None:
+        """Once enough clips are measured: go on keeping features, or drop them all."""
+        if self.cost.clips < MEASURED_CLIPS:
+            return
+        pays = self.cost.keeping_pays(self.share)
+        self.decision = f"{self.cost}, {100 * self.share:.3g} % needed as estimated: " + ("kept" if pays else "encoded again")
+        logger.info("condition features: %s%s", self.decision, f", as far as {self.limit / 1e9:.3g} GB go" if pays else "")
+        if not pays:
+            self._batches = [(rows, None) for rows, _ in self._batches]
+            self.bytes = self.clips_kept = 0
 
     def places(self, wanted: np.ndarray) -> np.ndarray:
         """(clips,) the place in :meth:`chunks` of each clip, in the order in which they were added; -1: it is not among them.
@@ -115,22 +171,25 @@ class Conditions:
             wanted: (clips,) bool, whose features are needed.
         """
         places, first, count = np.full(self.clips, -1, np.int64), 0, 0
-        for rows, features in self._batches:
+        for rows, _ in self._batches:
             stop = first + len(rows)
-            if features is not None or wanted[first:stop].any():
+            if wanted[first:stop].any():
                 places[first:stop] = np.arange(count, count + len(rows))
                 count += len(rows)
             first = stop
         return places
 
     def chunks(self, wanted: np.ndarray, again: Again | None) -> Iterable[Any]:
-        """Features in chunks: those kept, then, encoded again, whole batches that hold a clip with ``wanted`` (clips,) true."""
-        kept = [features for _, features in self._batches if features is not None]
-        places, first, rows = self.places(wanted), 0, []
+        """Features in chunks, whole batches that hold a clip with ``wanted`` (clips,) true: those kept, then those encoded again. Others
+        are let go."""
+        places, first, batches = self.places(wanted), 0, []
         for own, features in self._batches:
-            if features is None and places[first : first + len(own)].max(initial=-1) >= 0:
-                rows += own
+            if places[first : first + len(own)].max(initial=-1) >= 0:
+                batches.append((own, features))
             first += len(own)
+        self._batches = [(own, None) for own, _ in self._batches]
+        kept = [features for _, features in batches if features is not None]
+        rows = [row for own, features in batches if features is None for row in own]
         if rows and again is None:
             raise ValueError(f"the condition features of {len(rows)} clips are needed, but were not kept: they exceed {self.limit} bytes")
         self.clips_again = len(rows)
@@ -148,8 +207,8 @@ class _Chunks:
         yield from self.kept
         if not self.rows or self.again is None:
             return
-        logger.info("condition features of %d of %d clips did not fit into %.1f GB; they are encoded again", len(self.rows),
-                    self.owner.clips, self.owner.limit / 1e9)
+        logger.info("condition features of %d of %d clips were not kept (%s); they are encoded again", len(self.rows), self.owner.clips,
+                    "it costs less" if not self.owner.clips_kept and self.owner.decision else f"{self.owner.limit / 1e9:.3g} GB are full")
         place, start = 0, time.monotonic()
         bar: Progress[Any] = progress(len(self.rows), "encoding again", unit="clips")
         with bar:
@@ -164,6 +223,11 @@ class _Chunks:
                 bar.update(len(rows))
         if place < len(self.rows):
             raise RuntimeError(f"the clip in annotation row {self.rows[place]} could be read at first, but not again for re-ranking")
+
+
+def reranked_share(clips: int, texts: int, depth: int) -> float:
+    """Of ``clips``, about how large a part ``texts`` will re-rank, as if each drew its ``depth`` clips by chance."""
+    return 1 - max(0.0, 1 - depth / clips) ** texts if clips else 1.0
 
 
 def free_memory() -> int:

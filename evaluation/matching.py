@@ -1,4 +1,4 @@
-"""Matching probabilities of chosen (text, clip) pairs: memories projected once per chunk of clips, pairs spread evenly over them."""
+"""Matching scores of chosen (text, clip) pairs: memories projected once per chunk of clips, pairs spread evenly over them."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class PairMatcher:
         self.model, self.features, self.device = model, features, device
         self.pair_tokens, self.memory_tokens = pair_tokens, memory_tokens
 
-    def probabilities(
+    def margins(
         self,
         pairs: Mapping[Group, tuple[np.ndarray, np.ndarray]],
         texts: Mapping[Group, Sequence[Sequence[int]]],
         advance: Callable[[int], Any] = lambda count: None,
     ) -> dict[Group, np.ndarray]:
-        """(P,) float64 matching probability of every pair of every group.
+        """(P,) float64 matching margin of every pair of every group.
 
         Args:
             pairs: per group, (P,) text numbers and (P,) own clip numbers.

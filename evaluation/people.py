@@ -32,10 +32,12 @@ def answers_of_people(path: str | Path) -> dict[int, list[str]]:
 
 
 def write_submissions(folder: Path, name: str, groups: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``<folder>/<name>.<group>.json`` for the VQA server, where the dataset is VQAv2 or several people answered its questions, and
-    all questions have ids of their own."""
+    """Write ``<folder>/<name>.<group>.json`` for the VQA server, where the dataset is VQAv2, or several people answered its questions, or
+    they have no answers here, and all questions have ids of their own."""
+    if not predictions or "question" not in predictions[0]:
+        return
     vqa = benchmarks.known().get(name, {}).get("benchmark") == "vqav2" or all("answers" in entry for entry in predictions)
-    if not vqa or not predictions or "question" not in predictions[0]:
+    if not vqa and "answer" in predictions[0]:
         return
     for group in groups:
         try:

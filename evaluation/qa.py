@@ -1,8 +1,10 @@
 """Answers to questions by generation, scored by exact match as released (blanks at the ends stripped, lower case) and after VQAv2's
-normalisation, by VQAv2's accuracy where several people answered, also per question type."""
+normalisation, by VQAv2's accuracy where several people answered, also per question and answer type. Without answers, as in VQAv2's test
+splits, the predictions alone."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from evaluation.metrics.vqa import normalise, vqa_accuracy
 if TYPE_CHECKING:
     from model.vast import VAST
 
+logger = logging.getLogger("omnivast")
+
 
 class QAEvaluator:
     """Answers batch by batch (:meth:`add`), then scores (:meth:`finish`).
@@ -26,30 +30,34 @@ class QAEvaluator:
         groups: the question answering groups of the task.
         beam_size: beams; 1: greedy.
         people: annotation row → what several people answered its one question, for VQAv2's accuracy.
+        source: the file that the questions are of, to be named where it has no answers.
     """
 
-    def __init__(self, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None) -> None:
+    def __init__(
+        self, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None, source: str = "the annotation"
+    ) -> None:
         self.groups = tuple(groups)
-        self.beam_size = beam_size
+        self.beam_size, self.source = beam_size, source
         self.people = people or {}
         self._own: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, model: VAST, batch: Batch, memory: Any) -> None:
-        """One batch and the Memory of its clips, in the same order. Raises ValueError when questions or answers are missing."""
+        """One batch and the Memory of its clips, in the same order. Raises ValueError when questions, or some answers, are missing."""
         questions, answers = batch.questions, batch.answers
-        if questions is None or answers is None:
-            raise ValueError(f"corpus '{batch.corpus}': the batch with clip '{batch.clip_ids[0]}' has no questions with answers")
-        if len(questions) != len(answers):
+        if questions is None:
+            raise ValueError(f"corpus '{batch.corpus}': the batch with clip '{batch.clip_ids[0]}' has no questions")
+        if answers is not None and len(questions) != len(answers):
             raise ValueError(f"corpus '{batch.corpus}': {len(questions)} questions but {len(answers)} answers in the batch with clip "
                              f"'{batch.clip_ids[0]}'")
         if not len(questions):
             return
         rows = questions.clip.tolist()
         entries: list[dict[str, Any]] = [
-            {"clip_id": batch.clip_ids[row], "question": question, "answer": answer}
-            for row, question, answer in zip(rows, questions.raw, answers.raw)
+            {"clip_id": batch.clip_ids[row], "question": question} for row, question in zip(rows, questions.raw)
         ]
-        for name, values in (("question_id", batch.question_ids), ("type", batch.question_types)):
+        known = {"answer": answers.raw if answers is not None else (), "question_id": batch.question_ids, "type": batch.question_types,
+                 "answer_type": batch.answer_types}
+        for name, values in known.items():
             if values:
                 for entry, value in zip(entries, values):
                     entry[name] = value
@@ -67,12 +75,19 @@ class QAEvaluator:
         predictions = [entry for _, entry in in_annotation_order(self._own)]
         if not predictions:  # On every process: one that fails alone would keep the others waiting.
             raise ValueError("no answer to score")
-        metrics, intervals = computed_once(lambda: answer_metrics(predictions, [str(group) for group in self.groups]))
-        facts = {
+        groups = [str(group) for group in self.groups]
+        answered = "answer" in predictions[0]
+        metrics, intervals = computed_once(lambda: answer_metrics(predictions, groups)) if answered else ({g: {} for g in groups}, {})
+        facts: dict[str, Any] = {
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),
             "beam_size": self.beam_size,
             "length_penalty": 1.0,
+        }
+        if not answered:
+            logger.warning("accuracy not computed: no answers in %s", self.source)
+            return Outcome(metrics, predictions, {**facts, "not_computed": {"accuracy": f"no answers in {self.source}"}})
+        facts |= {
             "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
                        "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else ""),
             "intervals": bootstrap.WORDS,

@@ -6,7 +6,6 @@ true clip. Nothing depends on the batch size or on the number of processes.
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from torch import Tensor
 from config.tasks import CaptionKind, Group
 from data.batch import Batch, Texts
 from evaluation.collect import Outcome, computed_once
-from evaluation.features import Again, Conditions, FeatureRows, mapped, share_of_memory, write_joined
+from evaluation.features import Again, Conditions, FeatureRows, mapped, share_of_memory, temporary_folder, write_joined
 from evaluation.matching import PairMatcher
 from evaluation.metrics import bootstrap, recall
 from evaluation.same import first_of_same
@@ -81,23 +80,26 @@ class RetrievalEvaluator:
         features_dir: folder, common to all processes, that holds contrastive features as float16 while they are needed; None: they are
             float32 in memory.
         memory_gb: memory of this machine for condition features, see :class:`evaluation.features.Conditions`; None: half of what is free.
+        share: of the clips, how large a part will be re-ranked, as far as one can tell, see :func:`evaluation.features.reranked_share`.
     """
 
     def __init__(
         self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False,
-        shared_texts: bool = False, features_dir: str | Path | None = None, memory_gb: float | None = None,
+        shared_texts: bool = False, features_dir: str | Path | None = None, memory_gb: float | None = None, share: float = 1.0,
     ) -> None:
         self.groups = tuple(groups)
         self.rerank, self.both_directions, self.dual_softmax, self.shared_texts = rerank, both_directions, dual_softmax, shared_texts
-        self._folder = _temporary_folder(features_dir) if features_dir else None
+        self._folder = temporary_folder(features_dir) if features_dir else None
         kinds = dict.fromkeys(group.caption_kind for group in groups)
         self._own = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
                           texts={kind: _TextPool(FeatureRows(self._file(f"texts_{kind.value}"))) for kind in kinds})
-        self._conditions = Conditions(dict.fromkeys(m for group in groups for m in group), share_of_memory(memory_gb)) if rerank else None
+        modalities = dict.fromkeys(m for group in groups for m in group)
+        self._conditions = Conditions(modalities, share_of_memory(memory_gb), share) if rerank else None
         self._same: dict[str, np.ndarray] = {}
 
-    def add(self, model: VAST, batch: Batch, features: Any) -> None:
-        """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities."""
+    def add(self, model: VAST, batch: Batch, features: Any, seconds: float = 0.0) -> None:
+        """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities. ``seconds``: how long it took to
+        read and encode it."""
         rows = batch.index.tolist()
         self._own.rows.extend(rows)
         self._own.clip_ids.extend(batch.clip_ids)
@@ -114,7 +116,7 @@ class RetrievalEvaluator:
             pool.row.extend(rows[clip] for clip in texts.clip.tolist())
             pool.ids.extend(ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist()))
         if self._conditions is not None:
-            self._conditions.add(rows, features, model.precision)
+            self._conditions.add(rows, features, model.precision, seconds)
 
     def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None) -> Outcome:
         """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
@@ -153,15 +155,20 @@ class RetrievalEvaluator:
         return Path(self._folder.name, name) if self._folder else None
 
     def _joined(self, parts: Sequence[FeatureRows], order: np.ndarray, name: str) -> Features:
-        """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; in memory, rows that differ by
-        rounding alone are made equal (in float16 they mostly are)."""
-        path = self._file(name)
+        """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; rows that differ by rounding alone
+        are made equal."""
+        path, width = self._file(name), max(part.width for part in parts)
+        places = torch.cat([place for part in parts for place in part.places])[torch.from_numpy(order)]
         if path is None:
             features = torch.cat([torch.as_tensor(part.read()) for part in parts if part.count])[torch.from_numpy(order)]
-            self._same[name] = first_of_same(features)
+            self._same[name] = first_of_same(features, places)
             return features[torch.from_numpy(self._same[name])]
         written = computed_once(lambda: write_joined(parts, order, path))
-        return mapped(written, len(order), max(part.width for part in parts))
+        first = computed_once(lambda: first_of_same(mapped(written, len(order), width), places))
+        self._same[name] = first
+        if not np.array_equal(first, np.arange(len(first))):
+            written = computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
+        return mapped(written, len(order), width)
 
     def _join_texts(self, parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:
         pools = [part.texts[kind] for part in parts]
@@ -191,7 +198,8 @@ class RetrievalEvaluator:
         parts = distributed.all_gather_objects((own.clips_kept, own.bytes, own.clips_again, own.seconds_again))
         kept, size, again, seconds = (sum(column) for column in zip(*parts))
         words = f"kept of {kept:,} clips, {size / 1e6:,.1f} MB"
-        return {"condition_features": words + (f"; {again:,} clips encoded again in {seconds:.1f} s" if again else "")}
+        words += f"; {again:,} clips encoded again in {seconds:.1f} s" if again else ""
+        return {"condition_features": words + (f"; measured: {own.decision}" if own.decision else "")}
 
     def _search(self, group: Group, texts: _Texts, clips: Features) -> dict[str, Search]:
         """The contrastive stage in each direction, named by what metrics append to their name."""
@@ -217,7 +225,7 @@ class RetrievalEvaluator:
         owner: dict[int, tuple[int, int, int]],
         again: Again | None,
     ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
-        """Per group: sorted pair keys (text · clips + clip) of all processes, and their matching probabilities."""
+        """Per group: sorted pair keys (text · clips + clip) of all processes, and the margins of their matching logits."""
         clips = len(owner)
         asked = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
                  for group, directions in searches.items()}
@@ -237,7 +245,7 @@ class RetrievalEvaluator:
         bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
         with bar:
             matcher = PairMatcher(model, self._conditions.chunks(wanted, again), device)
-            scores = matcher.probabilities(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
+            scores = matcher.margins(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
         gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
         result = {}
         for group in self.groups:
@@ -267,15 +275,6 @@ def _captions(batch: Batch, kind: CaptionKind) -> Texts:
 def _same(first: Texts, second: Texts) -> bool:
     """Whether two caption kinds are the same texts, as where an annotation has one kind only."""
     return first is second or (first.raw == second.raw and torch.equal(first.ids, second.ids) and torch.equal(first.clip, second.clip))
-
-
-def _temporary_folder(inside: str | Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder that goes when it is not used any more. Raises ValueError when it cannot be made."""
-    try:
-        Path(inside).mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix="omnivast_features_", dir=inside)
-    except OSError as error:
-        raise ValueError(f"model_cfg.ret_features_dir: '{inside}' cannot hold the features of retrieval: {error.strerror}") from None
 
 
 def _join_clips(parts: Sequence[_Part]) -> tuple[list[str], dict[int, tuple[int, int, int]]]:
@@ -317,9 +316,9 @@ def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray]
         # Every row of the other direction is a clip; its texts all carry that clip's rank.
         rows = np.searchsorted(own.query_keys, plain.query_keys) if name else slice(None)
         if matched is not None:
-            keys, probabilities = matched
+            keys, margins = matched
             top = own.top[:, :depth]
-            scores = probabilities[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
+            scores = margins[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
             ranks = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys, own.also)
             found[f"itm{name}_rank"] = ranks[rows]
             if not name:

@@ -15,9 +15,11 @@ import torch
 
 from config.load import config_hash
 from config.tasks import Modality, Objective
+from data.loader import workers
 from evaluation import benchmarks, protocol
 from evaluation.captioning import CaptionEvaluator
 from evaluation.collect import Outcome, flatten
+from evaluation.features import reranked_share
 from evaluation.labelling import label
 from evaluation.people import answers_of_people, write_submissions
 from evaluation.qa import QAEvaluator
@@ -28,8 +30,9 @@ from utils.log import Progress, progress
 
 if TYPE_CHECKING:
     from config.schema import Config
+    from data.batch import Batch
     from data.loader import EvalLoader
-    from model.vast import VAST
+    from model.vast import VAST, ClipFeatures
     from model.weights import LoadReport
 
 logger = logging.getLogger("omnivast")
@@ -65,9 +68,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Test every objective of every loader's task.
 
-    Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "intervals",
-    "predictions"}``, for VQAv2 also ``submission/<dataset>.<group>.json``. In ``captioner_mode`` the clips are labelled instead, see
-    :mod:`evaluation.labelling`.
+    Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "not_computed" (metric →
+    why), "intervals", "predictions"}``; for VQAv2, and for questions without answers, also ``submission/<dataset>.<group>.json``. In
+    ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.labelling`.
 
     Args:
         provenance: what the protocol says of the weights and the run, see :func:`evaluation.protocol.build`.
@@ -114,16 +117,20 @@ class _Evaluators:
 def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
     settings = config.model_cfg
     groups = {objective: loader.task.groups(objective) for objective in Objective}
+    # In the other direction every clip has texts re-ranked.
+    texts, depth = loader.provenance["texts"], settings.itm_rerank_num
+    share = 1.0 if settings.ret_bidirection_evaluation else reranked_share(loader.clips, texts, depth)
     return _Evaluators(
         RetrievalEvaluator(groups[Objective.RETRIEVAL], rerank=settings.itm_rerank_num,
                            both_directions=settings.ret_bidirection_evaluation, dual_softmax=settings.dual_softmax_evaluation,
                            shared_texts=settings.ret_shared_texts, features_dir=settings.ret_features_dir,
-                           memory_gb=settings.rerank_memory_gb)
+                           memory_gb=settings.rerank_memory_gb, share=share)
         if groups[Objective.RETRIEVAL] else None,
         CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size, max_length=settings.max_caption_len,
                          java_seconds=settings.java_metrics_seconds)
         if groups[Objective.CAPTION] else None,
-        QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size, people=answers_of_people(loader.config.txt))
+        QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size, people=answers_of_people(loader.config.txt),
+                    source=loader.provenance["split_file"])
         if groups[Objective.QA] else None,
     )
 
@@ -137,9 +144,7 @@ def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.dev
     own_clips = -(-loader.clips // distributed.world_size())
     bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
     with bar:
-        for on_host in loader:
-            batch = on_host.to(device)
-            features = model.encode(batch, loader.task.modalities)
+        for batch, features, seconds in _encoded(model, loader, device):
             memory = model.memory(features) if generating else None
             if evaluators.captioning:
                 evaluators.captioning.add(model, batch, memory)
@@ -147,7 +152,7 @@ def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.dev
                 evaluators.qa.add(model, batch, memory)
             del memory
             if evaluators.retrieval:
-                evaluators.retrieval.add(model, batch, features)
+                evaluators.retrieval.add(model, batch, features, seconds)
             bar.update(len(batch))
     pass_seconds = time.monotonic() - start
 
@@ -168,6 +173,23 @@ def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.dev
         else:
             continue
         yield objective, outcome, pass_seconds + time.monotonic() - start
+
+
+def _encoded(model: VAST, loader: EvalLoader, device: torch.device) -> Iterator[tuple[Batch, ClipFeatures, float]]:
+    """The batches on the device, their features, and the seconds that it takes to read and encode each: of reading, what was waited for,
+    or the readers' own time where they had read ahead."""
+    readers, batches = max(1, workers(loader.config)), iter(loader)
+    while True:
+        start = time.monotonic()
+        on_host = next(batches, None)
+        if on_host is None:
+            return
+        read = time.monotonic()
+        batch = on_host.to(device)
+        features = model.encode(batch, loader.task.modalities)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        yield batch, features, max(read - start, batch.read_seconds / readers) + time.monotonic() - read
 
 
 @contextmanager
@@ -197,6 +219,7 @@ def _data_facts(loader: EvalLoader) -> dict[str, Any]:
 
 
 def _write(path: Path, own_protocol: dict[str, Any], outcome: Outcome) -> None:
-    content = {"protocol": own_protocol, "metrics": outcome.metrics, "intervals": outcome.intervals, "predictions": outcome.predictions}
+    content = {"protocol": own_protocol, "metrics": outcome.metrics, "not_computed": outcome.facts.get("not_computed", {}),
+               "intervals": outcome.intervals, "predictions": outcome.predictions}
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     logger.info("wrote %s", path)

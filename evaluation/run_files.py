@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import benchmarks
+from evaluation.inputs import is_result, read_json
 from evaluation.metrics.accuracy import exact_matches
 from evaluation.metrics.rouge import rouge_l
 from evaluation.metrics.tokenizer import tokenize
@@ -51,6 +52,11 @@ class Result:
         return [entry for entry in self.predictions if self.group in entry]
 
     @property
+    def answered(self) -> bool:
+        """False where it holds answers to questions whose right ones nobody knew: there is nothing to score."""
+        return self.objective != "qa" or all("answer" in entry for entry in self.predictions)
+
+    @property
     def name(self) -> str:
         """The dataset's name."""
         return str(self.protocol.get("dataset", self.path.stem))
@@ -77,7 +83,7 @@ def read_run(folder: Path) -> Run:
     config: dict[str, Any] = {}
     for name in ("hps.json", "hps_testing.json"):
         if (folder / "log" / name).is_file():
-            config = _json(folder / "log" / name)
+            config = read_json(folder / "log" / name, RunError)
     files = sorted(folder.glob("results/*.json"))
     if not files:
         steps = sorted((folder / "results").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_") or 0))
@@ -89,19 +95,14 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read as JSON: {error}") from error
-
-
 def _result(path: Path) -> Result:
-    content = _json(path)
-    lacking = [key for key in ("protocol", "metrics", "predictions") if not isinstance(content, dict) or not content.get(key)]
-    if lacking:
-        raise RunError(f"{path}: no {', '.join(lacking)}; expected a result file of evaluation")
-    return Result(path, content["protocol"], content["metrics"], content["predictions"], content.get("intervals", {}))
+    content = read_json(path, RunError)
+    metrics = content.get("metrics") if is_result(content) else None
+    if not isinstance(metrics, dict) or not metrics or not all(isinstance(own, dict) for own in metrics.values()):
+        raise RunError(f"{path}: expected a result file of testing, with protocol, metrics by group, and predictions")
+    if not content["predictions"]:
+        raise RunError(f"{path}: it has no predictions")
+    return Result(path, content["protocol"], metrics, content["predictions"], content.get("intervals", {}))
 
 
 def annotation_rows(result: Result) -> dict[str, dict[str, Any]]:

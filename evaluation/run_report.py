@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,17 +116,21 @@ def _course(rows: Sequence[Mapping[str, Any]], parts: int = 5) -> str:
 def _published(report: Report, results: Sequence[Result]) -> None:
     rows: list[list[Any]] = []
     notes: list[str] = []
+    names = Counter((result.name, result.objective) for result in results)
     for result in results:
         group, own = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
         theirs = benchmarks.published(result.name)
-        rows.append([f"{result.name} {group}", "", "", "", ""])
+        where = f" ({result.path.parent})" if names[result.name, result.objective] > 1 else ""
+        rows.append([f"{result.name} {group}{where}", "", "", "", ""])
         for key, value in own.items():
             other = theirs.get(key)
             rows.append([benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), result.interval(group, key), other,
                          None if other is None else f"{value - other:+.1f}"])
-        absent = [f"{benchmarks.HEADLINES[key]}: {why}" for key, why in mapping(result.protocol.get("not_computed")).items()]
+        absent = {benchmarks.HEADLINES.get(key, key): why for key, why in mapping(result.protocol.get("not_computed")).items()}
+        if not own:
+            rows += [[name, "not computed", None, None, None] for name in absent]
         if absent:
-            notes.append(f"{result.name}: not computed were {'; '.join(absent)}.")
+            notes.append(f"{result.name}, not computed: {'; '.join(f'{name}, {why}' for name, why in absent.items())}.")
         if theirs:
             differences = "; ".join(benchmarks.protocol_differences(result.name, result.protocol))
             notes.append(f"{result.name}: the protocol differs from the published one: {differences}." if differences else
@@ -159,10 +163,12 @@ def _ablation(report: Report, result: Result) -> None:
             report.table(columns, rows, caption=RANKINGS[kind].format(depth=result.protocol.get("rerank_depth", "k")))
         marks = {kind: words for kind, words in (("itm", "re-ranked"), ("itc", "contrastive")) if kind in kinds}
         values = {group: [mapping(own.get(kind)).get("r1") for kind in marks] for group, own in result.metrics.items()}
-        name, names = "R@1", list(marks.values())
+        name, names, unit = "R@1", list(marks.values()), "%"
     else:
         found = {group: benchmarks.headline({group: own}, (group,))[1] for group, own in result.metrics.items()}
         keys = list(dict.fromkeys(key for own in found.values() for key in own))
+        if not keys:
+            return
         columns = ["group", *(benchmarks.HEADLINES[key] for key in keys)]
         lines = [[group, *map(own.get, keys)] for group, own in found.items()]
         report.table(columns, lines, caption="By group of modalities, one checkpoint")
@@ -170,21 +176,24 @@ def _ablation(report: Report, result: Result) -> None:
         values = {group: [own[first]] for group, own in found.items() if first in own}
         name = benchmarks.HEADLINES.get(first, "")
         names = [name]
+        unit = "" if first == "cider" else "%"
     if len(values) > 1 and names:
         high = max(100.0, *(value for own in values.values() for value in own if value is not None))
-        report.charts([dot_chart(f"{name} by group", names, [Dots(group, own) for group, own in values.items()], high=high)])
+        report.charts([dot_chart(f"{name} by group", names, [Dots(group, own) for group, own in values.items()], high=high, unit=unit)])
 
 
 def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[tuple[str, int, float]]]:
-    """By question type, category and length of the text: (value, cases, mean): share of rank 1 or right answers in %, or the mean
-    score of captions × 100. ``categories``: of the clips that have one."""
+    """By question and answer type, category and length of the text: (value, cases, mean): share of rank 1 or right answers in %, or the
+    mean score of captions × 100. ``categories``: of the clips that have one."""
+    if not result.answered:
+        return {}
     good = goodness(result)
     values = [100.0 * (score == -1.0 if result.objective == "ret" else score) for score in good]
-    cells: dict[str, dict[str, list[float]]] = {"type": defaultdict(list), "category": defaultdict(list), "length": defaultdict(list)}
+    cells: dict[str, dict[str, list[float]]] = {kind: defaultdict(list) for kind in ("type", "answer_type", "category", "length")}
     for entry, value in zip(result.entries, values):
         texts = entry.get("references") or [entry.get("text", entry.get("question", ""))]
         words = round(sum(len(text.split()) for text in texts) / max(1, len(texts)))
-        kinds = {"type": entry.get("type"), "category": categories.get(entry["clip_id"]),
+        kinds = {"type": entry.get("type"), "answer_type": entry.get("answer_type"), "category": categories.get(entry["clip_id"]),
                  "length": next(name for low, high, name in SIZES if low <= words <= high)}
         for kind, name in kinds.items():
             if name:
@@ -200,7 +209,7 @@ def _breakdowns(report: Report, result: Result, rows: Mapping[str, Mapping[str, 
     measure = {"ret": "text at rank 1, %", "qa": "right, %"}.get(result.objective, "mean score × 100")
     for kind, own in breakdown(result, categories).items():
         if len(own) > 1:
-            title = {"type": "question type", "category": "category", "length": "length of the text"}[kind]
+            title = {"type": "question type", "answer_type": "answer type", "category": "category", "length": "length of the text"}[kind]
             report.table([title, "cases", measure], [[name, f"{count:,}", value] for name, count, value in own])
 
 
@@ -214,7 +223,7 @@ def short(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page and its Markdown. Returns 2, with one message, for a folder that is no run."""
+    """Write the page and its Markdown. Returns 2, with one message, for a folder that is no run, or where it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.report", description="A report of output folders of run.py: one HTML page "
                                      "without outside files, and the same as Markdown beside it.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a training or a test")
@@ -224,10 +233,10 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         report = build([read_run(folder) for folder in options.runs], options.cases)
-    except RunError as error:
+        path = options.output or options.runs[0] / "report.html"
+        report.write(path)
+    except (RunError, OSError) as error:
         logger.error("report: %s", error)
         return 2
-    path = options.output or options.runs[0] / "report.html"
-    report.write(path)
     logger.info("wrote %s and %s", path, path.with_suffix(".md"))
     return 0

@@ -12,29 +12,38 @@ from torch import Tensor
 
 TOLERANCE = 1e-5
 """Distance of two unit vectors in float32 that stand for the same: rounding keeps below 1e-6, of different texts or clips we know none."""
+ROUNDED_TO_HALF = 2.0**-10
+"""How far apart float16 can put two unit vectors that were the same."""
 PROJECTIONS = 4
 NEIGHBOURS = 4
+PAIRS_AT_ONCE = 1 << 14
 
 
-def first_of_same(features: Tensor) -> np.ndarray:
-    """(N, D) rows of unit length → (N,) int64: the number of the first row that is the same, mostly its own.
+def projections(features: Tensor) -> Tensor:
+    """(N, D) rows → (N, PROJECTIONS) float64: their places along fixed random directions of unit length."""
+    directions = torch.randn(features.shape[1], PROJECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return features.double() @ torch.nn.functional.normalize(directions, dim=0)
 
-    Rows are sorted by a projection on a fixed random direction, and each compared with the next few: rows that are the same stand
-    together, but for strangers that happen to fall between them.
+
+def first_of_same(features: Tensor | np.ndarray, places: Tensor) -> np.ndarray:
+    """The number of the first row that is the same, mostly its own: (N,) int64.
+
+    Rows are sorted by one projection, and each compared with the next few: rows that are the same stand together, but for strangers that
+    happen to fall between them.
+
+    Args:
+        features: (N, D) rows of unit length, or as float16 has rounded them.
+        places: (N, PROJECTIONS) the projections of these rows in float32.
     """
-    count, width = features.shape
-    directions = torch.randn(width, PROJECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    places = torch.cat([rows.double() @ directions for rows in features.split(1 << 16)]) if count else torch.empty(0, PROJECTIONS)
     order = places[:, 0].argsort(stable=True)
-    sorted_places, limit = places[order], TOLERANCE * float(directions.norm(dim=0).max())
-    first = np.arange(count)
-    links = []
-    for offset in range(1, min(NEIGHBOURS, count - 1) + 1):
-        near = ((sorted_places[offset:] - sorted_places[:-offset]).abs() <= limit).all(1).nonzero().squeeze(1)
-        pairs = torch.stack([order[near], order[near + offset]])
-        same = (features[pairs[0]].double() - features[pairs[1]].double()).norm(dim=1) <= TOLERANCE
-        links.append(pairs[:, same].numpy())
-    one, other = np.concatenate(links, 1) if links else np.empty((2, 0), dtype=np.int64)
+    sorted_places = places[order]
+    first = np.arange(len(places))
+    links = [np.empty((2, 0), dtype=np.int64)]
+    for offset in range(1, min(NEIGHBOURS, len(places) - 1) + 1):
+        near = ((sorted_places[offset:] - sorted_places[:-offset]).abs() <= TOLERANCE).all(1).nonzero().squeeze(1)
+        pairs = torch.stack([order[near], order[near + offset]]).numpy()
+        links += [part[:, _equal(features, part)] for part in np.array_split(pairs, -(-len(near) // PAIRS_AT_ONCE) or 1, axis=1)]
+    one, other = np.concatenate(links, 1)
     while True:
         smallest = np.minimum(first[one], first[other])
         if (first[one] == smallest).all() and (first[other] == smallest).all():
@@ -42,3 +51,10 @@ def first_of_same(features: Tensor) -> np.ndarray:
         np.minimum.at(first, first[one], smallest)
         np.minimum.at(first, first[other], smallest)
         first = first[first]
+
+
+def _equal(features: Tensor | np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether the rows of (2, P) pairs are the same."""
+    one, other = (torch.as_tensor(features[own]).double() for own in pairs)
+    half = features.dtype == np.float16
+    return ((one - other).norm(dim=1) <= TOLERANCE + (ROUNDED_TO_HALF if half else 0.0)).numpy()

@@ -96,7 +96,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the scores. Returns 1, with one line on stderr, when the files do not fit."""
+    """Print the scores. Returns 2, with one line on stderr, when the files do not fit."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.score", description=(__doc__ or "").split("\n\n", 1)[1],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, choices=("cap", "ret", "qa"))
@@ -123,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(as_text(found))
             if options.json:
                 write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    except (ScoreError, AnnotationError) as error:
+    except (ScoreError, AnnotationError, OSError) as error:
         sys.stderr.write(f"score: {error}\n")
-        return 1
+        return 2
     return 0
 
 

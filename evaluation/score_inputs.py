@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.annotations import load_references
+from evaluation.inputs import is_result, read_json
 
 SYSTEM = "scored"
 """Stands where result files have a group."""
@@ -36,8 +36,8 @@ class Joined:
 
 def read_predictions(path: Path, task: str, group: str | None = None) -> list[dict[str, Any]]:
     """The rows of a prediction file, or of a result file's group in the same form."""
-    value = _json(path)
-    if isinstance(value, dict) and isinstance(value.get("predictions"), list):
+    value = read_json(path, ScoreError)
+    if is_result(value):
         value = _of_result(value, path, task, group)
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise ScoreError(f"{path}: expected {FORMS[task]}")
@@ -107,6 +107,9 @@ def answers(given: Sequence[Mapping[str, Any]], references: Path, *, subset: boo
             raise ScoreError(f"{path}: prediction {number} has no 'answer'; expected {FORMS['qa']}")
         if question_id not in (None, "") and by_id:
             name, entry = f"question_id {question_id}", by_id.get(str(question_id))
+        elif "question" not in row:
+            raise ScoreError(f"{path}: prediction {number} names its question by 'question_id' alone, which {references} has not; expected "
+                             "'video_id' and 'question'")
         else:
             name = f"{_id(row, path, number)}: {row.get('question')}"
             entry = by_text.get(name)
@@ -160,7 +163,7 @@ def _check_same(given: Iterable[str], known: Iterable[str], path: Path, referenc
 
 def _captions_by_video(references: Path) -> dict[str, list[str]]:
     """COCO-style references, or an annotation list with a caption or a list of them per video."""
-    value = _json(references)
+    value = read_json(references, ScoreError)
     if isinstance(value, dict):
         return load_references(references)
     found: dict[str, list[str]] = {}
@@ -177,7 +180,7 @@ def _captions_by_video(references: Path) -> dict[str, list[str]]:
 
 def _questions(references: Path) -> list[dict[str, Any]]:
     """Entries with ``clip_id``, ``answer`` and, where known, ``answers``, ``question``, ``question_id``, ``type``, ``answer_type``."""
-    value = _json(references)
+    value = read_json(references, ScoreError)
     rows = value.get("annotations") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ScoreError(f"{references}: expected a list of rows with questions and answers, or VQAv2's {{\"annotations\": […]}}")
@@ -216,8 +219,7 @@ def _questions(references: Path) -> list[dict[str, Any]]:
 
 def _of_result(result: Mapping[str, Any], path: Path, task: str, group: str | None) -> list[dict[str, Any]]:
     """A result file's predictions in the form of a prediction file."""
-    groups = list(result.get("protocol", {}).get("groups", ()))
-    objective = result.get("protocol", {}).get("objective")
+    groups, objective = list(result["protocol"].get("groups") or ()), result["protocol"].get("objective")
     if task == "ret" or objective != task:
         raise ScoreError(f"{path} is a result file of '{objective}', which holds its own metrics; --task {task} expects {FORMS[task]}")
     if group is None and len(groups) != 1:
@@ -235,12 +237,3 @@ def _id(row: Mapping[str, Any], path: Path, number: int) -> str:
     if key is None:
         raise ScoreError(f"{path}: row {number} has no id; expected one of {', '.join(ID_KEYS)}")
     return str(row[key])
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise ScoreError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ScoreError(f"{path} is not JSON: {error}") from None

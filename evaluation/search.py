@@ -1,23 +1,30 @@
-"""Exhaustive search by similarity in bounded memory: ranks and the best candidates of every query, without the whole table of scores."""
+"""Exhaustive search by similarity in bounded memory: ranks and the best candidates of every query, without the whole table of scores. The
+processes share the queries out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.metrics import recall
+from utils import distributed
 
 SCORES_AT_ONCE = 1 << 24
 """Similarities held at once."""
 CANDIDATES_AT_ONCE = 1 << 14
 """Candidates read from a file at once."""
+PARTS = 64
+"""Parts of the queries, dealt out to the processes. Their number is fixed, and each is scored by itself, since a product of other shape is
+rounded otherwise: any number of processes finds the same."""
 TEMPERATURE = 0.01
 """Of the dual softmax: similarities are divided by it, as if multiplied by CLIP's logit scale of 100."""
 
+Item = TypeVar("Item")
 Features = Tensor | np.ndarray
 """(N, D): a float32 tensor, or an array, which may be float16 and mapped from a file; it is read in parts and compared in float32."""
 
@@ -46,7 +53,7 @@ def search(
     also: np.ndarray | None = None,
     same: np.ndarray | None = None,
 ) -> Search:
-    """Dot products of (Q, D) queries with (C, D) candidates.
+    """Dot products of (Q, D) queries with (C, D) candidates. Called with the same on every process, each of which does its share.
 
     Args:
         query_keys, candidate_keys, also: as in :func:`evaluation.metrics.recall.ranks`.
@@ -57,39 +64,54 @@ def search(
             equal columns rounds them otherwise at other places, so that ties would be broken by chance.
     """
     depth = min(depth, len(candidates))
-    found = Search(query_keys, candidate_keys, np.empty(len(queries), np.int64), np.empty((len(queries), depth), np.int64), also=also)
 
     def ranked(rows: slice, scores: Tensor) -> np.ndarray:
         return recall.ranks(scores.numpy(), query_keys[rows], candidate_keys, recall.pairs_within(also, rows))
 
-    total = torch.full((len(candidates),), -torch.inf, dtype=torch.float64)
-    for rows, scores in score_rows(queries, candidates, same):
-        found.ranks[rows] = ranked(rows, scores)
-        found.top[rows] = scores.topk(depth, dim=1).indices.numpy()
-        if dual_softmax:
-            total = torch.logaddexp(total, torch.logsumexp(scores.double() / TEMPERATURE, 0))
+    def first(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        ranks, top, total = [], [], torch.full((len(candidates),), -torch.inf, dtype=torch.float64)
+        for rows, scores in score_rows(queries, candidates, same, part):
+            ranks.append(ranked(rows, scores))
+            top.append(scores.topk(depth, dim=1).indices.numpy())
+            if dual_softmax:
+                total = torch.logaddexp(total, torch.logsumexp(scores.double() / TEMPERATURE, 0))
+        return np.concatenate(ranks), np.concatenate(top), total.numpy() if dual_softmax else None
+
+    ranks, top, totals = zip(*_shared_out(len(queries), first))
+    found = Search(query_keys, candidate_keys, np.concatenate(ranks), np.concatenate(top), also=also)
     if dual_softmax:
-        found.dual_ranks = np.empty(len(queries), np.int64)
-        for rows, scores in score_rows(queries, candidates, same):
+        total = torch.from_numpy(np.logaddexp.reduce(totals, axis=0))
+
+        def second(part: slice) -> np.ndarray:
             # float64 holds exp(-700): similarities from -1 to 1 never underflow into ties.
-            wide = scores.double()
-            found.dual_ranks[rows] = ranked(rows, wide * torch.exp(wide / TEMPERATURE - total))
+            wide = ((rows, scores.double()) for rows, scores in score_rows(queries, candidates, same, part))
+            return np.concatenate([ranked(rows, scores * torch.exp(scores / TEMPERATURE - total)) for rows, scores in wide])
+
+        found.dual_ranks = np.concatenate(_shared_out(len(queries), second))
     return found
 
 
-def score_rows(queries: Features, candidates: Features, same: np.ndarray | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, (R, C) float32 similarities) of as many queries at once as memory allows; ``same`` as in :func:`search`."""
+def _shared_out(queries: int, compute: Callable[[slice], Item]) -> list[Item]:
+    """What ``compute`` finds of each part of the queries, in their order, on every process."""
+    parts = list(recall.row_chunks(queries, -(-queries // PARTS)))
+    rank, world = distributed.rank(), distributed.world_size()
+    gathered = distributed.all_gather_objects([compute(part) for part in parts[rank::world]])
+    return [gathered[n % world][n // world] for n in range(len(parts))]
+
+
+def score_rows(queries: Features, candidates: Features, same: np.ndarray | None, part: slice) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, (R, C) float32 similarities) of as many of a part of the queries at once as memory allows; ``same`` as in :func:`search`."""
     columns = None if same is None or (same == np.arange(len(same))).all() else torch.from_numpy(same)
-    for rows in recall.row_chunks(len(queries), max(1, SCORES_AT_ONCE // max(1, len(candidates)))):
+    for chunk in recall.row_chunks(part.stop - part.start, max(1, SCORES_AT_ONCE // max(1, len(candidates)))):
+        rows = slice(part.start + chunk.start, part.start + chunk.stop)
         own = _float32(queries[rows])
         if isinstance(candidates, Tensor):
             scores = own @ candidates.float().T
-            yield rows, scores if columns is None else scores[:, columns]
-            continue
-        scores = torch.empty((len(own), len(candidates)))
-        for part in recall.row_chunks(len(candidates), CANDIDATES_AT_ONCE):
-            scores[:, part] = own @ _float32(candidates[part]).T
-        yield rows, scores
+        else:
+            scores = torch.empty((len(own), len(candidates)))
+            for place in recall.row_chunks(len(candidates), CANDIDATES_AT_ONCE):
+                scores[:, place] = own @ _float32(candidates[place]).T
+        yield rows, scores if columns is None else scores[:, columns]
 
 
 def _float32(features: Features) -> Tensor:

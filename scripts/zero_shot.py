@@ -147,6 +147,8 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             theirs = benchmarks.published(protocol["dataset"], zero_shot=True)
             known = protocol["dataset"] in benchmarks.known()
             differences = "; ".join(benchmarks.protocol_differences(protocol["dataset"], protocol)) or ("none" if known else "–")
+            for key, why in protocol.get("not_computed", {}).items() if not own else ():
+                lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | not computed: {why} | – | {differences} |")
             for key, value in own.items():
                 other = f"{theirs[key]:.1f}" if key in theirs else "–"
                 lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | {value:.1f} | {other} | {differences} |")

@@ -72,6 +72,26 @@ def test_one_question_that_several_people_answered(tmp_path):
     assert load(tmp_path, [{"id": 1, "question": ["a?"], "answer": ["b"]}], QA)[0].answers == ["b"]
 
 
+def test_questions_without_answers_are_for_tests_alone(tmp_path):
+    """VQAv2's test splits."""
+    rows = [{"image_id": n, "question": "what?", "question_id": n, "question_type": "what", **none}
+            for n, none in enumerate([{}, {"answer": None}, {"answer": []}])]
+    rows.append({"image_id": 9, "question": ["q", "r"], "question_id": [10, 11]})
+    annotations = load(tmp_path, rows, QA)
+    assert [(row.questions, row.answers) for row in annotations] == [(["what?"], [])] * 3 + [(["q", "r"], [])]
+    assert annotations[3].question_ids == ["10", "11"] and annotations.question_count == 5
+    with pytest.raises(AnnotationError, match=r"row 0 \(id '0'\): 1 question\(s\) but 0 answer\(s\), which training needs"):
+        load(tmp_path, rows, QA, training=True)
+
+
+def test_answer_types_of_vqav2(tmp_path):
+    asked = {"image_id": 7, "question": "many?", "answer": ["2"] * 9 + ["3"], "question_id": 3, "question_type": "how many",
+             "answer_type": "number"}
+    for training, times in ((False, 1), (True, 10)):
+        row = load(tmp_path, [asked], QA, training=training)[0]
+        assert (row.question_types, row.answer_types) == (["how many"] * times, ["number"] * times)
+
+
 GOOD = {"id": "a", "desc": "x"}
 BAD_ROWS = {
     "not an object": ([GOOD, "b"], "row 1: expected an object, found a string"),
@@ -109,6 +129,11 @@ BAD_QUESTIONS = {
     "only an answer": ([{"id": "a", "answer": "yes"}], r"0 question\(s\) but 1 answer"),
     "empty answer": ([{"id": "a", "question": "q", "answer": ""}], "'answer' is empty"),
     "types": ([{"id": "a", "question": "q", "answer": "yes", "question_type": ["x", "y"]}], "2 value.s. of 'question_type' for 1 question"),
+    "answered but for one": ([{"id": "a", "question": "q", "answer": "yes"}, {"id": "b", "desc": "x"}, {"id": "c", "question": "q"}],
+                             r"row 2 \(id 'c'\): the question has no answer, but that of row 0 \(id 'a'\) has"),
+    "unanswered but for one": ([{"id": "a", "question": "q"}, {"id": "b", "question": "q", "answer": "no"}],
+                               r"row 1 \(id 'b'\): the question has an answer, but that of row 0 \(id 'a'\) has none"),
+    "answer types": ([{"id": "a", "question": "q", "answer": "yes", "answer_type": ["x", "y"]}], "2 value.s. of 'answer_type' for 1"),
     "answer is an object": ([{"id": "a", "question": "q", "answer": {}}], "found an object"),
 }
 
@@ -124,6 +149,12 @@ def test_not_json_names_the_line(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[\n {"id": "a",\n  "desc": }\n]')
     with pytest.raises(AnnotationError, match="a.json: not JSON: line 3, column"):
+        load_annotations(path, RET, training=True)
+    path.write_text('{"id": "a", "desc": "x"}\n{"id": "b", "desc": "y"}\n')
+    with pytest.raises(AnnotationError, match="line 2, column 1: Extra data; one object per line is JSON Lines: write one list of them"):
+        load_annotations(path, RET, training=True)
+    path.write_text(" \n")
+    with pytest.raises(AnnotationError, match="a.json: the file is empty; expected a JSON list of objects"):
         load_annotations(path, RET, training=True)
     path.write_bytes(b"\xff\xfe\x00[")
     with pytest.raises(AnnotationError, match="not JSON"):

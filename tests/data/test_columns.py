@@ -99,12 +99,21 @@ def test_mapped_rows_are_those_of_the_whole_file(tmp_path):
 
 def test_questions(tmp_path):
     rows = [{"id": i, "question": "what?", "answer": ["a", "b", "b"], "question_id": i} for i in range(4)]
-    rows.append({"id": "x", "question": ["q", "r"], "answer": ["s", 5], "question_type": ["u", "v"]})
+    rows.append({"id": "x", "question": ["q", "r"], "answer": ["s", 5], "question_type": ["u", "v"], "answer_type": ["w", "z"]})
     path = write_json(tmp_path / "a.json", rows)
     for training in (True, False):  # they read one question's answers differently, so each has its own file
         mapped = load_annotations(path, Task.parse("qa%tv"), training=training)
         assert list(mapped) == list(small(path, Task.parse("qa%tv"), training=training))
     assert len(list(tmp_path.glob("*.arrow"))) == 2
+
+
+def test_questions_without_answers(tmp_path):
+    path = write_json(tmp_path / "a.json", [{"id": i, "question": "what?", "question_id": i} for i in range(5)])
+    mapped = load_annotations(path, Task.parse("qa%tv"), training=False)
+    assert list(mapped) == list(small(path, Task.parse("qa%tv"), training=False)) and mapped[4].answers == []
+    for read in (load_annotations, small):
+        with pytest.raises(AnnotationError, match="row 0 .*1 question.* 0 answer.*which training needs"):
+            read(path, Task.parse("qa%tv"), training=True)
 
 
 @pytest.mark.parametrize("case", [*BAD_ROWS, *BAD_QUESTIONS])
@@ -215,5 +224,5 @@ def test_of_many_processes_one_converts(tmp_path, monkeypatch):
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(300)
     assert [child.exitcode for child in children] == [0, 0, 0] and log.read_text() == "converted\n"

@@ -83,7 +83,7 @@ def test_result_files_of_testing_and_groups(tmp_path, capsys):
     capsys.readouterr()
     path = str(tmp_path / "a" / "toy.cap.json")
     assert main([path, path, "--groups", "tv", "tvas"]) == 0 and "tv | tvas" in capsys.readouterr().out
-    assert main([path, path, "--groups", "tv", "ta"]) == 1 and "has no group 'ta'; it has tv, tvas" in capsys.readouterr().err
+    assert main([path, path, "--groups", "tv", "ta"]) == 2 and "has no group 'ta'; it has tv, tvas" in capsys.readouterr().err
 
 
 def test_protocols_that_differ_are_named(compared):
@@ -101,9 +101,13 @@ QUESTIONS = [{"clip_id": "c0", "question": "what", "answer": "dog", "tv": "dog"}
     (result("ret", ranks([1])), result("ret", ranks([1]), split_sha256="11"), "the protocols differ in 'split_sha256'"),
     (result("ret", ranks([1])), result("ret", ranks([1]), groups=["ta"]), "no common group"),
     (result("qa", QUESTIONS), result("qa", [{**QUESTIONS[0], "answer": "cat"}]), "clip 'c0' has different 'answer'"),
-    (result("cap", [{"clip_id": "c0", "references": ["a"], "tv": "a"}]),) * 2 + ("made by an older version",),
+    (result("cap", [{"clip_id": "c0", "references": ["a"], "tv": "a"}]),) * 2 + ("lacks 'scores': perhaps made by an older version",),
     ({"metrics": {}}, result("ret", ranks([1])), "is no result file"),
     ("{", result("ret", ranks([1])), "is not JSON"),
+    pytest.param("[" * 200_000, result("ret", ranks([1])), "is not JSON", id="deep"),
+    ({"protocol": 5, "predictions": []}, result("ret", ranks([1])), "is no result file"),
+    (result("ret", [3]), result("ret", ranks([1])), "is no result file"),
+    (result("weird", []), result("weird", []), "is no result file"),
 ])
 def test_what_does_not_compare(compared, a, b, message):
     assert message in compared(a, b)

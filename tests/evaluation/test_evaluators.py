@@ -45,7 +45,7 @@ def test_each_clip_is_encoded_once_and_each_text_embedded_once(tmp_path):
 
 
 def dense_reference(model, loader, group, depth):
-    """Contrastive scores and, among the first ``depth``, matching probabilities, pair by pair."""
+    """Contrastive scores and, among the first ``depth``, matching margins, pair by pair."""
     model.eval()
     batch = loader.batch(loader.own)
     with torch.no_grad():
@@ -104,13 +104,14 @@ def test_processes_share_the_work_and_find_the_same(tmp_path, monkeypatch):
 
     def gather(value):
         slots[local.rank] = json.loads(json.dumps(value)) if isinstance(value, dict) and not value else value
-        barrier.wait(20)
+        barrier.wait(300)
         found = list(slots)
-        barrier.wait(20)
+        barrier.wait(300)
         return found
 
     monkeypatch.setattr("utils.distributed.all_gather_objects", gather)
     monkeypatch.setattr("utils.distributed.rank", lambda: local.rank)
+    monkeypatch.setattr("utils.distributed.world_size", lambda: 2)
     monkeypatch.setattr("utils.distributed.is_main", lambda: local.rank == 0)
     monkeypatch.setattr("utils.distributed.barrier", lambda: None)
     monkeypatch.setattr("torch.is_grad_enabled", lambda: False)
@@ -125,7 +126,7 @@ def test_processes_share_the_work_and_find_the_same(tmp_path, monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert found[0] == found[1] == whole[0]
     assert [model.encoded_clips for model in models] == [12, 11]
     two = {path.name: json.loads(path.read_text()) for path in (tmp_path / "two").glob("*.json")}

@@ -8,7 +8,7 @@ import torch
 
 from config.tasks import CaptionKind, Modality
 from evaluation import features
-from evaluation.features import Conditions, FeatureRows, mapped, write_joined
+from evaluation.features import Conditions, Cost, FeatureRows, mapped, reranked_share, write_joined
 from evaluation.metrics.recall import ranks, reranked_ranks
 from evaluation.run import evaluate
 from tests.evaluation.fakes import FakeFeatures, FakeLoader, FakeModel, config_of
@@ -48,6 +48,60 @@ def test_rounding_to_float16_is_as_small_as_stated(tmp_path):
         kept.append(part)
     half = torch.from_numpy(np.array(kept.read())).float()
     assert float((half @ half.T - rows @ rows.T).abs().max()) < 2**-10
+
+
+class TwinLoader(FakeLoader):
+    """Clips 0 to 4 come again as 10 to 14, media and texts."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.sound[10:15] = self.sound[:5]
+
+    def captions_of(self, clip):
+        return super().captions_of(clip - 10 if 10 <= clip < 15 else clip)
+
+
+class BetweenModel(FakeModel):
+    """Its features lie in the middle between two numbers of float16, and rounding, which differs from batch to batch, decides."""
+
+    def between(self, rows):
+        half = rows.half()
+        middle = (half.double() + (half.view(torch.int16) + 1).view(torch.float16).double()) / 2
+        noise = 1e-7 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(1000 * len(self.calls) + len(rows)))
+        return (middle + noise).float()
+
+    def embed_clips(self, features, group):
+        return self.between(super().embed_clips(features, group))
+
+    def embed_texts(self, texts):
+        return self.between(super().embed_texts(texts))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_twins_tie_whatever_the_batch(tmp_path, on_disk):
+    settings = {**BOTH, "ret_features_dir": str(tmp_path / "kept") if on_disk else None}
+    found = [run(tmp_path / str(size), TwinLoader("ret%tva", batch_size=size), BetweenModel(), **settings)["predictions"]
+             for size in (1, 7, 23)]
+    assert on_disk or found[0] == found[1] == found[2]
+    for predictions in found:
+        of = {clip: [entry["tva"] for entry in predictions if entry["clip_id"] == f"clip{clip}"] for clip in range(15)}
+        for clip in range(5):
+            for own, twin in zip(of[clip], of[clip + 10], strict=True):
+                for kind in ("itc", "itc_v2t", "itm", "itm_v2t", "dual_softmax", "dual_softmax_v2t"):
+                    assert own[f"{kind}_rank"] == twin[f"{kind}_rank"] >= 2  # The twin is as good, and counts against it.
+
+
+class SureModel(FakeModel):
+    """Its matching probabilities are all 1 in float32."""
+
+    def match(self, *arguments):
+        return super().match(*arguments) + 40
+
+
+def test_sure_pairs_are_told_apart(tmp_path):
+    plain = run(tmp_path / "plain", FakeLoader("ret%tva"), FakeModel(), **BOTH)
+    sure = run(tmp_path / "sure", FakeLoader("ret%tva"), SureModel(), **BOTH)
+    assert sure["predictions"] == plain["predictions"]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 4, 2]])
@@ -119,6 +173,53 @@ def test_a_clip_that_cannot_be_read_again_is_an_error(given):
         list(conditions.chunks(np.ones(3, bool), lambda *_: iter(found)))
     with pytest.raises(ValueError, match="3 clips are needed, but were not kept"):
         conditions.chunks(np.ones(3, bool), None)
+
+
+def test_what_costs_less_is_done():
+    """By hand: 10 s to keep, 10 s for all to come back, 30 s to encode all again."""
+    cost = Cost(clips=100, again=30.0, keep=10.0, bytes=2_000_000)
+    assert [cost.keeping_pays(share) for share in (1.0, 0.6, 0.5, 0.4, 0.1)] == [True, True, True, False, False]
+    assert str(cost) == "0.02 MB a clip, 100 ms to keep and as much to bring back, 300 ms to read and encode again"
+    # 2 of 10 clips for each of 3 texts: 8/10 are left out by one, 0.512 by all.
+    assert [reranked_share(10, texts, 2) for texts in (0, 1, 3)] == pytest.approx([0.0, 0.2, 0.488]) and reranked_share(5, 1, 50) == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, False), (1e6, True)])
+def test_the_decision_rests_on_what_was_measured(caplog, seconds, kept):
+    conditions, condition = Conditions([Modality.VISION], limit=10**9), torch.ones(32, 2, 12)
+    with caplog.at_level("INFO", logger="omnivast"):
+        for batch in range(6):  # The first is not measured; the third makes enough.
+            rows = list(range(32 * batch, 32 * batch + 32))
+            conditions.add(rows, FakeFeatures({Modality.VISION: condition}), None, 1e6 if batch == 0 else seconds)
+            assert len(caplog.messages) == (batch > 1)
+    assert (conditions.clips_kept, conditions.bytes) == ((192, 192 * CLIP_BYTES) if kept else (0, 0))
+    words = "kept, as far as 1 GB go" if kept else "encoded again"
+    assert caplog.messages[0].endswith(f"100 % needed as estimated: {words}") and f"{CLIP_BYTES / 1e6:.3g} MB a clip" in caplog.text
+
+
+def test_results_are_equal_whichever_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "MEASURED_CLIPS", 10)
+    found, encoded = {}, {}
+    for pays in (True, False):
+        monkeypatch.setattr(Cost, "keeping_pays", lambda *_, pays=pays: pays)
+        model = FakeModel()
+        found[pays] = run(tmp_path / str(pays), FakeLoader("ret%tv%tva"), model, **BOTH)
+        encoded[pays] = model.encoded_clips
+    assert encoded == {True: 23, False: 46}
+    assert found[True]["predictions"] == found[False]["predictions"] and found[True]["metrics"] == found[False]["metrics"]
+    words = [found[pays]["protocol"]["condition_features"] for pays in (True, False)]
+    assert words[0].startswith("kept of 23 clips") and words[0].endswith("100 % needed as estimated: kept")
+    assert words[1].startswith("kept of 0 clips, 0.0 MB; 23 clips encoded again in") and "ms to read and encode again" in words[1]
+
+
+def test_only_what_will_be_re_ranked_stays():
+    """Batches none of whose clips are asked for are let go."""
+    conditions = Conditions([Modality.VISION], limit=10**6)
+    for start in range(0, 20, 4):
+        conditions.add(list(range(start, start + 4)), FakeFeatures({Modality.VISION: torch.full((4, 2, 12), float(start))}), None)
+    wanted = np.isin(np.arange(20), [5, 17])
+    assert [float(chunk.condition[Modality.VISION][0, 0, 0]) for chunk in conditions.chunks(wanted, None)] == [4.0, 16.0]
+    assert conditions.places(wanted)[[5, 17, 0]].tolist() == [1, 5, -1]
 
 
 def test_memory_is_shared_out_among_the_processes_of_a_machine(monkeypatch):

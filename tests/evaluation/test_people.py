@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from evaluation.compare import main as compare
 from evaluation.people import answers_of_people
 from evaluation.run import evaluate
+from evaluation.run_report import main as report
 from evaluation.score import main as score
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of, texts_of
 
@@ -48,6 +50,54 @@ def test_a_run_reports_the_official_accuracy_and_writes_the_submission(tmp_path,
     assert score(["--task", "qa", "--predictions", str(submission), "--references", str(tmp_path / "vqa.json"), "--json",
                   str(tmp_path / "scored.json")]) == 0
     assert json.loads((tmp_path / "scored.json").read_text())["vqa_accuracy"] == pytest.approx(metrics["toy.qa.tv.vqa_accuracy"])
+
+
+class UnansweredLoader(VqaLoader):
+    def batch(self, rows):
+        batch = super().batch(rows)
+        batch.answers, batch.answer_types = None, ["other"] * len(rows)
+        return batch
+
+
+def test_questions_without_answers_are_answered_but_not_scored(tmp_path, caplog, capsys):
+    loader = UnansweredLoader(tmp_path / "vqa.json", PEOPLE)
+    loader.config = type(loader.config)(name="toy", task="qa%tv", txt="absent.json", vision_sample_num=1)
+    with caplog.at_level("WARNING", logger="omnivast"):
+        assert evaluate(FakeModel(), [loader], config_of(), folder=tmp_path, provenance={}) == {}
+    assert "accuracy not computed: no answers in toy.json" in caplog.text
+    result = json.loads((tmp_path / "toy.qa.json").read_text())
+    assert result["metrics"] == {"tv": {}} and result["intervals"] == {}
+    assert result["not_computed"] == result["protocol"]["not_computed"] == {"accuracy": "no answers in toy.json"}
+    assert [entry.keys() for entry in result["predictions"]] == [{"clip_id", "question", "question_id", "answer_type", "tv"}] * 6
+    submission = json.loads((tmp_path / "submission" / "toy.tv.json").read_text())
+    assert submission == [{"question_id": 100 + n, "answer": entry["tv"]} for n, entry in enumerate(result["predictions"])]
+    # Who has the answers can score it; nothing is compared without them; the report says so and shows cases.
+    own = str(tmp_path / "toy.qa.json")
+    assert score(["--task", "qa", "--predictions", own, "--references", str(tmp_path / "vqa.json")]) == 0
+    assert "vqa_accuracy" in capsys.readouterr().out
+    assert compare([own, own]) == 2 and "came without answers; there is nothing to compare" in capsys.readouterr().err
+    (tmp_path / "run" / "results").mkdir(parents=True)
+    (tmp_path / "toy.qa.json").rename(tmp_path / "run" / "results" / "toy.qa.json")
+    assert report([str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "report.md").read_text()
+    for words in ("| accuracy | not computed |", "toy, not computed: accuracy, no answers in toy.json.", "### Case 1 (clip0)"):
+        assert words in page
+    assert "✗" not in page
+
+
+def test_accuracy_by_answer_type(tmp_path):
+    loader = VqaLoader(tmp_path / "vqa.json", PEOPLE)
+    plain = loader.batch
+
+    def typed(rows):
+        batch = plain(rows)
+        batch.answer_types = ["number" if row == 4 else "other" for row in rows]
+        return batch
+
+    loader.batch = typed
+    metrics = evaluate(FakeModel(), [loader], config_of(), folder=tmp_path, provenance={})
+    assert metrics["toy.qa.tv.answer_types.number"] == 0.0
+    assert metrics["toy.qa.tv.answer_types.other"] == pytest.approx(metrics["toy.qa.tv.vqa_accuracy"] * 6 / 5)
 
 
 def test_questions_without_ids_have_no_submission(tmp_path, caplog):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,9 @@ from config.schema import Config, DataConfig, DatasetConfig, RunConfig
 from config.tasks import CaptionKind, Task
 from data.batch import Batch, Sample, collate
 from data.spec import TextLengths
+from evaluation import search
 from evaluation.run import evaluate
+from evaluation.search import Search
 from tests.model.tiny import CAPTIONS, CONFIG, tokenizer, vast
 from tests.processes import together
 from utils import distributed
@@ -34,9 +37,9 @@ WORDS = [word for text in CAPTIONS for word in text.split()]
 class Loader:
     """Clips of noise with one to three captions and questions, of which several clips have the same."""
 
-    def __init__(self, clips: int) -> None:
-        self.clips, self.name, self.task = clips, "noise", Task.parse(TASK)
-        self.config = DatasetConfig(name="noise", task=TASK, txt="noise.json", vision_sample_num=2, audio_sample_num=1)
+    def __init__(self, clips: int, task: str = TASK) -> None:
+        self.clips, self.name, self.task = clips, "noise", Task.parse(task)
+        self.config = DatasetConfig(name="noise", task=task, txt="noise.json", vision_sample_num=2, audio_sample_num=1)
         self.clip_ids = [f"clip{row}" for row in range(clips)]
         self.references = {clip: _sample(row).captions[CaptionKind.OMNI] for row, clip in enumerate(self.clip_ids)}
         self.provenance: dict[str, Any] = {"split_file": "noise.json", "split_sha256": "00", "clips": clips, "texts": clips,
@@ -77,8 +80,10 @@ def evaluated(rank: int, folder: Path) -> dict[str, dict[str, float]]:
             if parameter.ndim > 1:  # untrained, it finds all clips so alike that some scores differ by rounding alone
                 parameter.mul_(4)
     config = dataclasses.replace(CONFIG, itm_rerank_num=5, ret_bidirection_evaluation=True, dual_softmax_evaluation=True)
-    return {name: evaluate(model, [Loader(clips)], Config(RunConfig(), config, DataConfig()), folder=folder / name, provenance={})
-            for name, clips in CLIPS.items()}
+    on_disk = dataclasses.replace(config, ret_features_dir=str(folder / "features"))
+    runs = {**{name: (Loader(clips), config) for name, clips in CLIPS.items()}, "on disk": (Loader(CLIPS["eleven"], "ret%tvas"), on_disk)}
+    return {name: evaluate(model, [loader], Config(RunConfig(), own, DataConfig()), folder=folder / name, provenance={})
+            for name, (loader, own) in runs.items()}
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -96,12 +101,12 @@ def runs(tmp_path_factory) -> dict[int, tuple[Path, list[dict[str, dict[str, flo
     return found
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", [*CLIPS, "on disk"])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_find_what_one_finds(runs, processes, name):
     (folder, [metrics]), (other, many) = runs[1], runs[processes]
     one, files_of_many = files(folder / name), files(other / name)
-    assert set(one) == {"noise.ret.json", "noise.cap.json", "noise.qa.json"}
+    assert set(one) == {f"noise.{objective}.json" for objective in (("ret", "cap", "qa") if name in CLIPS else ("ret",))}
     assert [found[name] for found in many] == [metrics[name]] * processes
     for file, content in one.items():
         assert files_of_many[file] == content, file
@@ -114,3 +119,29 @@ def test_the_comparison_covers_what_it_should(runs):
         assert f"noise.{part}" in metrics
     ranks = {value for name, value in metrics.items() if name.endswith("mean_rank")}
     assert len(ranks) > 6
+
+
+def searched(rank: int) -> tuple[int, Search]:
+    """How many scores a process computes, and what it finds."""
+    noise = torch.Generator().manual_seed(0)
+    queries, candidates = (torch.randn(rows, 8, generator=noise) for rows in (130, 40))
+    counts, score_rows = [], search.score_rows
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for rows, scores in score_rows(*arguments):
+            counts.append(scores.numel())
+            yield rows, scores
+
+    search.score_rows = counted
+    found = search.search(queries, candidates, np.arange(130) % 40, np.arange(40), 5, dual_softmax=True)
+    return sum(counts), found
+
+
+def test_each_process_does_its_share_of_the_search():
+    [(work, alone)] = together(searched, 1)
+    assert work == 2 * 130 * 40
+    shares, found = zip(*together(searched, 3))
+    assert sum(shares) == work and max(shares) < 0.4 * work
+    for own in found:
+        for name in ("ranks", "top", "dual_ranks"):
+            assert getattr(own, name).tolist() == getattr(alone, name).tolist()

@@ -80,7 +80,7 @@ def test_the_report_stands_alone(summary, tree):
 ])
 def test_what_is_missing_names_the_stage_to_run(summary, tree, capsys, missing, stage):
     (tree / missing).unlink()
-    assert run(summary, tree) == 1
+    assert run(summary, tree) == 2
     error = capsys.readouterr().err
     assert stage in error and Path(missing).suffix in error and not (tree / "run" / "metrics.json").exists()
 

@@ -39,6 +39,11 @@ def test_a_training_and_tests_make_one_page_and_its_markdown(tree):
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
     assert run_report.main([str(tmp_path)]) == 2 and f"{tmp_path}: expected an output folder" in caplog.text
+    (tmp_path / "results").mkdir()
+    for content in ('{"protocol": 5}', '{"protocol": {}, "metrics": {"tv": 3}, "predictions": [{"clip_id": "a"}]}', "[" * 200_000, "3"):
+        (tmp_path / "results" / "x.ret.json").write_text(content)
+        caplog.clear()
+        assert run_report.main([str(tmp_path)]) == 2 and len(caplog.messages) == 1 and "x.ret.json" in caplog.text
 
 
 def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path):
@@ -64,7 +69,7 @@ def test_metrics_that_were_not_computed_are_named_with_their_reason(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "my_cap.cap.json").write_text(json.dumps(content))
     assert run_report.main([str(tmp_path)]) == 0
-    assert "my_cap: not computed were METEOR: no Java; SPICE: old." in (tmp_path / "report.md").read_text()
+    assert "my_cap, not computed: METEOR, no Java; SPICE, old." in (tmp_path / "report.md").read_text()
 
 
 def test_curves_stand_in_the_markdown_as_numbers(tmp_path):

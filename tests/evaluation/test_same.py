@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.same import TOLERANCE, first_of_same
+from evaluation.same import TOLERANCE, first_of_same, projections
 
 
 def unit(rows: int, seed: int = 0, width: int = 32) -> torch.Tensor:
@@ -16,21 +16,21 @@ def rounded_otherwise(rows: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_many_of_a_kind_and_single_ones(seed):
+def test_many_of_a_kind_and_single_ones(monkeypatch, seed):
     rng = np.random.default_rng(seed)
     kinds = rng.permutation(np.concatenate([np.zeros(300, dtype=int), np.repeat(np.arange(1, 40), 3), np.arange(40, 400)]))
     features = rounded_otherwise(unit(400, seed)[torch.from_numpy(kinds)], seed + 1)
     wanted = np.array([int(np.argmax(kinds == kind)) for kind in kinds])
-    assert first_of_same(features).tolist() == wanted.tolist()
+    monkeypatch.setattr("evaluation.same.PAIRS_AT_ONCE", 50)
+    assert first_of_same(features, projections(features)).tolist() == wanted.tolist()
 
 
 def test_near_is_not_the_same():
     features = unit(2)
     features = torch.cat([features, features[:1] + 2 * TOLERANCE / 32**0.5])
-    assert first_of_same(features).tolist() == [0, 1, 2]
+    assert first_of_same(features, projections(features)).tolist() == [0, 1, 2]
 
 
 def test_few_rows():
-    assert first_of_same(unit(1)).tolist() == [0]
-    assert first_of_same(unit(1).expand(2, -1)).tolist() == [0, 0]
-    assert first_of_same(torch.empty(0, 8)).tolist() == []
+    for rows, expected in ((unit(1), [0]), (unit(1).expand(2, -1), [0, 0]), (torch.empty(0, 8), [])):
+        assert first_of_same(rows, projections(rows)).tolist() == expected

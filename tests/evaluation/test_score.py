@@ -157,7 +157,25 @@ def test_vqa_annotations_and_submission(scored, files, tmp_path):
 
 
 def test_a_file_that_is_absent(capsys, tmp_path):
-    assert main(["--task", "cap", "--predictions", str(tmp_path / "no.json"), "--references", "x"]) == 1
+    assert main(["--task", "cap", "--predictions", str(tmp_path / "no.json"), "--references", "x"]) == 2
     assert "no.json cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written(files, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = ["--predictions", files("p.json", GIVEN), "--references", files("r.json", CAPTIONS), "--java_seconds", "0"]
+    assert main(["--task", "cap", *given, "--json", str(tmp_path / "file" / "out.json")]) == 2
+    words = capsys.readouterr().err
+    assert words.startswith("score: ") and words.count("\n") == 1 and str(tmp_path / "file") in words
+
+
+def test_ids_that_the_references_have_not(scored):
+    references = [{"video_id": "a", "question": "what?", "answer": "dog"}]
+    words = scored("qa", [{"question_id": 3, "answer": "dog"}], references)
+    assert "prediction 0 names its question by 'question_id' alone, which" in words
+    assert scored("qa", [{"question_id": 3, "video_id": "a", "question": "what?", "answer": "dog"}], references)[0]["accuracy"] == 100.0
+
+
+def test_flags_that_are_missing():
     with pytest.raises(SystemExit):
         main(["--task", "cap", "--predictions", "x"])
