@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver, parent_process, resource_tracker
 from typing import Any
 
 import torch
@@ -15,20 +20,43 @@ from config.tasks import CaptionKind, Objective, Task
 from data.annotations import load_references
 from data.batch import Batch, Sample, collate
 from data.dataset import IndexedDataset
+from data.media import MediaError
 from data.mixture import Corpus, Mix, Mixture, planned_steps, scale_steps
+from data.parts import is_empty
 from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
 from utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
+LOOKED_FOR, OPENED = 1000, 8
+"""Clips of an evaluation set that are looked for, and those that are read, before a training starts."""
 MOST_WORKERS = 16
 """Of one process, when they are sized automatically: more rarely feed a GPU better, and each takes memory."""
 
+logger = logging.getLogger("omnivast")
 Key = tuple[int, int, int]
 """(corpus, position, row)."""
 
 
 class LoaderError(RuntimeError):
     """Worker processes ended without saying why."""
+
+
+@contextmanager
+def workers_explained() -> Iterator[None]:
+    """Within, the death of a worker is a LoaderError, wherever it strikes: torch tells of it by a signal, which interrupts anything."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            raise _died(error) from error
+        raise
+
+
+def _died(error: Exception) -> LoaderError:
+    return LoaderError(
+        f"a process that reads the data ended unexpectedly ({str(error).splitlines()[0]}). Most often the machine ran out of "
+        "memory (or of /dev/shm): lower n_workers or batch_size, or set n_workers to 0 to see the fault itself"
+    )
 
 
 class TrainLoader:
@@ -67,6 +95,8 @@ class TrainLoader:
             Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config, source.shard_numbers())
             for source, own in zip(self._sources, steps)
         ]
+        if rank == 0:
+            _warn_of_repetition(self.corpora)
         self._mixture = Mixture(self.corpora, seed=seed, accumulation=accumulation, mix=mix)
         self.total_steps = self._mixture.total_steps
         self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
@@ -154,6 +184,21 @@ class EvalLoader:
                 self.name, unreadable, "repair them, or leave them out with skip_unreadable (the result says how many)"
             )
 
+    def glance(self) -> list[tuple[str, str]]:
+        """(clip id, reason) of clips that cannot be read, as far as a moment tells: up to ``LOOKED_FOR`` clips, evenly spread, are looked
+        for, and ``OPENED`` of them are read, as are empty files."""
+        source, found = self._source, []
+        looked_for, opened = ({place * self.clips // number for place in range(number)}
+                              for number in (min(self.clips, LOOKED_FOR), min(self.clips, OPENED)))
+        for row in sorted(looked_for | opened):
+            clip_id = self.clip_ids[row]
+            try:
+                if row in opened or any(map(is_empty, source.reader.find(clip_id))):
+                    source.media(clip_id, row)
+            except MediaError as error:
+                found.append((clip_id, str(error)))
+        return found
+
     def batches(self, rows: Sequence[int]) -> BatchStream:
         """The clips of these annotation rows, in this order. Unreadable ones are left out and named in their batch's ``unreadable``."""
         size = self._batch_size
@@ -190,16 +235,13 @@ class BatchStream(Iterator[Batch]):
     def __next__(self) -> Batch:
         start = time.perf_counter()
         try:
-            if self._iterator is None:
-                self._iterator = iter(self._loader)
-            return next(self._iterator)
-        except RuntimeError as error:
-            if str(error).startswith("DataLoader worker"):
-                raise LoaderError(
-                    f"a process that reads the data ended unexpectedly ({str(error).splitlines()[0]}). Most often the machine ran out of "
-                    "memory (or of /dev/shm): lower n_workers or batch_size, or set n_workers to 0 to see the fault itself"
-                ) from error
-            raise
+            with workers_explained():
+                if self._iterator is None:
+                    with _group_signals_blocked():
+                        self._iterator = iter(self._loader)
+                return next(self._iterator)
+        except (ConnectionError, EOFError) as error:  # it died while it handed over a batch
+            raise _died(error) from error
         finally:
             self.wait_seconds += time.perf_counter() - start
 
@@ -243,6 +285,15 @@ class _StepSampler:
                 yield self._loader.keys(step, micro)
 
 
+def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
+    """A batch takes as many clips as it is told to, the same ones again where there are not so many."""
+    for corpus in corpora:
+        if corpus.batch_size > corpus.rows:
+            cost = ": the contrastive loss then calls a clip's own text wrong" if corpus.task.groups(Objective.RETRIEVAL) else ""
+            logger.warning("dataset '%s': batch_size %d is more than its %d clips, so every batch holds some of them more than once%s; "
+                           "lower batch_size to %d or less", corpus.name, corpus.batch_size, corpus.rows, cost, corpus.rows)
+
+
 def workers(config: DatasetConfig) -> int:
     """Processes that read a dataset for one process of the training; -1 in the config: one for each core that this process may use but
     the one that it computes with itself."""
@@ -254,6 +305,9 @@ def workers(config: DatasetConfig) -> int:
 def data_loader(fetcher: Dataset, batches: Any, processes: int, pin_memory: bool) -> DataLoader:
     """Forked workers share the annotations' memory, but a process that has used CUDA must not fork."""
     context = ("forkserver" if torch.cuda.is_available() else "fork") if processes else None
+    if context == "forkserver":
+        with _group_signals_blocked():  # the process that forks the workers is in the group too, and they would end with it
+            forkserver.ensure_running()
     return DataLoader(
         fetcher,
         batch_sampler=batches,
@@ -272,8 +326,32 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+@contextmanager
+def _group_signals_blocked() -> Iterator[None]:
+    """Signals that a whole group of processes gets (Ctrl-C, torchrun's SIGTERM, a scheduler's) are for the training, which answers by
+    finishing its step. Processes that start within, and all their threads, never get them: the workers go on reading."""
+    resource_tracker.ensure_running()  # which unblocks SIGTERM when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_when_told, name="end", daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _end_when_told() -> None:
+    """The training's own SIGTERM ends a worker; should the training be no more, torch's own watch over it does."""
+    parent = parent_process()
+    while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        continue
+    os._exit(0)
 
 
 def _check_names(datasets: Sequence[DatasetConfig]) -> None:

@@ -127,7 +127,7 @@ class _Source:
     def survey(self, manifest: dict[str, Any]) -> Iterator[Sample]:
         """Look at every row and its files first, so that what is wrong is told before anything is written; then the samples from the
         first row on that is in no shard yet."""
-        reader = RowReader(Path(self.packing.txt), frozenset(self.packing.ignore_fields), training=True, ids_suffice=False)
+        reader = RowReader(Path(self.packing.txt), frozenset(self.packing.ignore_fields), training=False, ids_suffice=False)
         rows, hashes, absent, silent = array("q"), array("Q"), list[str](), 0
         for row, item in enumerate(progress(_items(self.packing.txt), "looking for the clips", unit="row")):
             clip_id = reader.read(row, item).clip_id
@@ -159,7 +159,7 @@ class _Source:
 
     def _samples(self, wanted: np.ndarray) -> Iterator[Sample]:
         ignored = {*self.packing.ignore_fields}
-        reader = RowReader(Path(self.packing.txt), frozenset(ignored), training=True, ids_suffice=False)
+        reader = RowReader(Path(self.packing.txt), frozenset(ignored), training=False, ids_suffice=False)
         for row, item in enumerate(_items(self.packing.txt)):
             if row < len(wanted) and wanted[row]:
                 clip_id = reader.read(row, item).clip_id

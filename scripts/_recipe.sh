@@ -47,6 +47,8 @@ Options (or the environment variable behind each):
   --output_dir D                  folder of checkpoints, logs and results
   --resume true                   continue from the last checkpoint in the output folder, or start where there is none
   --print                         print the command and stop
+A training that gets SIGUSR1 saves and starts again from there (in a SLURM job: is queued again); SIGTERM and Ctrl-C save and stop it.
+Exit status: as run.py says, 138 after SIGUSR1, 143 after SIGTERM, 130 after Ctrl-C.
 Everything else goes to run.py as it is: --train_batch_size 32, --mode testing --checkpoint FILE.pt, …
 (python run.py --help). On a SLURM cluster: bash scripts/slurm.sh --help
 HELP
@@ -173,6 +175,39 @@ choose_launcher() {
     command+=(run.py "${words[@]}")
 }
 
+# A training, started again from its last checkpoint as often as SIGUSR1 (pre-emption) has stopped it; where this script is a job of
+# SLURM's, by a place in its queue. Signals are passed on: torchrun knows SIGTERM, but dies of SIGUSR1, and ends with 1 after either.
+train() {
+    local child="" status told preempted=USR1
+    if [ "${command[0]}" = torchrun ]; then preempted=TERM; fi
+    pass_on() { # number, what the program knows it as
+        told="$1"
+        kill -"$2" "$child" 2>/dev/null || true
+    }
+    trap 'pass_on 2 INT' INT
+    trap 'pass_on 15 TERM' TERM
+    trap 'pass_on 10 "$preempted"' USR1
+    while true; do
+        told="" status=0
+        (trap - INT; exec "${command[@]}") &
+        child=$!
+        if [ -n "$told" ]; then kill -TERM "$child" 2>/dev/null || true; fi
+        wait "$child" || status=$?
+        while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, and not the program
+            status=0
+            wait "$child" || status=$?
+        done
+        if [ -n "$told" ] && [ "$status" -eq 1 ]; then status=$((128 + told)); fi
+        if [ "$status" -ne 138 ]; then exit "$status"; fi
+        if [ -n "${SLURM_JOB_ID:-}" ]; then
+            scontrol requeue "$SLURM_JOB_ID"
+            exit "$status"
+        fi
+        echo "$script: stopped by SIGUSR1 and saved; starting again"
+        case " ${words[*]} " in *" --resume true "*) ;; *) words+=(--resume true) command+=(--resume true) ;; esac
+    done
+}
+
 parse "$@"
 settle
 choose_launcher
@@ -192,5 +227,8 @@ if [ -n "${OMNIVAST_SRUN:-}" ]; then
     export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS" LOCAL_RANK="$SLURM_LOCALID" LOCAL_WORLD_SIZE="$((gpus > 0 ? gpus : 1))"
 else
     source "$root/scripts/_environment.sh"
+    # Seconds that torchrun leaves its processes to end a step and save.
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+    if ! $testing; then train; fi
 fi
 exec "${command[@]}"

@@ -8,8 +8,8 @@ usage: bash scripts/slurm.sh [options] SCRIPT [arguments of SCRIPT]
 
 Submits SCRIPT (scripts/pretrain_vast.sh, scripts/vast/finetune_ret.sh, …) as a job with one task per GPU, for example
   bash scripts/slurm.sh --nodes 8 --gpus 8 --time 24:00:00 --partition gpu scripts/pretrain_vast.sh
-Five minutes before its time is up, the job saves a checkpoint and queues itself again; pre-empted, it saves and is queued again by
-SLURM. When a process dies or hangs, the job starts all of them again. Each start resumes from the last checkpoint. Options:
+Five minutes before its time is up, or pre-empted, the job saves a checkpoint and queues itself again; scancel ends it for good. When a
+process dies or hangs, the job starts all of them again. Each start resumes from the last checkpoint. Options:
   --nodes N       machines (default 1)
   --gpus N        GPUs per machine (default 8; 0: one CPU process per machine)
   --cpus N        CPU cores per GPU (default 12)
@@ -88,8 +88,8 @@ for start in \$(seq 0 $max_restarts); do
     case "\$status" in 0 | 2 | 130 | 138 | 143) break ;; esac
     echo "scripts/slurm.sh: start \$start ended with status \$status (75: a process hung, see its log; 137: killed)"
 done
-# 138: told by SIGUSR1 that its time is nearly up, and saved. After a pre-emption SLURM itself queues the job again.
-if [ "\$status" -eq 138 ]; then scontrol requeue "\$SLURM_JOB_ID"; fi
+# 138: told by SIGUSR1 that its time is nearly up; 143: pre-empted; both have saved. scancel ends this script as well.
+case "\$status" in 138 | 143) scontrol requeue "\$SLURM_JOB_ID" ;; esac
 exit "\$status"
 JOB
 }

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from config.schema import Config
+from config.schema import Config, RunConfig
 from model.build import pretrained_files
+from model.recompute import noting
 from training import checkpoint
 from training.loop import spread
 from training.optim import build_optimizer
+from training.sharded import TOWERS, blocks_of
+from training.zero import read_settings
 from utils import distributed
 from utils.random import StepRandom, seed_everything
 
@@ -62,13 +65,36 @@ def dry_run(config: Config, model: VAST, loader: TrainLoader | None, eval_loader
 
 
 def memory(config: Config, model: VAST, loader: TrainLoader, device: torch.device) -> dict[str, int]:
-    """Bytes per process: weights, gradients and optimiser exactly; activations as a pass over the first batch keeps them."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
-    gradients = sum(p.numel() * p.element_size() for p in trainable)
-    sizes = {"weights": weights, "gradients": gradients, "optimiser": MOMENTS[config.run_cfg.optim] * gradients,
-             "activations of one batch": activations(config, model, loader, device)}
+    """Bytes per process: weights, gradients and optimiser, or this process's share of them, exactly; with fsdp, the weights that a step
+    puts together for its whole length; activations as a pass over the first batch keeps them."""
+    run = config.run_cfg
+    parameters, trainable = size_of(model.parameters()), size_of(p for p in model.parameters() if p.requires_grad)
+    sizes = {"weights": parameters, "gradients": trainable, "optimiser": MOMENTS[run.optim] * trainable}
+    shared = shared_out(run)
+    sizes = {name: -(-size // distributed.world_size()) if name in shared else size for name, size in sizes.items()}
+    sizes["weights"] += size_of(model.buffers())
+    if run.parallel == "fsdp" and shared:
+        blocks = [block for name in TOWERS for block in blocks_of(getattr(model, name, nn.Identity()))]
+        apart = {id(p) for block in blocks for p in block.parameters()}
+        sizes["weights together in a step"] = size_of(p for p in model.parameters() if id(p) not in apart)
+    sizes["activations of one batch"] = activations(config, model, loader, device)
     return {**sizes, "together, at least": sum(sizes.values())}
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def shared_out(run: RunConfig) -> Collection[str]:
+    """What of "weights", "gradients" and "optimiser" each process holds a share of."""
+    if distributed.world_size() == 1 or run.parallel == "ddp":
+        return ()
+    if run.parallel == "deepspeed":
+        stage = read_settings(run)["zero_optimization"]["stage"]
+        return ("optimiser", "gradients", "weights")[:stage]
+    # Until the last batch of a step, each process keeps the gradient of its own clips, whole.
+    return ("optimiser", "weights", "gradients") if run.gradient_accumulation_steps == 1 else ("optimiser", "weights")
 
 
 def activations(config: Config, model: VAST, loader: TrainLoader, device: torch.device) -> int:
@@ -77,16 +103,15 @@ def activations(config: Config, model: VAST, loader: TrainLoader, device: torch.
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
     model.train()
     seed_everything(config.run_cfg.seed, "step", 0, distributed.rank())
     draws = StepRandom(config.run_cfg.seed, 0, distributed.rank() * len(batch), len(batch) * distributed.world_size())
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with noting(note):
         outputs = model(batch.to(device), loader.task(batch.corpus), draws)
     outputs["loss"].backward()
     model.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,8 @@ class OutputLock:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self.file is not None:
-            self.file.truncate(0)
+            with suppress(OSError):  # a disk that has just refused more than this
+                self.file.truncate(0)
             self.file.close()
 
     def _acquire(self) -> None:

@@ -317,7 +317,8 @@ class Trainer:
             self.ranking.add(best["step"], {best["metric"]: best["value"]})
         if state["processes"] != distributed.world_size():
             logger.warning("resuming on %d process(es) what ran on %s: dropout will differ", distributed.world_size(), state["processes"])
-        logger.info("resuming after step %d of %d", self.start, self.total)
+        left = "" if self.start < self.total else ": nothing is left to train"
+        logger.info("resuming after step %d of %d%s", self.start, self.total, left)
         return True
 
     def remember(self, rows: list[dict[str, Any]]) -> set[int]:
@@ -331,7 +332,7 @@ class Trainer:
         """Evaluate the saved weights of ``step``; the line in eval.jsonl comes last, so a kill before it repeats the evaluation."""
         if self.evaluator is None:
             return
-        self.watchdog.at(step, "evaluating", watched=False)
+        self.watchdog.at(step, "evaluating", uneven=True)
         self.saver.wait()
         with self.engine.whole(), torch.no_grad(), self.stop.immediately():
             self.model.eval()

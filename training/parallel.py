@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,15 @@ def build_engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engin
 
     Raises ValueError when DeepSpeed is asked for and is not installed, or its file does not do.
     """
+    engine = _engine(model, run_cfg, device)
+    if run_cfg.compile:
+        from training.compile import compile_layers
+
+        logger.info("%d layers will be compiled, each kind when it is first used", compile_layers(engine.trained))
+    return engine
+
+
+def _engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engine:
     if distributed.world_size() == 1:
         if run_cfg.parallel != "ddp":
             logger.info("run_cfg.parallel %s shares nothing out: there is one process", run_cfg.parallel)
@@ -91,8 +100,9 @@ class Engine:
         """The state dict of the whole model, on rank 0 at least."""
         return self.model.state_dict()
 
-    def save_optimizer(self, folder: Path, step: int) -> dict[str, Any]:
-        """The optimiser's state for the checkpoint of ``step`` in ``folder``, or the description of what was written there."""
+    def save_optimizer(self, folder: Path, step: int) -> dict[str, Any] | Callable[[], dict[str, Any]]:
+        """The optimiser's state for the checkpoint of ``step`` in ``folder``, or the description of what was written there; or a function
+        that ends this and returns it, to be called on every rank (see ``Saver.save``)."""
         return self.optimizer.state_dict()
 
     def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:

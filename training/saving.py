@@ -36,8 +36,9 @@ class Saver:
     """The saves of one training; every method is called on every rank, and rank 0 copies and writes.
 
     In the background (``run_cfg.async_save``) a save stalls the training for a copy to host memory alone: a thread serialises, hashes,
-    writes, syncs and commits it. One is in flight at most. Its failure shows in ``failed`` on rank 0, and ``wait`` raises it on every
-    rank. Within ``with``; leaving it for an error lets the save in flight end first.
+    writes, syncs and commits it; where the optimiser is shared out, a thread of every rank its own part. One is in flight at most. Its
+    failure shows in ``failed`` on rank 0, and ``wait`` raises it on every rank. Within ``with``; leaving it for an error lets the save in
+    flight end first.
     """
 
     def __init__(self, folder: Path, run: RunConfig, sync_logs: Callable[[], None]) -> None:
@@ -65,11 +66,12 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether the save in the background has failed; known to rank 0, which tells the others."""
+        """Whether the save in the background has failed; known to rank 0 at least, which tells the others."""
         return self.failure is not None
 
     def save(self, step: int, content: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
-        """Save ``step``, or begin to. ``content``, called when the save before is done, returns the model's state dict and all else.
+        """Save ``step``, or begin to. ``content``, called when the save before is done, returns the model's state dict and all else, of
+        which the "optimizer" may be a function that writes it: the threads call that.
 
         Raises CheckpointError, in the background also that of the save before.
         """
@@ -80,23 +82,26 @@ class Saver:
         model, state = content()
         if not self.background:
             checkpoint.on_main(lambda: self._write(step, model, state))
-        elif distributed.is_main():
-            copied = self.copies.take((model, state))
-            self.thread = threading.Thread(target=self._try_to_write, args=(step, *copied), name=f"save of step {step}", daemon=True)
+        elif distributed.is_main() or callable(state["optimizer"]):
+            content_now = self.copies.take((model, state)) if distributed.is_main() else (model, state)
+            self.thread = threading.Thread(target=self._try_to_write, args=(step, *content_now), name=f"save of step {step}", daemon=True)
             self.thread.start()
         self.last = time.monotonic()
 
     def wait(self) -> None:
         """Until the save in flight, if there is one, is committed. Raises its CheckpointError on every rank."""
-        if self.background:
-            checkpoint.on_main(self._finish)
-
-    def _finish(self) -> None:
+        if not self.background:
+            return
         if self.thread is not None:
             self.thread.join()
         self.thread, failure, self.failure = None, self.failure, None
-        if failure is not None:
-            raise failure
+
+        def tell() -> None:
+            if failure is not None:
+                raise failure
+
+        checkpoint.on_main(tell)
+        tell()
 
     def _write(self, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.sync_logs()
@@ -105,7 +110,10 @@ class Saver:
     def _try_to_write(self, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> None:
         """In the thread."""
         try:
-            self._write(step, model, state)
+            if callable(state["optimizer"]):
+                state["optimizer"] = state["optimizer"]()
+            if distributed.is_main():
+                self._write(step, model, state)
         except Exception as error:
             self.failure = error
 

@@ -100,6 +100,8 @@ class Sharded(Apart):
         shard(self.trained, mesh, mixed_precision(model.precision, device))
         self._drop()
         self.optimizer = build_optimizer(self.trained, run_cfg)
+        self.saving: Any = torch.distributed.new_group(backend="gloo") if run_cfg.async_save else None
+        """What the threads that save in the background tell each other goes through a group of their own."""
         self.step_key = 0
         for module in self.trained.modules():
             if randomly_skipping(module):
@@ -115,8 +117,10 @@ class Sharded(Apart):
         self.step_key = stable_seed(draws.seed, "layers", draws.step)
         return super().__call__(batch, task, draws)
 
-    def save_optimizer(self, folder: Path, step: int) -> dict[str, Any]:
-        return shards.write(folder, step, self.optimizer)
+    def save_optimizer(self, folder: Path, step: int) -> dict[str, Any] | Callable[[], dict[str, Any]]:
+        if self.saving is None:
+            return shards.write(folder, step, self.optimizer)
+        return shards.begin(folder, step, self.optimizer, self.saving)
 
     def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:
         self._replace(lambda parameter: torch.empty_like(parameter, device="cpu"))

@@ -6,17 +6,19 @@ and renamed; sizes and SHA-256 of its files stand in ``state_step_N.pt``, so tha
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -58,31 +60,73 @@ def named_parameters(optimizer: Optimizer) -> dict[str, nn.Parameter]:
 def write(folder: Path, step: int, optimizer: Optimizer) -> dict[str, Any]:
     """Write the shards of ``step`` into ``folder``; on every rank. Returns what ``read`` needs, in plain values: the "param_groups" and
     the marks of the "files". Raises CheckpointError on every rank when the disk of one refuses."""
-    temporary, final = folder / f".{folder_of(step)}.tmp", folder / folder_of(step)
-    tensors = {f"{name}.{key}": value for name, p in named_parameters(optimizer).items()
-               for key, value in optimizer.state.get(p, {}).items() if isinstance(value, Tensor)}
-    on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
+    temporary, tensors = _prepared(folder, step, optimizer)
     try:
         dcp.save(tensors, storage_writer=FileSystemWriter(temporary, sync_files=True))
     except (CheckpointException, OSError) as error:
         raise _refused(folder, step, error) from error
-    # Files are named __<rank>_<number>.distcp; the description is rank 0's.
-    own = temporary.glob(f"__{distributed.rank()}_*")
-    marks = [_mark(path) for path in (*own, *([temporary / ".metadata"] if distributed.is_main() else []))]
-    files = [{**dataclasses.asdict(mark), "name": f"{final.name}/{mark.name}"} for part in distributed.all_gather_objects(marks)
-             for mark in part]
-
-    def publish() -> None:
-        try:
-            sync_folder(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(temporary, final)
-            sync_folder(folder)
-        except OSError as error:
-            raise _refused(folder, step, error) from error
-
-    on_main(publish)
+    files = _marked(folder, step)
+    on_main(lambda: _publish(folder, step))
     return {FILES: files, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+def begin(folder: Path, step: int, optimizer: Optimizer, group: ProcessGroup) -> Callable[[], dict[str, Any]]:
+    """Begin to ``write``: the shards are copied to host memory. The returned function does the rest and returns the same, in a thread of
+    every rank, while the training goes on; ``group`` is of gloo, and for these threads alone."""
+    temporary, tensors = _prepared(folder, step, optimizer)
+    groups = copy.deepcopy(optimizer.state_dict()["param_groups"])
+    writing: Any = dcp.async_save(tensors, storage_writer=FileSystemWriter(temporary, sync_files=True), process_group=group)
+
+    def finish() -> dict[str, Any]:
+        try:
+            writing.result()
+        except (CheckpointException, OSError) as error:
+            raise _refused(folder, step, error) from error
+        files = _marked(folder, step, group)
+        if distributed.is_main():
+            _publish(folder, step)
+        return {FILES: files, "param_groups": groups}
+
+    return finish
+
+
+def _prepared(folder: Path, step: int, optimizer: Optimizer) -> tuple[Path, dict[str, Tensor]]:
+    """The folder to write to, which is not there, and what to write."""
+    temporary = _temporary(folder, step)
+    on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
+    return temporary, {f"{name}.{key}": value for name, p in named_parameters(optimizer).items()
+                       for key, value in optimizer.state.get(p, {}).items() if isinstance(value, Tensor)}
+
+
+def _temporary(folder: Path, step: int) -> Path:
+    return folder / f".{folder_of(step)}.tmp"
+
+
+def _marked(folder: Path, step: int, group: ProcessGroup | None = None) -> list[dict[str, Any]]:
+    """The marks of the files of all ranks. Raises CheckpointError on every rank when one cannot read its own back."""
+    temporary, marks, fault = _temporary(folder, step), [], None
+    try:
+        # Files are named __<rank>_<number>.distcp; the description is rank 0's.
+        own = sorted(temporary.glob(f"__{distributed.rank()}_*"))
+        marks = [_mark(path) for path in (*own, *([temporary / ".metadata"] if distributed.is_main() else []))]
+    except OSError as error:
+        fault = str(error)
+    told = distributed.all_gather_objects((marks, fault), group)
+    if faults := [fault for _, fault in told if fault]:
+        raise _refused(folder, step, OSError(faults[0]))
+    return [{**dataclasses.asdict(mark), "name": f"{folder_of(step)}/{mark.name}"} for part, _ in told for mark in part]
+
+
+def _publish(folder: Path, step: int) -> None:
+    """Give the shards their name; for rank 0."""
+    temporary, final = _temporary(folder, step), folder / folder_of(step)
+    try:
+        sync_folder(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+        sync_folder(folder)
+    except OSError as error:
+        raise _refused(folder, step, error) from error
 
 
 def read(folder: Path, step: int, saved: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:

@@ -40,17 +40,19 @@ class StopSignals:
 
     @contextmanager
     def immediately(self) -> Iterator[None]:
-        """Within, a signal ends the process without delay: everything is saved."""
+        """Within, a signal ends the process without delay, as does one noted shortly before: everything is saved."""
         self.at_once = True
         try:
+            if self.number is not None:
+                raise SystemExit(128 + self.number)
             yield
         finally:
             self.at_once = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:
-            # A data worker, forked with this handler: Ctrl-C is its parent's to answer, anything else is meant for it.
-            if number != signal.SIGINT:
+            # A process forked with this handler: SIGTERM is its parent's word to end, what a whole group gets is its parent's to answer.
+            if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
         if self.at_once:

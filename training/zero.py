@@ -21,7 +21,7 @@ from config.schema import RunConfig
 from config.tasks import Task
 from data.batch import Batch
 from training import shards
-from training.nonfinite import NonFiniteLoss
+from training.nonfinite import ADVICE, REMEDIES, NonFiniteLoss, report
 from training.optim import build_optimizer
 from training.sharded import Apart, twin, without_scalars
 from utils import distributed
@@ -52,18 +52,24 @@ class ZeRO(Apart):
         self.groups = self.optimizer.state_dict()["param_groups"]
         self.engine: Any = self.library.initialize(model=self.trained, optimizer=self.optimizer, config=settings,
                                                    dist_init_required=False)[0]
+        self.step = 0
+        """The one under way, counted from 1."""
+        self.read: list[Batch] = []
+        """Its batches."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         self.engine.set_gradient_accumulation_boundary(last)
         return nullcontext()
 
     def __call__(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
+        self.step = draws.step // self.run_cfg.gradient_accumulation_steps + 1
+        self.read.append(batch)
         return self.engine(batch, task, draws)
 
     def backward(self, loss: Tensor) -> None:
         """Raises NonFiniteLoss on every rank: DeepSpeed has no way to leave a step out."""
         if distributed.any_process(not bool(loss.isfinite()), self.device):
-            raise NonFiniteLoss("a loss is not finite, and with DeepSpeed no step can be left out. Weights were not changed by this step")
+            raise NonFiniteLoss(f"{self._report('loss')} With DeepSpeed no step can be left out. {ADVICE}")
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def update(self, scaler: torch.amp.GradScaler) -> tuple[float, bool]:
@@ -71,8 +77,14 @@ class ZeRO(Apart):
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         if not math.isfinite(norm):
-            raise NonFiniteLoss("the gradient norm is not finite, and DeepSpeed has applied it: weights since the last checkpoint are lost")
+            raise NonFiniteLoss(f"{self._report('gradient')} DeepSpeed has applied it: what was trained since the last checkpoint is lost. "
+                                f"{REMEDIES} --resume true with --parallel fsdp continues from that checkpoint")
+        self.read.clear()
         return norm, True
+
+    def _report(self, what: str) -> str:
+        """On every rank, the same words: one of them is enough to stop all."""
+        return report(Path(self.run_cfg.output_dir), self.step, what, self.read, {"loss": math.nan} if what == "loss" else {})
 
     def save_optimizer(self, folder: Path, step: int) -> dict[str, Any]:
         """torch's state dict of the whole, put together on every rank, kept by rank 0."""

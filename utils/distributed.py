@@ -6,8 +6,11 @@ of a fetch by index sends each row's gradient back to its owner. What they send 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +26,8 @@ from torch import Tensor
 from utils.machine import cores
 
 POLL_SECONDS = 0.05
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent ends."""
 Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
 
 
@@ -71,12 +76,20 @@ def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.dev
     Raises ValueError when ``device_name`` is "cuda" and there is no GPU.
     """
     chosen = device(device_name)
+    end_with_launcher()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         limit = timedelta(minutes=timeout_minutes)
         store, own, world = next(dist.rendezvous("env://", timeout=limit))
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=agreed_store(store, own, world, limit), rank=own,
                                 world_size=world, timeout=limit)
     return chosen
+
+
+def end_with_launcher() -> None:
+    """Let this process get SIGTERM when the torchrun that started it ends, however it does; where it is not Linux, nothing. Otherwise
+    the processes of a launcher that was killed would run on unseen, and keep its GPUs and its output folder."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def agreed_store(store: dist.Store, own: int, world: int, timeout: timedelta) -> dist.Store:
@@ -147,14 +160,14 @@ def barrier() -> None:
         dist.barrier()
 
 
-def all_gather_objects(value: Any) -> list[Any]:
-    """``value`` of every process, in the order of ranks."""
+def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """``value`` of every process, in the order of ranks; through ``group``, which has all of them, where another thread uses the first."""
     if world_size() == 1:
         return [value]
     if _traffic:
         _count("objects", len(pickle.dumps(value)) * (world_size() - 1))
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
+    dist.all_gather_object(gathered, value, group)
     return gathered
 
 

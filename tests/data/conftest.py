@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from config.schema import DatasetConfig
+from data.shards import pack
 from data.spec import InputSpec
+from tests.data.sharding import packing, three_clips
 from tests.media_factory import write_json, write_video
 
 CLIPS = 8
@@ -80,3 +83,19 @@ def spec():
     return InputSpec(
         resolution=32, mel_bins=16, target_length=64, max_caption_len=12, max_omni_caption_len=20, max_subtitle_len=10, max_answer_len=6
     )
+
+
+@pytest.fixture(scope="session")
+def packed(corpus, tmp_path_factory) -> Path:
+    """The eight clips of the corpus, three to a shard."""
+    output = tmp_path_factory.mktemp("packed")
+    manifest = pack(packing(corpus, output, shard_size=three_clips(corpus)))
+    assert [shard["samples"] for shard in manifest["shards"]] == [3, 3, 2] and manifest["complete"]
+    return output
+
+
+@pytest.fixture
+def own(packed, tmp_path) -> Path:
+    """A copy of the shards to be damaged."""
+    shutil.copytree(packed, tmp_path / "own")
+    return tmp_path / "own"

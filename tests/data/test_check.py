@@ -76,6 +76,10 @@ def test_command_line(damaged, tmp_path, caplog):
     assert main(command) == 1
     assert main([*command, "--max_unreadable", "0.5"]) == 0
     assert main([*command, "--lerning_rate", "0.5"]) == 2
+    for wrong in (["--clips", "0"], ["--clips", "-3"], ["--clips", "all"], ["--workers", "-1"]):
+        with pytest.raises(SystemExit) as end:
+            main([*command, *wrong])
+        assert end.value.code == 2
 
 
 def test_threshold_on_the_command_line_and_interruption(damaged, tmp_path, caplog, monkeypatch):

@@ -1,7 +1,11 @@
 import dataclasses
 import os
 import pickle
+import shutil
 import signal
+import subprocess
+import sys
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -10,7 +14,7 @@ from torch import Tensor
 from config.tasks import CaptionKind, Modality
 from data import loader
 from data.annotations import AnnotationError
-from data.loader import EvalLoader, LoaderError, TrainLoader
+from data.loader import EvalLoader, LoaderError, TrainLoader, workers_explained
 from data.spec import DataError, UnreadableError
 from tests.data.conftest import WordTokenizer, vast_rows
 from tests.media_factory import write_json, write_video
@@ -136,6 +140,43 @@ def test_a_dying_worker_is_explained(corpus, spec):
         list(train_loader(corpus, spec, DeadlyTokenizer(), workers=1))
 
 
+def test_a_death_is_explained_wherever_torch_tells_of_it():
+    with pytest.raises(LoaderError, match="killed by signal.*n_workers"), workers_explained():
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="^another$"), workers_explained():
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_signals_to_the_group_leave_the_workers_reading(corpus, spec, tokenizer, monkeypatch, cuda):
+    """torchrun and schedulers send them to all; with CUDA a process between forks the workers, which would end with it."""
+    between = forkserver.ForkServer()
+    between.set_forkserver_preload(["data.loader"])
+    for name in ("ensure_running", "connect_to_new_process"):
+        monkeypatch.setattr(forkserver, name, getattr(between, name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    whole = list(train_loader(corpus, spec, tokenizer))
+    stream = train_loader(corpus, spec, tokenizer, workers=2).batches()
+    read = [next(stream), next(stream)]  # one of each worker, so that both are well under way
+    processes = stream._iterator._workers
+    others = subprocess.Popen([sys.executable, "-c", "import os, sys\nfor pid in map(int, sys.argv[2:]): os.kill(pid, int(sys.argv[1]))",
+                               str(int(signal.SIGTERM)), *(str(worker.pid) for worker in processes),
+                               *([str(between._forkserver_pid)] if cuda else [])])
+    assert others.wait() == 0
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        for worker in processes:
+            os.kill(worker.pid, number)
+    read += list(stream)
+    assert len(read) == len(whole) and all(same(one, other) for one, other in zip(read, whole))
+    stream = train_loader(corpus, spec, tokenizer, workers=1).batches()
+    next(stream)
+    [worker] = stream._iterator._workers
+    worker.terminate()  # the training's own word
+    worker.join(300)
+    assert worker.exitcode == 0
+    between._stop()
+
+
 # ---------------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -240,3 +281,33 @@ def test_unreadable_clips_are_replaced_in_training(corpus, spec, tokenizer, brok
     batches = list(train_loader(corpus, spec, tokenizer, changes=({**broken, "epoch": 1},)))
     assert all(len(batch) == 2 for batch in batches)
     assert {clip_id for batch in batches for clip_id, _ in batch.unreadable} == {"clip2", "clip3", "clip6"}
+
+
+def test_a_batch_of_more_clips_than_there_are_is_told_of_once(corpus, spec, tokenizer, caplog):
+    changes = ({"batch_size": 12}, {"batch_size": 9, "task": "cap%tv"}, {"batch_size": 8})
+    train_loader(corpus, spec, tokenizer, changes=changes)
+    told = [record.getMessage() for record in caplog.records if "more than once" in record.getMessage()]
+    assert [text.split(",")[0] for text in told] == ["dataset 'c0': batch_size 12 is more than its 8 clips",
+                                                    "dataset 'c1': batch_size 9 is more than its 8 clips"]
+    assert "contrastive" in told[0] and "contrastive" not in told[1] and told[0].endswith("lower batch_size to 8 or less")
+    caplog.clear()
+    train_loader(corpus, spec, tokenizer, changes=changes, rank=1)
+    assert not caplog.records
+
+
+def test_a_glance_finds_what_is_absent_or_empty_anywhere_and_reads_some(corpus, spec, tokenizer, monkeypatch, tmp_path):
+    folder = shutil.copytree(corpus.config().vision, tmp_path / "videos")
+    clips = EvalLoader(corpus.config(n_workers=0, vision=str(folder)), spec, tokenizer)
+    assert clips.glance() == []
+    (folder / "clip1.mp4").unlink()
+    (folder / "clip3.mp4").write_bytes(b"")
+    for name in ("clip4.mp4", "clip5.mp4"):  # with room for two, the first and the middle one are read
+        (folder / name).write_bytes((folder / name).read_bytes()[:500])
+    monkeypatch.setattr(loader, "OPENED", 2)
+    faults = dict(clips.glance())
+    assert list(faults) == ["clip1", "clip3", "clip4"] and "empty" in faults["clip3"]
+    monkeypatch.setattr(loader, "OPENED", 8)
+    assert list(dict(clips.glance())) == ["clip1", "clip3", "clip4", "clip5"]
+    monkeypatch.setattr(loader, "LOOKED_FOR", 2)
+    monkeypatch.setattr(loader, "OPENED", 2)
+    assert list(dict(clips.glance())) == ["clip4"]

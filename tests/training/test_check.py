@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from config.schema import ModelConfig
+from model.recompute import remade, remaking
 from model.weights import towers
 from tests.training.toy import Loader, Toy, config
+from training import check
 from training.check import activations, dry_run, table
 
 
@@ -42,6 +44,18 @@ def test_activations_are_those_that_backward_needs(tmp_path):
     assert activations(config(tmp_path), Square(), Loader(), torch.device("cpu")) == 2 * 4 * 6 * 4
 
 
+def test_what_is_made_again_does_not_count(tmp_path):
+    class Remade(Toy):
+        def forward(self, batch, task, draws):
+            scale = batch.spectrograms.flatten()
+            with remaking():
+                x = remade(lambda: scale * self.contra_temp)
+                return {"loss": (x * x).sum()}
+
+    # The product keeps its left factor (4·6 numbers), the square nothing.
+    assert activations(config(tmp_path), Remade(), Loader(), torch.device("cpu")) == 4 * 6 * 4
+
+
 def test_a_first_batch_without_finite_loss(tmp_path):
     loader = Loader()
     loader.poison = {0}
@@ -69,3 +83,22 @@ def test_where_the_towers_start_from(tmp_path, monkeypatch, caplog):
 
 def test_table():
     assert table(("a", "b"), [("long", "1")]).splitlines() == ["", "a     b", "----  -", "long  1"]
+
+
+@pytest.mark.parametrize("parallel, accumulation, shared", [
+    ("ddp", 1, ""), ("fsdp", 1, "weights gradients optimiser"), ("fsdp", 2, "weights optimiser"), ("deepspeed", 1, "optimiser gradients"),
+])
+def test_memory_of_a_share(tmp_path, monkeypatch, parallel, accumulation, shared):
+    (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+    run = config(tmp_path, parallel=parallel, gradient_accumulation_steps=accumulation,
+                 deepspeed_config=str(tmp_path / "zero.json") if parallel == "deepspeed" else None)
+    monkeypatch.setattr(check.distributed, "world_size", lambda: 4)
+    monkeypatch.setattr(check, "activations", lambda *_: 100)
+    found = check.memory(run, Toy(), Loader(), torch.device("cpu"))
+    whole = {"weights": 252 * 4, "gradients": 180 * 4, "optimiser": 2 * 180 * 4}
+    expected = {name: size // (4 if name in shared.split() else 1) for name, size in whole.items()}
+    expected["weights"] += (8 + 8) * 4 + 8  # the buffers
+    assert {name: found[name] for name in whole} == expected
+    # The toy's towers have no lists of blocks: all of it is put together for a step.
+    assert found.get("weights together in a step") == (252 * 4 if parallel == "fsdp" else None)
+    assert found["together, at least"] == sum(size for name, size in found.items() if name != "together, at least")

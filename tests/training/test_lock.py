@@ -16,6 +16,8 @@ from training.lock import OutputLock
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
+LONG = 600
+"""Seconds that no test takes."""
 
 
 def hold(folder, held, orphan):
@@ -23,11 +25,11 @@ def hold(folder, held, orphan):
     with OutputLock(folder):
         worker = os.fork()
         if worker == 0:
-            time.sleep(20)
+            time.sleep(LONG)
             os._exit(0)
         orphan.value = worker
         held.set()
-        time.sleep(20)
+        time.sleep(LONG)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def holder(tmp_path):
     held, orphan = FORK.Event(), FORK.Value("i", 0)
     process = FORK.Process(target=hold, args=(tmp_path, held, orphan))
     process.start()
-    assert held.wait(10)
+    assert held.wait(LONG)
     yield process
     process.kill()
     process.join()

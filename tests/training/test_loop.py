@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.toy import Loader, Toy, config
+from training.checkpoint import OutputDirError
 from training.loop import SKIPS_IN_A_ROW, NonFiniteLoss, Trainer, spread, train
 from training.monitor import UnreadableShare, primary_metric
 from training.optim import build_optimizer, set_learning_rate
@@ -146,6 +147,13 @@ def test_a_signal_within_an_evaluation_exits_at_once(tmp_path):
     assert json.loads((tmp_path / "ckpt" / "latest.json").read_text())["step"] == 4
 
 
+def test_a_signal_shortly_before_an_evaluation_exits_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "restore", lambda self: os.kill(os.getpid(), signal.SIGUSR1))
+    with pytest.raises(SystemExit) as stopped:
+        train(config(tmp_path, resume=True, first_eval=True), Toy(), Loader(), evaluate=lambda step: pytest.fail("not reached"))
+    assert stopped.value.code == 138
+
+
 def test_training_outside_the_main_thread(tmp_path):
     results = []
     thread = threading.Thread(target=lambda: results.append(train(config(tmp_path), Toy(), Loader())["step"]))
@@ -172,6 +180,17 @@ def test_a_nonfinite_gradient_stops_too(tmp_path):
     with pytest.raises(NonFiniteLoss, match="gradient norm"):
         train(config(tmp_path, max_nonfinite_steps=0), model, Loader())
     assert json.loads((tmp_path / "log" / "nonfinite_step_1.json").read_text())["not_finite"] == "gradient"
+
+
+def test_a_nonfinite_loss_on_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.nonfinite.write_atomically", full)
+    loader = Loader()
+    loader.poison = {2}
+    with pytest.raises(OutputDirError, match="step 3: the loss is not finite.*nonfinite_step_3.json.*No space left.*checkpoint is intact"):
+        train(config(tmp_path), Toy(), loader)
 
 
 def test_nonfinite_steps_are_left_out_up_to_their_limit(tmp_path, caplog):

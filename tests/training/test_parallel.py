@@ -88,10 +88,11 @@ RUNS = {
     "one task": Run({"grad_norm": None}, tasks=("ret%tvas",)),
     "frozen, recomputed": Run({"optim": "sgd", "async_save": True, "remove_before_ckpt": True},
                               {"frozen_vision": True, "checkpointing": True}),
+    "saved in the background": Run({"async_save": True}),
     "self-critical": Run(rewarded=True, tasks=("cap%tvas",)),
     "bfloat16": Run({"bf16": True}, precision=torch.bfloat16),
 }
-ENGINES = {"ddp": ("mixed", "one task"), "fsdp": ("mixed", "frozen, recomputed", "self-critical", "bfloat16")}
+ENGINES = {"ddp": ("mixed", "one task"), "fsdp": ("mixed", "frozen, recomputed", "saved in the background", "self-critical", "bfloat16")}
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -228,6 +229,17 @@ def test_evaluation_sees_the_saved_weights(folder):
 def test_saving_in_the_background_keeps_the_shards_of_the_last_step(folder):
     kept = sorted(path.name for path in (folder / "fsdp" / "frozen, recomputed" / "ckpt").iterdir())
     assert kept == ["latest.json", "model_step_4.pt", "optimizer_step_4", "state_step_4.pt"]
+
+
+def test_what_is_saved_in_the_background_is_of_its_step(folder):
+    """To the byte what is saved at once, though training has gone on."""
+    for step in (2, 4):
+        saved = [torch.load(folder / "fsdp" / name / "ckpt" / f"state_step_{step}.pt", weights_only=True)["optimizer"]
+                 for name in ("mixed", "saved in the background")]
+        shares = [[mark for mark in own["files"] if mark["name"].endswith(".distcp")] for own in saved]
+        assert shares[0] == shares[1] and len(shares[0]) == 2 and saved[0]["param_groups"] == saved[1]["param_groups"]
+    assert_identical(folder / "fsdp" / "saved in the background", folder / "fsdp" / "mixed")
+    assert load_latest(folder / "fsdp" / "saved in the background" / "ckpt").step == 4
 
 
 def test_resumed_on_as_many_processes_is_bit_identical(resumed):

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.model.tiny import vast
+from config.tasks import Task
+from tests.model.tiny import batch, vast
 from tests.processes import together
 from tests.training.test_parallel import EVERYTHING, LAYERS, Run, assert_same_training, checksum, uneven, weights
 from tests.training.toy import config
 from training import zero
 from training.checkpoint import CheckpointError
+from training.nonfinite import NonFiniteLoss
 from utils import distributed
 from utils.log import read_jsonl
+from utils.random import StepRandom
 
 INSTALLED = importlib.util.find_spec("deepspeed") is not None
 # DeepSpeed gives parameters without a part in a step the gradient 0, so that weight decay would shrink them.
@@ -59,6 +64,42 @@ def test_what_to_install_where_it_is_absent(tmp_path, monkeypatch):
         zero.ZeRO(vast(), run(tmp_path, {"zero_optimization": {"stage": 2}}), torch.device("cpu"))
 
 
+class Broken:
+    """DeepSpeed's engine, as far as it goes until a gradient is not finite."""
+
+    def __init__(self, **_):
+        self.called = 0
+
+    def __call__(self, *_):
+        return {"loss": torch.tensor(float("nan") if self.called else 1.0)}
+
+    def backward(self, loss, scale_wrt_gas):
+        self.called += 1
+
+    def step(self):
+        assert self.called == 2
+
+    def get_global_grad_norm(self):
+        return float("inf")
+
+
+def test_what_is_not_finite_stops_with_the_clips_saved(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=lambda **options: [Broken(**options)]))
+    settings = run(tmp_path, {"zero_optimization": {"stage": 2}}, gradient_accumulation_steps=2)
+    engine = zero.ZeRO(vast(), settings, torch.device("cpu"))
+    first, second = batch(seed=1), dataclasses.replace(batch(seed=2), clip_ids=["w", "x", "y", "z"])
+    task = Task.parse("ret%tvas")
+    engine.backward(engine(first, task, StepRandom(0, 6, 0, 4))["loss"])
+    with pytest.raises(NonFiniteLoss, match="step 4 .*: loss is not finite.*no step can be left out. Look for broken clips"):
+        engine.backward(engine(second, task, StepRandom(0, 7, 0, 4))["loss"])
+    told = json.loads((tmp_path / "log" / "nonfinite_step_4.json").read_text())
+    assert told["not_finite"] == "loss" and told["clip_ids"] == [[first.clip_ids, ["w", "x", "y", "z"]]]
+    engine.backward(torch.tensor(1.0))
+    with pytest.raises(NonFiniteLoss, match="step 4 .*: the gradient norm is not finite.*DeepSpeed has applied it.*--parallel fsdp"):
+        engine.update(torch.amp.GradScaler("cpu", enabled=False))
+    assert json.loads((tmp_path / "log" / "nonfinite_step_4.json").read_text())["not_finite"] == "gradient"
+
+
 def stages(rank: int, folder: Path) -> None:
     """Train with every stage, and continue with another engine."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
@@ -87,7 +128,7 @@ def folder(tmp_path_factory) -> Path:
     if not INSTALLED:
         pytest.skip("DeepSpeed is not installed: pip install deepspeed")
     folder = tmp_path_factory.mktemp("deepspeed")
-    together(stages, 2, folder, seconds=500)
+    together(stages, 2, folder, seconds=900)
     TRAINING(0, folder / "one")
     return folder
 

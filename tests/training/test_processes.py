@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.processes import together
 from tests.training.toy import Loader, Toy, config
 from training import checkpoint
 from training.checkpoint import CheckpointError
@@ -24,9 +25,7 @@ def toy():
     return Toy(dropout=0.0, batch_norm=False)
 
 
-def worker(rank, folder, processes):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+def worker(rank, folder):
     searches, begin = {}, DataParallel.begin
     for name, tasks in TASKS.items():
         def noted(self, first, tasks, name=name):
@@ -41,7 +40,6 @@ def worker(rank, folder, processes):
     fails(rank, folder)
     leaves_out(folder)
     saves(rank, folder)
-    dist.destroy_process_group()
 
 
 def stops(rank, folder):
@@ -102,7 +100,7 @@ def saves(rank, folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(worker, (folder, 2), 2)
+    together(worker, 2, folder)
     return folder
 
 

@@ -135,7 +135,7 @@ def gate(monkeypatch):
     event, in_time, original = threading.Event(), [], checkpoint.save
 
     def save(*given, **named):
-        in_time.append(event.wait(20))
+        in_time.append(event.wait(300))
         original(*given, **named)
 
     monkeypatch.setattr(checkpoint, "save", save)

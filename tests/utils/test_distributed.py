@@ -1,14 +1,19 @@
 """Collectives with gradient on two processes (gloo), and what they are on one."""
 
-import socket
+import os
+import subprocess
+import sys
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.processes import together
 from utils import distributed
 
 ROWS = torch.arange(12.0).view(6, 2)
@@ -18,8 +23,7 @@ ASKED = {0: [5, 0, 5, 3], 1: [4]}
 FACTOR = {0: 1.0, 1: 10.0}
 
 
-def worker(rank: int, folder: Path, processes: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+def work(rank: int) -> dict[str, Any]:
     own = ROWS[3 * rank:3 * rank + 3].clone().requires_grad_()
     result = {}
 
@@ -50,15 +54,12 @@ def worker(rank: int, folder: Path, processes: int) -> None:
     result["objects"] = distributed.all_gather_objects({"rank": rank})
     result["who"] = [distributed.rank(), distributed.world_size(), distributed.is_main()]
     distributed.barrier()
-    torch.save(result, folder / f"{rank}.pt")
-    distributed.teardown()
+    return result
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(worker, (folder, 2), 2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+def results():
+    return together(work, 2)
 
 
 def test_gathered_rows_and_the_gradient_of_everyone(results):
@@ -109,10 +110,7 @@ def test_one_process_needs_no_group(monkeypatch):
 
 
 def test_the_launchers_environment_makes_a_group(monkeypatch):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
     distributed.setup("cpu")
     try:
@@ -120,6 +118,26 @@ def test_the_launchers_environment_makes_a_group(monkeypatch):
     finally:
         distributed.teardown()
     assert not dist.is_initialized()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_a_launcher_that_is_killed_takes_its_processes_along(tmp_path):
+    own = ("import pathlib, signal, sys, time\nfrom utils.distributed import end_with_launcher\nplace = pathlib.Path(sys.argv[1])\n"
+           "signal.signal(signal.SIGTERM, lambda *_: (place / 'told').touch() or sys.exit())\n"
+           "end_with_launcher()\n(place / 'ready').touch()\ntime.sleep(900)\n")
+    launcher = subprocess.Popen([sys.executable, "-c", "import subprocess, sys\nsubprocess.run([sys.executable, '-c', *sys.argv[1:]])", own,
+                                 tmp_path], env={**os.environ, "TORCHELASTIC_RUN_ID": "x"}, cwd=Path(__file__).parents[2])
+    wait_for(tmp_path / "ready")
+    launcher.kill()
+    launcher.wait()
+    wait_for(tmp_path / "told")
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 600
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
@@ -131,7 +149,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 def test_a_group_started_again_does_not_meet_its_dead():
     """On a store that keeps what an earlier start left there, whoever comes first."""
-    store, limit = dist.HashStore(), timedelta(seconds=20)
+    store, limit = dist.HashStore(), timedelta(seconds=300)
 
     def start(order: list[int]) -> list[str]:
         """What each of three processes reads in its store of rank 0's writing, and of the start before."""
@@ -142,7 +160,7 @@ def test_a_group_started_again_does_not_meet_its_dead():
             thread.start()
             thread.join(0.2)
         for thread in threads:
-            thread.join(20)
+            thread.join(300)
         assert not any(own.check(["address"]) for own in found.values())
         found[0].set("address", "here")
         return [found[rank].get("address").decode() for rank in range(3)]

@@ -6,17 +6,21 @@ import logging
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import torch.distributed as dist
 
 from tests.processes import exit_codes
-from utils.log import setup_logging
-from utils.watchdog import EXIT_STATUS, Place, Watchdog, described
+from utils.log import Progress, setup_logging
+from utils.watchdog import EXIT_STATUS, PATIENCE, Place, Watchdog, described, going_on
 
-SECONDS = 1.5
-"""After which a process hangs."""
-FOREVER = 60.0
+SECONDS = 3.0
+"""After which a process hangs: longer than a busy machine lets one wait."""
+FOREVER = 900.0
+SCENARIOS = {"sleeps": 3, "stopped": 3, "all": 2, "slow": 2, "still": 2}
+"""What happens, and to how many processes."""
 
 
 def work(rank: int, folder: Path, what: str) -> None:
@@ -31,47 +35,74 @@ def work(rank: int, folder: Path, what: str) -> None:
                 while b'"step": 2' not in watchdog.store.get(str(rank)):
                     time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGSTOP)
-            watchdog.at(step, "forward", watched=what != "slow")
-            if what == "slow" and rank == 1:
-                time.sleep(2 * SECONDS)
+            watchdog.at(step, "evaluating" if what in ("slow", "still") else "forward", uneven=what in ("slow", "still"))
+            if what == "slow" and rank == 1 and step == 2:
+                for _ in range(20 * PATIENCE):
+                    time.sleep(1.5 * SECONDS / 20)
+                    going_on()
+            if what == "still" and rank == 1:
+                time.sleep(FOREVER)
             dist.barrier()
             if what == "all":
                 time.sleep(FOREVER)
     logging.getLogger("omnivast").error("done")
 
 
-def run(folder: Path, what: str, processes: int = 3, enough: int | None = None) -> tuple[list[int | None], list[str]]:
-    """Exit codes, None for a process that never ends, and what each process told."""
-    codes = exit_codes(work, processes, folder, what, seconds=FOREVER - 5, enough=enough)
-    return codes, [(folder / f"stderr{rank}").read_text() for rank in range(processes)]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Of each scenario the exit codes, None for a process that never ends, what each process told, and the log. All wait at the same
+    time."""
+    def run(what: str) -> tuple[list[int | None], list[str], str]:
+        folder, processes = folders[what], SCENARIOS[what]
+        codes = exit_codes(work, processes, folder, what, enough=processes - (what == "stopped"))
+        return codes, [(folder / f"stderr{rank}").read_text() for rank in range(processes)], (folder / "log" / "log.txt").read_text()
+
+    folders = {what: tmp_path_factory.mktemp(what) for what in SCENARIOS}
+    with ThreadPoolExecutor(len(SCENARIOS)) as pool:
+        return dict(zip(SCENARIOS, pool.map(run, SCENARIOS)))
 
 
-def test_the_one_that_sleeps_is_named_by_all(tmp_path):
-    codes, told = run(tmp_path, "sleeps")
+def test_the_one_that_sleeps_is_named_by_all(runs):
+    codes, told, log = runs["sleeps"]
     assert codes == [EXIT_STATUS] * 3
     for text in told:
         assert "rank 1 (process" in text and "is behind, at step 2, reading data; the others wait at step 2, forward" in text
         assert "Exiting with status 75" in text and "done" not in text
     # Where it hangs, of the one that does.
     assert "in work" in told[1] and "in work" not in told[0] + told[2]
-    assert "is behind" in (tmp_path / "log" / "log.txt").read_text()
+    assert "is behind" in log
 
 
-def test_one_that_cannot_answer_is_named_by_the_others(tmp_path):
-    codes, told = run(tmp_path, "stopped", enough=2)
+def test_one_that_cannot_answer_is_named_by_the_others(runs):
+    codes, told, _ = runs["stopped"]
     assert codes == [None, EXIT_STATUS, EXIT_STATUS]
     for text in told[1:]:
         assert "rank 0 (process" in text and "does not answer and was last at step 2, reading data" in text
 
 
-def test_where_all_wait_it_is_said(tmp_path):
-    codes, told = run(tmp_path, "all", 2)
+def test_where_all_wait_it_is_said(runs):
+    codes, told, _ = runs["all"]
     assert codes == [EXIT_STATUS] * 2 and all("all ranks are at step 1, forward" in text for text in told)
 
 
-def test_what_is_not_watched_may_take_its_time(tmp_path):
-    codes, told = run(tmp_path, "slow", 2)
+def test_an_uneven_phase_lasts_as_long_as_one_process_goes_on(runs):
+    codes, told, _ = runs["slow"]
     assert codes == [0, 0] and all("done" in text and "no progress" not in text for text in told)
+
+
+def test_an_uneven_phase_in_which_nothing_moves_ends(runs):
+    codes, told, _ = runs["still"]
+    assert codes == [EXIT_STATUS] * 2 and all("all ranks are at step 1, evaluating" in text and "in work" in text for text in told)
+
+
+def test_progress_is_a_sign_of_life():
+    with Watchdog(20.0) as watchdog:
+        before = watchdog.moves
+        for _ in Progress(range(3), "evaluating", shown=False):
+            pass
+        assert watchdog.moves == before + 3
+    going_on()  # nobody watches any more
+    assert watchdog.moves == before + 3
 
 
 def test_nothing_is_watched_without_need():
