@@ -1,8 +1,8 @@
 """Train or test VAST from a JSON config: ``python run.py --config config/debug/tiny.json --output_dir output/debug``.
 
 The same command runs under ``python``, ``torchrun`` and ``python -m torch.distributed.launch``. ``--help`` lists every setting.
-Exit status: 0 done; 2 bad input, named in one message; 75 a process of several hung; 130, 138, 143 stopped by SIGINT, SIGUSR1, SIGTERM
-after saving.
+Exit status: 0 done; 2 bad input, named in one message; 75 a process of several hung, or one that reads data died: worth another start;
+130, 138, 143 stopped by SIGINT, SIGUSR1, SIGTERM after saving.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from pathlib import Path
 from config.load import load_config, on_device, resolved
 from data.build import build_loaders
 from data.check import require
-from data.loader import LoaderError
+from data.loader import LoaderError, workers_explained
 from data.spec import UnreadableError
 from evaluation.benchmarks import log_splits
 from evaluation.reward import set_reward
@@ -33,6 +34,7 @@ from training.monitor import UnreadableShare
 from utils import distributed
 from utils.files import write_atomically
 from utils.log import setup_logging
+from utils.watchdog import EXIT_STATUS
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     config = on_device(config, device.type)
     run, training = config.run_cfg, config.run_cfg.mode == "training"
     check_output_dir(run.output_dir, new_run=training and not run.resume)
-    with OutputLock(Path(run.output_dir)) if training and not run.dry_run else nullcontext():
+    with OutputLock(Path(run.output_dir)) if training and not run.dry_run else nullcontext(), workers_explained():
         setup_logging(run.output_dir)
         distributed.set_threads(run.num_threads)
         resuming = training and run.resume and holds_checkpoint(run.output_dir)
@@ -69,10 +71,10 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, CheckpointError, NonFiniteLoss, UnreadableShare, UnreadableError, LoaderError) as error:
+    except (KeyboardInterrupt, ValueError, CheckpointError, NonFiniteLoss, UnreadableShare, UnreadableError, LoaderError) as error:
         if os.environ.get("OMNIVAST_TRACEBACK"):
             raise
-        logging.getLogger("omnivast").error("%s: %s", type(error).__name__, error)
-        sys.exit(2)
+        logging.getLogger("omnivast").error("%s: %s", type(error).__name__, str(error) or "stopped")
+        sys.exit({KeyboardInterrupt: 128 + signal.SIGINT, LoaderError: EXIT_STATUS}.get(type(error), 2))
     finally:
         distributed.teardown()

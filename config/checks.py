@@ -40,10 +40,16 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield "run_cfg.new_lr is set but run_cfg.new_params_name names no parameters"
     if run.parallel == "deepspeed" and run.mode == "training" and not run.deepspeed_config:
         yield "run_cfg.parallel is deepspeed, but run_cfg.deepspeed_config, its JSON file, is not set"
+    if run.parallel == "deepspeed" and run.deepspeed_config and not os.path.isfile(run.deepspeed_config):
+        yield f"run_cfg.deepspeed_config '{run.deepspeed_config}': no such file"
     if run.parallel == "deepspeed" and run.fp16:
         yield "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"
+    if run.parallel == "deepspeed" and run.compile:
+        yield "run_cfg.compile works with one process, ddp and fsdp, not with run_cfg.parallel deepspeed"
     if run.deepspeed_config and run.parallel != "deepspeed":
         yield f"run_cfg.deepspeed_config is set, but run_cfg.parallel is {run.parallel}"
+    if run.num_threads > (os.cpu_count() or run.num_threads):
+        note(f"run_cfg.num_threads {run.num_threads} on {os.cpu_count()} cores: more threads than cores wait for each other; 0 fits them")
     if not run.output_dir.strip():
         yield "run_cfg.output_dir is empty"
     if run.resume and (run.mode == "testing" or run.zero_shot):
@@ -91,6 +97,8 @@ def _model(config: Config) -> Iterator[str]:
         note(f"model_cfg.generate_nums {model.generate_nums} has no effect without captioner_mode")
     if model.frozen_vision and not (model.pretrained or run.checkpoint or run.pretrain_dir or run.resume):
         note("model_cfg.frozen_vision with pretrained false and no checkpoint: the vision encoder stays random")
+    if model.ret_features_dir and (obstacle := _unwritable(model.ret_features_dir)):
+        yield f"model_cfg.ret_features_dir '{model.ret_features_dir}' cannot be written: {obstacle}"
     rows = model.text_encoder_cfg.get("max_position_embeddings", 512)
     needed = {"max_caption_len": model.max_caption_len, "max_omni_caption_len": model.max_omni_caption_len,
               "max_subtitle_len": model.max_subtitle_len}
@@ -100,6 +108,16 @@ def _model(config: Config) -> Iterator[str]:
     for name, length in needed.items():
         if isinstance(rows, int) and length > rows:
             yield f"model_cfg.{name} is {length}, but the text encoder has only {rows} positions (max_position_embeddings)"
+
+
+def _unwritable(folder: str) -> str:
+    """Why a folder, perhaps one that is still to be made, cannot be written to; "" where it can, as far as the system tells."""
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        return f"{there} is no folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"no permission to write in {there}"
 
 
 def _labelling(config: Config) -> Iterator[str]:

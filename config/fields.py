@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import logging
@@ -11,11 +10,12 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
 from config.schema import DatasetConfig, ModelConfig, RunConfig
+from config.words import did_you_mean
 
 SECTIONS: dict[str, type] = {"run_cfg": RunConfig, "model_cfg": ModelConfig}
 LISTS = ("train", "val")
@@ -80,13 +80,13 @@ class Setting:
         return typing.get_args(self.type)[0] if typing.get_origin(self.type) is list else None
 
     def describe(self) -> str:
-        """The type in words: ``int``, ``list of float``, ``one of av, decord``, with ``or null`` where that is allowed."""
+        """The type in words: ``int``, ``true or false``, ``list of float``, ``one of av, decord``; ``or null`` where that is allowed."""
         if self.choices:
             words = "one of " + ", ".join(self.choices)
         elif self.element is not None:
             words = f"list of {self.element.__name__}"
         else:
-            words = "dict" if self.is_dict else self.type.__name__
+            words = "dict" if self.is_dict else "true or false" if self.type is bool else self.type.__name__
         return words + " or null" if self.optional else words
 
 
@@ -112,12 +112,6 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
 def section_keys(name: str) -> Mapping[str, Setting]:
     """The keys of ``run_cfg``, ``model_cfg``, or, for any other name, of a dataset in ``data_cfg``."""
     return settings_of(SECTIONS.get(name, DatasetConfig))
-
-
-def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
-    """`` Did you mean 'x'?`` for the nearest valid name, or where to read all of them."""
-    near = difflib.get_close_matches(name.lower(), list(valid), n=1, cutoff=0.4)
-    return f" Did you mean '{prefix}{near[0]}'?" if near else " python run.py --help lists all of them."
 
 
 def show(value: Any) -> str:

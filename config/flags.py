@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, did_you_mean, note, section_keys
+from config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, note, section_keys
 from config.schema import DataConfig
+from config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 WIDTH = 100
 ANY = "*"
@@ -30,6 +31,12 @@ SHORTHANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "n_workers": (LISTS, "n_workers"),
     "video_decoder": (LISTS, "video_decoder"),
     "cache_dir": (LISTS, "cache_dir"),
+}
+HELP = " python run.py --help lists all of them."
+# What is said elsewhere than by a flag of run.py.
+ELSEWHERE = {
+    "gpu gpus n_gpu n_gpus num_gpus nproc_per_node world_size nodes": "Several processes are started by torchrun --nproc_per_node N run.py "
+                                                                      "…; --device says cpu or cuda.",
 }
 # Given by torch.distributed.launch to every process; the environment says the same.
 LAUNCHER_FLAGS = ("local_rank", "local-rank")
@@ -128,19 +135,48 @@ def _inside(name: str, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _nearest(name: str) -> str:
+    """A question that names what may be meant, or where to read all flags."""
     dataset = re.match(r"data_cfg\.(train|val)\.(\d+)\.", name)
     if dataset:
-        return did_you_mean(name[dataset.end():], section_keys("data_cfg"), f"--{dataset.group()}")
+        return asked(f"--{dataset.group()}{key}" for key in nearest_keys(name[dataset.end():], section_keys("data_cfg"))) or HELP
     if name.startswith("data_cfg"):
-        return " Datasets are set as --data_cfg.train.0.batch_size 8 (--data_cfg.val.1.task …), counted from 0."
-    return did_you_mean(name, _all_flags(dotted="." in name), "--")
+        return (" Datasets are set as --data_cfg.train.0.batch_size 8 (--data_cfg.val.1.task …), counted from 0; those of train are "
+                "learnt from, those of val evaluated.")
+    section, dot, key = name.partition(".")
+    if section in SECTIONS:
+        if not dot:
+            return f" Its keys are flags of their own, such as --{next(iter(section_keys(section)))} (or --{section}.KEY)."
+        return asked(f"--{section}.{near}" for near in nearest_keys(key, section_keys(section))) or _elsewhere(key) or HELP
+    if dot:
+        return did_you_mean(f"--{name}", (f"--{section}.{key}" for section in SECTIONS for key in section_keys(section))) or HELP
+    for known, words in ELSEWHERE.items():
+        if name in known.split():
+            return f" {words}"
+    return _elsewhere(name) or asked(f"--{near}" for near in nearest_keys(name, list(_all_flags()))) or HELP
 
 
-def _all_flags(dotted: bool) -> Iterable[str]:
+def _elsewhere(name: str) -> str:
+    """The flags of the keys, of any section, that are called so, or are known under this name elsewhere."""
+    normal = name.lower().replace("-", "_")
+    if (short := re.sub("^(val|valid|validation|eval|dev)_", "test_", normal)) in SHORTHANDS:
+        return asked([f"--{short}"])
+    return asked(flag for key in (normal, *ALIASES.get(normal, ())) for flag in _flags_of(*key.split()))
+
+
+def _flags_of(key: str, *words: str) -> list[str]:
+    """The flags that set a key of any section; none for what is no key."""
+    if any(key in section_keys(section) for section in SECTIONS):
+        return [" ".join((f"--{key}", *words))]
+    if key not in section_keys("data_cfg"):
+        return []
+    short = [f"--{flag}" for flag, (_, own) in SHORTHANDS.items() if own == key]
+    return short or [f"--data_cfg.{name}.0.{key}" for name in LISTS]
+
+
+def _all_flags() -> Iterable[str]:
     for section in SECTIONS:
-        yield from (f"{section}.{key}" if dotted else key for key in section_keys(section))
-    if not dotted:
-        yield from ("config", "help", *SHORTHANDS)
+        yield from section_keys(section)
+    yield from ("config", "help", *SHORTHANDS)
 
 
 def help_text() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from config.fields import (
     ConfigError,
     Setting,
     check_value,
-    did_you_mean,
     json_or_text,
     note,
     parse_tokens,
@@ -31,8 +31,10 @@ from config.fields import (
     show,
 )
 from config.files import layers, read_json
-from config.flags import ANY, Assignment, help_text, read_command_line
+from config.flags import ANY, HELP, Assignment, help_text, read_command_line
 from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from config.tasks import Task, TaskError
+from config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 __all__ = ["ConfigError", "config_hash", "diff", "load_config", "on_device", "resolved"]
 
@@ -72,7 +74,11 @@ def load_config(argv: Sequence[str]) -> Config:
     """
     command = read_command_line(argv)
     if command.help:
-        sys.stdout.write(help_text())
+        try:
+            sys.stdout.write(help_text())
+            sys.stdout.flush()
+        except BrokenPipeError:  # a reader that has seen enough, such as `head`; nothing more is to be written at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)
     draft = _read_file(Path(command.config))
     early = [a for a in command.assignments if a.path[0] == "run_cfg" or a.path[:2] == ("model_cfg", "inherit_keys")]
@@ -160,9 +166,14 @@ def _checked(section: str, keys: dict[str, Any], source: str, place: str) -> dic
         elif key in OBSOLETE[section]:
             note(f"{source}: {place}.{key} has no effect: {OBSOLETE[section][key]}")
         else:
-            hint = _other_home(key, section) or did_you_mean(key, known)
+            hint = _other_home(key, section) or asked(nearest_keys(key, known)) or _other_name(key, section) or HELP
             raise ConfigError(f"{source}: unknown key '{key}' in {place}.{hint}")
     return found
+
+
+def _other_name(key: str, section: str) -> str:
+    """Where what is meant by a name of other programs stands, if not in this section."""
+    return next((f"{asked([own])}{home}" for own in ALIASES.get(key.lower(), ()) if (home := _other_home(own, section))), "")
 
 
 def _other_home(key: str, section: str) -> str:
@@ -189,6 +200,11 @@ def _assign(draft: Draft, assignment: Assignment) -> None:
         return
     which, index, key = rest
     value = parse_tokens(assignment.words, section_keys("data_cfg")[key], assignment.flag)
+    if key == "task":
+        try:
+            Task.parse(value)
+        except TaskError as error:
+            raise ConfigError(f"{assignment.flag}: {error}") from None
     for dataset in _chosen(draft, which, index, assignment.flag):
         dataset[key] = Value(value, assignment.flag, FLAG)
 
@@ -232,7 +248,7 @@ def _inherit(draft: Draft) -> None:
         if key in OBSOLETE["model_cfg"]:
             note(f"{wanted.source}: model_cfg.inherit_keys: '{key}' has no effect: {OBSOLETE['model_cfg'][key]}")
         elif key not in known:
-            raise ConfigError(f"{wanted.source}: model_cfg.inherit_keys: unknown key '{key}'.{did_you_mean(key, known)}")
+            raise ConfigError(f"{wanted.source}: model_cfg.inherit_keys: unknown key '{key}'.{asked(nearest_keys(key, known))}")
     if folder is None or folder.value is None or not wanted.value:
         return
     file = Path(folder.value) / "log" / "hps.json"
@@ -266,7 +282,7 @@ def _settle(draft: Draft) -> None:
 
 
 def _on(section: Section, key: str) -> bool:
-    return key in section and section[key].value not in (None, False)
+    return key in section and section[key].value is not None and section[key].value is not False
 
 
 def _drop_weaker(section: Section, one: str, other: str, off: Any) -> None:

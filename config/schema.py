@@ -47,6 +47,8 @@ class RunConfig:
                                                 "corpora's steps", minimum=1, unset=(0,))
     fp16: bool = setting(False, "half precision with a gradient scaler (for V100); CUDA only")
     bf16: bool = setting(False, "bfloat16 autocast, on CPUs too")
+    compile: bool = setting(False, "training: the layers of the vision and audio towers through torch.compile, which needs a C++ compiler, "
+                                   "for a GPU Triton; a layer that cannot be compiled runs as it is, with a warning")
     gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "
                                            "false: as in the release")
     valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0)
@@ -72,8 +74,8 @@ class RunConfig:
     scst_baseline: Literal["greedy", "mean"] = setting("greedy", "scst_finetuning: a caption is good when its reward is above that of the "
                                                                  "greedy caption, or above the mean of the other captions tried")
     hang_minutes: float = setting(20.0, "several processes: when a step makes no progress for so many minutes, all of them say which are "
-                                        "behind and where, and exit with status 75, so that the launcher can start again (0: never); "
-                                        "evaluations are not watched", minimum=0.0)
+                                        "behind and where, and exit with status 75, so that the launcher can start again (0: never); in an "
+                                        "evaluation, when none of them makes any for three times as long", minimum=0.0)
     log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1)
     zero_shot: bool = setting(False, "evaluate the start weights and stop")
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")

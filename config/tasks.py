@@ -7,10 +7,11 @@ names the modalities that a text is paired with. The text itself (``t``) may be 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+
+from config.words import asked, did_you_mean
 
 
 class TaskError(ValueError):
@@ -61,8 +62,10 @@ class Group:
         letters = letters.replace("t", "")
         unknown = sorted(set(letters) - {m.value for m in Modality})
         if unknown:
-            raise TaskError(f"group '{text}' has unknown letter(s) {', '.join(unknown)}; valid are v (vision), a (audio), "
-                            "s (subtitle) and t (text)")
+            joined = "; objectives are joined by '_', as in ret%tvas_cap%tva" if any(o.value in letters for o in Objective) else ""
+            listed = ", ".join(letter if letter.isalnum() else repr(letter) for letter in unknown)
+            raise TaskError(f"group '{text}' has unknown letter(s) {listed}; valid are v (vision), a (audio), "
+                            f"s (subtitle) and t (text){joined}")
         if not letters:
             raise TaskError(f"group '{text}' is empty: name at least one of v (vision), a (audio), s (subtitle)")
         if len(set(letters)) != len(letters):
@@ -152,6 +155,9 @@ def _objective(name: str, text: str) -> Objective:
     try:
         return Objective(name.strip())
     except ValueError:
-        near = difflib.get_close_matches(name, [o.value for o in Objective], n=1, cutoff=0.3)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise TaskError(f"unknown objective '{name}' in task '{text}'; valid are ret, cap, qa.{hint}") from None
+        if name.strip() and set(name.strip()) <= set("tvas"):
+            raise TaskError(f"task '{text}': '{name}' is a group without its objective; write for example ret%{name}") from None
+        longer = [o.value for o in Objective if name.strip().startswith(o.value)]
+        hint = asked(longer) or did_you_mean(name.strip(), [o.value for o in Objective])
+        raise TaskError(f"unknown objective '{name}' in task '{text}'; valid are ret (retrieval), cap (captioning), qa (answers).{hint}"
+                        ) from None

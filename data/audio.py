@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from config.words import did_you_mean
 from data.vision import frame_indices
-from utils.words import did_you_mean
 
 SAMPLE_RATE = 16_000
 WINDOW = 400

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from config.schema import Config
 from data.loader import EvalLoader, TrainLoader
-from data.spec import InputSpec, Tokenizer
+from data.spec import InputSpec, Tokenizer, UnreadableError
 from utils import distributed
 
 
@@ -16,8 +17,8 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
                   ) -> tuple[TrainLoader | None, list[EvalLoader]]:
     """The loader of ``data_cfg.train``, None for a run that only evaluates, and one for each dataset of ``data_cfg.val``.
 
-    ``tokenizer`` and ``audio_frontend`` (a name in data/audio.py) are the model's. Reads and checks all annotations. Raises DataError,
-    AnnotationError.
+    ``tokenizer`` and ``audio_frontend`` (a name in data/audio.py) are the model's. Reads and checks all annotations, and, before a
+    training, looks at some clips of the evaluation sets. Raises DataError, AnnotationError, UnreadableError.
     """
     run, data, spec = config.run_cfg, config.data_cfg, InputSpec.of(config.model_cfg, audio_frontend)
     shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
@@ -27,4 +28,15 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
     if run.mode == "training" and data.train:
         loader = TrainLoader(data.train, spec, tokenizer, accumulation=run.gradient_accumulation_steps,
                              num_train_steps=run.num_train_steps, mix=run.dataset_mix_type, **shared)
-    return loader, [EvalLoader(dataset, spec, tokenizer, skip_unreadable=run.skip_unreadable, **shared) for dataset in data.val]
+    evaluations = [EvalLoader(dataset, spec, tokenizer, skip_unreadable=run.skip_unreadable, **shared) for dataset in data.val]
+    if loader is not None and not (run.dry_run or run.skip_unreadable):
+        _glance(evaluations)
+    return loader, evaluations
+
+
+def _glance(evaluations: Sequence[EvalLoader]) -> None:
+    """Clips that would end a training at its evaluation are better told of before it: what the main process sees at once, all tell."""
+    found = [(loader.name, faults) for loader in evaluations if (faults := loader.glance())] if distributed.is_main() else []
+    for name, faults in distributed.all_gather_objects(found)[0]:
+        raise UnreadableError.of(name, faults, "evaluations would stop at them. Repair them, or leave them out with --skip_unreadable true "
+                                               "(`python -m data.check` opens every clip)")

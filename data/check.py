@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -224,8 +224,8 @@ def main(argv: Sequence[str]) -> int:
     """Check the datasets of the config that a command line describes; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, help="open so many clips of each dataset; default: all")
-    parser.add_argument("--workers", type=int, default=cores(), help="processes that read; default: one per core")
+    parser.add_argument("--clips", type=_at_least(1), help="open so many clips of each dataset; default: all")
+    parser.add_argument("--workers", type=_at_least(0), default=cores(), help="processes that read; default: one per core")
     parser.add_argument("--threshold", type=_share, help="share of unreadable clips of a dataset from which the status is 1")
     own, rest = parser.parse_known_args(argv)
     setup_logging(None)
@@ -238,6 +238,15 @@ def main(argv: Sequence[str]) -> int:
         logger.error("stopped; nothing was changed")
         return 130
     return int(any(report.failed for report in reports))
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {lowest}, got '{text}'")
+        return int(text)
+
+    return number
 
 
 def _share(text: str) -> float:

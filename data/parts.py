@@ -43,6 +43,13 @@ def span(source: Source) -> tuple[str, int, int]:
     return source.path, source.offset, source.size
 
 
+def is_empty(source: Source | None) -> bool:
+    """Whether it is a file, or a part of one, without a byte; a folder, or nothing, is not."""
+    if isinstance(source, str):
+        return os.path.isfile(source) and os.path.getsize(source) == 0
+    return source is not None and source.size == 0
+
+
 def url(source: Source) -> str:
     """What FFmpeg opens. Its ``subfile`` reads a part without a detour through Python."""
     if isinstance(source, str):

@@ -66,9 +66,7 @@ class ClipReader:
         """The clip's frames and sound; in training with the draws of ``key``. Raises MediaError."""
         if not (self._vision or self._audio):
             return ClipMedia()
-        seen = self._vision.find(clip_id) if self._vision else None
-        heard = self._sound_of(clip_id, seen) if self.needs_audio else None
-
+        seen, heard = self.find(clip_id)
         frame_count = 0
 
         def choose(count: int) -> list[int]:
@@ -92,6 +90,11 @@ class ClipReader:
         if silent:
             slices = self._slices(torch.zeros(0, self.spec.mel_bins), [0] * (self.config.audio_sample_num or 1))
         return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent, frame_count=frame_count)
+
+    def find(self, clip_id: str) -> tuple[Source | None, Source | None]:
+        """Where a clip is seen and where it is heard; None where it need not be. Raises MediaError for what must be there and is not."""
+        seen = self._vision.find(clip_id) if self._vision else None
+        return seen, self._sound_of(clip_id, seen) if self.needs_audio else None
 
     def files(self, clip_id: str) -> list[Source]:
         """The clip's files or folders that are there: what is seen, then what is heard where that is another."""

@@ -245,7 +245,8 @@ class Stages:
 
     def _say(self, line: str) -> None:
         lane = getattr(self.lane, "name", None)
-        print(line if lane is None else f"{lane}: {line}", flush=True)
+        with self.lock:  # print() writes the end of a line by itself
+            print(line if lane is None else f"{lane}: {line}", flush=True)
 
     def _fingerprint(self, arguments: Sequence[str], inputs: Mapping[str, str]) -> str:
         try:

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from config.fields import check_value, section_keys  # noqa: E402
 from config.schema import ModelConfig  # noqa: E402
 from config.tasks import CaptionKind, Group, Modality, Task  # noqa: E402
+from config.words import did_you_mean  # noqa: E402
 from data.batch import Batch, Texts, make_texts  # noqa: E402
 from model.encoders.beats import ITER3_PLUS  # noqa: E402
 from model.encoders.eva import EVA01_GIANT  # noqa: E402
@@ -45,8 +46,8 @@ from model.vast import HEAD_GROUPS, VAST  # noqa: E402
 from model.weights import LoadReport, load_weights, read_state_dict  # noqa: E402
 from model.weights.load import begins  # noqa: E402
 from model.weights.released import UNUSED  # noqa: E402
+from utils.console import readers_may_leave  # noqa: E402
 from utils.random import StepRandom  # noqa: E402
-from utils.words import did_you_mean  # noqa: E402
 
 TOLERANCES = {"output": 1e-5, "loss": 1e-5, "gradient": 1e-4, "sequence": 0.0}
 TEXTS = {"captions": "max_caption_len", "vision_captions": "max_caption_len", "audio_captions": "max_caption_len",
@@ -91,7 +92,7 @@ def known(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
     """Raise FolderError for a key that is not valid."""
     for key in keys:
         if key not in (valid := list(valid)):
-            raise FolderError(f"{where}: key '{key}' is not understood.{did_you_mean(key, valid)}")
+            raise FolderError(f"{where}: key '{key}' is not understood.{did_you_mean(key, valid) or ' Valid are ' + ', '.join(valid)}")
 
 
 class Recorded:
@@ -233,7 +234,7 @@ def outputs(r: Recorded) -> dict[str, Tensor]:
     for spelling, group in scored(r).items():
         scores = model.match(memory, group, captions.ids.repeat_interleave(n, 0), captions.mask.repeat_interleave(n, 0),
                              torch.arange(n).repeat(n))
-        made[f"itm_scores_{spelling}"] = scores.view(n, n)
+        made[f"itm_scores_{spelling}"] = scores.sigmoid().view(n, n)
     return made
 
 
@@ -364,6 +365,8 @@ def main(argv: Sequence[str]) -> int:
               f"checkpoint: nothing missing, nothing unknown, {len(recorded.report.dropped)} tensors without use left out: "
               + ", ".join(f"{start}*" for start in UNUSED if any(begins(name, [start]) for name in recorded.report.dropped)))
         rows = [show(row, limits[row.kind]) for check in CHECKS for row in check(recorded)]
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, LookupError, TypeError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -388,4 +391,5 @@ def show(row: Row, limit: float) -> Row:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with readers_may_leave():
+        sys.exit(main(sys.argv[1:]))

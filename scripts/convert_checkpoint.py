@@ -119,6 +119,8 @@ def run(arguments: argparse.Namespace) -> None:
     source, result = arguments.source, arguments.result
     if result.suffix not in (*TORCH, SAFETENSORS):
         raise WeightsError(f"{result}: expected a name that ends in {', '.join(TORCH)} or {SAFETENSORS}")
+    if result.exists() and result.samefile(source):
+        raise WeightsError(f"{result}: is IN itself, which a conversion leaves as it is; name another file")
     if arguments.unused and arguments.to != "released":
         raise WeightsError("--unused goes with --to released: OmniVAST keeps no tensors without use")
     wanted: Sequence[str] = ()

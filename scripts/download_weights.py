@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
+import re
 import shutil
 import sys
 import time
@@ -30,12 +31,13 @@ from typing import IO, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.load import ConfigError, load_config  # noqa: E402
+from config.words import did_you_mean  # noqa: E402
 from model.build import ModelError, pretrained_files  # noqa: E402
 from model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers  # noqa: E402
 from model.weights.load import parts_of  # noqa: E402
+from utils.console import readers_may_leave  # noqa: E402
 from utils.files import sha256_file, write_atomically  # noqa: E402
 from utils.log import Progress, progress, setup_logging  # noqa: E402
-from utils.words import did_you_mean  # noqa: E402
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -322,6 +324,9 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, ConfigError, ModelError) as error:
         print(f"download_weights.py: {error}", file=sys.stderr)
         return 2
+    if options.mirror and not re.match("https?://[^/]", options.mirror):
+        print(f"download_weights.py: --mirror: expected a URL such as https://mirror.example, got '{options.mirror}'", file=sys.stderr)
+        return 2
     if not wanted and not options.config:
         parser().print_usage(sys.stderr)
         print("download_weights.py: name encoders, or a config with --config", file=sys.stderr)
@@ -343,7 +348,8 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        with readers_may_leave():
+            sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         print("\ninterrupted; run it again to continue", file=sys.stderr)
         sys.exit(130)

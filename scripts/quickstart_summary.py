@@ -373,7 +373,7 @@ def _frames(media: MediaFolder, clip_id: str, number: int, side: int) -> list[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write metrics.json, report.html and report.md, print the tables. Returns 1, with one line on stderr, when a stage is missing."""
+    """Write metrics.json, report.html and report.md, print the tables. Returns 2, with one line on stderr, when a stage is missing."""
     parser = argparse.ArgumentParser(description="Summarise the quickstart: metrics.json, report.html and three tables.")
     parser.add_argument("--folder", type=Path, default=Path("output/quickstart"), help="where the stages wrote their folders")
     parser.add_argument("--data", type=Path, default=Path("datasets/omnistamps/quick"), help="the OmniStamps set they used")
@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         inputs = read_inputs(options.folder, options.data)
     except MissingResult as error:
         print(f"quickstart_summary: {error}", file=sys.stderr)
-        return 1
+        return 2
     metrics = summarise(inputs)
     write_atomically(options.folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     path = page(inputs, metrics, options.clips).write(options.folder / "report.html")

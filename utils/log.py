@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.files import write_atomically
+from utils.watchdog import going_on
 
 LOGGER_NAME = "omnivast"
 FIRST_INTERVAL = 15.0
@@ -101,8 +102,9 @@ class Progress(Generic[T]):
                 self.update()
 
     def update(self, steps: int = 1) -> None:
-        """Count ``steps`` more."""
+        """Count ``steps`` more; to a watchdog, a sign of life."""
         self.count += steps
+        going_on()
         if self.bar is not None:
             self.bar.update(steps)
         elif self.shown and self._due():

@@ -24,6 +24,8 @@ EXIT_STATUS = 75
 """Of every process of a group that hangs: EX_TEMPFAIL, "try again"."""
 LONGEST_INTERVAL = 10.0
 """Seconds between two looks."""
+PATIENCE = 3
+"""An uneven phase may go on for so many times as long without a sign of any process."""
 GRACE = 5.0
 """Seconds in which processes that have reported wait for the others to do so: the first to go takes the others' connections along."""
 
@@ -41,13 +43,17 @@ class Place:
     pid: int = 0
 
 
+_running: Watchdog | None = None
+
+
 class Watchdog:
     """Within ``with``, a thread watches over the calls of :meth:`at`, on every process of the group; ``minutes`` 0 watches nothing, and
     a process alone is not watched.
 
-    When a process has not called ``at`` for ``minutes``, every process that still lives logs which are behind, at which step and in
-    which phase, and exits with ``EXIT_STATUS``; those behind also write where they hang to stderr. A process that is stopped or whose
-    interpreter is blocked cannot exit itself; the others name it.
+    When a process has not called ``at`` for ``minutes``, or, in an uneven phase, no process has called ``at`` or ``going_on`` for
+    ``PATIENCE`` times as long, every process that still lives logs which are behind, at which step and in which phase, and exits with
+    ``EXIT_STATUS``; those behind also write where they hang to stderr. A process that is stopped or whose interpreter is blocked cannot
+    exit itself; the others name it.
     """
 
     _number = 0
@@ -56,16 +62,22 @@ class Watchdog:
         self.limit = 60.0 * minutes
         self.place = Place(host=socket.gethostname(), pid=os.getpid())
         self.since = time.monotonic()
-        self.watched = False
+        self.watched = self.uneven = False
+        self.moves = 0
+        """Calls of ``at`` and ``going_on``."""
         self.over = threading.Event()
         self.thread: threading.Thread | None = None
 
-    def at(self, step: int, phase: str, *, watched: bool = True) -> None:
-        """This process begins ``phase`` of ``step``. All processes call this in the same order. Not ``watched``: it may take its time."""
+    def at(self, step: int, phase: str, *, uneven: bool = False) -> None:
+        """This process begins ``phase`` of ``step``. All processes call this in the same order. ``uneven``: some have more to do in it than
+        others, and say that they are ``going_on``."""
         self.place = Place(self.place.count + 1, step, phase, self.place.beat, self.place.host, self.place.pid)
-        self.since, self.watched = time.monotonic(), watched
+        self.since, self.watched, self.uneven = time.monotonic(), True, uneven
+        self.moves += 1
 
     def __enter__(self) -> Watchdog:
+        global _running
+        _running = self
         if self.limit > 0 and distributed.world_size() > 1:
             Watchdog._number += 1
             # A connection of its own: the main thread may hang while it holds the group's.
@@ -78,16 +90,22 @@ class Watchdog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        global _running
+        _running = None
         self.over.set()
         if self.thread is not None:
             self.thread.join(timeout=LONGEST_INTERVAL)
 
     def _watch(self) -> None:
-        told = True
+        told, counted, total = True, 0, 0
         while not self.over.wait(self.interval):
-            hangs = self.watched and time.monotonic() - self.since > self.limit
+            hangs = self.watched and time.monotonic() - self.since > self.limit * (PATIENCE if self.uneven else 1)
             try:
                 self._publish()
+                moves, before = self.moves, total
+                total, counted = self.store.add("moves", moves - counted), moves
+                if self.uneven and total != before:
+                    self.since, hangs = time.monotonic(), False
                 hangs = hangs or self.store.check(["hang"])
             except RuntimeError as error:
                 # The process that holds the store is gone; the group's own connections will say so too.
@@ -145,6 +163,12 @@ class Watchdog:
             if self.store.check([str(rank)]):
                 found[rank] = Place(**json.loads(self.store.get(str(rank))))
         return found
+
+
+def going_on() -> None:
+    """The work of this process goes on, within its phase."""
+    if _running is not None:
+        _running.moves += 1
 
 
 def described(places: dict[int, Place], silent: set[int], world: int) -> str:

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, and return the exit status: 0, or 1 after an error that the user can mend."""
+    """Build, and return the exit status: 0, or 2 after an error that the user can mend."""
     # Imported here: the workers start from this file too, and need none of it.
     from corpus.omnistamps.build import BuildError, build
     from corpus.omnistamps.facts import SourceError
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         build(**vars(arguments))
     except (BuildError, SourceError) as error:
         logging.getLogger("omnivast").error("%s", error)
-        return 1
+        return 2
     return 0
 
 

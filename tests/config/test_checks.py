@@ -16,6 +16,8 @@ from tests.config.conftest import BASE, DATASET
     ({"run": {"grad_norm": 0}}, "run_cfg.grad_norm: expected a positive number, or null or -1"),
     ({"run": {"keep_last": 2, "remove_before_ckpt": False}}, "run_cfg.keep_last 2 removes older checkpoints, but run_cfg.remove_before"),
     ({"run": {"parallel": "deepspeed"}}, "run_cfg.parallel is deepspeed, but run_cfg.deepspeed_config, its JSON file, is not set"),
+    ({"model": {"ret_features_dir": "c.json/features"}}, "model_cfg.ret_features_dir 'c.json/features' cannot be written: "),
+    ({"run": {"parallel": "deepspeed", "deepspeed_config": "absent.json"}}, "run_cfg.deepspeed_config 'absent.json': no such file"),
     ({"run": {"parallel": "deepspeed", "fp16": True}}, "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"),
     ({"run": {"deepspeed_config": "zero.json"}}, "run_cfg.deepspeed_config is set, but run_cfg.parallel is ddp"),
     ({"run": {"new_lr": 1e-3}}, "run_cfg.new_params_name names no parameters"),
@@ -42,8 +44,8 @@ from tests.config.conftest import BASE, DATASET
     ({"train": {"task": "ret%tvax"}}, "data_cfg.train[0] 'clips': task: task 'ret%tvax': group 'tvax' has unknown letter(s) x"),
     ({"train": {"task": "ret%"}}, "has an empty group"),
     ({"train": {"task": ""}}, "task: the task is empty"),
-    ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret, cap, qa. "
-                                   "Did you mean 'ret'?"),
+    ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret "
+                                   "(retrieval), cap (captioning), qa (answers). Did you mean 'ret'?"),
     ({"train": {"vision": None, "audio": "sounds"}}, "needs vision, but 'vision', the folder of videos or images, is not set"),
     ({"train": {"vision_sample_num": None}}, "needs vision, but 'vision_sample_num', the frames per clip, is not set"),
     ({"train": {"audio_sample_num": None}}, "needs audio, but 'audio_sample_num'"),

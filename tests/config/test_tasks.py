@@ -51,7 +51,9 @@ def test_a_task_without_some_objectives_and_modalities():
 @pytest.mark.parametrize("text, message", [
     ("", "empty"), ("ret", "objective 'ret' in task 'ret' has an empty group; write for example ret%tvas"),
     ("ret%", "has an empty group"), ("ret%tv%_cap%tv", "objective 'ret'.*has an empty group"),
-    ("rte%tv", "unknown objective 'rte' in task 'rte%tv'; valid are ret, cap, qa. Did you mean 'ret'"),
+    ("rte%tv", "unknown objective 'rte' in task 'rte%tv'; valid are ret .*, cap .*, qa .*Did you mean 'ret'"),
+    ("tvas", "'tvas' is a group without its objective; write for example ret%tvas"),
+    ("caption%tv", "unknown objective 'caption'.*Did you mean 'cap'"), ("ret%tv,cap%tv", "objectives are joined by '_'"),
     ("ret%tv__cap%tv", "unknown objective ''"), ("ret%tv_ret%ta", "objective 'ret' occurs twice.*list its groups once"),
     ("ret%tv%vt", "objective 'ret' in task 'ret%tv%vt' names a group twice"), ("ret%tq", "task 'ret%tq': group 'tq' has unknown letter")])
 def test_tasks_that_cannot_be(text, message):

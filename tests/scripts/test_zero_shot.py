@@ -103,3 +103,9 @@ def test_what_is_wrong_on_the_command_line_is_named(setting, monkeypatch, capsys
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     assert zero_shot._options(arguments)[0].gpus == 3
     assert not calls and "retrieval-msrvtt" in zero_shot.choices() and len(zero_shot.choices()) == 27
+
+
+def test_questions_without_answers_have_a_row():
+    protocol = {"dataset": "vqav2_qa", "groups": ["tv"], "not_computed": {"accuracy": "no answers in test.json"}}
+    found = zero_shot.table({"VQA-vqav2": {"results": {"vqav2_qa.qa.json": {"metrics": {"tv": {}}, "protocol": protocol}}}})
+    assert "| VQA-vqav2 tv | accuracy | not computed: no answers in test.json | – |" in found

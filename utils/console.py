@@ -1,0 +1,25 @@
+"""Standard output whose reader may leave early, as in ``… | head``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_STATUS = 128 + 13
+"""Of a program whose output nobody reads any more, as the shell tells of SIGPIPE."""
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Within, output that nobody reads any more ends the program without a traceback, with ``EXIT_STATUS``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would be tried again, and told of, at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_STATUS) from None
