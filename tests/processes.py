@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import torch
 import torch.distributed as dist
 
 # Forked from a process that has imported what is slow to import, and nothing else: neither threads nor locks are inherited.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.processes", "evaluation.run", "training.loop", "model.vast"])
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["tests.processes", "run"])
+
+SECONDS = 600.0
+"""Long enough for a machine that does ten other things at the same time."""
 
 
-def together(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = 120) -> list[Any]:
+def together(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = SECONDS) -> list[Any]:
     """What ``work(rank, *arguments)`` returns on each of ``processes`` processes of one group.
 
     ``work`` is a function of a module. Raises AssertionError with the tracebacks of those that fail, or when they take longer than
@@ -32,18 +36,19 @@ def together(work: Callable[..., Any], processes: int, *arguments: Any, seconds:
         return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
-def exit_codes(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = 120, enough: int | None = None,
+def exit_codes(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = SECONDS, enough: int | None = None,
                ) -> list[int | None]:
     """How each of the processes that run ``work(rank, *arguments)`` ends. When all, or ``enough`` of them, have ended, or ``seconds``
     have passed, the others are killed: None."""
     with tempfile.TemporaryDirectory() as folder:
-        started = [_CONTEXT.Process(target=_run, args=(rank, processes, Path(folder), work, arguments)) for rank in range(processes)]
+        started = [WARM.Process(target=_run, args=(rank, processes, Path(folder), work, arguments)) for rank in range(processes)]
         try:
             for process in started:
                 process.start()
             deadline = time.monotonic() + seconds
-            while sum(process.exitcode is not None for process in started) < (enough or processes) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            while len(running := [process for process in started if process.exitcode is None]) > processes - (enough or processes):
+                if not wait([process.sentinel for process in running], max(0.0, deadline - time.monotonic())):
+                    break
             return [process.exitcode for process in started]
         finally:
             for process in started:

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cost, flops, measure, run, workload
 from benchmarks.flops import memory_tokens, step_flops
+from tests.processes import WARM
 from utils.random import StepRandom
 
 
@@ -48,7 +49,8 @@ def test_what_texts_meet_at_the_released_size_is_the_released_models():
     assert sum(memory_tokens(workload.RELEASED).values()) == 8 * 257 + 2 * 256 + 70
 
 
-def test_cost_by_axis_in_processes_of_their_own():
+def test_cost_by_axis_in_processes_of_their_own(monkeypatch):
+    monkeypatch.setattr(measure.multiprocessing, "get_context", lambda way: WARM)  # forked where all is imported, to save time
     found = cost.measure(workload.TINY, "wall", 1, {"groups": (1, 5), "texts_per_memory": (2,)})
     first, last = found["groups"][1], found["groups"][5]
     assert first["clip_gflop"] == last["clip_gflop"] and first["text_gflop"] < last["text_gflop"]

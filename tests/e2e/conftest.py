@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from corpus.omnistamps import picks
 from corpus.omnistamps.build import build
@@ -64,17 +62,3 @@ def run_program(caplog, capsys, monkeypatch) -> RunProgram:
         return Outcome(status, caplog.text + captured.out + captured.err)
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def _put_back():
-    """What run.py sets for its process: threads, and handlers of the logger that would write into an earlier test's folder."""
-    threads, logger = torch.get_num_threads(), logging.getLogger("omnivast")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    yield
-    torch.set_num_threads(threads)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()

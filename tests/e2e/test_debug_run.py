@@ -90,7 +90,7 @@ def test_resuming_what_is_finished_changes_nothing(trained, clips, run_program):
     before = {path: path.read_bytes() for folder in ("ckpt", "results") for path in (trained / folder).rglob("*") if path.is_file()}
     lines = [(trained / "log" / f"{name}.jsonl").read_text() for name in ("metrics", "eval")]
     outcome = run_program(clips.train(trained, "--resume", "true"))
-    assert outcome.status == 0 and "resuming after step 10 of 10" in outcome.text
+    assert outcome.status == 0 and "resuming after step 10 of 10: nothing is left to train" in outcome.text
     assert all(path.read_bytes() == content for path, content in before.items())
     assert [(trained / "log" / f"{name}.jsonl").read_text() for name in ("metrics", "eval")] == lines
 

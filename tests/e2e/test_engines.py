@@ -1,18 +1,18 @@
-"""The whole program on sixty clips under torchrun with two processes that share the model out, beside one process."""
+"""The whole program on sixty clips in two processes that share the model out, beside one process."""
 
 import json
 
 import pytest
 
-from tests.e2e.program import results, start
-from tests.e2e.test_processes import NOTHING_OF_ITS_OWN, TWO, finish
+from tests.e2e.program import Running, results
+from tests.e2e.test_processes import NOTHING_OF_ITS_OWN
 from utils.log import read_jsonl
 
 
 def test_fsdp_trains_and_evaluates_as_one_process(clips, run_program, tmp_path):
-    two = start(clips.train(tmp_path / "two", *NOTHING_OF_ITS_OWN, "--parallel", "fsdp", "--test_batch_size", "5"), TWO)
+    two = Running(clips.train(tmp_path / "two", *NOTHING_OF_ITS_OWN, "--parallel", "fsdp", "--test_batch_size", "5"), processes=2)
     assert run_program(clips.only_train(tmp_path / "one", *NOTHING_OF_ITS_OWN)).status == 0
-    status, text = finish(two)
+    status, text = two.finish()
     assert status == 0, text
     one, other = (read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(other) == 10

@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import run as _  # noqa: F401 (its imports: so that not each of the processes reads them anew)
-from tests.e2e.program import ROOT, TINY, Clips, call, results
+from tests.e2e.program import ROOT, TIMEOUT, TINY, Clips, Running, results
 from training import checkpoint
 from utils.files import sha256_file
 from utils.log import read_jsonl
 
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-FORK = multiprocessing.get_context("fork")
 KILLS = int(os.environ.get("OMNIVAST_KILLS", "4"))
 STEPS = 10
-TIMEOUT = 200.0
 UNTIMED = ("step", "corpus", "epoch", "loss", "losses", "lr", "grad_norm", "nonfinite_steps")
 # Calls within saves and other writing, and before which of them at the latest the kill comes: in about the first three saves.
 PLACES = {"write": (checkpoint._Hashing, 12000), "fsync": (os, 33), "replace": (os, 10), "unlink": (Path, 6), "link": (os, 2)}
@@ -49,35 +45,17 @@ def config_of(clips: Clips) -> dict[str, Any]:
     return config
 
 
-def attempt(arguments: list[str], output: Path, place: str | None, number: int) -> None:
-    """run.py in a process of its own, which kills itself just before the ``number``-th call of ``place``."""
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.chdir(ROOT)
-    torch.set_num_threads(1)
-    if place is not None:
-        owner, calls = PLACES[place][0], iter(range(1, number))
-        original = getattr(owner, place)
+def die_at(place: str, number: int) -> None:
+    """SIGKILL just before the ``number``-th call of ``place``."""
+    owner, calls = PLACES[place][0], iter(range(1, number))
+    original = getattr(owner, place)
 
-        def trap(*given, **named):
-            if next(calls, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*given, **named)
+    def trap(*given, **named):
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*given, **named)
 
-        setattr(owner, place, trap)
-    os._exit(call(arguments))
-
-
-def run(arguments: list[str], output: Path, seconds: float = TIMEOUT, place: str | None = None, number: int = 0) -> int:
-    """Its exit status; killed after ``seconds``, or at ``place``."""
-    process = FORK.Process(target=attempt, args=(arguments, output, place, number))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return process.exitcode
+    setattr(owner, place, trap)
 
 
 def trace(folder: Path) -> dict[str, Any]:
@@ -100,8 +78,10 @@ def unbroken(clips, tmp_path_factory) -> tuple[Path, float]:
     folder = tmp_path_factory.mktemp("unbroken")
     (folder / "config.json").write_text(json.dumps(config_of(clips)))
     arguments = ["--config", str(folder / "config.json"), "--output_dir", str(folder / "run")]
+    assert Running(["--help"]).finish()[0] == 0  # what is imported once for all is not counted
     began = time.monotonic()
-    assert run(arguments, folder / "output.txt") == 0, (folder / "output.txt").read_text()
+    status, text = Running(arguments).finish()
+    assert status == 0, text
     seconds = time.monotonic() - began
     assert [row["step"] for row in read_jsonl(folder / "run" / "log" / "metrics.jsonl")] == list(range(1, STEPS + 1))
     return folder / "run", seconds
@@ -110,21 +90,19 @@ def unbroken(clips, tmp_path_factory) -> tuple[Path, float]:
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_run_killed_at_random_moments_is_the_unbroken_run(unbroken, tmp_path, way):
     whole, duration = unbroken
-    draws, output, kills, rounds = random.Random(way), tmp_path / "output.txt", [], 0
+    draws, kills, rounds = random.Random(way), [], 0
     while len(kills) < KILLS:
         rounds, broken, saved, status = rounds + 1, tmp_path / f"round{rounds}", 0, -1
         arguments = ["--config", str(whole.parent / "config.json"), "--output_dir", str(broken), "--resume", "true",
                      "--async_save", str(way == "async").lower()]
         while status:
-            place = draws.choice(["time", "time", "time", *PLACES])
-            if len(kills) >= KILLS:
-                status = run(arguments, output)
-                assert status == 0, output.read_text()
-            elif place == "time":
-                status = run(arguments, output, draws.uniform(0.1, 1.0) * duration)
-            else:
-                status = run(arguments, output, TIMEOUT, place, draws.randint(1, PLACES[place][1]))
-            assert status in (0, -signal.SIGKILL), output.read_text()
+            place, seconds, trap = draws.choice(["time", "time", "time", *PLACES]), TIMEOUT, None
+            if len(kills) < KILLS and place == "time":
+                seconds = draws.uniform(0.1, 1.0) * duration
+            elif len(kills) < KILLS:
+                trap = partial(die_at, place, draws.randint(1, PLACES[place][1]))
+            status, text = Running(arguments, first=trap).finish(seconds)
+            assert status in (0, -signal.SIGKILL), text
             before, saved = saved, next((pair.step for pair in checkpoint.committed(broken / "ckpt")), 0)
             assert saved >= before
             if status:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import time
+from functools import partial
 
 import pytest
 import torch
@@ -14,14 +13,13 @@ from config.load import load_config
 from config.tasks import Task
 from data.annotations import load_annotations
 from model.build import build_model
-from tests.e2e.program import ROOT, TINY, start
+from tests.e2e.accidents import die_after_lines
+from tests.e2e.program import ROOT, TINY, Running
 from tests.media_factory import write_image, write_json, write_sound
 from utils.log import read_jsonl
 from utils.random import seed_everything
 
 CLIPS = ROOT / "datasets" / "omnistamps" / "debug" / "clips"
-TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
-TIMEOUT = 240
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +63,15 @@ def test_killed_and_resumed_or_by_two_processes_equals_unbroken(captioner, meta,
     read = load_annotations(tmp_path / "unbroken" / "results" / "own" / "labels.json", Task.parse("cap%tv_ret%tv"), training=True)
     assert read.ids() == [row["clip_id"] for row in wanted]
 
-    process = start(arguments(captioner, tmp_path / "broken", meta, "--test_batch_size", "1"), start_new_session=True)
     part = tmp_path / "broken" / "results" / "own" / "part_00000.jsonl"
-    deadline = time.monotonic() + TIMEOUT
-    while len(read_jsonl(part)) < 5:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=TIMEOUT)
+    killed = Running(arguments(captioner, tmp_path / "broken", meta, "--test_batch_size", "1"), first=partial(die_after_lines, 7))
+    assert killed.finish()[0] == -signal.SIGKILL
     before = read_jsonl(part)
-    assert 5 <= len(before) < len(wanted)
+    assert len(before) == 7 < len(wanted)
     with part.open("ab") as file:
         file.write(b'{"clip_id": "train00031", "vision_cap": ["torn')
-    resumed = start(arguments(captioner, tmp_path / "broken", meta), TWO)
-    text, _ = resumed.communicate(timeout=TIMEOUT)
-    assert resumed.returncode == 0, text
+    status, text = Running(arguments(captioner, tmp_path / "broken", meta), processes=2).finish()
+    assert status == 0, text
     done = {row["clip_id"] for row in before if "unreadable" not in row}
     assert f"{len(done)} of {len(wanted) + 1} clips are labelled already" in text
     assert labels(tmp_path / "broken") == wanted

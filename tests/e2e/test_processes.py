@@ -1,32 +1,26 @@
-"""The whole program on sixty clips under torchrun with two processes, beside one; and killed in the middle, then resumed."""
+"""The whole program on sixty clips in a group of two processes, beside one; and killed in the middle, then resumed."""
 
 import json
 import signal
-import time
+from functools import partial
 
 import pytest
 import torch
 
-from tests.e2e.program import results, start
+from tests.e2e.accidents import prepare
+from tests.e2e.program import Running, results
 from utils.log import read_jsonl
 
-TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
 TEXT = "--model_cfg.text_encoder_cfg"
 # What every process draws or counts for itself.
 NOTHING_OF_ITS_OWN = (f"{TEXT}.hidden_dropout_prob", "0", f"{TEXT}.attention_probs_dropout_prob", "0",
                       "--model_cfg.audio_encoder_cfg.encoder_layerdrop", "0", "--model_cfg.vision_encoder_cfg.stem_norm", "group")
-TIMEOUT = 240
-
-
-def finish(process):
-    text, _ = process.communicate(timeout=TIMEOUT)
-    return process.returncode, text
 
 
 def test_two_processes_train_as_one(clips, run_program, tmp_path):
-    two = start(clips.only_train(tmp_path / "two", *NOTHING_OF_ITS_OWN), TWO)
+    two = Running(clips.only_train(tmp_path / "two", *NOTHING_OF_ITS_OWN), processes=2)
     assert run_program(clips.only_train(tmp_path / "one", *NOTHING_OF_ITS_OWN)).status == 0
-    status, text = finish(two)
+    status, text = two.finish()
     assert status == 0, text
     one, other = (read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("one", "two"))
     assert [row["corpus"] for row in one] == [row["corpus"] for row in other]
@@ -38,12 +32,12 @@ def test_two_processes_train_as_one(clips, run_program, tmp_path):
 
 def test_two_processes_evaluate_as_one(clips, run_program, tmp_path):
     """After training, where each process had running means of its own, and in testing."""
-    status, text = finish(start(clips.train(tmp_path / "two"), TWO))
+    status, text = Running(clips.train(tmp_path / "two"), processes=2).finish()
     assert status == 0, text
     weights = tmp_path / "two" / "ckpt" / "model_step_10.pt"
-    two = start(clips.test(weights, tmp_path / "test", "--test_batch_size", "6"), TWO)
+    two = Running(clips.test(weights, tmp_path / "test", "--test_batch_size", "6"), processes=2)
     assert run_program(clips.test(weights, tmp_path / "one")).status == 0
-    status, text = finish(two)
+    status, text = two.finish()
     assert status == 0, text
     one = results(tmp_path / "one" / "results")
     assert set(one) == {"omnistamps_ret.ret", "omnistamps_cap.cap", "omnistamps_qa.qa"}
@@ -55,15 +49,10 @@ def test_two_processes_evaluate_as_one(clips, run_program, tmp_path):
 
 def test_killed_and_resumed_equals_unbroken(clips, run_program, tmp_path):
     flags = ("--train_steps", "15", "--save_every", "3")
-    process = start(clips.only_train(tmp_path / "broken", *flags))
-    deadline = time.monotonic() + TIMEOUT
-    while len(read_jsonl(tmp_path / "broken" / "log" / "metrics.jsonl")) < 8:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
+    process = Running(clips.only_train(tmp_path / "broken", *flags), first=partial(prepare, tmp_path, "SIGKILL:0:9"))
+    assert process.finish()[0] == -signal.SIGKILL
     saved = json.loads((tmp_path / "broken" / "ckpt" / "latest.json").read_text())["step"]
-    assert 3 <= saved < 30 and not (tmp_path / "broken" / "ckpt" / "model_step_30.pt").exists()
+    assert saved == 6 and not (tmp_path / "broken" / "ckpt" / "model_step_30.pt").exists()
 
     outcome = run_program(clips.only_train(tmp_path / "broken", *flags, "--resume", "true"))
     assert outcome.status == 0 and f"resuming after step {saved} of 30" in outcome.text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,17 @@ RECIPES = [(script, path.stem.split("-", 1)[1]) for script, kind in KINDS.items(
 LAUNCHER = {"GPUS", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "OMNIVAST_SRUN"}
 
 
-def bash(script, *arguments, cwd=ROOT, **variables):
+def begun(script, *arguments, cwd=ROOT, **variables):
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER and not key.startswith("SLURM_")}
     environment.update({"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **variables})
-    return subprocess.run(["bash", str(script), *map(str, arguments)], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
+    return subprocess.Popen(["bash", str(script), *map(str, arguments)], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
+def bash(script, *arguments, **more):
+    process = begun(script, *arguments, **more)
+    text, _ = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, text)
 
 
 def command(script, *arguments, **variables):
@@ -151,8 +159,8 @@ def test_the_slurm_job(cluster):
                  "open-mode=append", "signal=USR1@300"):
         assert f"#SBATCH --{line}\n" in job
     variables = {"PATH": path, "SLURM_JOB_ID": "30001", "SLURM_JOB_NODELIST": "node[7-8]"}
-    # Saved for want of time: queued again. Pre-empted (143), done or failed: not by the job.
-    for status, again in ((138, True), (143, False), (0, False), (1, False)):
+    # Saved for want of time, or pre-empted: queued again. Done or failed: not.
+    for status, again in ((138, True), (143, True), (130, False), (0, False), (1, False)):
         (cluster / "status").write_text(str(status))
         (cluster / "scontrol.txt").unlink(missing_ok=True)
         assert bash(cluster / "job.sh", **variables).returncode == status
@@ -175,6 +183,38 @@ def test_a_task_of_the_slurm_job(cluster):
     settings = set((cluster / "env").read_text().splitlines())
     assert {"RANK=5", "WORLD_SIZE=8", "LOCAL_RANK=1", "LOCAL_WORLD_SIZE=4", "MASTER_ADDR=node7", "MASTER_PORT=20001"} <= settings
     assert (cluster / "words").read_text().startswith("run.py --config config/vast/finetune_cfg/retrieval-msrvtt.json")
+
+
+# Saves and ends with what a signal asks for; the second start is done at once. As torchrun, it knows SIGTERM alone, and ends with 1.
+PROGRAM = """
+echo "$@" >> $here/starts
+[ $(wc -l < $here/starts) -gt 1 ] && exit 0
+trap 'exit ${status:-138}' USR1
+trap 'exit ${status:-143}' TERM
+trap 'exit ${status:-130}' INT
+touch $here/ready
+while true; do sleep 0.05; done"""
+
+
+@pytest.mark.parametrize("name", ["python", "torchrun"])
+@pytest.mark.parametrize("number, slurm, expected", [(signal.SIGUSR1, {}, 0), (signal.SIGUSR1, {"SLURM_JOB_ID": "7"}, 138),
+                                                     (signal.SIGTERM, {}, 143), (signal.SIGINT, {}, 130)])
+def test_a_recipe_that_gets_a_signal(cluster, name, number, slurm, expected):
+    many = name == "torchrun"
+    program = PROGRAM.replace("trap 'exit ${status:-138}' USR1\n", "") if many else PROGRAM
+    (cluster / name).write_text(f'#!/bin/bash\nhere={cluster}\n[[ "$*" = *run.py* ]] || exec {sys.executable} "$@"\n'
+                                f'{"status=1" if many else ""}{program}\n')
+    (cluster / name).chmod(0o755)
+    script = begun(VAST / "finetune_ret.sh", "msrvtt", "--pretrain_dir", "none", "--output_dir", cluster / "out", "--gpus", 1 + many,
+                   PATH=f"{cluster}:{sys.prefix}/bin:{os.environ['PATH']}", **slurm)
+    while not (cluster / "ready").exists():
+        assert script.poll() is None, script.communicate()[0]
+        time.sleep(0.02)
+    script.send_signal(number)
+    assert script.wait(600) == expected, script.communicate()[0]
+    starts = (cluster / "starts").read_text().splitlines()
+    assert len(starts) == (1 if expected else 2) and all(start.count("--resume true") == 1 for start in starts[0 if many else 1 :])
+    assert (cluster / "scontrol.txt").exists() is bool(slurm)
 
 
 def test_without_slurm_the_job_can_be_read():

@@ -11,9 +11,9 @@ import torch
 from config.load import load_config
 from evaluation.reward import CiderReward
 from model.build import build_model
-from tests.e2e.program import ROOT, TINY, start
+from tests.e2e.program import ROOT, TINY, Running
 from tests.e2e.test_labelling import CLIPS, captioner  # noqa: F401 (a fixture)
-from tests.e2e.test_processes import NOTHING_OF_ITS_OWN, TWO, finish
+from tests.e2e.test_processes import NOTHING_OF_ITS_OWN
 from utils.log import read_jsonl
 from utils.random import seed_everything
 
@@ -78,9 +78,9 @@ def test_two_processes_train_as_one(run_program, tmp_path):
         patch.chdir(ROOT)
         seed_everything("captioner")
         torch.save(build_model(load_config(["--config", TINY, *NOTHING_OF_ITS_OWN]).model_cfg).state_dict(), weights)
-    two = start(arguments(weights, tmp_path / "two", *NOTHING_OF_ITS_OWN), TWO)
+    two = Running(arguments(weights, tmp_path / "two", *NOTHING_OF_ITS_OWN), processes=2)
     assert run_program(arguments(weights, tmp_path / "one", *NOTHING_OF_ITS_OWN)).status == 0
-    status, text = finish(two)
+    status, text = two.finish()
     assert status == 0, text
     one, other = (read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("one", "two"))
     assert other[0]["losses"] == pytest.approx(one[0]["losses"], rel=1e-4, abs=1e-5)
