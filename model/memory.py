@@ -151,9 +151,12 @@ class Reading(NamedTuple):
 
 def queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing]:
     """For each pass, which cover all rows of ``packing`` in order, see Reading."""
+    if not passes:
+        return []
     texts, longest = packing.shape
-    index = torch.arange(texts * longest) if packing.index is None else packing.index
-    ends = torch.searchsorted(index, torch.tensor([p.stop * longest for p in passes], device=index.device)).tolist()
+    device = next(iter(passes[0].memory.condition.values())).device
+    index = torch.arange(texts * longest, device=device) if packing.index is None else packing.index
+    ends = torch.searchsorted(index, torch.tensor([p.stop * longest for p in passes], device=device)).tolist()
     found = []
     for p, start, stop in zip(passes, [0, *ends], ends):
         length, count = p.length or longest, p.stop - p.start

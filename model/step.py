@@ -190,7 +190,7 @@ class _Offered:
         modalities = [m for m in memory.condition if any(m in group for group in groups)]
         captions, tokens = [x.ids.shape[1] for x in texts.values()], [memory.condition[m].shape[1] for m in modalities]
         masked = [int(memory.mask[m] is not None) for m in modalities]
-        state = torch.tensor([*captions, *tokens, *[-n for n in tokens], *masked])
+        state = torch.tensor([*captions, *tokens, *[-n for n in tokens], *masked], device="cpu")
         if distributed.world_size() > 1:
             state = distributed.largest(state.to(next(iter(memory.condition.values())).device))
         parts = state.split([len(captions), len(tokens), len(tokens), len(tokens)])

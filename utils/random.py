@@ -45,5 +45,5 @@ class StepRandom:
     def uniform(self, purpose: str, rows: int, *shape: int) -> Tensor:
         """(rows, *shape) float32 in [0, 1) on the CPU for this process's rows."""
         total = self.global_rows if self.global_rows is not None else rows
-        draws = torch.rand((total, *shape), generator=generator(self.seed, purpose, self.step))
+        draws = torch.rand((total, *shape), generator=generator(self.seed, purpose, self.step), device="cpu")
         return draws[self.first_row:self.first_row + rows]

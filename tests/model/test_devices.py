@@ -1,0 +1,56 @@
+"""What runs on a GPU makes no tensor elsewhere: with another default device than the model's, tensors made without saying where would
+stand there, and every operation that meets one fails, as it would on a GPU."""
+
+import pytest
+import torch
+
+from config.tasks import Group, Modality
+from tests.model.tiny import CAPTIONS, MODALITIES, batch, task, texts, vast
+from utils.random import StepRandom
+
+VAS = Group(MODALITIES)
+EVERYTHING = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%tv_qa%tvas%ts"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return vast()
+
+
+@pytest.mark.parametrize("name", [EVERYTHING, "ret%tv", "cap%ta", "qa%tvas"])
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_training_step(name, silent, checkpointing):
+    model = vast(missing_modality="mask", checkpointing=checkpointing).train()
+    own = batch()
+    if silent:
+        own.present = {m: torch.tensor([True, m is not Modality.AUDIO, True, True]) for m in MODALITIES}
+    with torch.device("meta"):
+        torch.stack(list(model(own, task(name), StepRandom(0, 0)).values())).sum().backward()
+    assert all(p.grad is None or p.grad.device.type == "cpu" for p in model.parameters())
+
+
+CAPTION = texts(CAPTIONS, 14)
+PAIRS = torch.arange(4).repeat_interleave(4)
+QUESTIONS = texts(["what is the man doing ?", "who is running ?", "who is running ?"], 12, clip=[0, 1, 3])
+DRAWS = torch.rand(4, 2, 12, generator=torch.Generator().manual_seed(0))
+USES = {
+    "embed": lambda model, memory: model.embed_texts(CAPTION),
+    "match": lambda model, memory: model.match(memory, VAS, CAPTION.ids.repeat(4, 1), CAPTION.mask.repeat(4, 1), PAIRS),
+    "match texts of one length": lambda model, memory: model.match(memory, VAS, CAPTION.ids[:, :4].repeat(4, 1),
+                                                                   torch.ones(16, 4, dtype=torch.bool, device="cpu"), PAIRS),
+    "match by index": lambda model, memory: model.match(memory, VAS, CAPTION.ids, CAPTION.mask, torch.tensor([0, 0, 0, 2], device="cpu")),
+    "greedy": lambda model, memory: model.caption(memory, VAS, beam_size=1, max_length=8),
+    "beams": lambda model, memory: model.caption(memory, VAS, beam_size=3, max_length=8),
+    "sample": lambda model, memory: model.sample_captions(memory, VAS, draws=DRAWS, top_k=5),
+    "answer": lambda model, memory: model.answer(memory, VAS, QUESTIONS, beam_size=2),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@torch.no_grad()
+def test_a_use(model, use):
+    own = batch()
+    with torch.device("meta"):
+        memory = model.eval().memory(model.encode(own, MODALITIES))
+        USES[use](model, memory)
