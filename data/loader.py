@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import forkserver, parent_process, resource_tracker
 from typing import Any
 
@@ -237,7 +237,7 @@ class BatchStream(Iterator[Batch]):
         try:
             with workers_explained():
                 if self._iterator is None:
-                    with _group_signals_blocked():
+                    with _group_signals_blocked() if self._loader.num_workers else nullcontext():
                         self._iterator = iter(self._loader)
                 return next(self._iterator)
         except (ConnectionError, EOFError) as error:  # it died while it handed over a batch

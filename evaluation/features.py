@@ -191,7 +191,7 @@ class Conditions:
         kept = [features for _, features in batches if features is not None]
         rows = [row for own, features in batches if features is None for row in own]
         if rows and again is None:
-            raise ValueError(f"the condition features of {len(rows)} clips are needed, but were not kept: they exceed {self.limit} bytes")
+            raise ValueError(f"the condition features of {len(rows)} clips are needed, were not kept, and cannot be encoded again")
         self.clips_again = len(rows)
         return _Chunks(kept, rows, again, self)
 

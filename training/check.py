@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.schema import Config, RunConfig
 from model.build import pretrained_files
 from model.recompute import noting
 from training import checkpoint
+from training.blocks import tower_blocks
 from training.loop import spread
 from training.optim import build_optimizer
-from training.sharded import TOWERS, blocks_of
 from training.zero import read_settings
 from utils import distributed
 from utils.random import StepRandom, seed_everything
@@ -74,8 +74,7 @@ def memory(config: Config, model: VAST, loader: TrainLoader, device: torch.devic
     sizes = {name: -(-size // distributed.world_size()) if name in shared else size for name, size in sizes.items()}
     sizes["weights"] += size_of(model.buffers())
     if run.parallel == "fsdp" and shared:
-        blocks = [block for name in TOWERS for block in blocks_of(getattr(model, name, nn.Identity()))]
-        apart = {id(p) for block in blocks for p in block.parameters()}
+        apart = {id(p) for block in tower_blocks(model) for p in block.parameters()}
         sizes["weights together in a step"] = size_of(p for p in model.parameters() if id(p) not in apart)
     sizes["activations of one batch"] = activations(config, model, loader, device)
     return {**sizes, "together, at least": sum(sizes.values())}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.sharded import TOWERS, blocks_of
+from training.blocks import tower_blocks
 
 logger = logging.getLogger("omnivast")
 VARIANTS = 64
@@ -27,8 +27,7 @@ def compile_layers(model: nn.Module) -> int:
     """Compile the trainable layers of the towers of ``model``, each when it is first called with gradients. Returns how many."""
     _configure()
     names = {module: name for name, module in model.named_modules()}
-    layers = [layer for tower in TOWERS for layer in blocks_of(getattr(model, tower, nn.Identity()))
-              if any(parameter.requires_grad for parameter in layer.parameters())]
+    layers = [layer for layer in tower_blocks(model) if any(parameter.requires_grad for parameter in layer.parameters())]
     _share_rates(layers)
     given_up: set[type] = set()
     for layer in layers:

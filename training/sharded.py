@@ -25,6 +25,7 @@ from config.tasks import Task
 from data.batch import Batch
 from model.text import TextModel
 from training import shards
+from training.blocks import tower_blocks
 from training.optim import build_optimizer
 from training.parallel import Engine, randomly_skipping
 from utils import distributed
@@ -32,8 +33,6 @@ from utils.random import StepRandom, stable_seed
 
 if TYPE_CHECKING:
     from model.vast import VAST
-
-TOWERS = ("vision_encoder", "audio_encoder")
 
 
 class Apart(Engine):
@@ -170,7 +169,7 @@ def mixed_precision(precision: torch.dtype | None, device: torch.device) -> Mixe
 def shard(model: VAST, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     """Share the parameters of ``model`` out over ``mesh``, in place."""
     without_scalars(model)
-    blocks = [block for name in TOWERS for block in blocks_of(getattr(model, name, nn.Identity()))]
+    blocks = tower_blocks(model)
     for part in _shared_parts(blocks):
         fully_shard(part, mesh=mesh)
     for block in blocks:
@@ -184,19 +183,6 @@ def shard(model: VAST, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
                 fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
             fully_shard(text_block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh)
-
-
-def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a tower: elements of its innermost lists of several modules that are of one kind and have parts themselves."""
-    children = list(module.children())
-    inner = [blocks_of(child) for child in children]
-    if not isinstance(module, nn.ModuleList | nn.Sequential) or not _alike(children):
-        return [block for found in inner for block in found]
-    return [block for child, found in zip(children, inner) for block in found or [child]]
-
-
-def _alike(modules: list[nn.Module]) -> bool:
-    return len(modules) > 1 and len({type(module) for module in modules}) == 1 and all(list(module.children()) for module in modules)
 
 
 def _shared_parts(blocks: list[nn.Module]) -> list[nn.Module]:

@@ -171,7 +171,7 @@ def test_a_clip_that_cannot_be_read_again_is_an_error(given):
     found = [(given, FakeFeatures({Modality.VISION: torch.zeros(len(given), 2, 12)}))]
     with pytest.raises(RuntimeError, match=f"annotation row {missing} could be read at first, but not again"):
         list(conditions.chunks(np.ones(3, bool), lambda *_: iter(found)))
-    with pytest.raises(ValueError, match="3 clips are needed, but were not kept"):
+    with pytest.raises(ValueError, match="3 clips are needed, were not kept"):
         conditions.chunks(np.ones(3, bool), None)
 
 

@@ -21,10 +21,10 @@ from tests.model.tiny import BEATS, CONFIG, batch, vast
 from tests.processes import together
 from tests.training.toy import Corpus, config
 from training import shards
+from training.blocks import blocks_of
 from training.checkpoint import CheckpointError, load_latest
 from training.loop import train
 from training.parallel import build_engine
-from training.sharded import blocks_of
 from utils import distributed
 from utils.log import read_jsonl
 from utils.random import StepRandom
