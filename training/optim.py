@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from config.schema import RunConfig
+from training.muon import Muon, hidden_matrices
 from training.schedule import lr_factor
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ FUSED_DEVICES = ("cpu", "cuda")
 def build_optimizer(model: VAST, run_cfg: RunConfig) -> Optimizer:
     """The optimiser that ``run_cfg.optim`` names, over the trainable parameters of ``model``.
 
-    A group is one role (vision, audio, text, head, or ``new`` for ``new_params_name``) with or without weight decay; it carries
-    ``role`` and ``peak_lr`` beside torch's own keys. Frozen parameters are left out. SGD's momentum is the first of ``betas``.
+    A group is one role (vision, audio, text, head, or ``new`` for ``new_params_name``) with or without weight decay, and with muon of
+    hidden matrices or of what AdamW trains; it carries ``role`` and ``peak_lr`` beside torch's own keys. Frozen parameters are left out. SGD's momentum is the first of ``betas``.
     Raises ValueError when a part of ``new_params_name`` matches no trainable parameter, or when nothing is trainable.
     """
     roles = list(model.parameter_roles())
@@ -34,14 +35,17 @@ def build_optimizer(model: VAST, run_cfg: RunConfig) -> Optimizer:
     if not trainable:
         raise ValueError("no parameter is trainable: unfreeze a part of the model (frozen_vision, frozen_audio)")
     _check_new_names(run_cfg.new_params_name, [name for name, _, _ in trainable])
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    matrices = hidden_matrices(model) if run_cfg.optim == "muon" else set()
+    groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, parameter, model_role in trainable:
         role = "new" if any(part in name for part in run_cfg.new_params_name) else model_role
-        decays = decayed(name, parameter)
+        decays, orthogonal = decayed(name, parameter), id(parameter) in matrices
         lr = peak_lr(role, run_cfg)
         group: dict[str, Any] = {"params": [], "role": role, "peak_lr": lr, "lr": lr,
                                  "weight_decay": run_cfg.weight_decay if decays else 0.0}
-        groups.setdefault((role, decays), group)["params"].append((name, parameter))
+        if run_cfg.optim == "muon":
+            group["orthogonal"] = orthogonal
+        groups.setdefault((role, decays, orthogonal), group)["params"].append((name, parameter))
     fused = all(parameter.device.type in FUSED_DEVICES for _, parameter, _ in trainable)
     return _make(run_cfg, list(groups.values()), fused)
 
@@ -82,7 +86,11 @@ def _make(run_cfg: RunConfig, groups: list[dict[str, Any]], fused: bool) -> Opti
         return Adam(groups, lr=run_cfg.learning_rate, betas=(first, second), fused=fused)
     if run_cfg.optim == "adamw":
         return AdamW(groups, lr=run_cfg.learning_rate, betas=(first, second), fused=fused)
-    raise ValueError(f"unknown optim '{run_cfg.optim}'; valid are adamw, adam, sgd")
+    if run_cfg.optim == "muon":
+        if any(isinstance(p, DTensor) for group in groups for _, p in group["params"]):
+            raise ValueError("run_cfg.optim muon needs whole matrices on every process: set \"parallel\": \"ddp\", or \"optim\": \"adamw\"")
+        return Muon(groups, lr=run_cfg.learning_rate, betas=(first, second))
+    raise ValueError(f"unknown optim '{run_cfg.optim}'; valid are adamw, adam, muon, sgd")
 
 
 def _check_coverage(model: nn.Module, roles: Iterable[tuple[str, nn.Parameter, str]]) -> None:
