@@ -11,8 +11,8 @@ from html import escape, unescape
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-extensions",
-         "--no-first-run", "--hide-scrollbars", "--force-device-scale-factor=1")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+         "--disable-extensions", "--no-first-run", "--hide-scrollbars", "--force-device-scale-factor=1")
 SECONDS = 300.0
 """That a browser may take on a busy machine."""
 

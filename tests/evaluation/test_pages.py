@@ -31,15 +31,18 @@ def hostile() -> Report:
     uri = jpeg_uri(torch.randint(0, 255, (3, 90, 160), dtype=torch.uint8))
     tone = 0.5 * torch.sin(torch.arange(16000) * 0.17)
     retrieved = [Picture(uri, f"{PATH} · {WORD} · magpie", f"{place}.", place == 2) for place in range(1, 6)]
-    answers = [Line(QUESTION, "propeller hat (true: blackbird)", False), Line(QUESTION, "magpie", True), Line(WORD, WORD), Line("why?", PATH)]
+    answers = [Line(QUESTION, "propeller hat (true: blackbird)", False), Line(QUESTION, "magpie", True), Line(WORD, WORD),
+               Line("why?", PATH)]
     cards = [
         Card("propeller hat · blackbird · magpie", "test00123", [Picture(uri, "frame")] * 4,
              [Line("subtitle", QUESTION), Line("media", f"not shown: {PATH}: cannot be read")],
              [("Retrieved for “a magpie” (rank 1,234)", retrieved), ("Questions", answers)], sound_of(tone, 16000)),
-        Card(WORD, PATH, [Picture(uri, "frame")], [Line("model", WORD), Line(f"reference {HASH}", QUESTION)], [(f"Found {WORD}", retrieved)]),
+        Card(WORD, PATH, [Picture(uri, "frame")], [Line("model", WORD), Line(f"reference {HASH}", QUESTION)],
+             [(f"Found {WORD}", retrieved)]),
         Card("Best 1", PATH, [], [Line("question", QUESTION), Line("model", "(nothing)", False), Line("answer", "no ×7, yes ×3")]),
     ]
-    report = Report(f"Report of {PATH}", " · ".join([PATH, HASH, WORD])).section(f"Training: {PATH}", PATH).text(f"{QUESTION} {WORD} {PATH}")
+    report = Report(f"Report of {PATH}", " · ".join([PATH, HASH, WORD]))
+    report.section(f"Training: {PATH}", PATH).text(f"{QUESTION} {WORD} {PATH}")
     metrics = ["R@1", "95 % interval", "R@5", "R@10", "R@50", "median rank", "mean rank", "METEOR", "SPICE"]
     report.table(["group", *metrics], [[group, 55.5, "53.1 – 58.0", *[100.0] * 5, None, 12.25] for group in GROUPS])
     report.table([WORD, "cases", "text at rank 1, %"], [[PATH, "12,345", 99.5], [QUESTION, "1", Cell("100.0", "best")]], caption=QUESTION)
@@ -84,7 +87,8 @@ def test_nothing_is_squeezed_cut_off_or_wider_than_the_window(pages, tmp_path):
 BROKEN = {
     "a column of one letter a line": ('<dl style="display:grid;grid-template-columns:max-content 1fr;width:300px;overflow-wrap:anywhere">'
                                       f"<dt>{QUESTION[:45]}</dt><dd>propeller hat</dd></dl>", "breaks"),
-    "a word out of its cell": ("<table style='table-layout:fixed;width:100px'><tr><td>propellerhat<td>magpie</table>", "is wider than its td"),
+    "a word out of its cell": ("<table style='table-layout:fixed;width:100px'><tr><td>propellerhat<td>magpie</table>",
+                               "is wider than its td"),
     "a text cut off": ('<p style="width:60px;overflow:hidden;white-space:nowrap">propeller hat', "cuts off 'hat'"),
     "a wide box": ('<div style="width:2000px">x</div>', "the page is"),
     "a narrow table that scrolls": ('<div class="scroll" style="overflow:auto"><table><thead><tr><th>a<th>b</thead><tr><td>'
