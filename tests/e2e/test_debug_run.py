@@ -129,7 +129,6 @@ def test_the_config_in_the_repository_is_for_the_folder_that_the_builder_is_told
     assert {d.vision for d in (*config.data_cfg.train, *config.data_cfg.val)} == {"datasets/omnistamps/debug/clips"}
 
 
-@pytest.mark.skipif(browser.browser() is None, reason="no browser is installed (chromium)")
 def test_its_report_is_well_set_at_every_width(trained, tmp_path):
     assert run_report.main([str(trained), "--output", str(tmp_path / "page.html")]) == 0
     assert browser.faults({"report of a run": (tmp_path / "page.html").read_text()}, (360, 800, 1200, 1440), tmp_path) == {}

@@ -22,9 +22,6 @@ PATH = "/data/corpora/2026/vast27m_pretrain/clips/part-00017/v_ApplyEyeMakeup_g0
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 GROUPS = ("tv", "ta", "ts", "tva", "tvs", "tas", "tvas")
 
-needs_browser = pytest.mark.skipif(browser.browser() is None, reason=f"no browser is installed ({', '.join(browser.NAMES[:3])}); on Debian "
-                                                                      "and Ubuntu: apt-get install chromium")
-
 
 def hostile() -> Report:
     """A page with everything that a report may hold, each as long as it comes."""
@@ -79,7 +76,6 @@ def pages(tmp_path_factory) -> dict[str, str]:
             "hostile": hostile().html()}
 
 
-@needs_browser
 def test_nothing_is_squeezed_cut_off_or_wider_than_the_window(pages, tmp_path):
     assert browser.faults(pages, WIDTHS, tmp_path) == {}
 
@@ -99,7 +95,6 @@ BROKEN = {
 }
 
 
-@needs_browser
 def test_the_measure_finds_each_fault(tmp_path):
     found = browser.faults({name: f"<!doctype html><body>{body}" for name, (body, _) in BROKEN.items()}, (800,), tmp_path)
     for name, (_, words) in BROKEN.items():
