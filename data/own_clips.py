@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -209,14 +210,14 @@ def _file_of(entry: str, lookups: Sequence[MediaFolder]) -> Path | None:
     path = Path(entry).expanduser()
     if path.is_absolute():
         lookups, entry = [MediaFolder(path.parent)], path.name
-    for lookup in lookups:
-        # An id may lead out of the list's folder (../clips/a.mp4): the list is the user's own.
-        if (direct := Path(lookup.folder, entry)).is_file():
-            return direct
-        try:
-            return Path(lookup.find(entry))
-        except MediaError:
-            continue
+    # Lists written on Windows have backslashes.
+    for name in dict.fromkeys([entry, entry.replace("\\", "/")]):
+        for lookup in lookups:
+            # An entry may lead out of the folder (../clips/a.mp4): the list is the user's own.
+            if (direct := Path(lookup.folder, name)).is_file():
+                return direct
+            with suppress(MediaError):
+                return Path(lookup.find(name))
     return None
 
 
@@ -232,7 +233,9 @@ def _entries(path: Path) -> Iterator[tuple[str, str | None]]:
     elif ending == ".json":
         yield from _json_entries(path, text)
     else:
-        yield from _table_entries(path, text, "\t" if ending == ".tsv" else ",")
+        # Spreadsheets of many countries write semicolons.
+        first = text.lstrip().split("\n", 1)[0]
+        yield from _table_entries(path, text, "\t" if ending == ".tsv" else ";" if ";" in first and "," not in first else ",")
 
 
 def _json_entries(path: Path, text: str) -> Iterator[tuple[str, str | None]]:

@@ -70,6 +70,7 @@ LISTS = {
     "ids.txt": "\ufefftalk\n\n  noise  \nabsent\n",
     "paths.txt": "{folder}/talk.mp4\n../own/noise.wav\nabsent.mp4\n",
     "table.csv": "title,video_id,subtitle\nx,talk,\"said, so\"\ny,noise,\nz,absent,w\n",
+    "semicolons.csv": "nr;file\n1;deep\\..\\talk.mp4\n2;noise.wav\n3;absent\n",
     "bare.csv": "talk.mp4\nnoise.wav\nabsent\n",
     "tabs.tsv": "subtitle\tfile\nsaid, so\ttalk.mp4\n\tnoise.wav\nw\tabsent\n",
 }

@@ -16,6 +16,8 @@ from tests import browser
 from tests.evaluation.quickstart_tree import make_data, make_results, write
 
 WIDTHS = (360, 800, 1200, 1440)
+PAPER = 700
+"""A4 between its margins, px."""
 QUESTION = "what animal or thing is seen while someone talks about a propeller hat and somewhere behind them all a magpie is heard?"
 WORD = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft" * 3
 PATH = "/data/corpora/2026/vast27m_pretrain/clips/part-00017/v_ApplyEyeMakeup_g01_c01.segment-0012.mp4"
@@ -78,6 +80,11 @@ def pages(tmp_path_factory) -> dict[str, str]:
 
 def test_nothing_is_squeezed_cut_off_or_wider_than_the_window(pages, tmp_path):
     assert browser.faults(pages, WIDTHS, tmp_path) == {}
+
+
+def test_nor_is_it_on_paper(pages, tmp_path):
+    printed = {name: page.replace("@media print", "@media all") for name, page in pages.items()}
+    assert browser.faults(printed, (PAPER,), tmp_path) == {}
 
 
 BROKEN = {
