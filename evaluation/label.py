@@ -142,8 +142,8 @@ def _first(datasets: Iterable[dict[str, Any]], key: str, default: Any) -> Any:
 
 def add_clips(state: State, found: Found, model: Model, output: Path) -> None:
     """Put the clips that are in no list yet into lists of their own, by kind and groups; written at once. Raises LabelError."""
-    listed = {_id(row) for name in state.lists for row in _rows(output, name)}
-    new = [name for name in found.subtitles if name not in listed and name not in state.left_out]
+    known = {*state.left_out, *(_id(row) for name in state.lists for row in _rows(output, name))}
+    new = [name for name in found.subtitles if name not in known]
     groups = [Group.parse(group) for group in state.groups] or list(model.groups)
     clips, others = look_into(found, new, with_subtitles=any(Modality.SUBTITLE in group for group in groups))
     lists: dict[tuple[Kind, str], list[Any]] = {}
