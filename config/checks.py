@@ -131,7 +131,8 @@ def _labelling(config: Config) -> Iterator[str]:
         task = _task(dataset)
         groups = task.groups(Objective.CAPTION) if task else ()
         if task and task.objectives != (Objective.CAPTION,):
-            yield f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got '{task}'"
+            yield (f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
+                   f"'{task}' (python -m evaluation.label captions a folder of clips with any trained model)")
         elif len({group.caption_kind for group in groups}) < len(groups):
             yield (f"{_name('val', index, dataset)}: the groups of task '{task}' would write one kind of caption twice; in captioner_mode "
                    "name at most one group of several modalities")

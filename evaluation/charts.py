@@ -1,17 +1,29 @@
-"""Charts as inline SVG: no scripts, no outside fonts, colours that colour-blind eyes tell apart and line styles that print."""
+"""Charts as inline SVG: no scripts, no outside fonts, colours that colour-blind eyes tell apart and line styles that print.
+
+A chart is a ``<figure>``: title and legend are HTML, which has as many lines as they need; in the drawing stand short texts alone."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from evaluation.markup import html_text
 
 # Okabe and Ito's palette, without its yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4")
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 112, 14, 38
+LONGEST_NAME = 11
+"""Characters of a line's name that fit beside its end; longer ones stand in a legend."""
+MOST_NAMES = 12
+LETTER = 8.5
+"""Width of a letter in the drawing, at most."""
+NAME_COLUMN = 22
+"""Characters of a row's name in one line."""
 MAX_POINTS = 200
 MARKS = ("disc", "ring", "bar", "cross")
 
@@ -43,8 +55,10 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str = "step", s
         return ""
     low_x, high_x = min(s.points[0][0] for s in kept), max(s.points[-1][0] for s in kept)
     ticks = nice_ticks(min(0.0, min(y for s in kept for _, y in s.points)), max(_upper(s.points) for s in kept))
-    scale = _Scale(low_x, high_x, ticks[0], ticks[-1])
-    parts = [_head(title, WIDTH, HEIGHT), _axes(scale, ticks, nice_ticks(low_x, high_x, 4), x_label)]
+    named = len(kept) <= MOST_NAMES and all(len(s.name) <= LONGEST_NAME for s in kept)
+    left = max(LEFT, 10 + LETTER * max(len(f"{tick:g}") for tick in ticks))
+    scale = _Scale(low_x, high_x, ticks[0], ticks[-1], left, WIDTH - (RIGHT if named else 30))
+    parts = [_axes(scale, ticks, nice_ticks(low_x, high_x, 4), x_label)]
     ends = []
     for number, own in enumerate(kept):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
@@ -52,39 +66,41 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str = "step", s
         if smooth > 1:
             parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="1" opacity=".25"/>')
             points = thinned(running_mean(own.points, smooth))
-        parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" '
-                     'stroke-linejoin="round"/>')
-        ends.append((scale.y(points[-1][1]), own.name, f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'))
-    for place, name, look in _apart(ends):
+        look = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+        parts.append(f'<path d="{_path(points, scale)}" fill="none" {look} stroke-linejoin="round"/>')
+        ends.append((scale.y(points[-1][1]), own.name, look))
+    legend = [] if named else [(f'<line x1="0" x2="24" y1="6" y2="6" {look}/>', name) for _, name, look in ends]
+    for place, name, look in _apart(ends) if named else ():
         parts.append(f'<line x1="{WIDTH - RIGHT + 5}" x2="{WIDTH - RIGHT + 23}" y1="{place:.1f}" y2="{place:.1f}" {look}/>'
                      f'<text x="{WIDTH - RIGHT + 27}" y="{place + 4:.1f}" class="name">{escape(name)}</text>')
-    return "".join([*parts, "</svg>"])
+    return _figure(title, legend, HEIGHT, parts)
 
 
 def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: float = 100.0, unit: str = "%") -> str:
     """An SVG with one line per row and one mark per value on it, from 0 to ``high``; the marks are named above."""
-    left, line, top = 78, 26, 56
-    height = top + line * len(rows) + 30
-    width = WIDTH
+    names = [textwrap.wrap(row.name, NAME_COLUMN) or [""] for row in rows]
+    left = max(78.0, 24 + LETTER * max((len(line) for lines in names for line in lines), default=0))
+    tops = [TOP]
+    for lines in names:
+        tops.append(tops[-1] + max(26, 8 + 15 * len(lines)))
+    height = tops[-1] + 30
 
     def x(value: float) -> float:
-        return left + (width - left - 24) * min(max(value, 0.0), high) / high
+        return left + (WIDTH - left - 26) * min(max(value, 0.0), high) / high
 
-    parts = [_head(title, width, height)]
+    parts = []
     for tick in nice_ticks(0, high, 4):
         value = f"{tick:g} {unit if tick else ''}".strip()
-        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top - 8}" y2="{height - 26}" class="grid"/>'
+        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP - 8}" y2="{height - 26}" class="grid"/>'
                      f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{value}</text>')
-    offset = float(left)
-    for number, name in enumerate(marks):
-        parts.append(_mark(number, offset + 5, 37) + f'<text x="{offset + 15:.0f}" y="41">{escape(name)}</text>')
-        offset += 32 + 6.6 * len(name)
-    for number, row in enumerate(rows):
-        y = top + line * number + line / 2
-        parts.append(f'<text x="{left - 12}" y="{y + 4:.1f}" text-anchor="end" class="row">{escape(row.name)}</text>'
-                     f'<line x1="{left}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
+    for row, lines, top, end in zip(rows, names, tops, tops[1:]):
+        y = (top + end) / 2
+        for number, line in enumerate(lines):
+            place = y + 4 + 15 * (number - (len(lines) - 1) / 2)
+            parts.append(f'<text x="{left - 12:.1f}" y="{place:.1f}" text-anchor="end" class="row">{escape(line)}</text>')
+        parts.append(f'<line x1="{left:.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
         parts.extend(_mark(k, x(value), y) for k, value in enumerate(row.values) if value is not None and math.isfinite(value))
-    return "".join([*parts, "</svg>"])
+    return _figure(title, [(_mark(number, 12, 6), name) for number, name in enumerate(marks)], height, parts)
 
 
 def waveform_chart(amplitudes: Sequence[float], seconds: float, bars: int = 160) -> str:
@@ -133,31 +149,36 @@ class _Scale:
     high_x: float
     low_y: float
     high_y: float
+    left: float
+    right: float
 
     def x(self, value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.low_x) / ((self.high_x - self.low_x) or 1.0)
+        return self.left + (self.right - self.left) * (value - self.low_x) / ((self.high_x - self.low_x) or 1.0)
 
     def y(self, value: float) -> float:
         share = min(max((value - self.low_y) / (self.high_y - self.low_y), 0.0), 1.0)
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
 
-def _head(title: str, width: int, height: int) -> str:
-    return (f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
-            f'<text x="8" y="16" class="title">{escape(title)}</text>')
+def _figure(title: str, legend: Sequence[tuple[str, str]], height: float, parts: Sequence[str]) -> str:
+    """The chart; ``legend``: (what is drawn, at 24 × 12, and its name)."""
+    keys = "".join(f'<span class="key"><svg viewBox="0 0 24 12" aria-hidden="true">{drawn}</svg><span>{html_text(name)}</span></span>'
+                   for drawn, name in legend)
+    return (f'<figure class="chart" aria-label="{escape(title)}"><figcaption>{html_text(title)}</figcaption>'
+            f'{f"<p>{keys}</p>" if keys else ""}<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">{"".join(parts)}</svg></figure>')
 
 
 def _axes(scale: _Scale, ticks: Sequence[float], steps: Sequence[float], x_label: str) -> str:
     parts = []
     for tick in ticks:
         y = scale.y(tick)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-                     f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        parts.append(f'<line x1="{scale.left:.1f}" x2="{scale.right:.1f}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+                     f'<text x="{scale.left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for step in steps:
         if scale.low_x <= step <= scale.high_x and step == round(step):
             parts.append(f'<text x="{scale.x(step):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{step:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle" class="axis">{escape(x_label)}</text>')
+    parts.append(f'<text x="{(scale.left + scale.right) / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle" class="axis">'
+                 f"{escape(x_label)}</text>")
     return "".join(parts)
 
 
@@ -171,7 +192,7 @@ def _upper(points: Sequence[tuple[float, float]]) -> float:
     return max(values[math.ceil(0.99 * len(values)) - 1], points[0][1])
 
 
-def _apart(ends: Sequence[tuple[float, str, str]], gap: float = 13.0) -> list[tuple[float, str, str]]:
+def _apart(ends: Sequence[tuple[float, str, str]], gap: float = 15.0) -> list[tuple[float, str, str]]:
     """Labels moved so that none covers another, and all stay inside the chart."""
     placed: list[tuple[float, str, str]] = []
     for place, name, look in sorted(ends):

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation.charts import Series, line_chart, waveform_chart
+from evaluation.markup import html_text
 from utils.files import write_atomically
 
 STYLE = Path(__file__).with_name("report.css")
@@ -27,6 +28,10 @@ LOSSES = ("loss", "itc", "itm", "cap", "qa")
 LOSS_WORDS = {"loss": "total", "itc": "contrastive", "itm": "matching", "cap": "caption", "qa": "answer"}
 SMOOTHED_FROM = 40
 """Curves of at least so many points are smoothed, over a twentieth of them."""
+LONG_LABEL, LONG_CELL, LONG_HEAD = 24, 16, 8
+"""Characters above which a label stands over its text where there is little room, and a cell or a column's head has several lines."""
+MANY_COLUMNS = 6
+"""Tables of more are set smaller where there is little room."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,13 @@ class Report:
     def section(self, title: str, note: str = "") -> Report:
         """Begin a section."""
         self._plain += [f"## {title}", *([note] if note else [])]
-        self._parts.append(f"<h2>{escape(title)}</h2>" + (f'<p class="note">{escape(note)}</p>' if note else ""))
+        self._parts.append(f"<h2>{html_text(title)}</h2>" + (f'<p class="note">{html_text(note)}</p>' if note else ""))
         return self
 
     def text(self, text: str) -> Report:
         """A paragraph."""
         self._plain.append(text)
-        self._parts.append(f"<p>{escape(text)}</p>")
+        self._parts.append(f"<p>{html_text(text)}</p>")
         return self
 
     def table(
@@ -124,15 +129,18 @@ class Report:
         lines = [[_plain_cell(cell) for cell in row] for row in (self._spanned(columns, over), *rows)]
         lines.insert(1, ["---"] * len(columns))
         self._plain.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        above = "".join(f'<th colspan="{span}">{escape(text)}</th>' for text, span in over)
+        head = "".join(f"<th{' class=long' if len(column) > LONG_HEAD else ''}>{html_text(column)}</th>" for column in columns)
+        above = "".join(f'<th colspan="{span}">{html_text(text)}</th>' for text, span in over)
         pale = set(muted)
         body = "".join(
-            f"<tr{' class=muted' if number in pale else ''}>{''.join(map(_cell, row))}</tr>" for number, row in enumerate(rows)
+            f"<tr{' class=muted' if number in pale else ''}>{''.join(map(_cell, row, columns))}</tr>" for number, row in enumerate(rows)
         )
-        title = f'<p class="caption">{escape(caption)}</p>' if caption else ""
+        title = f'<p class="caption">{html_text(caption)}</p>' if caption else ""
         over_row = f'<tr class="over">{above}</tr>' if above else ""
-        look = ' class="small"' if small else ""
+        # Several columns of running text do not fit side by side into a narrow window: there each row becomes a list.
+        several = any(sum(isinstance(cell, Cell) and cell.look == "left" for cell in row) > 1 for row in rows)
+        looks = " ".join(name for name, own in (("small", small), ("texts", several), ("many", len(columns) > MANY_COLUMNS)) if own)
+        look = f' class="{looks}"' if looks else ""
         self._parts.append(f'{title}<div class="scroll"><table{look}><thead>{over_row}<tr>{head}</tr></thead>'
                            f"<tbody>{body}</tbody></table></div>")
         return self
@@ -160,12 +168,12 @@ class Report:
 
     def html(self) -> str:
         """The whole page."""
-        subtitle = f"<p>{escape(self.subtitle)}</p>" if self.subtitle else ""
+        subtitle = f"<p>{html_text(self.subtitle)}</p>" if self.subtitle else ""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(self.title)}</title><style>{STYLE.read_text()}</style></head><body><main>"
-            f"<header><h1>{escape(self.title)}</h1>{subtitle}</header>{''.join(self._parts)}</main></body></html>\n"
+            f"<header><h1>{html_text(self.title)}</h1>{subtitle}</header>{''.join(self._parts)}</main></body></html>\n"
         )
 
     def markdown(self) -> str:
@@ -247,36 +255,42 @@ def _plain_line(line: Line) -> str:
     return f"- {line.label}: {line.text}{verdict}"
 
 
-def _cell(value: str | float | Cell | None) -> str:
+def _cell(value: str | float | Cell | None, column: str) -> str:
     if value is None:
         return "<td>–</td>"
     if isinstance(value, Cell):
-        return f'<td class="{value.look}">{escape(value.text)}</td>'
-    return f"<td>{escape(value) if isinstance(value, str) else f'{value:.1f}'}</td>"
+        named = f' data-column="{escape(column)}"' if value.look == "left" and column else ""
+        return f'<td class="{value.look}"{named}>{html_text(value.text)}</td>'
+    if isinstance(value, float | int):
+        return f"<td>{value:.1f}</td>"
+    return f"<td{' class=long' if len(value) > LONG_CELL else ''}>{html_text(value)}</td>"
 
 
 def _card(card: Card) -> str:
     frames = "".join(f'<img src="{p.uri}" alt="{escape(p.words)}">' for p in card.frames)
-    parts = [f"<h3>{escape(card.title)}<small>{escape(card.aside)}</small></h3>"]
+    parts = [f"<h3>{html_text(card.title)}<small>{html_text(card.aside)}</small></h3>"]
     if frames:
         parts.append(f'<div class="frames">{frames}</div>')
     if card.sound:
         parts.append(f'<div class="sound">{card.sound.waveform}<audio controls preload="none" src="{card.sound.uri}"></audio></div>')
     if card.lines:
-        parts.append("<dl>" + "".join(map(_line, card.lines)) + "</dl>")
+        parts.append(_lines(card.lines))
     for heading, items in card.blocks:
-        parts.append(f'<p class="heading">{escape(heading)}</p>')
+        parts.append(f'<p class="heading">{html_text(heading)}</p>')
         pictures = [item for item in items if isinstance(item, Picture)]
         lines = [item for item in items if isinstance(item, Line)]
         if pictures:
             parts.append('<div class="strip">' + "".join(map(_thumbnail, pictures)) + "</div>")
         if lines:
-            parts.append("<dl>" + "".join(map(_line, lines)) + "</dl>")
+            parts.append(_lines(lines))
     return f'<article class="card">{"".join(parts)}</article>'
 
 
-def _line(line: Line) -> str:
-    return f"<dt>{escape(line.label)}</dt><dd>{escape(line.text)}{_verdict(line.right)}</dd>"
+def _lines(lines: Sequence[Line]) -> str:
+    """Labels and their texts in two columns; in little room long labels, such as questions, stand above their texts."""
+    look = ' class="long"' if any(len(line.label) > LONG_LABEL for line in lines) else ""
+    rows = (f"<dt>{html_text(line.label)}</dt><dd>{html_text(line.text)}{_verdict(line.right)}</dd>" for line in lines)
+    return f"<dl{look}>{''.join(rows)}</dl>"
 
 
 def _verdict(right: bool | None) -> str:
@@ -287,10 +301,9 @@ def _verdict(right: bool | None) -> str:
 
 def _thumbnail(picture: Picture) -> str:
     mark = ' class="right"' if picture.right else ""
-    title = f"<b>{escape(picture.title)}{' ✓' if picture.right else ''}</b><br>" if picture.title else ""
-    words = escape(picture.words)
-    image = f'<img src="{picture.uri}" alt="{words}">' if picture.uri else ""
-    return f"<figure{mark}>{image}<figcaption>{title}{words}</figcaption></figure>"
+    title = f"<b>{html_text(picture.title)}{' ✓' if picture.right else ''}</b><br>" if picture.title else ""
+    image = f'<img src="{picture.uri}" alt="{escape(picture.words)}">' if picture.uri else ""
+    return f"<figure{mark}>{image}<figcaption>{title}{html_text(picture.words)}</figcaption></figure>"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import torch
 
 from config.load import config_hash, load_config
 from config.tasks import Objective
+from evaluation import run_report
+from tests import browser
 from tests.e2e.program import ROOT, TINY, flat, results
 from utils.files import sha256_file
 from utils.log import read_jsonl
@@ -125,3 +127,8 @@ def test_the_config_in_the_repository_is_for_the_folder_that_the_builder_is_told
     monkeypatch.chdir(ROOT)
     config = load_config(["--config", TINY])
     assert {d.vision for d in (*config.data_cfg.train, *config.data_cfg.val)} == {"datasets/omnistamps/debug/clips"}
+
+
+def test_its_report_is_well_set_at_every_width(trained, tmp_path):
+    assert run_report.main([str(trained), "--output", str(tmp_path / "page.html")]) == 0
+    assert browser.faults({"report of a run": (tmp_path / "page.html").read_text()}, (360, 800, 1200, 1440), tmp_path) == {}

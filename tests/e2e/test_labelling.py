@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from functools import partial
 
 import pytest
 import torch
 
-from config.load import load_config
+from config.load import load_config, resolved
 from config.tasks import Task
 from data.annotations import load_annotations
 from model.build import build_model
 from tests.e2e.accidents import die_after_lines
-from tests.e2e.program import ROOT, TINY, Running
+from tests.e2e.program import ROOT, TINY, Running, call
 from tests.media_factory import write_image, write_json, write_sound
 from utils.log import read_jsonl
 from utils.random import seed_everything
@@ -116,3 +117,47 @@ def test_a_list_that_is_none(captioner, run_program, tmp_path):
     for content, words in wrong:
         outcome = run_program(arguments(captioner, tmp_path / "out", write_json(tmp_path / "meta.json", content)))
         assert outcome.status == 2 and words in outcome.text, outcome.text
+
+
+@pytest.fixture
+def trained_run(captioner, tmp_path):
+    """The output folder that a training of config/debug/tiny.json would have left."""
+    (tmp_path / "run" / "ckpt").mkdir(parents=True)
+    shutil.copy(captioner, tmp_path / "run" / "ckpt" / "model_step_10.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        write_json(tmp_path / "run" / "log" / "hps.json", resolved(load_config(["--config", TINY])))
+    return tmp_path / "run"
+
+
+def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    own = tmp_path / "own"
+    videos = sorted(CLIPS.iterdir())[:5]
+    for number, path in enumerate(videos):
+        (own / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, own / str(number % 2))
+    write_image(own / "picture.png", 48)
+    write_sound(own / "sound.flac", seconds=1.0)
+    (own / "broken.mp4").write_bytes(b"no video")
+    (own / "0" / f"{videos[0].stem}.srt").write_text("1\n00:00:00,0 --> 00:00:01,0\nhello there\n")
+
+    def arguments(output: str, *more: str) -> list[str]:
+        return [str(own), "--model", str(trained_run), "--output", str(tmp_path / output), "--captions", "2", "--max_caption_len", "12",
+                "--n_workers", "0", "--num_threads", "1", *more]
+
+    assert call(arguments("unbroken"), "evaluation.label") == 0
+    rows = json.loads((tmp_path / "unbroken" / "labels.json").read_text())
+    assert len(rows) == 7 and rows[0]["clip_id"] == f"0/{videos[0].name}" and rows[0]["subtitle"] == "hello there"
+    assert [len(row.get("vast_cap", [])) for row in rows] == [2] * 5 + [0] * 2 and len(rows[-1]["audio_cap"]) == 2
+    unreadable = json.loads((tmp_path / "unbroken" / "unreadable.json").read_text())
+    assert [entry["clip_id"] for entry in unreadable] == ["broken.mp4"]
+    assert len((tmp_path / "unbroken" / "labels.csv").read_text().splitlines()) == 1 + 2 * 7 + 1
+
+    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="evaluation.label")
+    assert killed.finish()[0] == -signal.SIGKILL and not (tmp_path / "broken" / "labels.json").exists()
+    assert call(arguments("broken"), "evaluation.label") == 0
+    assert (tmp_path / "broken" / "labels.csv").read_bytes() == (tmp_path / "unbroken" / "labels.csv").read_bytes()
+    parts = list((tmp_path / "broken" / "results").rglob("part_*.jsonl"))
+    written = [row["clip_id"] for path in parts for row in read_jsonl(path) if "unreadable" not in row]
+    assert sorted(written) == [row["clip_id"] for row in rows]

@@ -1,0 +1,76 @@
+"""What is said in a clip, from a subtitle file beside it: SubRip (.srt), WebVTT (.vtt), or a transcript (.txt)."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+
+TIMED = (".srt", ".vtt")
+TRANSCRIPT = ".txt"
+
+
+class Sidecars:
+    """The subtitle files of a folder, each folder listed once. ``clip.srt``, ``clip.vtt``, ``clip.en.vtt`` and ``clip.txt`` are
+    ``clip.mp4``'s; of several the first in this order, of several languages English, else the first by name."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, clip: Path, transcripts: bool = True) -> Path | None:
+        """The file of a clip, None without one. ``transcripts``: a .txt counts (that of a picture is more often its caption)."""
+        names = [name for name in self._listed(clip.parent).get(clip.stem, ()) if transcripts or not name.endswith(TRANSCRIPT)]
+
+        def place(name: str) -> tuple[bool, bool, bool, str]:
+            middle, ending = name[len(clip.stem):-4].lower(), name[-4:].lower()
+            return ending == TRANSCRIPT, middle != "", not middle.startswith(".en"), f"{ending}{name}"
+
+        return clip.parent / min(names, key=place) if names else None
+
+    def _listed(self, folder: Path) -> dict[str, list[str]]:
+        """Stem of a clip → names of the subtitle files that may be its."""
+        if folder not in self._folders:
+            found: dict[str, list[str]] = {}
+            for path in folder.iterdir():
+                if path.suffix.lower() in (*TIMED, TRANSCRIPT) and not path.name.startswith("."):
+                    found.setdefault(path.stem, []).append(path.name)
+                    language = re.fullmatch(r"(.+)\.[A-Za-z]{2,3}([_-][A-Za-z0-9]+)*", path.stem)
+                    if language and path.suffix.lower() in TIMED:
+                        found.setdefault(language[1], []).append(path.name)
+            self._folders[folder] = found
+        return self._folders[folder]
+
+
+def read_sidecar(path: Path) -> str:
+    """The words of a subtitle file in one line, without times, numbers and marks. Raises OSError."""
+    text = _decoded(path.read_bytes())
+    lines = text.splitlines() if path.suffix.lower() == TRANSCRIPT else _cues(text)
+    said: list[str] = []
+    for line in lines:
+        words = " ".join(unescape(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", line)).split())
+        # Captions that roll up show each line twice.
+        if words and words not in said[-2:]:
+            said.append(words)
+    return " ".join(said)
+
+
+def _cues(text: str) -> list[str]:
+    """The lines of text that follow a line of times."""
+    lines, within = [], False
+    for line in text.splitlines():
+        if "-->" in line:
+            within = True
+        elif not line.strip():
+            within = False
+        elif within:
+            lines.append(line)
+    return lines
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")

@@ -1,0 +1,341 @@
+"""Captions for one's own clips, by any trained model that captions.
+
+    python -m evaluation.label CLIPS [CLIPS …] --model RUN [--output FOLDER] [flags of run.py]
+
+CLIPS: folders, patterns, media files, or lists (.txt, .csv, .json) of ids or paths. RUN: the output folder of a training, or one of its
+checkpoints. Writes ``labels.json`` (an annotation file), ``labels.csv`` and ``unreadable.json`` into the output folder. The same command
+again goes on where it was stopped, and labels what was added to CLIPS since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import glob
+import io
+import json
+import logging
+import runpy
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.fields import ConfigError, section_keys
+from config.files import read_json
+from config.tasks import Group, Modality, Objective, Task, TaskError
+from data.own_clips import Found, Kind, OwnClip, find_files, look_into
+from data.spec import DataError
+from evaluation.labelling import KEYS
+from utils.files import write_atomically
+from utils.log import setup_logging
+
+FEASIBLE: dict[Kind, str] = {"video": "vas", "image": "vs", "sound": "as"}
+"""What a clip of a kind may be captioned by: a video without sound counts as silent, a clip without words as one with none."""
+NOT_INHERITED = ("captioner_mode", "generate_nums", "generate_by", "inherit_keys", "ret_features_dir")
+BATCH_SIZE = 16
+SHOWN = 3
+
+logger = logging.getLogger("omnivast")
+
+
+class LabelError(ValueError):
+    """A model or clips that cannot be labelled; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: where its run is, and how it was trained to caption."""
+
+    run: Path
+    checkpoint: Path | None
+    """None: the newest of the run."""
+    groups: tuple[Group, ...]
+    datasets: list[dict[str, Any]]
+    """As its config lists them."""
+
+
+@dataclass
+class State:
+    """What a folder of labels is of, kept in ``label.json``. Clips are added to it, never taken away."""
+
+    root: str
+    groups: list[str]
+    """Those asked for; empty: chosen by clip."""
+    lists: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name → kind and task of the clips in ``lists/<name>.json``."""
+    left_out: list[str] = field(default_factory=list)
+    """Files that are no media, or that the model cannot caption."""
+
+
+def read_model(path: Path) -> Model:
+    """The model of a run's output folder or of a checkpoint in one. Raises LabelError, ConfigError."""
+    places = (path, *path.parents[:2])
+    run = next((folder for folder in places if (folder / "log" / "hps.json").is_file()), None)
+    if run is None or not path.exists():
+        tested = next((file for folder in places if (file := folder / "log" / "hps_testing.json").is_file()), None)
+        weights = read_json(tested).get("run_cfg", {}) if tested else {}
+        hint = f"; it holds a test of {weights.get('checkpoint') or weights.get('pretrain_dir')}: name that" if tested else ""
+        raise LabelError(f"--model {path}: expected the output folder of a training (log/hps.json and ckpt/model_step_N.pt), or a "
+                         f"checkpoint inside one{hint if path.exists() else '; there is nothing at this path'}")
+    datasets = [own for own in (read_json(run / "log" / "hps.json").get("data_cfg") or {}).get("train") or () if isinstance(own, dict)]
+    groups = dict.fromkeys(group for dataset in datasets for group in _caption_groups(dataset))
+    return Model(run, path if path.is_file() else None, tuple(groups), datasets)
+
+
+def _caption_groups(dataset: dict[str, Any]) -> tuple[Group, ...]:
+    """The groups that a dataset of a trained run is captioned by; none where its task is none of ours."""
+    try:
+        return Task.parse(dataset.get("task", "")).groups(Objective.CAPTION)
+    except TaskError:
+        return ()
+
+
+def choose(clip: OwnClip, groups: Sequence[Group], every: bool) -> tuple[Group, ...]:
+    """The groups that a clip is captioned by: of those that its kind allows the one that lacks least and then has most of what the clip
+    holds, or ``every`` one of them. None where it holds nothing of any."""
+    possible = [group for group in groups if all(m.value in FEASIBLE[clip.kind] for m in group) and any(m in clip.present for m in group)]
+    if every or not possible:
+        return tuple(possible)
+    return (min(possible, key=lambda group: (sum(m not in clip.present for m in group), -len(group.modalities), group)),)
+
+
+def config_of(model: Model, state: State, output: Path, captions: int) -> dict[str, Any]:
+    """The config that labels the lists of ``state``: the model as it was trained, on these clips."""
+    kept = [key for key, setting in section_keys("model_cfg").items() if key not in NOT_INHERITED and "obsolete" not in setting.metadata]
+    run = {"mode": "testing", "pretrain_dir": str(model.run), "output_dir": str(output)}
+    if model.checkpoint:
+        run["checkpoint"] = str(model.checkpoint)
+    search = "beam" if captions == 1 else "sample"
+    return {"run_cfg": run,
+            "model_cfg": {"inherit_keys": kept, "captioner_mode": True, "generate_nums": captions, "generate_by": search},
+            "data_cfg": {"train": [], "val": [_dataset(name, own, model, state, output) for name, own in state.lists.items()]}}
+
+
+def _dataset(name: str, own: dict[str, Any], model: Model, state: State, output: Path) -> dict[str, Any]:
+    task = Task.parse(own["task"])
+    # Frames and sound slices as in the training whose captions had these groups, or else whichever says.
+    trained = sorted(model.datasets, key=lambda dataset: not set(task.all_groups) <= set(_caption_groups(dataset)))
+    found: dict[str, Any] = {"name": name, "task": own["task"], "txt": str(output / "lists" / f"{name}.json"), "batch_size": BATCH_SIZE,
+                             "n_workers": -1}
+    if Modality.VISION in task.modalities:
+        found |= {"vision_sample_num": 1 if own["kind"] == "image" else _first(trained, "vision_sample_num", 8),
+                  "vision_transforms": _first(trained, "vision_transforms", "none")}
+    if Modality.AUDIO in task.modalities:
+        found["audio_sample_num"] = _first(trained, "audio_sample_num", 1)
+    if own["kind"] == "sound":
+        return {**found, "audio": state.root}
+    return {**found, "vision": state.root, "vision_format": "image_rawimage" if own["kind"] == "image" else "video_rawvideo"}
+
+
+def _first(datasets: Iterable[dict[str, Any]], key: str, default: Any) -> Any:
+    return next((dataset[key] for dataset in datasets if dataset.get(key)), default)
+
+
+# ------------------------------------------------------------------------------------------------------------------ lists
+
+
+def add_clips(state: State, found: Found, model: Model, output: Path) -> None:
+    """Put the clips that are in no list yet into lists of their own, by kind and groups; written at once. Raises LabelError."""
+    known = {*state.left_out, *(_id(row) for name in state.lists for row in _rows(output, name))}
+    new = [name for name in found.subtitles if name not in known]
+    groups = [Group.parse(group) for group in state.groups] or list(model.groups)
+    clips, others = look_into(found, new, with_subtitles=any(Modality.SUBTITLE in group for group in groups))
+    lists: dict[tuple[Kind, str], list[Any]] = {}
+    unfit: Counter[Kind] = Counter()
+    for clip in clips:
+        chosen = choose(clip, groups, every=bool(state.groups))
+        if not chosen:
+            unfit[clip.kind] += 1
+            others.append(clip.clip_id)
+            continue
+        row = {"clip_id": clip.clip_id, "subtitle": clip.subtitle} if any(Modality.SUBTITLE in group for group in chosen) else clip.clip_id
+        lists.setdefault((clip.kind, "%".join(["cap", *map(str, chosen)])), []).append(row)
+    words = ", ".join(map(str, groups))
+    for kind, number in unfit.items():
+        logger.warning("%d %s(s) are left out: nothing in them is what captions are made of here (%s)", number, kind, words)
+    if len(others) > unfit.total():
+        logger.info("%d files are left out, which are no video, picture or sound: '%s', …", len(others) - unfit.total(), others[0])
+    for (kind, task), rows in lists.items():
+        name = _free_name(f"{kind}s_{task.removeprefix('cap%').replace('%', '_')}", state)
+        write_atomically(output / "lists" / f"{name}.json", json.dumps(rows, indent=0, ensure_ascii=False) + "\n")
+        state.lists[name] = {"kind": kind, "task": task}
+        said = sum(isinstance(row, dict) and bool(row["subtitle"]) for row in rows)
+        with_words = f", {said} of them with subtitles" if said else ""
+        logger.info("to caption: %d %s(s) by %s%s", len(rows), kind, task.removeprefix("cap%").replace("%", ", "), with_words)
+    state.left_out += others
+    if not state.lists:
+        raise LabelError(f"nothing to label in {found.root}: {len(others)} file(s), none of which can be captioned by {words}")
+    write_atomically(output / "label.json", json.dumps(asdict(state), indent=1, ensure_ascii=False) + "\n")
+
+
+def _free_name(name: str, state: State) -> str:
+    numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(state.lists) + 2))
+    return next(own for own in numbered if own not in state.lists)
+
+
+def _id(row: Any) -> str:
+    return str(row["clip_id"] if isinstance(row, dict) else row)
+
+
+def _rows(output: Path, name: str) -> list[Any]:
+    found: list[Any] = json.loads((output / "lists" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def open_state(output: Path, found: Found, groups: Sequence[str]) -> State:
+    """What the output folder holds labels of; new for an empty one. Raises LabelError where those are others than asked for."""
+    path = output / "label.json"
+    asked = State(str(found.root), list(groups))
+    if not path.exists():
+        return asked
+    state = State(**json.loads(path.read_text(encoding="utf-8")))
+    if state.root != asked.root:
+        raise LabelError(f"'{output}' holds labels of clips in {state.root}, now {asked.root}; choose another --output")
+    if state.groups != asked.groups:
+        before, now = (" ".join(own.groups) or "chosen by clip" for own in (state, asked))
+        raise LabelError(f"'{output}' holds labels by other groups: {before}, now {now}; choose another --output")
+    return state
+
+
+# ---------------------------------------------------------------------------------------------------------------- results
+
+
+def gather(state: State, found: Found, output: Path) -> tuple[int, int]:
+    """labels.json, labels.csv and unreadable.json of all lists, sorted by path; how many clips are in the first and in the last."""
+    labels: dict[str, dict[str, Any]] = {}
+    reasons = dict(found.missing)
+    kinds: dict[str, str] = {}
+    groups: dict[str, dict[str, str]] = {}
+    for name, own in state.lists.items():
+        folder = output / "results" / name
+        keys = {KEYS[group.caption_kind]: str(group) for group in Task.parse(own["task"]).all_groups}
+        for row in _rows(output, name):
+            kinds[_id(row)], groups[_id(row)] = own["kind"], keys
+        labels |= {row["clip_id"]: row for row in json.loads((folder / "labels.json").read_text(encoding="utf-8"))}
+        unreadable = json.loads((folder / "unreadable.json").read_text(encoding="utf-8"))
+        reasons |= {entry["clip_id"]: entry["reason"] for entry in unreadable}
+    ordered = [labels[clip_id] for clip_id in sorted(labels)]
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["clip", "kind", "group", "caption", "problem"])
+    for row in ordered:
+        clip_id = row["clip_id"]
+        for key, group in groups[clip_id].items():
+            writer.writerows([clip_id, kinds[clip_id], group, caption, ""] for caption in row[key])
+    writer.writerows([clip_id, kinds.get(clip_id, ""), "", "", reason] for clip_id, reason in sorted(reasons.items()))
+    unreadable = [{"clip_id": clip_id, "reason": reason} for clip_id, reason in sorted(reasons.items())]
+    write_atomically(output / "labels.json", json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+    # With a mark of its encoding, without which spreadsheets take it for another.
+    write_atomically(output / "labels.csv", table.getvalue().encode("utf-8-sig"))
+    write_atomically(output / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
+    for row in ordered[:SHOWN]:
+        logger.info("  %s: %s", row["clip_id"], row[next(iter(groups[row["clip_id"]]))][0])
+    return len(ordered), len(reasons)
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+
+
+def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="python -m evaluation.label", allow_abbrev=False, description="Captions for one's own videos, "
+                                     "pictures and sounds, by any trained model that captions. The same command again goes on where it was "
+                                     "stopped, and labels what was added since. All other flags, behind these, go to run.py "
+                                     "(--test_batch_size 4, --generate_by sample, --device cpu, …).")
+    parser.add_argument("clips", nargs="+", metavar="CLIPS", help="a folder (with all below it), a pattern such as 'clips/*.mp4', media "
+                        "files, or a list of ids or paths: .txt (one a line), .csv (a column of them, one may be called subtitle) or .json")
+    parser.add_argument("--model", "--checkpoint", "--pretrain_dir", type=Path, required=True, metavar="RUN", dest="model",
+                        help="output folder of a training, or a checkpoint in one")
+    parser.add_argument("--output", "--output_dir", type=Path, metavar="FOLDER", dest="output",
+                        help="where labels.json and labels.csv go; default: output/captions/<CLIPS>")
+    parser.add_argument("--media", metavar="FOLDER", help="the folder that the entries of lists are looked up in; default: the working "
+                        "directory, then the list's own folder")
+    parser.add_argument("--groups", nargs="+", default=[], metavar="GROUP", help="caption by these (tv: vision, ta: sound, tva: both, "
+                        "tvas: and subtitles), each clip by all that it allows; default: by the fullest group that the model was trained "
+                        "on and the clip holds. Subtitles come from the list or from a .srt, .vtt or .txt file beside the clip")
+    parser.add_argument("--captions", type=int, default=1, metavar="N", help="captions per clip: 1, the default, is the best of a beam "
+                        "search; more are drawn at random")
+    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs to use; default: all of this machine")
+    options, flags = parser.parse_known_args(arguments)
+    if options.captions < 1:
+        parser.error(f"--captions: expected 1 or more, got {options.captions}")
+    if own := {"--config", "--mode", "--data_cfg.val", "--captioner_mode"} & {flag.split("=")[0] for flag in flags}:
+        parser.error(f"{', '.join(sorted(own))}: this command sets that itself")
+    options.model = options.model.expanduser()
+    name = next((part for part in reversed(Path(options.clips[0]).expanduser().absolute().parts) if not glob.has_magic(part)), "clips")
+    options.output = (options.output or Path("output", "captions", Path(name).stem)).expanduser()
+    return options, flags
+
+
+def _groups(words: Sequence[str], model: Model) -> list[str]:
+    """The groups asked for, as they are written elsewhere. Raises LabelError, TaskError."""
+    if not model.groups:
+        raise LabelError(f"{model.run} was not trained to caption: no task of its data_cfg.train has 'cap' "
+                         f"({', '.join(str(own.get('task')) for own in model.datasets) or 'it lists none'})")
+    asked = list(dict.fromkeys(Group.parse(word) for word in words))
+    if len({group.caption_kind for group in asked}) < len(asked):
+        raise LabelError(f"--groups {' '.join(words)}: name at most one group of several modalities, or of subtitles: all write 'vast_cap'")
+    untrained = [str(group) for group in asked if group not in model.groups]
+    if untrained:
+        logger.warning("%s was not trained to caption by %s (but by %s): expect poor captions", model.run, ", ".join(untrained),
+                       ", ".join(map(str, model.groups)))
+    return [str(group) for group in asked]
+
+
+def _run(config: Path, gpus: int, flags: Sequence[str]) -> int:
+    """run.py in this process, so that what ends one ends both; on several GPUs by torchrun. Its exit status."""
+    program, words = str(Path(__file__).resolve().parent.parent / "run.py"), ["--config", str(config), *flags]
+    if gpus == 0:
+        words += ["--device", "cpu"]
+    before = sys.argv
+    try:
+        if gpus > 1:
+            sys.argv = ["torchrun", "--standalone", "--nproc_per_node", str(gpus), program, *words]
+            runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [program, *words]
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Label; the exit status: 0 done, 2 bad input, named in one message, else run.py's."""
+    options, flags = _options(arguments)
+    setup_logging(None)
+    try:
+        model = read_model(options.model)
+        groups = _groups(options.groups, model)
+        found = find_files(options.clips, options.media)
+        if found.missing:
+            logger.warning("%d entries have no file, '%s' first: %s", len(found.missing), *next(iter(found.missing.items())))
+        state = open_state(options.output, found, groups)
+        add_clips(state, found, model, options.output)
+        config = write_atomically(options.output / "config.json",
+                                  json.dumps(config_of(model, state, options.output, options.captions), indent=1) + "\n")
+    except (LabelError, DataError, ConfigError, TaskError, OSError) as error:
+        logger.error("label: %s", error)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("stopped; the same command goes on")
+        return 128 + signal.SIGINT
+    gpus = torch.cuda.device_count() if options.gpus is None else options.gpus
+    status = _run(config, -1 if options.gpus is None and gpus == 0 else gpus, flags)
+    if status:
+        return status
+    labelled, unreadable = gather(state, found, options.output)
+    logger.info("%d clips are captioned in %s and labels.json; %d could not be (unreadable.json)", labelled,
+                options.output / "labels.csv", unreadable)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
