@@ -42,6 +42,8 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield "run_cfg.parallel is deepspeed, but run_cfg.deepspeed_config, its JSON file, is not set"
     if run.parallel == "deepspeed" and run.deepspeed_config and not os.path.isfile(run.deepspeed_config):
         yield f"run_cfg.deepspeed_config '{run.deepspeed_config}': no such file"
+    if run.parallel != "ddp" and run.optim == "muon" and run.mode == "training":
+        yield f"run_cfg.optim muon needs whole matrices on every process: with run_cfg.parallel {run.parallel} choose adamw"
     if run.parallel == "deepspeed" and run.fp16:
         yield "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"
     if run.parallel == "deepspeed" and run.compile:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from model.vast import VAST
 
 logger = logging.getLogger("omnivast")
-MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
-"""Numbers that each optimiser keeps per trainable parameter."""
+MOMENTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1}
+"""Numbers that each optimiser keeps per trainable parameter, at most."""
 Row = tuple[str, ...]
 
 
