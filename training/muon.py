@@ -65,8 +65,10 @@ class Muon(AdamW):
         """Nesterov's look ahead of the running mean of gradients."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
-        if "exp_avg" not in state:
+        if not state:
+            state["step"] = torch.zeros(())  # AdamW looks for it in whatever state it loads
             state["exp_avg"] = torch.zeros_like(parameter)
+        state["step"] += 1
         state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp(state["exp_avg"], MOMENTUM)
 

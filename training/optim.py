@@ -26,7 +26,8 @@ def build_optimizer(model: VAST, run_cfg: RunConfig) -> Optimizer:
     """The optimiser that ``run_cfg.optim`` names, over the trainable parameters of ``model``.
 
     A group is one role (vision, audio, text, head, or ``new`` for ``new_params_name``) with or without weight decay, and with muon of
-    hidden matrices or of what AdamW trains; it carries ``role`` and ``peak_lr`` beside torch's own keys. Frozen parameters are left out. SGD's momentum is the first of ``betas``.
+    hidden matrices or of what AdamW trains; it carries ``role`` and ``peak_lr`` beside torch's own keys. Frozen parameters are left
+    out. SGD's momentum is the first of ``betas``.
     Raises ValueError when a part of ``new_params_name`` matches no trainable parameter, or when nothing is trainable.
     """
     roles = list(model.parameter_roles())
