@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from config.files import why_not_json
+from config.paths import looked_up
 from config.tasks import CaptionKind, Modality, Objective, Task
 from data.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, Row, RowReader, pack, typename, unpack
 
@@ -200,7 +202,7 @@ def _read_json(path: Path) -> tuple[Any, str]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise AnnotationError(f"{path}: no such annotation file") from None
+        raise AnnotationError(f"{path}: no such annotation file{looked_up(path)}") from None
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -209,6 +211,6 @@ def _read_json(path: Path) -> tuple[Any, str]:
         if not content.strip():
             raise AnnotationError(f"{path}: the file is empty; expected a JSON list of objects") from None
         lines = "; one object per line is JSON Lines: write one list of them" if error.msg == "Extra data" and error.lineno > 1 else ""
-        raise AnnotationError(f"{path}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{lines}") from None
+        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}{lines}") from None
     except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
-        raise AnnotationError(f"{path}: not JSON: {error}") from None
+        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}") from None

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from config.files import read_text, why_not_json
+from config.paths import looked_up
+
 
 def read_json(path: Path, fault: type[Exception]) -> Any:
     """The content of a JSON file. Raises ``fault`` where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except OSError as error:
-        raise fault(f"{path} cannot be read: {error.strerror or error}") from None
+        raise fault(f"{path} cannot be read: {why_not_json(error)}{looked_up(path)}") from None
     except (ValueError, RecursionError) as error:
-        raise fault(f"{path} is not JSON: {error}") from None
+        raise fault(f"{path} is not JSON: {why_not_json(error)}") from None
 
 
 def is_result(content: Any) -> bool:

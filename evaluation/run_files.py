@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config.paths import looked_up
 from evaluation import benchmarks
 from evaluation.inputs import is_result, read_json
 from evaluation.metrics.accuracy import exact_matches
@@ -91,7 +92,8 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, config, read_jsonl(folder / "log" / "metrics.jsonl"), read_jsonl(folder / "log" / "eval.jsonl"),
               [_result(path) for path in files])
     if not (run.rows or run.evaluations or run.results):
-        raise RunError(f"{folder}: expected an output folder of run.py with log/metrics.jsonl or results/*.json; it has neither")
+        raise RunError(f"{folder}{looked_up(folder)}: expected an output folder of run.py with log/metrics.jsonl or "
+                       f"results/*.json; it has neither")
     return run
 
 

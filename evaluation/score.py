@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.paths import as_path
 from config.tasks import Objective
 from data.annotations import AnnotationError
 from evaluation import score_inputs
@@ -100,14 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evaluation.score", description=(__doc__ or "").split("\n\n", 1)[1],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, choices=("cap", "ret", "qa"))
-    parser.add_argument("--predictions", required=True, type=Path, metavar="P")
-    parser.add_argument("--references", type=Path, metavar="R")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write everything to this file")
+    parser.add_argument("--predictions", required=True, type=as_path, metavar="P")
+    parser.add_argument("--references", type=as_path, metavar="R")
+    parser.add_argument("--json", type=as_path, metavar="OUT", help="also write everything to this file")
     parser.add_argument("--group", help="which group of a result file with several")
     parser.add_argument("--subset", action="store_true", help="leave references without a prediction out (they are counted)")
     parser.add_argument("--java_seconds", type=float, default=SECONDS,
                         help="time limit of METEOR and of SPICE; 0: neither (default: %(default)s)")
-    parser.add_argument("--submission", type=Path, metavar="OUT", help="qa: write P for the VQA server; R is not needed")
+    parser.add_argument("--submission", type=as_path, metavar="OUT", help="qa: write P for the VQA server; R is not needed")
     options = parser.parse_args(arguments)
     if options.submission and options.task != "qa":
         parser.error("--submission is for --task qa")

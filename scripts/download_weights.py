@@ -31,6 +31,7 @@ from typing import IO, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.load import ConfigError, load_config  # noqa: E402
+from config.paths import as_path  # noqa: E402
 from config.words import did_you_mean  # noqa: E402
 from model.build import ModelError, pretrained_files  # noqa: E402
 from model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers  # noqa: E402
@@ -308,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
                                                                  "text:<name> for a BERT of huggingface.co")
     result.add_argument("--config", help="fetch what this config's towers start from")
     result.add_argument("--list", action="store_true", help="only say what there is, where it belongs and where it comes from")
-    result.add_argument("--folder", type=Path, default=towers.WEIGHTS, help="where files go (default %(default)s, where runs look)")
+    result.add_argument("--folder", type=as_path, default=towers.WEIGHTS, help="where files go (default %(default)s, where runs look)")
     result.add_argument("--mirror", metavar="URL", help="fetch from this server instead of each file's own, by the same path")
     return result
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from config.paths import looked_up
 from model.weights.released import UNUSED, current_name
 from model.weights.torchscript import is_torchscript, read_torchscript
 from model.weights.towers import TowerFile
@@ -70,7 +71,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _absent(path: Path) -> str:
     neighbours = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.4)
-    return f"no weights at {path}" + (f"; that folder has '{near[0]}'" if near else "")
+    return f"no weights at {path}{looked_up(path)}" + (f"; that folder has '{near[0]}'" if near else "")
 
 
 def _kind(content: Any) -> str:
@@ -184,7 +185,8 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
     found = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
              if (match := re.fullmatch(r"model_step_(\d+)\.pt", path.name))}
     if not found:
-        raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}' holds no ckpt/model_step_N.pt; name a folder that a training wrote")
+        raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}'{looked_up(pretrain_dir)} holds no "
+                           "ckpt/model_step_N.pt; name a folder that a training wrote")
     return found[max(found)]
 
 
