@@ -95,7 +95,7 @@ def _write_safetensors(state: dict[str, Tensor], file: _Counted) -> None:
 
 def convert(source: Path, target: str, unused: Path | None = None, wanted: Sequence[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under the names of ``target`` ("omnivast" or "released"), still in the file, and the names left out."""
-    state = read_current(source)
+    state = read_current(source, wanted)
     if target == "omnivast":
         state, dropped = split_unused(state, wanted)
         return state, list(dropped)

@@ -90,7 +90,8 @@ def test_files_that_are_no_config(shop, text, message):
 
 
 def test_absent_config_folder_or_binary(shop):
-    for name, message in (("none.json", f"none.json: no such file (looked up from {shop.folder}) (named by --config)"), (".", "it is a folder")):
+    absent = f"none.json: no such file (looked up from {shop.folder}) (named by --config)"
+    for name, message in (("none.json", absent), (".", "it is a folder")):
         with pytest.raises(ConfigError) as error:
             load_config(["--config", name])
         assert message in str(error.value)
@@ -196,7 +197,8 @@ class TestInherit:
         assert model.text_encoder_cfg == {"hidden_size": 16, "x": 1}
 
     def test_errors(self, shop):
-        fails(shop, f"log/hps.json: no such file (looked up from {shop.folder}); model_cfg.inherit_keys are read from it, because pretrain_dir is set (--pretrain_dir)",
+        fails(shop, f"log/hps.json: no such file (looked up from {shop.folder}); model_cfg.inherit_keys are read from it, because "
+              "pretrain_dir is set (--pretrain_dir)",
               "--pretrain_dir", "pre", model=self.KEYS)
         fails(shop, "c.json: model_cfg.inherit_keys: unknown key 'contra_dimm'. Did you mean 'contra_dim'?",
               model={"inherit_keys": ["contra_dimm"]})
