@@ -153,10 +153,21 @@ def load_references(path: str | Path) -> dict[str, list[str]]:
             raise AnnotationError(f"{path}: annotation {index} has no id; expected one of {', '.join(ID_KEYS[:-1])}")
         captions = item.get("caption")
         captions = [captions] if isinstance(captions, str) else captions
-        if not isinstance(captions, list) or not captions or not all(isinstance(c, str) and c.strip() for c in captions):
+        if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
             raise AnnotationError(f"{path}: annotation {index} (id '{item[key]}') has no caption; expected 'caption': a string")
         references.setdefault(str(item[key]), []).extend(captions)
-    return references
+    return without_blanks(references, path)
+
+
+def without_blanks(references: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
+    """Clip id → its reference captions that hold a word; how many do not is said. Raises AnnotationError for a clip without any."""
+    kept = {clip_id: [text for text in texts if text.strip()] for clip_id, texts in references.items()}
+    bare = next((clip_id for clip_id, texts in kept.items() if not texts), None)
+    if bare is not None:
+        raise AnnotationError(f"{path}: clip '{bare}' has only blank reference captions; give it one, or leave the clip out")
+    if blanks := sum(map(len, references.values())) - sum(map(len, kept.values())):
+        logger.warning("%s: %d blank reference caption(s) are left out", path, blanks)
+    return kept
 
 
 # ---------------------------------------------------------------------------------------------------------- whole files

@@ -1,12 +1,13 @@
 """Scores of predictions made anywhere: ``python -m evaluation.score --task cap|ret|qa --predictions P --references R [--json OUT]``
 
-- cap: P ``[{"video_id", "caption"}, …]``; R COCO-style ``{"annotations": [{"video_id", "caption"}, …]}``.
+- cap: P ``[{"video_id", "caption"}, …]``; R COCO-style ``{"annotations": [{"video_id", "caption"}, …]}``
+  or an annotation list as for training.
 - ret: P ``[{"caption", "ranked": [video ids, best first], "scores": [optional, for ties]}, …]`` for text to video and
   ``[{"video_id", "ranked": [captions], …}]`` for video to text, also mixed; R as for cap. A caption of several videos is right for each,
   any caption of a video is right for it. What "ranked" leaves out counts as last.
 - qa: P ``[{"question_id", "answer"}, …]`` or ``[{"video_id", "question", "answer"}, …]``; R an annotation list as for training
   (``video_id``, ``question``, ``answer``, perhaps ``question_id``, ``question_type``) or VQAv2's annotation file. ``--submission OUT``
-  writes P as the VQA server expects it.
+  writes P as the VQA server expects it. A question that a video has twice takes the answers of P in their order, or one for both.
 
 P may be a result file of testing (cap and qa), with ``--group`` where it has several. OUT holds the metrics by name (``cider``, ``bleu4``,
 …, times 100), ``intervals``, ``protocol`` and ``predictions``, so that ``evaluation.compare`` reads it.
@@ -68,6 +69,8 @@ def score(task: str, predictions: Path, references: Path, *, group: str | None =
         for entry, own in zip(joined.entries, scored.clips):
             entry["scores"] = own
         metrics, intervals, not_computed = dict(scored.metrics[SYSTEM]), scored.intervals, scored.not_computed
+        if scored.remarks:
+            facts["remarks"] = scored.remarks
     else:
         measured: Callable[..., tuple[Any, dict[str, list[float]]]] = rank_metrics if task == "ret" else answer_metrics
         found, intervals = measured(joined.entries, [SYSTEM])
@@ -88,7 +91,8 @@ def as_text(found: Mapping[str, Any]) -> str:
     """Metrics with their intervals, one per line, and what was not computed."""
     names = [name for name, value in found.items() if isinstance(value, float)]
     width = max(map(len, [*names, *found["not_computed"]]))
-    lines = [f"{name:{width}}  {found[name]:8.2f}  [{low:.2f}, {high:.2f}]"
+    remarks = {name: f"  {why}" for name, why in found["protocol"].get("remarks", {}).items()}
+    lines = [f"{name:{width}}  {found[name]:8.2f}  [{low:.2f}, {high:.2f}]{remarks.get(name, '')}"
              for name in names for low, high in [found["intervals"][name]]]
     lines += [f"{name:{width}}  not computed: {why}" for name, why in found["not_computed"].items()]
     facts = found["protocol"]

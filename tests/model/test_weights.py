@@ -64,7 +64,7 @@ def test_wrapped_state_dicts_are_unwrapped(saved, wrap):
 def test_an_absent_file_names_the_nearest(saved):
     with pytest.raises(WeightsError, match=r"no weights at .*model_step_8.pt; that folder has 'model_step_7.pt'"):
         read_state_dict(saved.with_name("model_step_8.pt"))
-    with pytest.raises(WeightsError, match="no weights at nowhere/x.pt \(looked up from .*\)$"):
+    with pytest.raises(WeightsError, match=r"no weights at nowhere/x.pt \(looked up from .*\)$"):
         read_state_dict("nowhere/x.pt")
 
 
