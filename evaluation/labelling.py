@@ -214,7 +214,7 @@ def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
     logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
     short = [clip_id for clip_id, own in labels.items() if any(len(captions) < nums for captions in own.values())]
     if short:
-        logger.warning("%s: %d clips, the first '%s', have fewer than the %d captions asked for (generate_nums): the others were blank or none were found",
+        logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
                        loader.name, len(short), short[0], nums)
     if unreadable:
         logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(unreadable),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config.files import read_text, why_not_json
 from config.paths import looked_up
 from evaluation import benchmarks
 from evaluation.inputs import is_result, read_json
@@ -109,15 +110,23 @@ def _result(path: Path) -> Result:
 
 def annotation_rows(result: Result) -> dict[str, dict[str, Any]]:
     """Clip id → its annotation row; empty where the file is not there any more."""
+    path = found_from(result.path, str(result.protocol.get("split_file", "")))
     try:
-        rows = json.loads(Path(result.protocol.get("split_file", "")).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        logger.warning("%s: its split file %s cannot be read, subtitles and categories are left out", result.path,
-                       result.protocol.get("split_file"))
+        rows = json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: its split file %s cannot be read (%s), subtitles and categories are left out", result.path, path,
+                       why_not_json(error))
         return {}
     ids = ("clip_id", "video_id", "image_id", "image", "id")
     named = [(next((row[key] for key in ids if key in row), None), row) for row in rows if isinstance(row, dict)]
     return {str(clip_id): row for clip_id, row in named if clip_id is not None}
+
+
+def found_from(result: Path, name: str) -> Path:
+    """A path that a run wrote down, which may be relative to the folder that the run was started in: one above its results, where a
+    report made elsewhere finds it."""
+    above = [parent / name for parent in result.absolute().parents]
+    return next((path for path in (Path(name), *above) if path.exists()), Path(name))
 
 
 def goodness(result: Result) -> list[float]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import cases, run_report
+from evaluation import cases, run_files, run_report
 from evaluation.report import sound_of, sound_uri
 from tests.evaluation.quickstart_tree import make_data, make_results
 
@@ -35,6 +35,19 @@ def test_a_training_and_tests_make_one_page_and_its_markdown(tree):
         assert words in page, words
     assert "300 steps logged" in plain and "At step 300, on toy: total loss" in plain and "### Median 1" in plain
     assert not re.search(r"<script|https?://|@import", page)
+
+
+def test_files_that_a_run_named_from_its_own_folder_are_found_from_any(tmp_path, monkeypatch, caplog):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.json").write_text('[{"video_id": "a", "subtitle": "said"}]', encoding="utf-8-sig")
+    result = _result("cap", [{"clip_id": "a", "tv": "x", "references": ["x"]}], split_file="data/test.json")
+    result.path = tmp_path / "output" / "run" / "results" / "x.cap.json"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_report.annotation_rows(result) == {"a": {"video_id": "a", "subtitle": "said"}}
+    assert run_files.found_from(result.path, "data") == tmp_path / "data" and run_files.found_from(result.path, "gone") == Path("gone")
+    result.protocol["split_file"] = "gone.json"
+    assert run_report.annotation_rows(result) == {} and "its split file gone.json cannot be read (No such file" in caplog.text
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
