@@ -25,6 +25,8 @@ def why_not_json(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"line {error.lineno}, column {error.colno}: {error.msg}"
     if isinstance(error, UnicodeDecodeError):
+        if error.object.startswith(b"\x1f\x8b") or b"\0" in error.object[:1024]:
+            return "it is no text, but a packed or binary file"
         line = error.object.count(b"\n", 0, error.start) + 1
         return f"it is not UTF-8 (byte 0x{error.object[error.start]:02x} in line {line}); save it as UTF-8"
     if isinstance(error, RecursionError):

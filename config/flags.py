@@ -192,7 +192,8 @@ def help_text() -> str:
     lines = ["usage: python run.py --config FILE.json [--flag value ...]", ""]
     lines += _wrapped("Settings come, from the weakest to the strongest, from the schema's defaults, the config's \"default\" files, "
                       "the pretrained run (model_cfg.inherit_keys), the config file itself, and flags. Lists are written "
-                      "--betas 0.9 0.98 or as JSON; a bool without a value is true; null unsets what may be null.", "")
+                      "--betas 0.9 0.98 or as JSON; a bool without a value is true; null unsets what may be null. In paths, ~ and "
+                      "$VARIABLES are expanded, in files too; relative ones are looked up from the working directory.", "")
     lines += ["", "General", "  --config FILE", *_wrapped("the JSON config: run_cfg, model_cfg, data_cfg", "      "), "  --help, -h",
               *_wrapped("print this and stop", "      "), "  --local_rank N, --local-rank N",
               *_wrapped("accepted from torch.distributed.launch; the launcher's environment is used", "      ")]

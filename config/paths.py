@@ -17,8 +17,13 @@ class PathError(ValueError, argparse.ArgumentTypeError):
 def expanded(path: str) -> str:
     """The path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` replaced, as a shell would; ``hf:~/x`` too.
 
-    A shell leaves them alone inside quotes, behind ``=``, and in files. Raises PathError for an unknown user and an undefined variable.
+    A shell leaves them alone inside quotes, behind ``=``, and in files. Raises PathError for an unknown user, an undefined variable,
+    and what names no file: an address (``s3://…``).
     """
+    if re.match(r"[A-Za-z][\w+.-]*://", path):
+        raise PathError(f"'{path}' is an address; files are read from disks alone: fetch it, or mount what holds it")
+    if "\0" in path:
+        raise PathError(f"{path!r} holds a zero byte, which no path has")
     missing = next((name for found in _VARIABLE.finditer(path) if (name := found[1] or found[2]) not in os.environ), None)
     if missing is not None:
         raise PathError(f"'{path}': the environment variable {missing} is not set")

@@ -25,5 +25,8 @@ def is_result(content: Any) -> bool:
     """Whether it has the form of a result file, of testing or of ``evaluation.score``: a protocol, and predictions that name clips."""
     if not isinstance(content, Mapping) or not isinstance(content.get("protocol"), Mapping):
         return False
-    predictions = content.get("predictions")
-    return isinstance(predictions, list) and all(isinstance(entry, Mapping) and "clip_id" in entry for entry in predictions)
+    groups, predictions = content["protocol"].get("groups") or [], content.get("predictions")
+    if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups) or not isinstance(predictions, list):
+        return False
+    return all(isinstance(entry, Mapping) and "clip_id" in entry and isinstance(entry.get("answer", ""), str)
+               and all(isinstance(entry.get(group, ""), (str, Mapping)) for group in groups) for entry in predictions)

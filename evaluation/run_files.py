@@ -90,8 +90,9 @@ def read_run(folder: Path) -> Run:
     if not files:
         steps = sorted((folder / "results").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_") or 0))
         files = sorted(steps[-1].glob("*.json")) if steps else []
-    run = Run(folder, config, read_jsonl(folder / "log" / "metrics.jsonl"), read_jsonl(folder / "log" / "eval.jsonl"),
-              [_result(path) for path in files])
+    logs = [[row for row in read_jsonl(folder / "log" / name) if isinstance(row.get("step"), (int, float))]
+            for name in ("metrics.jsonl", "eval.jsonl")]
+    run = Run(folder, config, logs[0], logs[1], [_result(path) for path in files])
     if not (run.rows or run.evaluations or run.results):
         raise RunError(f"{folder}{looked_up(folder)}: expected an output folder of run.py with log/metrics.jsonl or "
                        f"results/*.json; it has neither")
@@ -147,8 +148,10 @@ def goodness(result: Result) -> list[float]:
 
 def rank_of(entry: Mapping[str, Any], group: str) -> int:
     """The rank of a text's clip, after re-ranking where there was one."""
-    found = entry[group]
-    return int(found["itm_rank"] if "itm_rank" in found else found["itc_rank"])
+    rank = mapping(entry[group]).get("itm_rank", mapping(entry[group]).get("itc_rank"))
+    if not isinstance(rank, int):
+        raise RunError(f"the prediction of clip '{entry['clip_id']}' has no rank of group '{group}'")
+    return rank
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

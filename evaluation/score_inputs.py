@@ -206,7 +206,10 @@ def _questions(references: Path) -> list[dict[str, Any]]:
         clip_id, where = _id(row, references, number), f"{references}: row {number}"
         people = row.get("answers")
         if people is not None:
-            people = [str(one["answer"] if isinstance(one, dict) else one) for one in people]
+            people = [one.get("answer") if isinstance(one, dict) else one for one in people] if isinstance(people, list) else [None]
+            if not all(isinstance(one, (str, int, float)) for one in people):
+                raise ScoreError(f"{where}: 'answers' must be a list of strings, or of objects with 'answer'")
+            people = list(map(str, people))
         asked, answered = row.get("question"), row.get("answer")
         if isinstance(answered, list) and not isinstance(asked, list):
             people = list(map(str, answered))
@@ -245,6 +248,9 @@ def _of_result(result: Mapping[str, Any], path: Path, task: str, group: str | No
         raise ScoreError(f"{path} has no group '{group}'; it has {', '.join(groups)}")
     name = "caption" if task == "cap" else "answer"
     chosen = group or groups[0]
+    without = next((entry["clip_id"] for entry in result["predictions"] if not isinstance(entry.get(chosen), str)), None)
+    if without is not None:
+        raise ScoreError(f"{path}: clip '{without}' has no {name} of group '{chosen}'")
     return [{**{key: entry[key] for key in ("question", "question_id") if key in entry}, "video_id": entry["clip_id"], name: entry[chosen]}
             for entry in result["predictions"]]
 

@@ -149,9 +149,9 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
                         + "\n  ".join(wrong[name] for name in shapes[:8]) + ("\n  …" if len(shapes) > 8 else ""))
     if problems and not any(name in own for name in state):
         # What would let it pass would leave the whole model as initialised.
-        names = f"the file has {_examples(state)}\n  the model has {_examples(own)}"
+        parts = f"the file has {_examples(state)}\n  the model has {_examples(own)}"
         raise WeightsError(f"{path}: none of its {len(state) + len(wrong)} tensors is one of the model's: it is of another model, or of "
-                           f"other sizes\n  {problems[-1] if shapes else names}")
+                           f"other sizes\n  {problems[-1] if shapes else parts}")
     if problems:
         starts = _starts([*lacks, *unknown, *shapes], [name for name in own if name in state])
         raise WeightsError(f"{path}: " + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "

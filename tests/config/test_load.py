@@ -112,6 +112,9 @@ def test_other_encodings_and_empty_files_are_told_in_words(shop):
     (shop.folder / "c.json").write_bytes('{\n"name": "Ü"}'.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"it is not UTF-8 \(byte 0xdc in line 2\); save it as UTF-8"):
         load_config(["--config", "c.json"])
+    (shop.folder / "c.json").write_bytes(b"\x1f\x8b\x08\0")
+    with pytest.raises(ConfigError, match="it is no text, but a packed or binary file"):
+        load_config(["--config", "c.json"])
     shop.write("c.json", " \n")
     with pytest.raises(ConfigError, match="c.json: the file is empty"):
         load_config(["--config", "c.json"])

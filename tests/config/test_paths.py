@@ -29,6 +29,7 @@ def test_what_a_shell_would_have_expanded(home):
 
 @pytest.mark.parametrize("text, message", [("$NOWHERE/x", "the environment variable NOWHERE is not set"),
                                            ("/a/${NOWHERE}", "the environment variable NOWHERE is not set"),
+                                           ("s3://bucket/x.json", "is an address"), ("a\0b", "holds a zero byte"),
                                            ("~no_such_user/x", "there is no user 'no_such_user' here")])
 def test_what_cannot_be_expanded_is_named(home, text, message):
     with pytest.raises(PathError, match=message):

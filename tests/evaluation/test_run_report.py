@@ -59,6 +59,17 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
         assert run_report.main([str(tmp_path)]) == 2 and len(caplog.messages) == 1 and "x.ret.json" in caplog.text
 
 
+def test_logs_and_ranks_of_another_form_are_no_traceback(tmp_path, caplog):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "metrics.jsonl").write_text('{"a": 1}\n')
+    assert run_report.main([str(tmp_path)]) == 2 and f"{tmp_path}: expected an output folder" in caplog.text
+    (tmp_path / "results").mkdir()
+    content = {"protocol": {"objective": "ret", "groups": ["tv"]}, "metrics": {"tv": {"itc": {"r1": 1.0}}},
+               "predictions": [{"clip_id": "a", "text": "x", "tv": {}}]}
+    (tmp_path / "results" / "x.ret.json").write_text(json.dumps(content))
+    assert run_report.main([str(tmp_path)]) == 2 and "the prediction of clip 'a' has no rank of group 'tv'" in caplog.text
+
+
 def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path):
     settings = {"groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50, "dataset": "msrvtt_ret"}
     content = {"protocol": {**settings, "objective": "ret"}, "metrics": {"tvas": {"itm": {"r1": 60.9, "r5": 84.3, "r10": 90.0}}},

@@ -221,6 +221,17 @@ def test_an_answer_by_id_and_another_by_text_are_two_answers(scored):
     assert "a: what? has an answer by its question_id too" in words
 
 
+@pytest.mark.parametrize(("task", "predictions", "references", "message"), [
+    ("cap", {"protocol": {"objective": "cap", "groups": 5}, "predictions": [{"clip_id": "a"}]}, CAPTIONS, "p.json: expected"),
+    ("cap", {"protocol": {"objective": "cap", "groups": ["tv"]}, "predictions": [{"clip_id": "a"}]}, CAPTIONS,
+     "clip 'a' has no caption of group 'tv'"),
+    ("qa", [{"video_id": "a", "question": "x", "answer": "y"}], [{"video_id": "a", "answers": 3}], "row 0: 'answers' must be a list"),
+    ("qa", [{"video_id": "a", "question": "x", "answer": "y"}], [{"video_id": "a", "answers": [{}]}], "row 0: 'answers' must be a list"),
+])
+def test_files_of_another_form_are_told(scored, task, predictions, references, message):
+    assert message in scored(task, predictions, references)
+
+
 def test_flags_that_are_missing():
     with pytest.raises(SystemExit):
         main(["--task", "cap", "--predictions", "x"])
