@@ -76,8 +76,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[8, 64, 1024])
+    processes = tuple(parser.parse_args().processes)
     print(f"MB that a process sends per step of {VAST_27M.clips:,} clips, groups {', '.join(VAST_27M.groups)}:\n")  # noqa: T201
-    print(table(VAST_27M, tuple(parser.parse_args().processes)))  # noqa: T201
+    print(table(VAST_27M, processes))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.fields import LISTS, ConfigError, note
+from config.paths import looked_up
 from config.schema import Config, DatasetConfig, ModelConfig, RunConfig
 from config.tasks import Modality, Objective, Task, TaskError
 
@@ -41,7 +42,7 @@ def _run(run: RunConfig) -> Iterator[str]:
     if run.parallel == "deepspeed" and run.mode == "training" and not run.deepspeed_config:
         yield "run_cfg.parallel is deepspeed, but run_cfg.deepspeed_config, its JSON file, is not set"
     if run.parallel == "deepspeed" and run.deepspeed_config and not os.path.isfile(run.deepspeed_config):
-        yield f"run_cfg.deepspeed_config '{run.deepspeed_config}': no such file"
+        yield f"run_cfg.deepspeed_config '{run.deepspeed_config}': no such file{looked_up(run.deepspeed_config)}"
     if run.parallel != "ddp" and run.optim == "muon" and run.mode == "training":
         yield f"run_cfg.optim muon needs whole matrices on every process: with run_cfg.parallel {run.parallel} choose adamw"
     if run.parallel == "deepspeed" and run.fp16:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
+from config.paths import PathError, expanded
 from config.schema import DatasetConfig, ModelConfig, RunConfig
 from config.words import did_you_mean
 
@@ -123,7 +124,7 @@ def show(value: Any) -> str:
 
 
 def check_value(value: Any, setting: Setting, where: str) -> Any:
-    """A JSON value as the schema types it (an int becomes a float where a float is meant, ``""`` null where null is allowed).
+    """A JSON value as the schema types it (an int becomes a float where a float is meant, ``""`` null where null is allowed, a path whole).
 
     Raises ConfigError, beginning with ``where``, for another type, a value out of range or an unknown choice.
     """
@@ -139,12 +140,21 @@ def check_value(value: Any, setting: Setting, where: str) -> Any:
     if setting.element is not None:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: expected {setting.describe()}, got {show(value)}")
-        return [_scalar(v, setting.element, setting.element.__name__, f"{where}[{i}]") for i, v in enumerate(value)]
+        found = [_scalar(v, setting.element, setting.element.__name__, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [_path(v, f"{where}[{i}]") for i, v in enumerate(found)] if setting.metadata.get("path") else found
     if setting.is_dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected {setting.describe()}, got {show(value)}")
         return dict(value)
-    return _in_range(_scalar(value, setting.type, setting.describe(), where), setting, where)
+    value = _in_range(_scalar(value, setting.type, setting.describe(), where), setting, where)
+    return _path(value, where) if setting.metadata.get("path") else value
+
+
+def _path(value: str, where: str) -> str:
+    try:
+        return expanded(value)
+    except PathError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _scalar(value: Any, kind: Any, words: str, where: str) -> Any:

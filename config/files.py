@@ -8,24 +8,52 @@ from pathlib import Path
 from typing import Any
 
 from config.fields import ConfigError, show
+from config.paths import PathError, expanded, looked_up
+
+
+def read_text(path: Path) -> str:
+    """A file of text as editors and shells write it: UTF-8 with or without a byte order mark, or UTF-16, as PowerShell's ``>`` does.
+
+    Raises OSError, and UnicodeDecodeError for other encodings.
+    """
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content))
+
+
+def why_not_json(error: Exception) -> str:
+    """Why a file is not JSON, from what reading it raised, in a user's words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    if isinstance(error, UnicodeDecodeError):
+        if error.object.startswith(b"\x1f\x8b") or b"\0" in error.object[:1024]:
+            return "it is no text, but a packed or binary file"
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return f"it is not UTF-8 (byte 0x{error.object[error.start]:02x} in line {line}); save it as UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
 
 
 def read_json(path: Path, wanted_by: str = "") -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError, with file and line, when it is absent, not JSON, or repeats a key."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{wanted_by}") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = "it is a folder" if path.is_dir() else str(error)
+        raise ConfigError(f"{path}: no such file{looked_up(path)}{wanted_by}") from None
+    except (OSError, ValueError) as error:
+        reason = "it is a folder" if path.is_dir() else why_not_json(error)
         raise ConfigError(f"{path}: cannot be read as a text file{wanted_by}: {reason}") from None
+    if not text.strip():
+        raise ConfigError(f"{path}: the file is empty; expected a JSON object{wanted_by}")
     try:
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno}). "
                           "JSON has no comments and no comma after the last item.") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not a config: nested too deeply") from None
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a config: {why_not_json(error)}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
@@ -75,12 +103,17 @@ def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, di
 def _default_path(section: str, value: Any, chain: list[Path]) -> Path:
     if not isinstance(value, str):
         raise ConfigError(f"{chain[-1]}: {section}.default: expected the path of a JSON file, got {show(value)}")
+    try:
+        value = expanded(value)
+    except PathError as error:
+        raise ConfigError(f"{chain[-1]}: {section}.default: {error}") from None
     here, beside = Path(value), chain[-1].parent / value
     if not os.path.exists(here) and os.path.exists(beside):
         return beside
     if not os.path.exists(here):
         tried = f"{here}" if here == beside else f"{here} and {beside}"
-        raise ConfigError(f"{section}: the default file {value} does not exist (looked for {tried}); named by {_names(chain)}")
+        raise ConfigError(f"{section}: the default file {value} does not exist (looked for {tried}, from {os.getcwd()}); "
+                          f"named by {_names(chain)}")
     return here
 
 

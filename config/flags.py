@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, note, section_keys
+from config.paths import PathError, expanded
 from config.schema import DataConfig
 from config.words import ALIASES, asked, did_you_mean, nearest_keys
 
@@ -71,7 +72,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
         if name == "config":
             if len(words) != 1:
                 raise ConfigError(f"--config: expected the path of one JSON file, got {' '.join(words) or 'nothing'}")
-            config = words[0]
+            config = _path(words[0])
         elif name in LAUNCHER_FLAGS:
             continue
         elif name in OBSOLETE["run_cfg"] and not _is_key(name):
@@ -81,6 +82,13 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
     if config is None:
         raise ConfigError("--config is missing: name a JSON file, for example --config config/debug/tiny.json (--help lists all flags)")
     return CommandLine(config, tuple(assignments))
+
+
+def _path(word: str) -> str:
+    try:
+        return expanded(word)
+    except PathError as error:
+        raise ConfigError(f"--config: {error}") from None
 
 
 def _grouped(argv: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -184,7 +192,8 @@ def help_text() -> str:
     lines = ["usage: python run.py --config FILE.json [--flag value ...]", ""]
     lines += _wrapped("Settings come, from the weakest to the strongest, from the schema's defaults, the config's \"default\" files, "
                       "the pretrained run (model_cfg.inherit_keys), the config file itself, and flags. Lists are written "
-                      "--betas 0.9 0.98 or as JSON; a bool without a value is true; null unsets what may be null.", "")
+                      "--betas 0.9 0.98 or as JSON; a bool without a value is true; null unsets what may be null. In paths, ~ and "
+                      "$VARIABLES are expanded, in files too; relative ones are looked up from the working directory.", "")
     lines += ["", "General", "  --config FILE", *_wrapped("the JSON config: run_cfg, model_cfg, data_cfg", "      "), "  --help, -h",
               *_wrapped("print this and stop", "      "), "  --local_rank N, --local-rank N",
               *_wrapped("accepted from torch.distributed.launch; the launcher's environment is used", "      ")]

@@ -12,8 +12,8 @@ from config.tasks import Task
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, obsolete (what replaces the key)
-    and unset (values with which released configs say "not set": they stand for the default)."""
+    """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, obsolete (what replaces the key),
+    unset (values with which released configs say "not set": they stand for the default) and path (~ and $VARIABLES are expanded)."""
     details = {"help": help, **metadata}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=details)
@@ -25,10 +25,10 @@ class RunConfig:
     """How the program runs: mode, folders, optimisation, precision."""
 
     mode: Literal["training", "testing"] = setting("training", "train and evaluate, or only evaluate a checkpoint")
-    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)")
+    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True)
     pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
-                                             "model_cfg.inherit_keys are taken from its log/hps.json")
-    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",))
+                                             "model_cfg.inherit_keys are taken from its log/hps.json", path=True)
+    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True)
     resume: bool = setting(False, "continue the run in output_dir from its last checkpoint")
     seed: int = setting(50, "seed of every draw")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes a GPU where there is one")
@@ -94,7 +94,8 @@ class RunConfig:
     parallel: Literal["ddp", "fsdp", "deepspeed"] = setting("ddp", "how several processes train: each with the whole model, averaging "
                                                                    "gradients (ddp); with shares of weights, gradients and optimiser "
                                                                    "(fsdp); or as deepspeed_config says")
-    deepspeed_config: str | None = setting(None, "parallel deepspeed: its JSON file, with zero_optimization.stage 1, 2 or 3")
+    deepspeed_config: str | None = setting(None, "parallel deepspeed: its JSON file, with zero_optimization.stage 1, 2 or 3",
+                                           path=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class ModelConfig:
     max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest "
                                                                         "vision_sample_num of data_cfg.train, or else of val",
                                                 minimum=1)
-    audio_encoder_type: str | None = setting("beats", "registered audio encoder, or hf:<name or folder>; null: none")
+    audio_encoder_type: str | None = setting("beats", "registered audio encoder, or hf:<name or folder>; null: none", path=True)
     audio_encoder_cfg: dict[str, Any] = setting({}, "sizes of the audio encoder where they differ from its name's")
     audio_melbins: int = setting(64, "mel bins", minimum=1)
     audio_target_length: int = setting(1024, "mel frames of a slice (10 ms each)", minimum=1)
@@ -118,9 +119,10 @@ class ModelConfig:
                                                                        "audio_sample_num of data_cfg.train, or else of val",
                                                minimum=1)
     text_encoder_type: str = setting("bert-base-uncased", "folder under pretrained_weights/bert/ or a path, in Hugging Face layout; or "
-                                                          "bert with text_encoder_cfg, from scratch")
+                                                          "bert with text_encoder_cfg, from scratch", path=True)
     text_encoder_cfg: dict[str, Any] = setting({}, "BertConfig keys that override the folder's config.json")
-    tokenizer: str | None = setting(None, "vocab.txt, BERT's tokenizer.json, or a folder with one; null: the text encoder's folder")
+    tokenizer: str | None = setting(None, "vocab.txt, BERT's tokenizer.json, or a folder with one; null: the text encoder's folder",
+                                    path=True)
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
     itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
@@ -147,7 +149,7 @@ class ModelConfig:
     ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
                                             "as released: only with the clip that it came with")
     ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
-                                                 "files during a test of very many clips; null: float32 in memory")
+                                                 "files during a test of very many clips; null: float32 in memory", path=True)
     rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
                                                    "encoded again, with equal results; null: half of what is free", minimum=0.0)
     java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
@@ -164,13 +166,13 @@ class DatasetConfig:
                                                                           "srcindexed: tar shards")
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in")
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
-    txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)")
+    txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)", path=True)
     shards: list[str] = setting([], "srcindexed: tar files, folders of them, or patterns (with *, {000..127} or {a,b}) with members "
-                                    "key.mp4, key.jpg, key.wav, key.json …")
+                                    "key.mp4, key.jpg, key.wav, key.json …", path=True)
     shuffle_shards: int = setting(0, "srcindexed: training reads so many shards at a time, in a random order of shards, and shuffles "
                                      "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0)
-    vision: str | None = setting(None, "folder of videos, frame folders or images")
-    audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track")
+    vision: str | None = setting(None, "folder of videos, frame folders or images", path=True)
+    audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
     vision_transforms: Literal["none", "crop_flip"] = setting("none", "none: resize to a square; crop_flip: random crop "
                                                                              "and flip in training")
@@ -181,9 +183,10 @@ class DatasetConfig:
     batch_size: int = setting(64, "clips per step over all processes", minimum=1)
     n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
                              minimum=-1)
-    annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own")
+    annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True)
     video_decoder: Literal["av", "decord", "torchcodec"] = setting("av", "library that decodes videos")
-    cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time")
+    cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
+                                      path=True)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")
 
 

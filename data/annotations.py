@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from config.files import why_not_json
+from config.paths import looked_up
 from config.tasks import CaptionKind, Modality, Objective, Task
 from data.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, Row, RowReader, pack, typename, unpack
 
@@ -151,10 +153,21 @@ def load_references(path: str | Path) -> dict[str, list[str]]:
             raise AnnotationError(f"{path}: annotation {index} has no id; expected one of {', '.join(ID_KEYS[:-1])}")
         captions = item.get("caption")
         captions = [captions] if isinstance(captions, str) else captions
-        if not isinstance(captions, list) or not captions or not all(isinstance(c, str) and c.strip() for c in captions):
+        if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
             raise AnnotationError(f"{path}: annotation {index} (id '{item[key]}') has no caption; expected 'caption': a string")
         references.setdefault(str(item[key]), []).extend(captions)
-    return references
+    return without_blanks(references, path)
+
+
+def without_blanks(references: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
+    """Clip id → its reference captions that hold a word; how many do not is said. Raises AnnotationError for a clip without any."""
+    kept = {clip_id: [text for text in texts if text.strip()] for clip_id, texts in references.items()}
+    bare = next((clip_id for clip_id, texts in kept.items() if not texts), None)
+    if bare is not None:
+        raise AnnotationError(f"{path}: clip '{bare}' has only blank reference captions; give it one, or leave the clip out")
+    if blanks := sum(map(len, references.values())) - sum(map(len, kept.values())):
+        logger.warning("%s: %d blank reference caption(s) are left out", path, blanks)
+    return kept
 
 
 # ---------------------------------------------------------------------------------------------------------- whole files
@@ -200,7 +213,7 @@ def _read_json(path: Path) -> tuple[Any, str]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise AnnotationError(f"{path}: no such annotation file") from None
+        raise AnnotationError(f"{path}: no such annotation file{looked_up(path)}") from None
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -209,6 +222,6 @@ def _read_json(path: Path) -> tuple[Any, str]:
         if not content.strip():
             raise AnnotationError(f"{path}: the file is empty; expected a JSON list of objects") from None
         lines = "; one object per line is JSON Lines: write one list of them" if error.msg == "Extra data" and error.lineno > 1 else ""
-        raise AnnotationError(f"{path}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{lines}") from None
+        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}{lines}") from None
     except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
-        raise AnnotationError(f"{path}: not JSON: {error}") from None
+        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}") from None

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from config.files import why_not_json
 from config.tasks import CaptionKind
 from data.annotations import Annotations
 from data.derived import first_writable, locked, places
@@ -204,10 +205,8 @@ def _convert(path: Path, arrow: Path, reader: RowReader) -> dict[str, Any]:
         write_atomically(arrow, write)
     except AnnotationError:
         raise
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not JSON: {error}") from None
+        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}") from None
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be converted to {arrow}: {error.strerror or error}") from None
     if not totals.rows:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from config.paths import looked_up
 from config.schema import DatasetConfig
 from config.tasks import Modality, Task
 from data import audio, media, vision
@@ -235,7 +236,7 @@ class ClipReader:
             return ShardFolder(self._shards, kind, endings)
         folder = getattr(self.config, key)
         if not Path(folder).is_dir():
-            raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder")
+            raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder{looked_up(folder)}")
         if key == "audio":
             return MediaFolder(folder, media.SOUND_EXTENSIONS)
         if self.config.vision_format == "video_frame":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ class RowReader:
 
     def _captions(self, value: Any, key: str, where: str) -> list[str]:
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise AnnotationError(f"{where}: '{key}' must be a string or a list of strings, found {typename(value)}")
+        wrong = next((text for text in texts if not isinstance(text, str)), None) if isinstance(texts, list) else value
+        if wrong is not None or not isinstance(texts, list) or None in texts:
+            raise AnnotationError(f"{where}: '{key}' must be a string or a list of strings, found {typename(wrong)}")
         kept = [text for text in texts if text.strip()]
         self.blanks += len(texts) - len(kept)
         return kept
@@ -163,7 +165,8 @@ class RowReader:
         """None, a value or a list of values → strings. Numbers are written out (answers and ids are often numbers)."""
         values = [] if value is None else value if isinstance(value, list) else [value]
         for entry in values:
-            if isinstance(entry, bool) or not isinstance(entry, (str, int, float)):
+            plain = isinstance(entry, (str, int, float)) and not isinstance(entry, bool)
+            if not plain or (isinstance(entry, float) and not math.isfinite(entry)):
                 raise AnnotationError(f"{where}: '{key}' must be a string or a list of strings, found {typename(entry)}")
             if key in ("question", "answer") and not str(entry).strip():
                 raise AnnotationError(f"{where}: '{key}' is empty")
@@ -172,6 +175,8 @@ class RowReader:
 
 def typename(value: Any) -> str:
     """What a JSON value is, in words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{json.dumps(value)}, which pandas writes for an empty cell (write null, or leave the field out)"
     names = {dict: "an object", list: "a list", str: "a string", bool: "true/false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from config.paths import looked_up
 from data.derived import first_writable, locked, places
 from data.media import MediaError, check_id
 from data.parts import Part
@@ -145,19 +146,20 @@ def expand(name: str, patterns: Sequence[str]) -> list[str]:
             if os.path.isdir(path):
                 inside = sorted({*glob.glob(os.path.join(glob.escape(path), "*.tar")), *_packed(name, path)})
                 if not inside:
-                    raise ShardError(f"dataset '{name}': no shard (*.tar) in the folder '{path}'")
+                    raise ShardError(f"dataset '{name}': no shard (*.tar) in the folder '{path}'{looked_up(path)}")
                 found += inside
             elif not os.path.exists(path) and glob.has_magic(path):
                 inside = sorted(glob.glob(path))
                 if not inside:
-                    raise ShardError(f"dataset '{name}': no shard is named like '{path}'")
+                    raise ShardError(f"dataset '{name}': no shard is named like '{path}'{looked_up(path)}")
                 found += inside
             else:
                 found.append(path)
     missing = [path for path in found if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise ShardError(f"dataset '{name}': {len(missing)} of its {len(found)} shards are missing: {', '.join(missing[:SHOWN])}{more}")
+        raise ShardError(f"dataset '{name}': {len(missing)} of its {len(found)} shards are missing: "
+                         f"{', '.join(missing[:SHOWN])}{more}{looked_up(missing[0])}")
     twice = sorted({path for path in found if found.count(path) > 1}) if len(set(found)) < len(found) else []
     if twice:
         raise ShardError(f"dataset '{name}': the shard '{twice[0]}' is named twice")

@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from config.paths import expanded, looked_up
 from data.derived import locked
 from data.json_stream import entries
 from data.media import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaFolder
@@ -112,7 +113,7 @@ class _Source:
             raise DataError("nothing to pack: give --vision, a folder of videos or images, or --audio, a folder of sound files, or both")
         for folder in filter(None, (packing.vision, packing.audio)):
             if not os.path.isdir(folder):
-                raise DataError(f"the folder '{folder}' does not exist or is not a folder")
+                raise DataError(f"the folder '{folder}' does not exist or is not a folder{looked_up(folder)}")
         seen = IMAGE_EXTENSIONS if packing.images else VIDEO_EXTENSIONS
         self._folders = [(MediaFolder(folder, endings), endings)
                          for folder, endings in ((packing.vision, seen), (packing.audio, SOUND_EXTENSIONS)) if folder]
@@ -347,18 +348,18 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     packs = commands.add_parser("pack", help="media folders and an annotation file → shards")
-    packs.add_argument("--txt", required=True, help="annotation file, a JSON list")
-    packs.add_argument("--vision", help="folder of videos or images")
-    packs.add_argument("--audio", help="folder of sound files; without it the sound is the videos' own track")
+    packs.add_argument("--txt", required=True, type=expanded, help="annotation file, a JSON list")
+    packs.add_argument("--vision", type=expanded, help="folder of videos or images")
+    packs.add_argument("--audio", type=expanded, help="folder of sound files; without it the sound is the videos' own track")
     packs.add_argument("--vision_format", choices=["video_rawvideo", "image_rawimage"], default="video_rawvideo", help="what it holds")
-    packs.add_argument("--output", required=True, help="folder for the shards")
+    packs.add_argument("--output", required=True, type=expanded, help="folder for the shards")
     packs.add_argument("--shard_size", type=_bytes, default=_bytes("1G"), help="bytes after which a shard is closed; default 1G")
     packs.add_argument("--texts", choices=["json", "none"], default="json", help="annotations go into the shards, or stay outside")
     packs.add_argument("--name", default="clips", help="start of the shards' names; default clips")
     packs.add_argument("--ignore_fields", nargs="*", default=[], help="annotation fields to leave out")
     packs.add_argument("--skip_missing", action="store_true", help="leave out clips without their files, instead of stopping")
     looks = commands.add_parser("verify", help="read shards whole and compare them with what was packed")
-    looks.add_argument("shards", nargs="+", help="tar files, folders, or patterns as in 'shards' of a config")
+    looks.add_argument("shards", nargs="+", type=expanded, help="tar files, folders, or patterns as in 'shards' of a config")
     return parser
 
 

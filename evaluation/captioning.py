@@ -3,6 +3,7 @@ with METEOR and SPICE where Java is there and they are asked for."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +25,10 @@ from evaluation.references import reference_index
 if TYPE_CHECKING:
     from model.vast import VAST
 
+logger = logging.getLogger("omnivast")
 LENGTH_PENALTY = 0.6
+ONE_CLIP = "says nothing of one clip: it weighs words by how few clips have them, and is 0 whatever the caption"
+"""Why CIDEr is no measure there."""
 
 
 class CaptionEvaluator:
@@ -78,6 +82,10 @@ class CaptionEvaluator:
             "not_computed": scored.not_computed,
             "intervals": bootstrap.WORDS,
         }
+        if scored.remarks:
+            facts["remarks"] = scored.remarks
+            for name, why in scored.remarks.items():
+                logger.warning("%s %s", name, why)
         for entry, own in zip(predictions, scored.clips):
             entry["scores"] = own
         return Outcome(scored.metrics, predictions, facts, scored.intervals)
@@ -95,6 +103,8 @@ class ScoredCaptions:
     """Per clip, by group: ``cider`` and ``rougeL``; where computed ``spice``, and ``meteor_counts`` (see :mod:`.metrics.meteor`)."""
     not_computed: dict[str, str] = field(default_factory=dict)
     """Metric → why."""
+    remarks: dict[str, str] = field(default_factory=dict)
+    """Metric → what must be known to read it."""
 
 
 def score_captions(predictions: Sequence[Mapping[str, Any]], groups: Sequence[str], java_seconds: float = 0) -> ScoredCaptions:
@@ -122,7 +132,8 @@ def score_captions(predictions: Sequence[Mapping[str, Any]], groups: Sequence[st
     measures = [_measures(group, captions, index.tokens, clips) for group, captions in zip(groups, systems)]
     metrics = {group: {name: bootstrap.value(measure, len(clips)) for name, measure in own.items()} for group, own in zip(groups, measures)}
     named = {f"{group}.{name}": measure for group, own in zip(groups, measures) for name, measure in own.items()}
-    return ScoredCaptions(metrics, bootstrap.intervals(named, len(clips)), clips, java.not_computed)
+    remarks = {"cider": ONE_CLIP} if len(clips) == 1 else {}
+    return ScoredCaptions(metrics, bootstrap.intervals(named, len(clips)), clips, java.not_computed, remarks)
 
 
 def caption_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:

@@ -12,7 +12,7 @@ from data.audio import SAMPLE_RATE
 from data.media import MediaError, MediaFolder, read_clip, read_frame_folder, read_image, read_sound
 from evaluation.metrics.accuracy import exact_matches
 from evaluation.report import Card, Line, Picture, jpeg_uri, sound_of
-from evaluation.run_files import Result, Run, goodness, mapping, rank_of
+from evaluation.run_files import Result, Run, found_from, goodness, mapping, rank_of
 
 SHOWN_FRAMES = 4
 CASES = 3
@@ -26,7 +26,8 @@ def cases_of(result: Result, run: Run, rows: Mapping[str, Mapping[str, Any]], ca
     middle = max(0, (len(order) - cases) // 2)
     sections = [("Best", order), ("Median", order[middle:]), ("Worst", order[::-1])] if result.answered else [("Case", order)]
     datasets = mapping(run.config.get("data_cfg")).get("val", ())
-    settings: Mapping[str, Any] = next((own for own in datasets if own.get("name") == result.name), {})
+    settings: dict[str, Any] = dict(next((own for own in datasets if own.get("name") == result.name), {}))
+    settings |= {key: str(found_from(result.path, settings[key])) for key in ("vision", "audio") if settings.get(key)}
     cards: list[Card] = []
     used: set[str] = set()
     for title, picked in sections:

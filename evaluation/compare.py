@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.paths import as_path
 from config.tasks import Objective
 from evaluation.captioning import caption_measures
 from evaluation.inputs import is_result, read_json
@@ -155,10 +156,10 @@ def as_text(found: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison. Returns 2, with one line on stderr, when the results do not compare."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.compare", description="Paired test between two result files.")
-    parser.add_argument("first", type=Path, metavar="A.json")
-    parser.add_argument("second", type=Path, metavar="B.json")
+    parser.add_argument("first", type=as_path, metavar="A.json")
+    parser.add_argument("second", type=as_path, metavar="B.json")
     parser.add_argument("--groups", nargs=2, metavar=("OF_A", "OF_B"), help="compare these groups (default: all that both have)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the comparison to this file")
+    parser.add_argument("--json", type=as_path, metavar="OUT", help="also write the comparison to this file")
     options = parser.parse_args(arguments)
     try:
         found = compare(options.first, options.second, tuple(options.groups) if options.groups else None)

@@ -65,6 +65,7 @@ def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder:
         LabellingError: the folder holds labels made with another checkpoint or other settings.
     """
     counts: dict[str, float] = {}
+    nums = config.model_cfg.generate_nums
     for loader in loaders:
         own = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
@@ -75,7 +76,7 @@ def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder:
             raise LabellingError(pending)
         _label_rows(model, loader, config, own, pending[distributed.rank()::distributed.world_size()])
         distributed.barrier()
-        labelled, unreadable = computed_once(lambda own=own, loader=loader: _merge(own, loader))  # type: ignore[misc]
+        labelled, unreadable = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
         counts |= {f"{loader.name}.labelled": labelled, f"{loader.name}.unreadable": unreadable}
     return counts
 
@@ -183,7 +184,7 @@ def _captions(model: VAST, memory: Any, group: Group, clip_ids: Sequence[str], c
 # -------------------------------------------------------------------------------------------------------------- merging
 
 
-def _merge(folder: Path, loader: EvalLoader) -> tuple[int, int]:
+def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
     """labels.json in the order of the list of clips, each with what the list says of it, and unreadable.json; how many in each."""
     labels: dict[str, dict[str, list[str]]] = {}
     reasons: dict[str, str] = {}
@@ -211,6 +212,10 @@ def _merge(folder: Path, loader: EvalLoader) -> tuple[int, int]:
     write_atomically(folder / "labels.json", write)
     write_atomically(folder / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
     logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
+    short = [clip_id for clip_id, own in labels.items() if any(len(captions) < nums for captions in own.values())]
+    if short:
+        logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
+                       loader.name, len(short), short[0], nums)
     if unreadable:
         logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(unreadable),
                        unreadable[0]["clip_id"], unreadable[0]["reason"], folder / "unreadable.json")

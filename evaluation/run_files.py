@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config.files import read_text, why_not_json
+from config.paths import looked_up
 from evaluation import benchmarks
 from evaluation.inputs import is_result, read_json
 from evaluation.metrics.accuracy import exact_matches
@@ -88,10 +90,12 @@ def read_run(folder: Path) -> Run:
     if not files:
         steps = sorted((folder / "results").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_") or 0))
         files = sorted(steps[-1].glob("*.json")) if steps else []
-    run = Run(folder, config, read_jsonl(folder / "log" / "metrics.jsonl"), read_jsonl(folder / "log" / "eval.jsonl"),
-              [_result(path) for path in files])
+    logs = [[row for row in read_jsonl(folder / "log" / name) if isinstance(row.get("step"), (int, float))]
+            for name in ("metrics.jsonl", "eval.jsonl")]
+    run = Run(folder, config, logs[0], logs[1], [_result(path) for path in files])
     if not (run.rows or run.evaluations or run.results):
-        raise RunError(f"{folder}: expected an output folder of run.py with log/metrics.jsonl or results/*.json; it has neither")
+        raise RunError(f"{folder}{looked_up(folder)}: expected an output folder of run.py with log/metrics.jsonl or "
+                       f"results/*.json; it has neither")
     return run
 
 
@@ -107,15 +111,23 @@ def _result(path: Path) -> Result:
 
 def annotation_rows(result: Result) -> dict[str, dict[str, Any]]:
     """Clip id → its annotation row; empty where the file is not there any more."""
+    path = found_from(result.path, str(result.protocol.get("split_file", "")))
     try:
-        rows = json.loads(Path(result.protocol.get("split_file", "")).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        logger.warning("%s: its split file %s cannot be read, subtitles and categories are left out", result.path,
-                       result.protocol.get("split_file"))
+        rows = json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: its split file %s cannot be read (%s), subtitles and categories are left out", result.path, path,
+                       why_not_json(error))
         return {}
     ids = ("clip_id", "video_id", "image_id", "image", "id")
     named = [(next((row[key] for key in ids if key in row), None), row) for row in rows if isinstance(row, dict)]
     return {str(clip_id): row for clip_id, row in named if clip_id is not None}
+
+
+def found_from(result: Path, name: str) -> Path:
+    """A path that a run wrote down, which may be relative to the folder that the run was started in: one above its results, where a
+    report made elsewhere finds it."""
+    above = [parent / name for parent in result.absolute().parents]
+    return next((path for path in (Path(name), *above) if path.exists()), Path(name))
 
 
 def goodness(result: Result) -> list[float]:
@@ -136,8 +148,10 @@ def goodness(result: Result) -> list[float]:
 
 def rank_of(entry: Mapping[str, Any], group: str) -> int:
     """The rank of a text's clip, after re-ranking where there was one."""
-    found = entry[group]
-    return int(found["itm_rank"] if "itm_rank" in found else found["itc_rank"])
+    rank = mapping(entry[group]).get("itm_rank", mapping(entry[group]).get("itc_rank"))
+    if not isinstance(rank, int):
+        raise RunError(f"the prediction of clip '{entry['clip_id']}' has no rank of group '{group}'")
+    return rank
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -7,9 +7,9 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from config.paths import as_path
 from evaluation import benchmarks
 from evaluation.cases import CASES, cases_of
 from evaluation.charts import Dots, Series, dot_chart, line_chart
@@ -226,8 +226,8 @@ def main(arguments: Sequence[str]) -> int:
     """Write the page and its Markdown. Returns 2, with one message, for a folder that is no run, or where it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.report", description="A report of output folders of run.py: one HTML page "
                                      "without outside files, and the same as Markdown beside it.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a training or a test")
-    parser.add_argument("--output", type=Path, help="the page; default: report.html in the first run")
+    parser.add_argument("runs", nargs="+", type=as_path, metavar="RUN", help="output folder of a training or a test")
+    parser.add_argument("--output", type=as_path, help="the page; default: report.html in the first run")
     parser.add_argument("--cases", type=int, default=CASES, help="best, median and worst cases shown of each result")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)

@@ -1,12 +1,13 @@
 """Scores of predictions made anywhere: ``python -m evaluation.score --task cap|ret|qa --predictions P --references R [--json OUT]``
 
-- cap: P ``[{"video_id", "caption"}, …]``; R COCO-style ``{"annotations": [{"video_id", "caption"}, …]}``.
+- cap: P ``[{"video_id", "caption"}, …]``; R COCO-style ``{"annotations": [{"video_id", "caption"}, …]}``
+  or an annotation list as for training.
 - ret: P ``[{"caption", "ranked": [video ids, best first], "scores": [optional, for ties]}, …]`` for text to video and
   ``[{"video_id", "ranked": [captions], …}]`` for video to text, also mixed; R as for cap. A caption of several videos is right for each,
   any caption of a video is right for it. What "ranked" leaves out counts as last.
 - qa: P ``[{"question_id", "answer"}, …]`` or ``[{"video_id", "question", "answer"}, …]``; R an annotation list as for training
   (``video_id``, ``question``, ``answer``, perhaps ``question_id``, ``question_type``) or VQAv2's annotation file. ``--submission OUT``
-  writes P as the VQA server expects it.
+  writes P as the VQA server expects it. A question that a video has twice takes the answers of P in their order, or one for both.
 
 P may be a result file of testing (cap and qa), with ``--group`` where it has several. OUT holds the metrics by name (``cider``, ``bleu4``,
 …, times 100), ``intervals``, ``protocol`` and ``predictions``, so that ``evaluation.compare`` reads it.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.paths import as_path
 from config.tasks import Objective
 from data.annotations import AnnotationError
 from evaluation import score_inputs
@@ -67,6 +69,8 @@ def score(task: str, predictions: Path, references: Path, *, group: str | None =
         for entry, own in zip(joined.entries, scored.clips):
             entry["scores"] = own
         metrics, intervals, not_computed = dict(scored.metrics[SYSTEM]), scored.intervals, scored.not_computed
+        if scored.remarks:
+            facts["remarks"] = scored.remarks
     else:
         measured: Callable[..., tuple[Any, dict[str, list[float]]]] = rank_metrics if task == "ret" else answer_metrics
         found, intervals = measured(joined.entries, [SYSTEM])
@@ -87,7 +91,8 @@ def as_text(found: Mapping[str, Any]) -> str:
     """Metrics with their intervals, one per line, and what was not computed."""
     names = [name for name, value in found.items() if isinstance(value, float)]
     width = max(map(len, [*names, *found["not_computed"]]))
-    lines = [f"{name:{width}}  {found[name]:8.2f}  [{low:.2f}, {high:.2f}]"
+    remarks = {name: f"  {why}" for name, why in found["protocol"].get("remarks", {}).items()}
+    lines = [f"{name:{width}}  {found[name]:8.2f}  [{low:.2f}, {high:.2f}]{remarks.get(name, '')}"
              for name in names for low, high in [found["intervals"][name]]]
     lines += [f"{name:{width}}  not computed: {why}" for name, why in found["not_computed"].items()]
     facts = found["protocol"]
@@ -100,14 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evaluation.score", description=(__doc__ or "").split("\n\n", 1)[1],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, choices=("cap", "ret", "qa"))
-    parser.add_argument("--predictions", required=True, type=Path, metavar="P")
-    parser.add_argument("--references", type=Path, metavar="R")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write everything to this file")
+    parser.add_argument("--predictions", required=True, type=as_path, metavar="P")
+    parser.add_argument("--references", type=as_path, metavar="R")
+    parser.add_argument("--json", type=as_path, metavar="OUT", help="also write everything to this file")
     parser.add_argument("--group", help="which group of a result file with several")
     parser.add_argument("--subset", action="store_true", help="leave references without a prediction out (they are counted)")
     parser.add_argument("--java_seconds", type=float, default=SECONDS,
                         help="time limit of METEOR and of SPICE; 0: neither (default: %(default)s)")
-    parser.add_argument("--submission", type=Path, metavar="OUT", help="qa: write P for the VQA server; R is not needed")
+    parser.add_argument("--submission", type=as_path, metavar="OUT", help="qa: write P for the VQA server; R is not needed")
     options = parser.parse_args(arguments)
     if options.submission and options.task != "qa":
         parser.error("--submission is for --task qa")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.annotations import load_references
+from data.annotations import load_references, without_blanks
 from evaluation.inputs import is_result, read_json
 
 SYSTEM = "scored"
 """Stands where result files have a group."""
 ID_KEYS = ("video_id", "clip_id", "image_id")
-CAPTION_KEYS = ("caption", "desc")
+CAPTION_KEYS = ("caption", "desc", "vast_cap")
 FORMS = {
     "cap": '[{"video_id": …, "caption": …}, …]',
     "ret": '[{"caption": …, "ranked": [video ids]}, …] or [{"video_id": …, "ranked": [captions]}, …]',
@@ -48,7 +48,7 @@ def read_predictions(path: Path, task: str, group: str | None = None) -> list[di
 
 def captions(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bool, path: Path) -> Joined:
     """One entry per clip, in the order of the references."""
-    known = load_references(references)
+    known = _captions_by_video(references)
     by_clip: dict[str, str] = {}
     for number, row in enumerate(given):
         clip_id, caption = _id(row, path, number), row.get("caption")
@@ -96,28 +96,44 @@ def rankings(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bo
 
 
 def answers(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bool, path: Path) -> Joined:
-    """One entry per question, in the order of the references."""
+    """One entry per question, in the order of the references.
+
+    A question that a clip has twice, without ids of its own, takes its answers in their order, or one for all.
+    """
     known = _questions(references)
-    by_id = {entry["question_id"]: entry for entry in known if entry.get("question_id")}
-    by_text = {f"{entry['clip_id']}: {entry['question']}": entry for entry in known if entry.get("question")}
-    found: dict[int, str] = {}
+    by_id: dict[str, list[dict[str, Any]]] = {}
+    by_text: dict[str, list[dict[str, Any]]] = {}
+    for entry in known:
+        if entry.get("question_id"):
+            by_id.setdefault(entry["question_id"], []).append(entry)
+        if entry.get("question"):
+            by_text.setdefault(f"{entry['clip_id']}: {entry['question']}", []).append(entry)
+    given_to: dict[str, tuple[list[dict[str, Any]], list[str]]] = {}
     for number, row in enumerate(given):
         answer, question_id = row.get("answer"), row.get("question_id")
         if not isinstance(answer, (str, int, float)):
             raise ScoreError(f"{path}: prediction {number} has no 'answer'; expected {FORMS['qa']}")
         if question_id not in (None, "") and by_id:
-            name, entry = f"question_id {question_id}", by_id.get(str(question_id))
+            name, asked = f"question_id {question_id}", by_id.get(str(question_id))
         elif "question" not in row:
             raise ScoreError(f"{path}: prediction {number} names its question by 'question_id' alone, which {references} has not; expected "
                              "'video_id' and 'question'")
         else:
             name = f"{_id(row, path, number)}: {row.get('question')}"
-            entry = by_text.get(name)
-        if entry is None:
+            asked = by_text.get(name)
+        if asked is None:
             raise ScoreError(f"{path}: prediction {number}: {name} is not in {references}")
-        if id(entry) in found:
-            raise ScoreError(f"{path}: {name} has two answers; exactly one per question can be scored")
-        found[id(entry)] = str(answer)
+        given_to.setdefault(name, (asked, []))[1].append(str(answer))
+    found: dict[int, str] = {}
+    for name, (asked, said) in given_to.items():
+        if len(said) not in (1, len(asked)):
+            times = "once" if len(asked) == 1 else f"{len(asked)} times"
+            raise ScoreError(f"{path}: {name} has {len(said)} answers, but stands {times} in {references}; exactly one per question can be "
+                             "scored")
+        for entry, answer in zip(asked, said * (len(asked) if len(said) == 1 else 1)):
+            if id(entry) in found:
+                raise ScoreError(f"{path}: {name} has an answer by its question_id too; exactly one per question can be scored")
+            found[id(entry)] = answer
     missing = [entry for entry in known if id(entry) not in found]
     if missing and not subset:
         raise ScoreError(f"{path}: {len(missing)} of {len(known)} questions of {references} have no answer, for example "
@@ -174,8 +190,9 @@ def _captions_by_video(references: Path) -> dict[str, list[str]]:
             raise ScoreError(f"{references}: row {number} has no caption; expected one of {', '.join(CAPTION_KEYS)}")
         found.setdefault(_id(row, references, number), []).extend(texts)
     if not found:
-        raise ScoreError(f'{references}: expected {{"annotations": [{{"video_id", "caption"}}, …]}} or a list of rows with captions')
-    return found
+        raise ScoreError(f'{references}: expected reference captions as {{"annotations": [{{"video_id", "caption"}}, …]}} or a list of '
+                         "rows with captions")
+    return without_blanks(found, references)
 
 
 def _questions(references: Path) -> list[dict[str, Any]]:
@@ -189,7 +206,10 @@ def _questions(references: Path) -> list[dict[str, Any]]:
         clip_id, where = _id(row, references, number), f"{references}: row {number}"
         people = row.get("answers")
         if people is not None:
-            people = [str(one["answer"] if isinstance(one, dict) else one) for one in people]
+            people = [one.get("answer") if isinstance(one, dict) else one for one in people] if isinstance(people, list) else [None]
+            if not all(isinstance(one, (str, int, float)) for one in people):
+                raise ScoreError(f"{where}: 'answers' must be a list of strings, or of objects with 'answer'")
+            people = list(map(str, people))
         asked, answered = row.get("question"), row.get("answer")
         if isinstance(answered, list) and not isinstance(asked, list):
             people = list(map(str, answered))
@@ -228,6 +248,9 @@ def _of_result(result: Mapping[str, Any], path: Path, task: str, group: str | No
         raise ScoreError(f"{path} has no group '{group}'; it has {', '.join(groups)}")
     name = "caption" if task == "cap" else "answer"
     chosen = group or groups[0]
+    without = next((entry["clip_id"] for entry in result["predictions"] if not isinstance(entry.get(chosen), str)), None)
+    if without is not None:
+        raise ScoreError(f"{path}: clip '{without}' has no {name} of group '{chosen}'")
     return [{**{key: entry[key] for key in ("question", "question_id") if key in entry}, "video_id": entry["clip_id"], name: entry[chosen]}
             for entry in result["predictions"]]
 

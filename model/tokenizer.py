@@ -9,6 +9,8 @@ from typing import Any
 
 from tokenizers import BertWordPieceTokenizer
 
+from config.paths import looked_up
+
 log = logging.getLogger("omnivast")
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -55,15 +57,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if file.is_dir():
         file = next((file / name for name in ("vocab.txt", "tokenizer.json") if (file / name).is_file()), file / "vocab.txt")
     if not file.is_file():
-        raise TokenizerError(f"no vocabulary at {path}: expected a vocab.txt (one WordPiece token per line), a tokenizer.json of BERT, or "
-                             "a folder with one")
+        raise TokenizerError(f"no vocabulary at {path}{looked_up(path)}: expected a vocab.txt (one WordPiece token per line), a "
+                             "tokenizer.json of BERT, or a folder with one")
     return Tokenizer(file)
 
 
 def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Ids by token, and how texts are normalised."""
     # A token's id is its line. Not splitlines(), for which U+2028 and others end a line too.
-    ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
+    ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))}
     beside = file.with_name("tokenizer_config.json")
     found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}

@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -40,6 +38,12 @@ PASSIVE_RUN_KEYS = ("output_dir", "checkpoint", "pretrain_dir", "resume", "save_
                     "keep_best", "loss_spike_factor", "hang_minutes", "log_steps", "tensorboard", "num_threads")
 SAVE_EVERY = 100
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
+
+
+def _has_gpu() -> bool:
+    import torch  # here, because --help comes before anything is installed
+
+    return torch.cuda.is_available()
 
 
 class StageError(RuntimeError):
@@ -83,7 +87,7 @@ class Recipe:
     def threads(self, lanes: int) -> tuple[str, ...]:
         """Flags that share the cores out among as many lanes; see ``Stages.side_by_side``."""
         # At the debug size every program has one thread already.
-        shared_out = self.size != "debug" and not torch.cuda.is_available()
+        shared_out = self.size != "debug" and not _has_gpu()
         return ("--num_threads", str(max(1, cores() // lanes))) if shared_out else ()
 
     def _arguments(self, config: Path, lists: Sequence[str]) -> list[str]:
@@ -213,7 +217,7 @@ class Stages:
         A small model does not keep several cores busy, so several trainings at the same time end sooner than one after the other.
         On a GPU they would share its memory: there the lanes come one after the other.
         """
-        if torch.cuda.is_available():
+        if _has_gpu():
             for stages in lanes.values():
                 stages()
             return

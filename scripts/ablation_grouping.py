@@ -20,6 +20,7 @@ from typing import Any
 
 from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 
+from config.paths import as_path
 from config.tasks import Task
 from utils.files import sha256_file, write_atomically
 
@@ -47,9 +48,9 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="bash scripts/ablation_grouping.sh", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=sorted(CONFIGS), default="quick", help="size of OmniStamps (default quick)")
-    result.add_argument("--folder", type=Path, default=Path("output/ablation_grouping"),
+    result.add_argument("--folder", type=as_path, default=Path("output/ablation_grouping"),
                         help="where everything but the clips goes (default output/ablation_grouping)")
-    result.add_argument("--data", type=Path, help=f"where the clips are built (default {CLIPS}/SIZE)")
+    result.add_argument("--data", type=as_path, help=f"where the clips are built (default {CLIPS}/SIZE)")
     result.add_argument("--steps", type=positive, help="steps of every training (default: as its config says)")
     result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, but for the clips, and start over")
     return result

@@ -30,6 +30,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.fields import check_value, section_keys  # noqa: E402
+from config.paths import as_path  # noqa: E402
 from config.schema import ModelConfig  # noqa: E402
 from config.tasks import CaptionKind, Group, Modality, Task  # noqa: E402
 from config.words import did_you_mean  # noqa: E402
@@ -352,7 +353,7 @@ CHECKS: tuple[Callable[[Recorded], Iterator[Row]], ...] = (compare_outputs, comp
 def main(argv: Sequence[str]) -> int:
     """Print the rows and the summary; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="laid out as tests/goldens/vast_tiny")
+    parser.add_argument("folder", type=as_path, help="laid out as tests/goldens/vast_tiny")
     parser.add_argument("--tolerance", nargs="+", default=[], metavar="KIND=ERROR",
                         help="largest error accepted of a kind: " + ", ".join(f"{k}={v:g}" for k, v in TOLERANCES.items() if v))
     arguments = parser.parse_args(argv)

@@ -28,6 +28,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.load import load_config  # noqa: E402
+from config.paths import as_path  # noqa: E402
 from model.build import build_model  # noqa: E402
 from model.vast import VAST  # noqa: E402
 from model.weights import WeightsError, load_weights  # noqa: E402
@@ -94,7 +95,7 @@ def _write_safetensors(state: dict[str, Tensor], file: _Counted) -> None:
 
 def convert(source: Path, target: str, unused: Path | None = None, wanted: Sequence[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under the names of ``target`` ("omnivast" or "released"), still in the file, and the names left out."""
-    state = read_current(source)
+    state = read_current(source, wanted)
     if target == "omnivast":
         state, dropped = split_unused(state, wanted)
         return state, list(dropped)
@@ -145,11 +146,11 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit status."""
     head, rest = (__doc__ or "").split("\n\n", 1)
     parser = argparse.ArgumentParser(description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="IN", help="a checkpoint: ours, the release's, or an older one")
-    parser.add_argument("result", type=Path, metavar="OUT", help="the file to write")
+    parser.add_argument("source", type=as_path, metavar="IN", help="a checkpoint: ours, the release's, or an older one")
+    parser.add_argument("result", type=as_path, metavar="OUT", help="the file to write")
     parser.add_argument("--to", choices=tuple(NAMING), default="omnivast", help="whose naming (default: omnivast)")
-    parser.add_argument("--config", type=Path, help="check IN's names and shapes against the model of this config first")
-    parser.add_argument("--unused", type=Path, metavar="FILE", help="--to released: take the tensors without use from this checkpoint")
+    parser.add_argument("--config", type=as_path, help="check IN's names and shapes against the model of this config first")
+    parser.add_argument("--unused", type=as_path, metavar="FILE", help="--to released: take the tensors without use from this checkpoint")
     setup_logging(None)
     try:
         run(parser.parse_args(argv))

@@ -17,6 +17,7 @@ import http.client
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 import urllib.error
@@ -31,6 +32,7 @@ from typing import IO, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.load import ConfigError, load_config  # noqa: E402
+from config.paths import as_path  # noqa: E402
 from config.words import did_you_mean  # noqa: E402
 from model.build import ModelError, pretrained_files  # noqa: E402
 from model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers  # noqa: E402
@@ -55,6 +57,10 @@ class DownloadError(RuntimeError):
 
 class NotThereError(DownloadError):
     """The server has no such file."""
+
+
+class UnreachableError(DownloadError):
+    """Nobody knows the server's name: this machine is offline, or the name is wrong."""
 
 
 class _BrokenOffError(Exception):
@@ -97,7 +103,10 @@ def fetch(url: str, target: Path, known: Facts = Facts()) -> None:
             if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429:
                 kind = NotThereError if error.code in (404, 410) else DownloadError
                 raise kind(f"{url}: the server answers {error.code} {error.reason}") from None
-            reason = getattr(error, "reason", None) or error
+            reason = _words(getattr(error, "reason", None) or error, urllib.parse.urlsplit(url).hostname or url)
+            if getattr(getattr(error, "reason", None), "errno", None) == socket.EAI_NONAME:
+                raise UnreachableError(f"{url}: {reason}; is this machine offline? --list says what to fetch on another one, and where it "
+                                       "goes; --mirror names another server") from None
             if attempt == TRIES - 1:
                 kept = f"what came so far is in {part}: run this again to continue" if part.exists() else "nothing came; try again later"
                 raise DownloadError(f"{url}: {reason}, {TRIES} times; {kept}") from None
@@ -108,6 +117,17 @@ def fetch(url: str, target: Path, known: Facts = Facts()) -> None:
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, target)
+
+
+def _words(reason: object, host: str) -> str:
+    """What hindered a download, in a user's words."""
+    if isinstance(reason, socket.gaierror):
+        return f"the server's name {host} was not found"
+    if isinstance(reason, ConnectionRefusedError):
+        return f"{host} refuses the connection"
+    if isinstance(reason, TimeoutError):
+        return f"{host} did not answer for {TIMEOUT:.0f} s"
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def _request(url: str, part: Path, known: Facts) -> Facts:
@@ -209,6 +229,7 @@ class Downloader:
         self.mirror = mirror
         self.by_hand: list[TowerFile] = []
         self.failed: list[str] = []
+        self._unreachable: set[str] = set()
 
     def tower(self, file: TowerFile) -> None:
         """The weights of one tower and what goes with them. Failures are noted, not raised."""
@@ -263,7 +284,14 @@ class Downloader:
         if self.mirror:
             there, mirror = urllib.parse.urlsplit(url), urllib.parse.urlsplit(self.mirror)
             url = urllib.parse.urlunsplit((mirror.scheme, mirror.netloc, mirror.path.rstrip("/") + there.path, there.query, ""))
-        fetch(url, target, known)
+        host = urllib.parse.urlsplit(url).netloc
+        if host in self._unreachable:
+            raise UnreachableError(f"{url}: not tried, as {host} was not found before")
+        try:
+            fetch(url, target, known)
+        except UnreachableError:
+            self._unreachable.add(host)
+            raise
         print(f"fetched {target} ({target.stat().st_size / 2**20:,.1f} MiB)")
 
     def _fits(self, place: Path, file: TowerFile) -> bool:
@@ -308,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
                                                                  "text:<name> for a BERT of huggingface.co")
     result.add_argument("--config", help="fetch what this config's towers start from")
     result.add_argument("--list", action="store_true", help="only say what there is, where it belongs and where it comes from")
-    result.add_argument("--folder", type=Path, default=towers.WEIGHTS, help="where files go (default %(default)s, where runs look)")
+    result.add_argument("--folder", type=as_path, default=towers.WEIGHTS, help="where files go (default %(default)s, where runs look)")
     result.add_argument("--mirror", metavar="URL", help="fetch from this server instead of each file's own, by the same path")
     return result
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 
+from config.paths import as_path
 from utils.files import sha256_file, write_atomically
 
 TASKS = {"ret": "retrieval", "cap": "captions", "qa": "questions"}
@@ -29,9 +30,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--size", choices=sorted(CONFIGS), default="quick",
                         help="quick: 2,400 training clips, 10 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and four "
                              "steps, to try the script (default quick)")
-    result.add_argument("--folder", type=Path, help="where everything but the clips goes (default output/quickstart, or for other sizes "
+    result.add_argument("--folder", type=as_path, help="where everything but the clips goes (default output/quickstart, or for other sizes "
                                                     "output/quickstart_SIZE)")
-    result.add_argument("--data", type=Path, help=f"where the clips are built (default {CLIPS}/SIZE)")
+    result.add_argument("--data", type=as_path, help=f"where the clips are built (default {CLIPS}/SIZE)")
     result.add_argument("--steps", type=positive, help="steps of every training (default: as its config says)")
     result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, clips too, and start over")
     return result

@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.paths import as_path  # noqa: E402
 from config.tasks import Group  # noqa: E402
 from data.audio import SAMPLE_RATE  # noqa: E402
 from data.media import MediaFolder, read_clip, read_sound  # noqa: E402
@@ -375,8 +376,8 @@ def _frames(media: MediaFolder, clip_id: str, number: int, side: int) -> list[st
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write metrics.json, report.html and report.md, print the tables. Returns 2, with one line on stderr, when a stage is missing."""
     parser = argparse.ArgumentParser(description="Summarise the quickstart: metrics.json, report.html and three tables.")
-    parser.add_argument("--folder", type=Path, default=Path("output/quickstart"), help="where the stages wrote their folders")
-    parser.add_argument("--data", type=Path, default=Path("datasets/omnistamps/quick"), help="the OmniStamps set they used")
+    parser.add_argument("--folder", type=as_path, default=Path("output/quickstart"), help="where the stages wrote their folders")
+    parser.add_argument("--data", type=as_path, default=Path("datasets/omnistamps/quick"), help="the OmniStamps set they used")
     parser.add_argument("--clips", type=int, default=SHOWN_CLIPS, help="test clips shown in the report")
     options = parser.parse_args(arguments)
     try:

@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from config.paths import as_path, looked_up  # noqa: E402
 from evaluation import benchmarks  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 
@@ -158,19 +159,20 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="bash scripts/vast/zero_shot.sh", description="Tests one checkpoint on many benchmarks without "
                                      "training on them. All other flags go to run.py.", allow_abbrev=False)
-    parser.add_argument("--pretrain_dir", type=Path, help="folder of the run whose newest weights are tested")
-    parser.add_argument("--checkpoint", type=Path, help="weights to test in place of those")
+    parser.add_argument("--pretrain_dir", type=as_path, help="folder of the run whose newest weights are tested")
+    parser.add_argument("--checkpoint", type=as_path, help="weights to test in place of those")
     parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all of {', '.join(choices())}")
-    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the configs, NAME.json each")
-    parser.add_argument("--output", type=Path, help="default: zero_shot in the run's folder")
+    parser.add_argument("--configs", type=as_path, default=CONFIGS, help="folder of the configs, NAME.json each")
+    parser.add_argument("--output", type=as_path, help="default: zero_shot in the run's folder")
     parser.add_argument("--gpus", type=int, default=os.environ.get("GPUS"), metavar="N",
                         help="processes, one per GPU; default: all GPUs of this machine; 0: one process on the CPU")
     options, flags = parser.parse_known_args(arguments)
     options.gpus = count_gpus() if options.gpus is None else options.gpus
     if not (options.pretrain_dir or options.checkpoint):
         parser.error("name the weights: --pretrain_dir FOLDER or --checkpoint FILE")
+    given = options.checkpoint or options.pretrain_dir
     if not weights_of(options) or not all(path.is_file() for path in weights_of(options)):
-        parser.error(f"{options.checkpoint or options.pretrain_dir} holds no weights (ckpt/model_step_N.pt)")
+        parser.error(f"{given} holds no weights (ckpt/model_step_N.pt){looked_up(given)}")
     for key in ("pretrain_dir", "checkpoint", "configs", "output"):
         if getattr(options, key):
             setattr(options, key, getattr(options, key).resolve())

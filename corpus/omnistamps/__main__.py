@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from config.paths import expanded
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line of the builder."""
@@ -15,10 +17,10 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m corpus.omnistamps", description="Build a set of OmniStamps clips.")
     sizes = "; ".join(f"{name}: {' / '.join(map(str, size.clips.values()))}" for name, size in SIZES.items())
     result.add_argument("--size", required=True, choices=list(SIZES), help=f"clips for training / validation / test: {sizes}")
-    result.add_argument("--output", required=True, help="folder to build in; an unfinished build there is continued")
+    result.add_argument("--output", required=True, type=expanded, help="folder to build in; an unfinished build there is continued")
     result.add_argument("--seed", type=int, default=0, help="decides every choice (default 0)")
     result.add_argument("--workers", type=int, help="processes (default: all CPUs); the result does not depend on it")
-    result.add_argument("--source", help="folder with stamps.json (default: datasets/omnistamps of this repository)")
+    result.add_argument("--source", type=expanded, help="folder with stamps.json (default: datasets/omnistamps of this repository)")
     result.add_argument("--fresh", action="store_true", help="throw away an earlier build in the output folder")
     return result
 

@@ -10,7 +10,7 @@ import pickle
 import re
 import shlex
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,9 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from config.paths import looked_up
 from model.weights.released import UNUSED, current_name
 from model.weights.torchscript import is_torchscript, read_torchscript
 from model.weights.towers import TowerFile
+from model.weights.wrappers import foreign_start, unwrapped
 from utils.files import sha256_file
 
 log = logging.getLogger("omnivast")
@@ -48,7 +50,8 @@ class LoadReport:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a ``.safetensors`` or a torch file, whatever its extension; {"model": …} and the like are unwrapped.
+    """Tensors by name from a ``.safetensors`` or a torch file, whatever its extension; {"model": …} and the like are unwrapped,
+    and so are names: without ``module.``, ``model.`` before all of them, ``_orig_mod.`` and others of :mod:`.wrappers`.
 
     Raises WeightsError when the file is absent, broken, or a pickle that holds anything but tensors and plain values
     (which is refused, not executed).
@@ -64,13 +67,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path}: expected a state dict (names with tensors), found {_kind(content)}")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    plain = unwrapped(content)
+    if len(set(plain.values())) < len(plain):
+        twice = [name for name, short in plain.items() if list(plain.values()).count(short) > 1][:2]
+        raise WeightsError(f"{path}: '{twice[0]}' and '{twice[1]}' are both '{plain[twice[0]]}' without what other programs add to names")
+    return {plain[name]: tensor for name, tensor in content.items()}
 
 
 def _absent(path: Path) -> str:
     neighbours = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.4)
-    return f"no weights at {path}" + (f"; that folder has '{near[0]}'" if near else "")
+    return f"no weights at {path}{looked_up(path)}" + (f"; that folder has '{near[0]}'" if near else "")
 
 
 def _kind(content: Any) -> str:
@@ -121,7 +128,7 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
     release carries without use are dropped by name.
     """
     own = model.state_dict()
-    state, dropped = split_unused(read_current(path), own)
+    state, dropped = split_unused(read_current(path, own), own)
     interpolated, wrong = [], {}
     for name, tensor in state.items():
         if name in own and own[name].shape != tensor.shape:
@@ -140,6 +147,11 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
     if shapes:
         problems.append(f"{len(shapes)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "
                         + "\n  ".join(wrong[name] for name in shapes[:8]) + ("\n  …" if len(shapes) > 8 else ""))
+    if problems and not any(name in own for name in state):
+        # What would let it pass would leave the whole model as initialised.
+        parts = f"the file has {_examples(state)}\n  the model has {_examples(own)}"
+        raise WeightsError(f"{path}: none of its {len(state) + len(wrong)} tensors is one of the model's: it is of another model, or of "
+                           f"other sizes\n  {problems[-1] if shapes else parts}")
     if problems:
         starts = _starts([*lacks, *unknown, *shapes], [name for name in own if name in state])
         raise WeightsError(f"{path}: " + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
@@ -151,12 +163,24 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
     return LoadReport(str(path), sha256_file(path), missing, unexpected, dropped, tuple(interpolated))
 
 
-def read_current(path: str | Path) -> dict[str, Tensor]:
-    """As ``read_state_dict``, by the names of the model. Raises WeightsError when two become one."""
+def _examples(names: Iterable[str]) -> str:
+    """The first name of each part of a model."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.split(".", 1)[0], name)
+    return ", ".join(list(first.values())[:5]) + (", …" if len(first) > 5 else "")
+
+
+def read_current(path: str | Path, wanted: Collection[str] = ()) -> dict[str, Tensor]:
+    """As ``read_state_dict``, by the names of the model, of which some are ``wanted``: a start before them all is left out.
+    Raises WeightsError when two become one."""
     state: dict[str, Tensor] = {}
     older: dict[str, str] = {}
-    for name, tensor in read_state_dict(path).items():
-        new = current_name(name)
+    given = read_state_dict(path)
+    if start := foreign_start(given, wanted):
+        log.warning("%s: its names are the model's behind '%s', which is left out", path, start)
+    for name, tensor in given.items():
+        new = current_name(name.removeprefix(start))
         if new in state:
             raise WeightsError(f"{path}: '{older[new]}' and '{name}' are both spellings of '{new}'")
         state[new], older[new] = tensor, name
@@ -184,7 +208,8 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
     found = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
              if (match := re.fullmatch(r"model_step_(\d+)\.pt", path.name))}
     if not found:
-        raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}' holds no ckpt/model_step_N.pt; name a folder that a training wrote")
+        raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}'{looked_up(pretrain_dir)} holds no "
+                           "ckpt/model_step_N.pt; name a folder that a training wrote")
     return found[max(found)]
 
 

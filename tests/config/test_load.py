@@ -90,13 +90,34 @@ def test_files_that_are_no_config(shop, text, message):
 
 
 def test_absent_config_folder_or_binary(shop):
-    for name, message in (("none.json", "none.json: no such file (named by --config)"), (".", "it is a folder")):
+    absent = f"none.json: no such file (looked up from {shop.folder}) (named by --config)"
+    for name, message in (("none.json", absent), (".", "it is a folder")):
         with pytest.raises(ConfigError) as error:
             load_config(["--config", name])
         assert message in str(error.value)
     (shop.folder / "b.json").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(ConfigError, match="b.json: cannot be read as a text file"):
         load_config(["--config", "b.json"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_configs_as_editors_and_powershell_write_them(shop, encoding):
+    shop.load()
+    text = (shop.folder / "c.json").read_text()
+    (shop.folder / "c.json").write_bytes(text.replace("clips", "clips_ü").encode(encoding))
+    assert load_config(["--config", "c.json"]).data_cfg.val[0].name == "clips_ü"
+
+
+def test_other_encodings_and_empty_files_are_told_in_words(shop):
+    (shop.folder / "c.json").write_bytes('{\n"name": "Ü"}'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"it is not UTF-8 \(byte 0xdc in line 2\); save it as UTF-8"):
+        load_config(["--config", "c.json"])
+    (shop.folder / "c.json").write_bytes(b"\x1f\x8b\x08\0")
+    with pytest.raises(ConfigError, match="it is no text, but a packed or binary file"):
+        load_config(["--config", "c.json"])
+    shop.write("c.json", " \n")
+    with pytest.raises(ConfigError, match="c.json: the file is empty"):
+        load_config(["--config", "c.json"])
 
 
 @pytest.mark.parametrize("keys, message", [
@@ -179,7 +200,8 @@ class TestInherit:
         assert model.text_encoder_cfg == {"hidden_size": 16, "x": 1}
 
     def test_errors(self, shop):
-        fails(shop, "log/hps.json: no such file; model_cfg.inherit_keys are read from it, because pretrain_dir is set (--pretrain_dir)",
+        fails(shop, f"log/hps.json: no such file (looked up from {shop.folder}); model_cfg.inherit_keys are read from it, because "
+              "pretrain_dir is set (--pretrain_dir)",
               "--pretrain_dir", "pre", model=self.KEYS)
         fails(shop, "c.json: model_cfg.inherit_keys: unknown key 'contra_dimm'. Did you mean 'contra_dim'?",
               model={"inherit_keys": ["contra_dimm"]})

@@ -102,6 +102,14 @@ BAD_ROWS = {
     "no caption": ([GOOD, {"id": "b"}], r"row 1 \(id 'b'\) has no caption"),
     "empty caption": ([{"id": "b", "desc": " "}], r"row 0 \(id 'b'\) has no caption"),
     "empty list of captions": ([{"id": "b", "desc": []}], "has no caption"),
+    "subtitle is pandas' empty cell": ([{"id": "b", "desc": "x", "subtitle": float("nan")}],
+                                       "'subtitle' must be a string, found NaN, which pandas writes for an empty cell"),
+    "caption is pandas' empty cell": ([{"id": "b", "desc": float("nan")}], "found NaN, which pandas writes"),
+    "one caption of two is": ([{"id": "b", "desc": ["x", float("nan")]}], "'desc' must be a string or a list of strings, found NaN"),
+    "one caption of two is null": ([{"id": "b", "desc": ["x", None]}], "'desc' must be a string or a list of strings, found null"),
+    "id is pandas' empty cell": ([{"id": float("nan"), "desc": "x"}], "the id 'id' must be a string, found NaN"),
+    "answer is pandas' empty cell": ([{"id": "b", "desc": "x", "question": "q", "answer": float("nan")}], "'answer' must be a string or a"
+                                     " list of strings, found NaN"),
     "caption is a number": ([{"id": "b", "desc": 5}], "'desc' must be a string or a list of strings, found a number"),
     "two captions": ([{"id": "b", "desc": "x", "caption": "y"}], "two captions, 'desc' and 'caption'"),
     "misspelt field": ([{"id": "b", "desc": "x", "subtitel": ""}], "unknown field 'subtitel'; did you mean 'subtitle'.*ignore_fields"),
@@ -161,6 +169,22 @@ def test_not_json_names_the_line(tmp_path):
         load_annotations(path, RET, training=True)
     with pytest.raises(AnnotationError, match="no such annotation file"):
         load_annotations(tmp_path / "absent.json", RET, training=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_annotations_as_editors_and_powershell_write_them(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('[{"id": "a", "desc": "über"}]'.encode(encoding))
+    assert load_annotations(tmp_path / "a.json", RET, training=True)[0].captions[CaptionKind.OMNI] == ["über"]
+    (tmp_path / "a.json").write_bytes('[\n{"id": "a", "desc": "über"}]'.encode("latin-1"))
+    with pytest.raises(AnnotationError, match=r"not JSON: it is not UTF-8 \(byte 0xfc in line 2\); save it as UTF-8"):
+        load_annotations(tmp_path / "a.json", RET, training=True)
+
+
+def test_a_relative_path_is_told_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AnnotationError) as error:
+        load_annotations("absent.json", RET, training=True)
+    assert str(error.value) == f"absent.json: no such annotation file (looked up from {tmp_path})"
 
 
 def test_a_task_with_subtitles_needs_some(tmp_path):

@@ -193,6 +193,17 @@ def test_what_does_not_change_a_caption_may_change(tmp_path, ids):
     assert run(tmp_path / "out", loader, config=settings(beam_size=7, itm_rerank_num=1))["own.labelled"] == 10
 
 
+def test_fewer_captions_than_asked_for_are_told(tmp_path, ids, caplog):
+    model = Captioner()
+    draw = model.sample_captions
+    model.sample_captions = lambda memory, group, *, draws: [[*texts[:2], " "] if row in (3, 5) else texts
+                                                             for row, texts in zip(memory, draw(memory, group, draws=draws))]
+    with caplog.at_level("WARNING"):
+        run(tmp_path / "out", Clips(ids), model)
+    assert [len(row["vision_cap"]) for row in labels(tmp_path / "out")] == [3, 3, 3, 2, 3, 2, 3, 3, 3, 3]
+    assert "own: 2 clips, the first 'clip3', have fewer captions than the 3 asked for (generate_nums)" in caplog.text
+
+
 def test_beam_search_writes_the_best_texts(tmp_path, ids):
     config = settings(generate_by="beam", beam_size=5)
     run(tmp_path / "out", Clips(ids), config=config)

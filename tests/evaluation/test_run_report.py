@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import cases, run_report
+from evaluation import cases, run_files, run_report
 from evaluation.report import sound_of, sound_uri
 from tests.evaluation.quickstart_tree import make_data, make_results
 
@@ -37,6 +37,19 @@ def test_a_training_and_tests_make_one_page_and_its_markdown(tree):
     assert not re.search(r"<script|https?://|@import", page)
 
 
+def test_files_that_a_run_named_from_its_own_folder_are_found_from_any(tmp_path, monkeypatch, caplog):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.json").write_text('[{"video_id": "a", "subtitle": "said"}]', encoding="utf-8-sig")
+    result = _result("cap", [{"clip_id": "a", "tv": "x", "references": ["x"]}], split_file="data/test.json")
+    result.path = tmp_path / "output" / "run" / "results" / "x.cap.json"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_report.annotation_rows(result) == {"a": {"video_id": "a", "subtitle": "said"}}
+    assert run_files.found_from(result.path, "data") == tmp_path / "data" and run_files.found_from(result.path, "gone") == Path("gone")
+    result.protocol["split_file"] = "gone.json"
+    assert run_report.annotation_rows(result) == {} and "its split file gone.json cannot be read (No such file" in caplog.text
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
     assert run_report.main([str(tmp_path)]) == 2 and f"{tmp_path}: expected an output folder" in caplog.text
     (tmp_path / "results").mkdir()
@@ -44,6 +57,17 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
         (tmp_path / "results" / "x.ret.json").write_text(content)
         caplog.clear()
         assert run_report.main([str(tmp_path)]) == 2 and len(caplog.messages) == 1 and "x.ret.json" in caplog.text
+
+
+def test_logs_and_ranks_of_another_form_are_no_traceback(tmp_path, caplog):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "metrics.jsonl").write_text('{"a": 1}\n')
+    assert run_report.main([str(tmp_path)]) == 2 and f"{tmp_path}: expected an output folder" in caplog.text
+    (tmp_path / "results").mkdir()
+    content = {"protocol": {"objective": "ret", "groups": ["tv"]}, "metrics": {"tv": {"itc": {"r1": 1.0}}},
+               "predictions": [{"clip_id": "a", "text": "x", "tv": {}}]}
+    (tmp_path / "results" / "x.ret.json").write_text(json.dumps(content))
+    assert run_report.main([str(tmp_path)]) == 2 and "the prediction of clip 'a' has no rank of group 'tv'" in caplog.text
 
 
 def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path):

@@ -82,7 +82,9 @@ def test_captions_of_a_subset_and_of_a_result_file(scored):
     ([], CAPTIONS, "there is no prediction"),
     ("{", CAPTIONS, "is not JSON"),
     ({"a": "x"}, CAPTIONS, 'expected [{"video_id": …, "caption": …}, …]'),
-    (GIVEN, [1], "expected reference captions as"),
+    (GIVEN, [1], "row 0 has no caption; expected one of caption, desc"),
+    (GIVEN, [], "expected reference captions as"),
+    (GIVEN, [{"video_id": "a", "desc": [" ", ""]}], "clip 'a' has only blank reference captions"),
 ])
 def test_errors_of_captions(scored, predictions, references, message):
     assert message in scored("cap", predictions, references)
@@ -174,6 +176,60 @@ def test_ids_that_the_references_have_not(scored):
     words = scored("qa", [{"question_id": 3, "answer": "dog"}], references)
     assert "prediction 0 names its question by 'question_id' alone, which" in words
     assert scored("qa", [{"question_id": 3, "video_id": "a", "question": "what?", "answer": "dog"}], references)[0]["accuracy"] == 100.0
+
+
+def test_captions_take_an_annotation_list_as_references(scored):
+    rows = [{"video_id": "a", "desc": ["A man's dog runs.", "a dog is running"], "subtitle": "x"},
+            {"video_id": "b", "desc": "Two women are cooking."}, {"video_id": "c", "desc": "someone plays the piano"}]
+    assert scored("cap", GIVEN, rows)[0]["cider"] == scored("cap", GIVEN, CAPTIONS)[0]["cider"]
+
+
+def test_a_blank_reference_is_left_out_and_said(scored, caplog):
+    references = {"annotations": [*CAPTIONS["annotations"], {"video_id": "a", "caption": " "}]}
+    assert scored("cap", GIVEN, references)[0]["cider"] == scored("cap", GIVEN, CAPTIONS)[0]["cider"]
+    assert "r.json: 1 blank reference caption(s) are left out" in caplog.text
+
+
+def test_cider_of_one_clip_is_said_to_mean_nothing(scored):
+    found, text = scored("cap", GIVEN[:1], {"annotations": CAPTIONS["annotations"][3:]})
+    assert "[0.00, 0.00]  says nothing of one clip: it weighs words by how few clips have them" in text
+    assert found["protocol"]["remarks"].keys() == {"cider"}
+    assert "remarks" not in scored("cap", GIVEN, CAPTIONS)[0]["protocol"]
+
+
+def test_a_question_that_a_clip_has_twice(scored):
+    references = [{"video_id": "a", "question": ["what can you hear?"] * 2, "answer": ["owl", "an owl"]},
+                  {"video_id": "b", "question": "what?", "answer": "cat"}]
+    twice, other = {"video_id": "a", "question": "what can you hear?"}, {"video_id": "b", "question": "what?", "answer": "cat"}
+    found, _ = scored("qa", [{**twice, "answer": "owl"}, other, {**twice, "answer": "an owl"}], references)
+    assert found["accuracy"] == 100.0 and [entry["scored"] for entry in found["predictions"]] == ["owl", "an owl", "cat"]
+    # One answer serves for both.
+    assert scored("qa", [{**twice, "answer": "owl"}, other], references)[0]["accuracy"] == pytest.approx(200 / 3)
+    words = scored("qa", [{**twice, "answer": "owl"}] * 3 + [other], references)
+    assert "what can you hear? has 3 answers, but stands 2 times in" in words
+    assert "b: what? has 2 answers, but stands once in" in scored("qa", [other, other], references)
+    # The result file of a test of the same list.
+    result = {"protocol": {"objective": "qa", "groups": ["tv"]}, "predictions": [
+        {"clip_id": "a", "question": "what can you hear?", "tv": "owl"}, {"clip_id": "a", "question": "what can you hear?", "tv": "owl"},
+        {"clip_id": "b", "question": "what?", "tv": "cat"}]}
+    assert scored("qa", result, references)[0]["accuracy"] == pytest.approx(200 / 3)
+
+
+def test_an_answer_by_id_and_another_by_text_are_two_answers(scored):
+    references = [{"video_id": "a", "question": "what?", "question_id": 1, "answer": "dog"}]
+    words = scored("qa", [{"question_id": 1, "answer": "dog"}, {"video_id": "a", "question": "what?", "answer": "cat"}], references)
+    assert "a: what? has an answer by its question_id too" in words
+
+
+@pytest.mark.parametrize(("task", "predictions", "references", "message"), [
+    ("cap", {"protocol": {"objective": "cap", "groups": 5}, "predictions": [{"clip_id": "a"}]}, CAPTIONS, "p.json: expected"),
+    ("cap", {"protocol": {"objective": "cap", "groups": ["tv"]}, "predictions": [{"clip_id": "a"}]}, CAPTIONS,
+     "clip 'a' has no caption of group 'tv'"),
+    ("qa", [{"video_id": "a", "question": "x", "answer": "y"}], [{"video_id": "a", "answers": 3}], "row 0: 'answers' must be a list"),
+    ("qa", [{"video_id": "a", "question": "x", "answer": "y"}], [{"video_id": "a", "answers": [{}]}], "row 0: 'answers' must be a list"),
+])
+def test_files_of_another_form_are_told(scored, task, predictions, references, message):
+    assert message in scored(task, predictions, references)
 
 
 def test_flags_that_are_missing():

@@ -64,7 +64,7 @@ def test_wrapped_state_dicts_are_unwrapped(saved, wrap):
 def test_an_absent_file_names_the_nearest(saved):
     with pytest.raises(WeightsError, match=r"no weights at .*model_step_8.pt; that folder has 'model_step_7.pt'"):
         read_state_dict(saved.with_name("model_step_8.pt"))
-    with pytest.raises(WeightsError, match="no weights at nowhere/x.pt$"):
+    with pytest.raises(WeightsError, match=r"no weights at nowhere/x.pt \(looked up from .*\)$"):
         read_state_dict("nowhere/x.pt")
 
 
@@ -239,7 +239,7 @@ def test_a_torchscript_archive_gives_its_tensors_without_running(tmp_path):
 
 def test_the_file_that_a_run_starts_from(tmp_path, saved):
     assert start_weights(None, None) is None and start_weights(str(saved), "elsewhere") == saved
-    with pytest.raises(WeightsError, match=r"no weights at gone.pt \(run_cfg.checkpoint\)"):
+    with pytest.raises(WeightsError, match=r"no weights at gone.pt \(looked up from .*\) \(run_cfg.checkpoint\)"):
         start_weights("gone.pt", None)
     with pytest.raises(WeightsError, match="is a folder: name a .pt or .safetensors file, or a run's folder with --pretrain_dir"):
         start_weights(str(tmp_path), None)

@@ -1,6 +1,7 @@
 """Checkpoints that are not this run's: older spellings, other counts and resolutions, subsets, folders as the release writes them."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -191,3 +192,47 @@ def test_what_the_message_names_is_whole_parts_of_names(tmp_path):
     with pytest.raises(WeightsError) as error:
         load_weights(vast(), tmp_path / "m.pt")
     assert set(asked_for(error)) == {"contra_head_v.", "itm_head.linear2.bias", layer}
+
+
+WRAPPED = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "compiled, then several processes": lambda name: f"module._orig_mod.{name}",
+    "lightning": lambda name: f"model.{name}",
+    "lightning, compiled within": lambda name: f"model._orig_mod.{name}",
+    "layers compiled": lambda name: re.sub(r"(\.\d+)\.", r"\1._orig_mod.", name),
+    "fsdp and checkpointing": lambda name: re.sub(r"(\.\d+)\.", r"\1._fsdp_wrapped_module._checkpoint_wrapped_module.", name),
+    "a program of one's own": lambda name: f"student.net.{name}",
+}
+
+
+@pytest.mark.parametrize("named", WRAPPED.values(), ids=WRAPPED)
+def test_names_that_other_programs_wrote_are_recognised(tmp_path, named):
+    source, target = vast(seed=1), vast(seed=2)
+    torch.save({"state_dict": {named(name): tensor for name, tensor in source.state_dict().items()}}, tmp_path / "x.pt")
+    report = load_weights(target, tmp_path / "x.pt")
+    assert not (report.missing or report.unexpected)
+    assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in source.state_dict().items())
+
+
+def test_what_stands_beside_the_model_is_named(tmp_path):
+    state = {f"model.{name}": tensor for name, tensor in vast(seed=1).state_dict().items()}
+    torch.save({"state_dict": {**state, "loss.scale": torch.ones(1)}}, tmp_path / "x.ckpt")
+    with pytest.raises(WeightsError, match=r"has unknown 1 tensor\(s\): loss.scale") as error:
+        load_weights(vast(), tmp_path / "x.ckpt")
+    assert asked_for(error) == ["loss."]
+
+
+def test_two_names_that_differ_by_what_is_added_alone_are_refused(tmp_path):
+    state = vast(seed=1).state_dict()
+    name = next(iter(state))
+    torch.save({**state, f"_orig_mod.{name}": state[name]}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=f"'{name}' and '_orig_mod.{name}' are both '{name}'"):
+        load_weights(vast(), tmp_path / "x.pt")
+
+
+def test_a_checkpoint_of_another_model_is_told_and_nothing_that_would_accept_it_is_recommended(tmp_path):
+    torch.save({"encoder.weight": torch.ones(2), "encoder.bias": torch.ones(2), "head.weight": torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match="none of its 3 tensors is one of the model's: it is of another model") as error:
+        load_weights(vast(), tmp_path / "x.pt")
+    assert "the file has encoder.weight, head.weight\n  the model has contra_temp, " in str(error.value)
+    assert "allow_missing" not in str(error.value)

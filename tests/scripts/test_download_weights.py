@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -191,8 +192,23 @@ def test_the_hash_that_a_redirect_states_is_checked(script, server, tmp_path):
 
 
 def test_no_server(script, tmp_path):
-    with pytest.raises(script.DownloadError, match="refused, 5 times"):
+    with pytest.raises(script.DownloadError, match="127.0.0.1 refuses the connection, 5 times"):
         script.fetch("http://127.0.0.1:9/w.pt", tmp_path / "w.pt")
+
+
+def test_offline_is_said_once(script, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def unknown(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert script.main(["evaclip02_base", "text:bert-base-uncased", "--folder", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert asked == ["huggingface.co"] and "Errno" not in told and "trying again" not in told
+    assert told.count("the server's name huggingface.co was not found; is this machine offline? --list says") == 1
+    assert "bert-base-uncased/resolve/main/config.json: not tried, as huggingface.co was not found before" in told
 
 
 # ---------------------------------------------------------------------------------------------------------- command line

@@ -1,0 +1,18 @@
+"""Help before anything is installed: what comes first is the usage."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("script", ["quickstart", "ablation_grouping", "zero_shot"])
+def test_without_any_package(script):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-S", f"scripts/{script}.py", "--help"], cwd=ROOT, env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("usage: bash scripts/"), done.stdout
