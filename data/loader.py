@@ -29,8 +29,10 @@ from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
 from utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
-LOOKED_FOR, OPENED = 1000, 8
-"""Clips of an evaluation set that are looked for, and those that are read, before a training starts."""
+OPENED = 8
+"""Clips of an evaluation set that are read before a run starts; all are looked for."""
+GLANCE_SECONDS = 120.0
+"""After so long a look the rest is left to the run: millions of clips, or a slow disk."""
 MOST_WORKERS = 16
 """Of one process, when they are sized automatically: more rarely feed a GPU better, and each takes memory."""
 
@@ -167,18 +169,21 @@ class EvalLoader:
             )
 
     def glance(self) -> list[tuple[str, str]]:
-        """(clip id, reason) of clips that cannot be read, as far as a moment tells: up to ``LOOKED_FOR`` clips, evenly spread, are looked
-        for, and ``OPENED`` of them are read, as are empty files."""
-        source, found = self._source, []
-        looked_for, opened = ({place * self.clips // number for place in range(number)}
-                              for number in (min(self.clips, LOOKED_FOR), min(self.clips, OPENED)))
-        for row in sorted(looked_for | opened):
-            clip_id = self.clip_ids[row]
+        """(clip id, reason) of clips that cannot be read, as far as a moment tells: all are looked for, and ``OPENED`` of them, evenly
+        spread, are read, as are empty files."""
+        source, found, start = self._source, [], time.monotonic()
+        number = min(self.clips, OPENED)
+        opened = {place * self.clips // number for place in range(number)}
+        for row, clip_id in enumerate(self.clip_ids):
             try:
                 if row in opened or any(map(is_empty, source.reader.find(clip_id))):
                     source.media(clip_id, row)
             except MediaError as error:
                 found.append((clip_id, str(error)))
+            if time.monotonic() - start > GLANCE_SECONDS:
+                logger.info("dataset '%s': looked for the first %d of %d clips; the others are found missing when they are read", self.name,
+                            row + 1, self.clips)
+                break
         return found
 
     def batches(self, rows: Sequence[int]) -> BatchStream:
