@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, parent_process, resource_tracker
 from typing import Any
@@ -148,19 +148,23 @@ class EvalLoader:
             "texts": annotations.question_count if only_questions else annotations.caption_count,
             "unreadable": [],
         }
-        self._rows = range(rank * self.clips // world_size, (rank + 1) * self.clips // world_size)
+        self._rank, self._world = rank, world_size
         self._batch_size = max(1, dataset.batch_size // world_size)
         self._fetcher = _Fetcher([self._source], tokenizer)
         self._pin_memory, self._skip_unreadable = pin_memory, skip_unreadable
 
     def __iter__(self) -> Iterator[Batch]:
-        """This process's clips in annotation order. Unreadable ones are left out and listed in ``provenance["unreadable"]`` as
-        [clip id, reason] when told to skip them; otherwise no further batch is given once one is found, and UnreadableError
-        lists all of this process's."""
+        return self.read()
+
+    def read(self, done: Collection[int] = ()) -> Iterator[Batch]:
+        """This process's share of the clips in annotation order, but for those in the rows ``done``. Unreadable ones are left out and
+        listed in ``provenance["unreadable"]`` as [clip id, reason]; unless told to skip them, UnreadableError lists all of this
+        process's in the end."""
         unreadable: list[tuple[str, str]] = []
-        for batch in self.batches(self._rows):
+        rows = [row for row in range(self.clips) if row not in done] if done else range(self.clips)
+        for batch in self.batches(rows[self._rank * len(rows) // self._world : (self._rank + 1) * len(rows) // self._world]):
             unreadable += batch.unreadable
-            if len(batch) and (self._skip_unreadable or not unreadable):
+            if len(batch):
                 yield batch
         self.provenance["unreadable"] = [list(entry) for entry in unreadable]
         if unreadable and not self._skip_unreadable:

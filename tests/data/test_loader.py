@@ -309,7 +309,8 @@ def test_unreadable_clips_end_a_test_with_their_list(corpus, spec, tokenizer, br
     with pytest.raises(UnreadableError, match="3 unreadable clip") as caught:
         for batch in eval_loader(corpus, spec, tokenizer, **broken):
             given += batch.clip_ids
-    assert given == ["clip0", "clip1"] and all(f"clip{i}: " in str(caught.value) for i in (2, 3, 6))
+    assert given == ["clip0", "clip1", "clip4", "clip5", "clip7"]  # what can be tested is
+    assert all(f"clip{i}: " in str(caught.value) for i in (2, 3, 6))
 
 
 def test_unreadable_clips_are_skipped_when_told_to(corpus, spec, tokenizer, broken):
