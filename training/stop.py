@@ -6,6 +6,7 @@ Exit codes: 143 after SIGTERM, 130 after SIGINT (Ctrl-C), 138 after SIGUSR1 (pre
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -72,7 +73,11 @@ class StopSignals:
         if self.number is not None and since is not None and time.monotonic() - max(since, self.noted_at) >= 0.9 * PATIENCE:
             logger.error("stopped by %s while no batch came; continue from the last checkpoint with --resume true",
                          signal.Signals(self.number).name)
-            raise SystemExit(128 + self.number)
+            # Not sys.exit, which waits for the processes that read the data: one of them hangs.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(128 + self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:

@@ -1,6 +1,9 @@
 """Signals that come while nothing else does."""
 
+import multiprocessing
+import os
 import signal
+import sys
 import time
 
 import pytest
@@ -12,6 +15,11 @@ from training.stop import StopSignals
 @pytest.mark.parametrize("first", ["the signal", "the wait"])
 def test_a_batch_that_never_comes_does_not_keep_a_run_from_ending(monkeypatch, caplog, first):
     monkeypatch.setattr(stop, "PATIENCE", 0.05)
+    monkeypatch.setattr(stop.os, "_exit", sys.exit)
+    before = signal.getsignal(signal.SIGCHLD)
+    reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+    reader.start()
+    os.kill(reader.pid, signal.SIGSTOP)  # which then heeds no other signal than SIGKILL
     with StopSignals() as signals, pytest.raises(SystemExit) as ended:
         if first == "the signal":
             signal.raise_signal(signal.SIGTERM)
@@ -19,6 +27,9 @@ def test_a_batch_that_never_comes_does_not_keep_a_run_from_ending(monkeypatch, c
             if first == "the wait":
                 signal.raise_signal(signal.SIGTERM)
             time.sleep(300)
+    signal.signal(signal.SIGCHLD, before)
+    reader.join()
+    assert reader.exitcode == -signal.SIGKILL
     assert ended.value.code == 143 and "while no batch came" in caplog.text
 
 
