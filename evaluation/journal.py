@@ -2,7 +2,7 @@
 
 ``<results>/unfinished/<dataset>.<settings>/part_<rank>.jsonl`` holds a line per batch: the annotation rows of its clips, and what each
 objective found of them (captions, answers, contrastive features). Another run with the same weights, clips and settings, on however many
-processes, takes them over and tests the other clips; when the results are written, the folder goes.
+processes, takes them over and tests the other clips; when the results of all datasets are written, the folder goes.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Journal:
             self._writer = None
 
     def remove(self) -> None:
-        """The results are written. Called on every process."""
-        self.close()
-        distributed.barrier()
+        """The results of the whole test are written."""
         if self.folder is not None and distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # where another test is unfinished

@@ -91,14 +91,15 @@ def evaluate(
         raise ValueError(f"data_cfg.val has more than one dataset named '{twice[0]}'; result files carry these names, so give each its own")
     protocol.refuse_partial(provenance, config)
     metrics: dict[str, float] = {}
+    journals: list[Journal] = []
     device = next(model.parameters()).device
     with _evaluating(model):
         if config.model_cfg.captioner_mode:
             return label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
             data: dict[str, Any] = {}
-            journal = Journal(Path(folder), loader, config, provenance)
-            for objective, outcome, seconds in _outcomes(model, loader, config, device, journal):
+            journals.append(Journal(Path(folder), loader, config, provenance))
+            for objective, outcome, seconds in _outcomes(model, loader, config, device, journals[-1]):
                 data = data or _data_facts(loader)
                 own = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
                                      device=device, seconds=seconds)
@@ -106,8 +107,9 @@ def evaluate(
                     _write(Path(folder) / f"{loader.name}.{objective.value}.json", own, outcome)
                     write_submissions(Path(folder) / "submission", loader.name, own["groups"], outcome.predictions)
                 metrics.update(flatten(outcome.metrics, f"{loader.name}.{objective.value}."))
-            journal.remove()
     distributed.barrier()
+    for journal in journals:  # not before: broken off at the last dataset, the next run begins with the first
+        journal.remove()
     return metrics
 
 

@@ -73,6 +73,17 @@ def test_broken_at_the_last_clip_only_that_one_is_left(tmp_path):
     assert encoded == 1 and (metrics, results) == run(tmp_path / "whole", Breaking(task))[:2]
 
 
+def test_broken_off_at_the_second_dataset_the_first_is_not_tested_again(tmp_path):
+    first, second = Breaking("cap%tva"), Breaking("cap%tva", after=1)
+    first.name = "first"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(FakeModel(), [first, second], config_of(), folder=tmp_path, provenance=WEIGHTS)
+    assert (tmp_path / "first.cap.json").exists()
+    model, second.after = FakeModel(), 100
+    evaluate(model, [first, second], config_of(), folder=tmp_path, provenance=WEIGHTS)
+    assert model.encoded_clips == 23 - 7 and not (tmp_path / "unfinished").exists()
+
+
 def test_other_weights_or_settings_find_nothing(tmp_path):
     def encoded(**options):
         return run(tmp_path, Breaking("cap%tva"), **options)[2]
