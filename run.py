@@ -8,7 +8,6 @@ Exit status: 0 done; 2 bad input, named in one message; 75 a process of several 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -32,6 +31,7 @@ from training.lock import OutputLock
 from training.loop import NonFiniteLoss, train
 from training.monitor import UnreadableShare
 from utils import distributed
+from utils.ending import end_with
 from utils.files import write_atomically
 from utils.log import setup_logging
 from utils.watchdog import EXIT_STATUS
@@ -74,7 +74,7 @@ if __name__ == "__main__":
     except (KeyboardInterrupt, ValueError, CheckpointError, NonFiniteLoss, UnreadableShare, UnreadableError, LoaderError) as error:
         if os.environ.get("OMNIVAST_TRACEBACK"):
             raise
-        logging.getLogger("omnivast").error("%s: %s", type(error).__name__, str(error) or "stopped")
-        sys.exit({KeyboardInterrupt: 128 + signal.SIGINT, LoaderError: EXIT_STATUS}.get(type(error), 2))
+        status = {KeyboardInterrupt: 128 + signal.SIGINT, LoaderError: EXIT_STATUS}.get(type(error), 2)
+        sys.exit(end_with(f"{type(error).__name__}: {str(error) or 'stopped'}", status))
     finally:
         distributed.teardown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ from data.loader import EvalLoader, TrainLoader
 from data.spec import InputSpec, Tokenizer, UnreadableError
 from utils import distributed
 
+logger = logging.getLogger("omnivast")
+
 
 def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, device: torch.device
                   ) -> tuple[TrainLoader | None, list[EvalLoader]]:
     """The loader of ``data_cfg.train``, None for a run that only evaluates, and one for each dataset of ``data_cfg.val``.
 
-    ``tokenizer`` and ``audio_frontend`` (a name in data/audio.py) are the model's. Reads and checks all annotations, and, before a
-    training, looks at some clips of the evaluation sets. Raises DataError, AnnotationError, UnreadableError.
+    ``tokenizer`` and ``audio_frontend`` (a name in data/audio.py) are the model's. Reads and checks all annotations, and looks
+    for the clips of the evaluation sets. Raises DataError, AnnotationError, UnreadableError.
     """
     run, data, spec = config.run_cfg, config.data_cfg, InputSpec.of(config.model_cfg, audio_frontend)
     shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
@@ -29,14 +32,20 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
         loader = TrainLoader(data.train, spec, tokenizer, accumulation=run.gradient_accumulation_steps,
                              num_train_steps=run.num_train_steps, mix=run.dataset_mix_type, **shared)
     evaluations = [EvalLoader(dataset, spec, tokenizer, skip_unreadable=run.skip_unreadable, **shared) for dataset in data.val]
-    if loader is not None and not (run.dry_run or run.skip_unreadable):
-        _glance(evaluations)
+    if not run.dry_run:
+        _glance(evaluations, borne=run.skip_unreadable or config.model_cfg.captioner_mode)
     return loader, evaluations
 
 
-def _glance(evaluations: Sequence[EvalLoader]) -> None:
-    """Clips that would end a training at its evaluation are better told of before it: what the main process sees at once, all tell."""
+def _glance(evaluations: Sequence[EvalLoader], borne: bool) -> None:
+    """Clips that would end a test, or a training at its evaluation, are better told of before hours of work: what the main process sees at
+    once, all tell. ``borne``: they are left out, and only told of."""
     found = [(loader.name, faults) for loader in evaluations if (faults := loader.glance())] if distributed.is_main() else []
     for name, faults in distributed.all_gather_objects(found)[0]:
-        raise UnreadableError.of(name, faults, "evaluations would stop at them. Repair them, or leave them out with --skip_unreadable true "
-                                               "(`python -m data.check` opens every clip)")
+        if not borne:
+            raise UnreadableError.of(name, faults, "evaluations would stop at them. Repair them, or leave them out with --skip_unreadable "
+                                                   "true (`python -m data.check` opens every clip)")
+        if distributed.is_main():
+            clip_id, reason = faults[0]
+            logger.warning("dataset '%s': at a first glance %d clip(s) are unreadable and will be left out, '%s' first: %s", name,
+                           len(faults), clip_id, reason)

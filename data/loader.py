@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver, parent_process, resource_tracker
 from typing import Any
 
@@ -20,43 +20,25 @@ from config.tasks import CaptionKind, Objective, Task
 from data.annotations import load_references
 from data.batch import Batch, Sample, collate
 from data.dataset import IndexedDataset
+from data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
 from data.media import MediaError
 from data.mixture import Corpus, Mix, Mixture, planned_steps, scale_steps
+from data.parcel import Parcel
 from data.parts import is_empty
 from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
 from utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
-LOOKED_FOR, OPENED = 1000, 8
-"""Clips of an evaluation set that are looked for, and those that are read, before a training starts."""
+OPENED = 8
+"""Clips of an evaluation set that are read before a run starts; all are looked for."""
+GLANCE_SECONDS = 120.0
+"""After so long a look the rest is left to the run: millions of clips, or a slow disk."""
 MOST_WORKERS = 16
 """Of one process, when they are sized automatically: more rarely feed a GPU better, and each takes memory."""
 
 logger = logging.getLogger("omnivast")
 Key = tuple[int, int, int]
 """(corpus, position, row)."""
-
-
-class LoaderError(RuntimeError):
-    """Worker processes ended without saying why."""
-
-
-@contextmanager
-def workers_explained() -> Iterator[None]:
-    """Within, the death of a worker is a LoaderError, wherever it strikes: torch tells of it by a signal, which interrupts anything."""
-    try:
-        yield
-    except RuntimeError as error:
-        if str(error).startswith("DataLoader worker"):
-            raise _died(error) from error
-        raise
-
-
-def _died(error: Exception) -> LoaderError:
-    return LoaderError(
-        f"a process that reads the data ended unexpectedly ({str(error).splitlines()[0]}). Most often the machine ran out of "
-        "memory (or of /dev/shm): lower n_workers or batch_size, or set n_workers to 0 to see the fault itself"
-    )
 
 
 class TrainLoader:
@@ -82,9 +64,11 @@ class TrainLoader:
         _check_names(datasets)
         for config in datasets:
             if config.batch_size % world_size:
+                share = config.batch_size // world_size
+                fitting = f"{share * world_size} or {(share + 1) * world_size}" if share else str(world_size)
                 raise DataError(
-                    f"dataset '{config.name}': batch_size {config.batch_size} (clips over all processes) must divide by the number of "
-                    f"processes, {world_size}"
+                    f"dataset '{config.name}': batch_size {config.batch_size} is of all processes together, and {world_size} processes "
+                    f"cannot share it evenly; take {fitting}, or another multiple of {world_size}"
                 )
         self._sources = [IndexedDataset(config, spec, seed=seed, training=True) for config in datasets]
         steps = [planned_steps(source.config, len(source), accumulation) for source in self._sources]
@@ -164,19 +148,23 @@ class EvalLoader:
             "texts": annotations.question_count if only_questions else annotations.caption_count,
             "unreadable": [],
         }
-        self._rows = range(rank * self.clips // world_size, (rank + 1) * self.clips // world_size)
+        self._rank, self._world = rank, world_size
         self._batch_size = max(1, dataset.batch_size // world_size)
         self._fetcher = _Fetcher([self._source], tokenizer)
         self._pin_memory, self._skip_unreadable = pin_memory, skip_unreadable
 
     def __iter__(self) -> Iterator[Batch]:
-        """This process's clips in annotation order. Unreadable ones are left out and listed in ``provenance["unreadable"]`` as
-        [clip id, reason] when told to skip them; otherwise no further batch is given once one is found, and UnreadableError
-        lists all of this process's."""
+        return self.read()
+
+    def read(self, done: Collection[int] = ()) -> Iterator[Batch]:
+        """This process's share of the clips in annotation order, but for those in the rows ``done``. Unreadable ones are left out and
+        listed in ``provenance["unreadable"]`` as [clip id, reason]; unless told to skip them, UnreadableError lists all of this
+        process's in the end."""
         unreadable: list[tuple[str, str]] = []
-        for batch in self.batches(self._rows):
+        rows = [row for row in range(self.clips) if row not in done] if done else range(self.clips)
+        for batch in self.batches(rows[self._rank * len(rows) // self._world : (self._rank + 1) * len(rows) // self._world]):
             unreadable += batch.unreadable
-            if len(batch) and (self._skip_unreadable or not unreadable):
+            if len(batch):
                 yield batch
         self.provenance["unreadable"] = [list(entry) for entry in unreadable]
         if unreadable and not self._skip_unreadable:
@@ -185,18 +173,21 @@ class EvalLoader:
             )
 
     def glance(self) -> list[tuple[str, str]]:
-        """(clip id, reason) of clips that cannot be read, as far as a moment tells: up to ``LOOKED_FOR`` clips, evenly spread, are looked
-        for, and ``OPENED`` of them are read, as are empty files."""
-        source, found = self._source, []
-        looked_for, opened = ({place * self.clips // number for place in range(number)}
-                              for number in (min(self.clips, LOOKED_FOR), min(self.clips, OPENED)))
-        for row in sorted(looked_for | opened):
-            clip_id = self.clip_ids[row]
+        """(clip id, reason) of clips that cannot be read, as far as a moment tells: all are looked for, and ``OPENED`` of them, evenly
+        spread, are read, as are empty files."""
+        source, found, start = self._source, [], time.monotonic()
+        number = min(self.clips, OPENED)
+        opened = {place * self.clips // number for place in range(number)}
+        for row, clip_id in enumerate(self.clip_ids):
             try:
                 if row in opened or any(map(is_empty, source.reader.find(clip_id))):
                     source.media(clip_id, row)
             except MediaError as error:
                 found.append((clip_id, str(error)))
+            if time.monotonic() - start > GLANCE_SECONDS:
+                logger.info("dataset '%s': looked for the first %d of %d clips; the others are found missing when they are read", self.name,
+                            row + 1, self.clips)
+                break
         return found
 
     def batches(self, rows: Sequence[int]) -> BatchStream:
@@ -237,13 +228,26 @@ class BatchStream(Iterator[Batch]):
         try:
             with workers_explained():
                 if self._iterator is None:
-                    with _group_signals_blocked() if self._loader.num_workers else nullcontext():
-                        self._iterator = iter(self._loader)
-                return next(self._iterator)
-        except (ConnectionError, EOFError) as error:  # it died while it handed over a batch
-            raise _died(error) from error
+                    self._iterator = self._started()
+                found = next(self._iterator)
+                found = found.open() if isinstance(found, Parcel) else found
+        except (OSError, EOFError) as error:
+            if out_of_files():
+                raise no_more_files() from error
+            if isinstance(error, (ConnectionError, EOFError)):
+                raise died(error) from error  # while it handed over a batch
+            raise
         finally:
             self.wait_seconds += time.perf_counter() - start
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _started(self) -> Iterator[Batch]:
+        if not self._loader.num_workers:
+            return iter(self._loader)
+        with check_start(self._loader.num_workers, self._loader.multiprocessing_context), _group_signals_blocked():
+            return iter(self._loader)
 
     def close(self) -> None:
         """Stop the workers; also happens when the stream is dropped."""
@@ -251,12 +255,19 @@ class BatchStream(Iterator[Batch]):
 
 
 class _Fetcher(Dataset):
-    """What runs in a worker: the keys of one batch → Batch."""
+    """What runs in a worker: the keys of one batch → Batch, or the error that is to end the run, whole and without torch's frame."""
 
     def __init__(self, sources: Sequence[IndexedDataset], tokenizer: Tokenizer) -> None:
         self._sources, self._tokenizer = list(sources), tokenizer
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
+    def __getitems__(self, keys: list[Key]) -> Batch | UnreadableError | LoaderError:
+        try:
+            batch = self._batch(keys)
+        except UnreadableError as error:
+            return no_more_files() if out_of_files() else error
+        return no_more_files() if batch.unreadable and out_of_files() else batch
+
+    def _batch(self, keys: list[Key]) -> Batch:
         began = time.perf_counter()
         source = self._sources[keys[0][0]]
         unreadable: list[tuple[str, str]] = []
@@ -312,7 +323,7 @@ def data_loader(fetcher: Dataset, batches: Any, processes: int, pin_memory: bool
         fetcher,
         batch_sampler=batches,
         num_workers=processes,
-        collate_fn=_as_is,
+        collate_fn=Parcel if processes else _as_is,
         pin_memory=pin_memory,
         prefetch_factor=PREFETCH_PER_WORKER if processes else None,
         multiprocessing_context=context,

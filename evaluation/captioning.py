@@ -50,8 +50,9 @@ class CaptionEvaluator:
         self.beam_size, self.max_length, self.java_seconds = beam_size, max_length, java_seconds
         self._own: list[tuple[int, dict[str, Any]]] = []
 
-    def add(self, model: VAST, batch: Batch, memory: Any) -> None:
-        """One batch and the Memory of its clips, in the same order. Raises ValueError when a clip has no reference."""
+    def add(self, model: VAST, batch: Batch, memory: Any) -> list[tuple[int, dict[str, Any]]]:
+        """One batch and the Memory of its clips, in the same order. Returns what was found, for :meth:`take`. Raises ValueError when a
+        clip has no reference."""
         entries: list[dict[str, Any]] = []
         for clip_id in batch.clip_ids:
             own = list(self.references.get(clip_id, ()))
@@ -65,7 +66,13 @@ class CaptionEvaluator:
             )
             for entry, caption in zip(entries, captions):
                 entry[str(group)] = caption
-        self._own.extend(zip(batch.index.tolist(), entries))
+        found = list(zip(batch.index.tolist(), entries))
+        self._own.extend(found)
+        return found
+
+    def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """What :meth:`add` returned in an earlier run; references may have changed since."""
+        self._own.extend((row, {**entry, "references": list(self.references[entry["clip_id"]])}) for row, entry in found)
 
     def finish(self) -> Outcome:
         """Metrics by group, ``cider`` first, of all processes' clips. Called on every process."""

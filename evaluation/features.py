@@ -153,6 +153,11 @@ class Conditions:
             self.cost = Cost(cost.clips + len(rows), cost.again + seconds, cost.keep + time.monotonic() - start, cost.bytes + size)
             self._decide()
 
+    def add_absent(self, rows: list[int]) -> None:
+        """A batch whose features are not at hand; after all that are."""
+        self.clips += len(rows)
+        self._batches.append((rows, None))
+
     def _decide(self) -> None:
         """Once enough clips are measured: go on keeping features, or drop them all."""
         if self.cost.clips < MEASURED_CLIPS:

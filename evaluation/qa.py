@@ -41,8 +41,9 @@ class QAEvaluator:
         self.people = people or {}
         self._own: list[tuple[int, dict[str, Any]]] = []
 
-    def add(self, model: VAST, batch: Batch, memory: Any) -> None:
-        """One batch and the Memory of its clips, in the same order. Raises ValueError when questions, or some answers, are missing."""
+    def add(self, model: VAST, batch: Batch, memory: Any) -> list[tuple[int, dict[str, Any]]]:
+        """One batch and the Memory of its clips, in the same order. Returns what was found, for :meth:`take`. Raises ValueError when
+        questions, or some answers, are missing."""
         questions, answers = batch.questions, batch.answers
         if questions is None:
             raise ValueError(f"corpus '{batch.corpus}': the batch with clip '{batch.clip_ids[0]}' has no questions")
@@ -50,7 +51,7 @@ class QAEvaluator:
             raise ValueError(f"corpus '{batch.corpus}': {len(questions)} questions but {len(answers)} answers in the batch with clip "
                              f"'{batch.clip_ids[0]}'")
         if not len(questions):
-            return
+            return []
         rows = questions.clip.tolist()
         entries: list[dict[str, Any]] = [
             {"clip_id": batch.clip_ids[row], "question": question} for row, question in zip(rows, questions.raw)
@@ -68,7 +69,13 @@ class QAEvaluator:
         for group in self.groups:
             for entry, prediction in zip(entries, model.answer(memory, group, questions, beam_size=self.beam_size)):
                 entry[str(group)] = prediction
-        self._own.extend((index[row], entry) for row, entry in zip(rows, entries))
+        found = [(index[row], entry) for row, entry in zip(rows, entries)]
+        self._own.extend(found)
+        return found
+
+    def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """What :meth:`add` returned in an earlier run."""
+        self._own.extend((row, entry) for row, entry in found)
 
     def finish(self) -> Outcome:
         """Metrics by group, see :func:`answer_metrics`, of all processes' questions. Called on every process."""

@@ -97,26 +97,43 @@ class RetrievalEvaluator:
         self._conditions = Conditions(modalities, share_of_memory(memory_gb), share) if rerank else None
         self._same: dict[str, np.ndarray] = {}
 
-    def add(self, model: VAST, batch: Batch, features: Any, seconds: float = 0.0) -> None:
+    def add(self, model: VAST, batch: Batch, features: Any, seconds: float = 0.0) -> dict[str, Any]:
         """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities. ``seconds``: how long it took to
-        read and encode it."""
+        read and encode it. Returns what was found, for :meth:`take`."""
         rows = batch.index.tolist()
-        self._own.rows.extend(rows)
-        self._own.clip_ids.extend(batch.clip_ids)
-        for group in self.groups:
-            self._own.clips[group].append(model.embed_clips(features, group))
         embedded: list[tuple[Texts, Tensor]] = []
-        for kind, pool in self._own.texts.items():
+        texts_by_kind: dict[str, dict[str, Any]] = {}
+        for kind in self._own.texts:
             texts = _captions(batch, kind)
             known = next((found for other, found in embedded if _same(other, texts)), None)
-            found = model.embed_texts(texts).float().cpu() if known is None else known
-            embedded.append((texts, found))
-            pool.features.append(found)
-            pool.raw.extend(texts.raw)
-            pool.row.extend(rows[clip] for clip in texts.clip.tolist())
-            pool.ids.extend(ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist()))
+            embedded.append((texts, model.embed_texts(texts).float().cpu() if known is None else known))
+            ids = [ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
+            texts_by_kind[kind.value] = {"features": embedded[-1][1], "raw": texts.raw, "row": [rows[clip] for clip in texts.clip.tolist()],
+                                         "ids": ids}
+        clips = {str(group): model.embed_clips(features, group).float().cpu() for group in self.groups}
+        found = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
+        self._append(found)
         if self._conditions is not None:
             self._conditions.add(rows, features, model.precision, seconds)
+        return found
+
+    def take(self, found: Mapping[str, Any]) -> None:
+        """What :meth:`add` returned in an earlier run, after all of this one's: clips that re-ranking needs are encoded again."""
+        self._append(found)
+        if self._conditions is not None:
+            self._conditions.add_absent(found["rows"])
+
+    def _append(self, found: Mapping[str, Any]) -> None:
+        self._own.rows.extend(found["rows"])
+        self._own.clip_ids.extend(found["clip_ids"])
+        for group, rows in self._own.clips.items():
+            rows.append(found["clips"][str(group)])
+        for kind, pool in self._own.texts.items():
+            texts = found["texts"][kind.value]
+            pool.features.append(texts["features"])
+            pool.raw.extend(texts["raw"])
+            pool.row.extend(texts["row"])
+            pool.ids.extend(texts["ids"])
 
     def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None) -> Outcome:
         """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive

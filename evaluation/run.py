@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ import torch
 from config.load import config_hash
 from config.tasks import Modality, Objective
 from data.loader import workers
+from data.spec import UnreadableError
 from evaluation import benchmarks, protocol
 from evaluation.captioning import CaptionEvaluator
 from evaluation.collect import Outcome, flatten
 from evaluation.features import reranked_share
+from evaluation.journal import Journal
 from evaluation.labelling import label
 from evaluation.people import answers_of_people, write_submissions
 from evaluation.qa import QAEvaluator
@@ -89,13 +91,15 @@ def evaluate(
         raise ValueError(f"data_cfg.val has more than one dataset named '{twice[0]}'; result files carry these names, so give each its own")
     protocol.refuse_partial(provenance, config)
     metrics: dict[str, float] = {}
+    journals: list[Journal] = []
     device = next(model.parameters()).device
     with _evaluating(model):
         if config.model_cfg.captioner_mode:
             return label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
             data: dict[str, Any] = {}
-            for objective, outcome, seconds in _outcomes(model, loader, config, device):
+            journals.append(Journal(Path(folder), loader, config, provenance))
+            for objective, outcome, seconds in _outcomes(model, loader, config, device, journals[-1]):
                 data = data or _data_facts(loader)
                 own = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
                                      device=device, seconds=seconds)
@@ -104,6 +108,8 @@ def evaluate(
                     write_submissions(Path(folder) / "submission", loader.name, own["groups"], outcome.predictions)
                 metrics.update(flatten(outcome.metrics, f"{loader.name}.{objective.value}."))
     distributed.barrier()
+    for journal in journals:  # not before: broken off at the last dataset, the next run begins with the first
+        journal.remove()
     return metrics
 
 
@@ -135,25 +141,13 @@ def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
     )
 
 
-def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.device) -> Iterator[tuple[Objective, Outcome, float]]:
+def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.device, journal: Journal
+              ) -> Iterator[tuple[Objective, Outcome, float]]:
     """One pass over the loader, in which each clip is encoded once for all objectives and groups and its keys and values are projected
     once; then each objective's outcome, with the seconds of the pass and of its own scoring."""
     start = time.monotonic()
     evaluators = _evaluators(loader, config)
-    generating = evaluators.captioning is not None or evaluators.qa is not None
-    own_clips = -(-loader.clips // distributed.world_size())
-    bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
-    with bar:
-        for batch, features, seconds in _encoded(model, loader, device):
-            memory = model.memory(features) if generating else None
-            if evaluators.captioning:
-                evaluators.captioning.add(model, batch, memory)
-            if evaluators.qa:
-                evaluators.qa.add(model, batch, memory)
-            del memory
-            if evaluators.retrieval:
-                evaluators.retrieval.add(model, batch, features, seconds)
-            bar.update(len(batch))
+    _pass(model, loader, device, evaluators, journal)
     pass_seconds = time.monotonic() - start
 
     def encode_again(rows: list[int], modalities: Sequence[Modality]) -> Iterator[tuple[list[int], Any]]:
@@ -172,13 +166,54 @@ def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.dev
             outcome = evaluators.qa.finish()
         else:
             continue
+        if journal.done:
+            outcome.facts["clips_of_an_earlier_run"] = len(journal.done)
         yield objective, outcome, pass_seconds + time.monotonic() - start
 
 
-def _encoded(model: VAST, loader: EvalLoader, device: torch.device) -> Iterator[tuple[Batch, ClipFeatures, float]]:
-    """The batches on the device, their features, and the seconds that it takes to read and encode each: of reading, what was waited for,
-    or the readers' own time where they had read ahead."""
-    readers, batches = max(1, workers(loader.config)), iter(loader)
+def _pass(model: VAST, loader: EvalLoader, device: torch.device, evaluators: _Evaluators, journal: Journal) -> None:
+    """Give the evaluators all clips: those that the journal does not know from the loader, noted as they come, then the journal's. Raises
+    UnreadableError on every process where one has unreadable clips that are not to be skipped, after all others."""
+    generating = evaluators.captioning is not None or evaluators.qa is not None
+    own_clips = -(-(loader.clips - len(journal.done)) // distributed.world_size())
+    bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
+    fault: str | None = None
+    try:
+        with bar:
+            for batch, features, seconds in _encoded(model, loader, device, journal.done):
+                found: dict[str, Any] = {}
+                memory = model.memory(features) if generating else None
+                if evaluators.captioning:
+                    found["cap"] = evaluators.captioning.add(model, batch, memory)
+                if evaluators.qa:
+                    found["qa"] = evaluators.qa.add(model, batch, memory)
+                del memory
+                if evaluators.retrieval:
+                    found["ret"] = evaluators.retrieval.add(model, batch, features, seconds)
+                journal.add(batch.index.tolist(), found)
+                bar.update(len(batch))
+    except UnreadableError as error:
+        fault = str(error)
+    finally:
+        journal.close()
+    faults = [own for own in distributed.all_gather_objects(fault) if own is not None]
+    if faults:
+        kept = f"What was found of the other clips is kept in {journal.folder}; the same command goes on from there"
+        raise UnreadableError("\n".join([*faults, kept] if journal.folder else faults))
+    for found in journal.found:
+        if evaluators.captioning:
+            evaluators.captioning.take(found["cap"])
+        if evaluators.qa:
+            evaluators.qa.take(found["qa"])
+        if evaluators.retrieval:
+            evaluators.retrieval.take(found["ret"])
+
+
+def _encoded(model: VAST, loader: EvalLoader, device: torch.device, done: Collection[int]
+             ) -> Iterator[tuple[Batch, ClipFeatures, float]]:
+    """The batches of clips not ``done`` on the device, their features, and the seconds that it takes to read and encode each: of reading,
+    what was waited for, or the readers' own time where they had read ahead."""
+    readers, batches = max(1, workers(loader.config)), loader.read(done)
     while True:
         start = time.monotonic()
         on_host = next(batches, None)

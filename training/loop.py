@@ -238,7 +238,8 @@ class Trainer:
 
     def next_batch(self, batches: Iterator[Batch], index: int) -> Batch:
         try:
-            return next(batches)
+            with self.stop.waiting():
+                return next(batches)
         except StopIteration:
             raise RuntimeError(f"the loader ended in step {index + 1} of {self.total}") from None
 

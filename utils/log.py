@@ -179,10 +179,14 @@ class JsonlWriter:
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; a last line cut off by a kill is left out. Absent file: none."""
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The same one by one, for large files."""
     path = Path(path)
     if not path.exists():
-        return []
-    rows = []
+        return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
@@ -190,8 +194,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
-                rows.append(row)
-    return rows
+                yield row
 
 
 def truncate_jsonl(path: str | Path, keep: Callable[[dict[str, Any]], bool]) -> None:

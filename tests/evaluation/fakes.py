@@ -109,8 +109,10 @@ class FakeLoader:
         return [f"caption {'very ' * ((clip * 5 + n) % 4)}{clip} {n}" for n in range(1 + clip % 3)]
 
     def __iter__(self):
-        for start in range(0, len(self.own), self.batch_size):
-            yield self.batch(self.own[start : start + self.batch_size])
+        return self.read()
+
+    def read(self, done=()):
+        yield from self.batches([row for row in self.own if row not in done])
 
     def batches(self, rows: list[int]):
         for start in range(0, len(rows), self.batch_size):

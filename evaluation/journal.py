@@ -1,0 +1,133 @@
+"""What a test has found so far, batch by batch, so that a run that is killed, or that fails at its last clip, can be continued.
+
+``<results>/unfinished/<dataset>.<settings>/part_<rank>.jsonl`` holds a line per batch: the annotation rows of its clips, and what each
+objective found of them (captions, answers, contrastive features). Another run with the same weights, clips and settings, on however many
+processes, takes them over and tests the other clips; when the results of all datasets are written, the folder goes.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.load import resolved
+from evaluation import labelling
+from evaluation.collect import computed_once
+from utils import distributed
+from utils.log import JsonlWriter, iterate_jsonl
+
+if TYPE_CHECKING:
+    from config.schema import Config
+    from data.loader import EvalLoader
+
+DECIDING_RUN = ("seed", "bf16", "fp16", "precision")
+NOT_DECIDING_MODEL = labelling.NOT_DECIDING_MODEL | {"generate_nums", "generate_by"}
+NOT_DECIDING_DATA = labelling.NOT_DECIDING_DATA - {"ignore_fields"}
+
+logger = logging.getLogger("omnivast")
+
+
+class Journal:
+    """Of one dataset, on every process. ``found``: this process's share of the batches of earlier runs, by objective; ``done``: the rows
+    of all of them."""
+
+    def __init__(self, results: Path, loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> None:
+        """Reads what is there. Weights of which no file is known are not recognised again: nothing is kept of their tests."""
+        key = computed_once(lambda: _key(loader, config, provenance))
+        self.folder = results / "unfinished" / f"{loader.name}.{key}" if key else None
+        self.found: list[dict[str, Any]] = []
+        done: set[int] = set()
+        for number, line in enumerate(self._lines(done)):
+            if number % distributed.world_size() == distributed.rank():
+                self.found.append(_decoded(line))
+        # Only when all have read does any write.
+        self.done = set().union(*distributed.all_gather_objects(done))
+        self._writer: JsonlWriter | None = None
+        self._synced = time.monotonic()
+        if self.done:
+            logger.info("%s: %d of %d clips were tested by an earlier run, and are taken from %s", loader.name, len(self.done),
+                        loader.clips, self.folder)
+
+    def add(self, rows: list[int], found: Mapping[str, Any]) -> None:
+        """Note what was found of the clips in these rows. A disk that takes no more is told of; the test goes on."""
+        if self.folder is None:
+            return
+        try:
+            if self._writer is None:
+                self._writer = JsonlWriter(self.folder / f"part_{distributed.rank():05d}.jsonl")
+            self._writer.append({"rows": rows, **_encoded(found)})
+            if time.monotonic() - self._synced > labelling.SYNC_SECONDS:
+                self._writer.sync()
+                self._synced = time.monotonic()
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): the test goes on, but could not be continued if it broke off", self.folder,
+                           error.strerror or error)
+            self.folder = None
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+            self._writer = None
+
+    def remove(self) -> None:
+        """The results of the whole test are written."""
+        if self.folder is not None and distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # where another test is unfinished
+                self.folder.parent.rmdir()
+
+    def _lines(self, done: set[int]) -> Iterator[dict[str, Any]]:
+        """Lines whose rows are not in ``done``, to which they are added."""
+        for path in sorted(self.folder.glob("part_*.jsonl")) if self.folder else ():
+            for line in iterate_jsonl(path):
+                if done.isdisjoint(line["rows"]):
+                    done.update(line["rows"])
+                    yield line
+
+
+def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> str | None:
+    """A short name of all that decides what is found of a clip; batch size and processes do not. None where the weights have no name."""
+    weights = provenance.get("checkpoint_sha256")
+    if weights is None:
+        return None
+    settings = resolved(config)
+    deciding = {
+        "weights": weights,
+        "clips": loader.provenance["split_sha256"],
+        "run_cfg": {key: value for key, value in settings["run_cfg"].items() if key in DECIDING_RUN},
+        "model_cfg": {key: value for key, value in settings["model_cfg"].items() if key not in NOT_DECIDING_MODEL},
+        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _encoded(value: Any) -> Any:
+    """Ready for JSON: a float32 tensor becomes its bytes, in letters."""
+    if isinstance(value, Tensor):
+        return {"float32": base64.b64encode(value.contiguous().numpy().tobytes()).decode(), "shape": list(value.shape)}
+    if isinstance(value, Mapping):
+        return {key: _encoded(inner) for key, inner in value.items()}
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"float32", "shape"}:
+        numbers = np.frombuffer(base64.b64decode(value["float32"]), np.float32).copy()
+        return torch.from_numpy(numbers).view(value["shape"])
+    if isinstance(value, dict):
+        return {key: _decoded(inner) for key, inner in value.items()}
+    return value
