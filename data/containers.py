@@ -36,12 +36,12 @@ IMAGES = (
 )
 SOUNDS = (
     Format("WAV, Wave64", (".wav", ".w64"), "wav,w64"),
-    Format("MP3", (".mp3",), "mp3"),
+    Format("MP3, MP2", (".mp3", ".mp2"), "mp3"),
     Format("FLAC", (".flac",), "flac"),
     Format("Ogg (Vorbis, Opus)", (".ogg", ".opus", ".oga"), "ogg"),
     Format("MPEG-4 audio", (".m4a", ".m4b"), "mov"),
     Format("AAC", (".aac",), "aac"),
-    Format("AIFF, CAF, AMR", (".aiff", ".aif", ".caf", ".amr"), "aiff,caf,amr"),
+    Format("AIFF, AU, CAF, AMR, WavPack", (".aiff", ".aif", ".au", ".caf", ".amr", ".wv"), "aiff,au,caf,amr,wv"),
     Format("Matroska, WebM, Windows Media audio", (".mka", ".weba", ".wma"), "matroska,asf"),
 )
 

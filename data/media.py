@@ -125,6 +125,9 @@ def _decode_whole(path: Source, choose: Choice, transform: FrameTransform | None
 def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE) -> Tensor | None:
     """(samples,) float32 in [-1, 1], mono, at ``rate`` Hz, of a sound file or of a video's track; None when it has no sound."""
     path = as_source(path)
+    with named(path):
+        if is_animation(path):
+            return None
     with _open(path) as container:
         audio = container.streams.best("audio")
         if audio is None:
@@ -269,6 +272,8 @@ def _open(path: Source) -> Iterator[InputContainer]:
             container = av.open(url(path), metadata_errors="ignore", options={"format_whitelist": FORMATS})
         except av.InvalidDataError:
             raise MediaError(path, "not a video or sound file, or truncated") from None
+        except av.ArgumentError:  # FFmpeg knows it, and the list of formats does not
+            raise MediaError(path, "not a video or sound file of a format that is read (python -m data.formats lists them)") from None
         with container:
             if container.format.name.startswith("mov") and cut_in_index(path):
                 raise MediaError(path, "truncated: a part of its index is missing")
