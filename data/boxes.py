@@ -7,6 +7,9 @@ import struct
 
 from data.parts import Source, span
 
+UNKNOWN = 2**31 - 2**16
+"""Recorders and pipes write 2³¹ − 1, a little less, or 2³² − 1 for a length that they do not know."""
+
 
 def cut_in_index(source: Source) -> bool:
     """True where the ``moov`` box (ISO/IEC 14496-12, 4.2) declares more bytes than the file has. Reads only the heads of the outermost
@@ -28,14 +31,14 @@ def cut_in_index(source: Source) -> bool:
 
 def share_of_riff(source: Source) -> float:
     """Part of the bytes of a WAV or AVI file that is there, by the sizes of its RIFF chunks (of a WAV: of its ``data``), 0 to 1. Sizes
-    that a program wrote before it knew them, 0 or above 2 GiB, say nothing and count as whole. Raises OSError and CutError."""
+    that a program wrote before it knew them, 0 or about 2 GiB and above, say nothing and count as whole. Raises OSError and CutError."""
     path, first, end = span(source)
     with open(path, "rb", buffering=0) as file:
         start, whole = 0, 0
         while start + 8 <= end:
             file.seek(first + start)
             kind, size, form = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
-            if size == 0 or size >= 2**31:
+            if size == 0 or size >= UNKNOWN:
                 return 1.0
             if kind == b"data":
                 return min(1.0, (end - start - 8) / size)
