@@ -235,3 +235,42 @@ def test_frames_of_another_decoder_and_sound_of_pyav(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", frames=6)
     clip = read_clip(path, lambda n: [0, n - 1], sound=True, decoder=load_decoder("decord"))
     assert levels(clip.frames, 6) == [0, 5] and clip.frame_count == 6 and clip.waveform is not None
+
+
+def test_empty_chunks_of_an_avi_are_no_missing_frames(tmp_path):
+    path = tmp_path / "gaps.avi"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mjpeg", rate=10)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuvj420p"
+        for index, time in enumerate((0, 7, 9, 19)):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), grey(index, 4), np.uint8), format="rgb24")
+            frame.pts = time
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 20
+    assert levels(read_clip(path, every).frames, 4) == [0, 1, 2, 3]
+
+
+def test_a_cut_wav_is_truncated_and_one_of_unknown_length_is_not(tmp_path):
+    path = write_wav(tmp_path / "a.wav")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match="truncated: 50 % of its sound"):
+        read_sound(path)
+    path.write_bytes(whole[:4] + b"\xff" * 4 + whole[8:40] + b"\xff" * 4 + whole[44:])
+    assert len(read_sound(path)) == 32000
+
+
+def test_a_codec_without_decoder_and_a_format_that_is_not_read_are_said_in_words(tmp_path):
+    path = write_video(tmp_path / "a.mp4", sound=False)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(MediaError, match="no decoder for the codec of its video"):
+        read_clip(path, every)
+    with av.open(str(tmp_path / "b.mp4"), "w", format="nut") as container:
+        container.add_stream("mpeg4", rate=8).width = 32
+        container.start_encoding()
+    Image.new("RGB", (8, 8)).save(tmp_path / "c.mp4", "JPEG")
+    for name in ("b.mp4", "c.mp4"):
+        with pytest.raises(MediaError, match="not a video or sound file of a format that is read"):
+            read_clip(tmp_path / name, every)

@@ -220,12 +220,12 @@ def test_what_cannot_be_packed(corpus, tmp_path):
     assert pack(packing(corpus, tmp_path / "a", txt=twice, texts=False))["samples"] == 2
     (tmp_path / "foreign").mkdir()
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "x.mpg").write_bytes(b"x")
+    (tmp_path / "odd" / "x.xyz").write_bytes(b"x")
     write_tar(tmp_path / "foreign" / "x.tar", [("a.mp4", b"x")])
     for changes, error, message in (
         ({"vision": None}, DataError, "nothing to pack"),
-        ({"vision": str(tmp_path / "odd"), "txt": corpus.annotate("odd.json", [{"id": "x.mpg", "desc": "x"}])}, DataError,
-         "x.mpg: a shard tells what its members are by their extensions; expected one of .mp4,"),
+        ({"vision": str(tmp_path / "odd"), "txt": corpus.annotate("odd.json", [{"id": "x.xyz", "desc": "x"}])}, DataError,
+         "x.xyz: a shard tells what its members are by their extensions; expected one of .mp4,"),
         ({"vision": str(tmp_path / "none")}, DataError, "does not exist"),
         ({"txt": str(tmp_path / "none.json")}, AnnotationError, "none.json: cannot be read: No such file"),
         ({"txt": corpus.annotate("bad.json", [{"id": "clip0", "desk": "x"}])}, AnnotationError, "row 0 .* unknown field 'desk'"),
