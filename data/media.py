@@ -25,8 +25,9 @@ from torch import Tensor
 from data.audio import SAMPLE_RATE
 from data.boxes import cut_in_index
 from data.decoders import Decoder
-from data.packets import PacketTable, Run, length_bytes
+from data.packets import PacketTable, Run
 from data.parts import CutError, Part, Source, as_source, content, span, url
+from data.pictures import picture_reader
 from data.pixels import ToPixels
 from data.soundtrack import SoundTrack
 from data.vision import FrameTransform
@@ -166,7 +167,7 @@ def read_clip(
         return clip
     with _open(path) as container:
         stream = _video_stream(container, path)
-        if stream.codec_context.name == "h264" and length_bytes(stream.codec_context.extradata):
+        if picture_reader(stream.codec_context.name, stream.codec_context.extradata):
             found = _decode_chosen(container, path, choose, transform, sound, rate)
             if found is not None:
                 return found
@@ -219,7 +220,7 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
     streams = [stream for stream in (video, audio) if stream is not None]
     for stream in streams:
         stream.codec_context.thread_count = 1
-    table, track, to_pixels = PacketTable(video.codec_context.extradata), SoundTrack(rate), ToPixels(transform)
+    table, track, to_pixels = PacketTable(picture_reader(video.codec_context.name, video.codec_context.extradata)), SoundTrack(rate), ToPixels(transform)
     for packet in container.demux(streams):
         if packet.stream is audio:
             for frame in cast(list[Any], packet.decode()):
@@ -235,13 +236,16 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
     runs = table.runs(list(numbers))
     size = (video.codec_context.width, video.codec_context.height)
     kept: dict[int, Tensor] = {}
-    decoded = 0
+    decoded = promised = 0
     for run in runs or ():
+        promised += sum(time >= run.start for time in run.times)
         for frame in _decode_run(container, video, run):
+            if frame.pts is None or frame.pts < run.start:
+                continue
             decoded += 1
             if frame.pts in numbers:
                 kept[numbers[frame.pts]] = to_pixels(frame, size)
-    if runs is None or decoded != sum(len(run.times) for run in runs) or kept.keys() != set(indices):
+    if runs is None or decoded != promised or kept.keys() != set(indices):
         return None
     return Clip(torch.stack([kept[index] for index in indices]), len(times), decoded, track.waveform())
 
