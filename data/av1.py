@@ -10,7 +10,7 @@ KEY, INTRA_ONLY, SWITCH = 0, 2, 3
 ALL = 0xFF
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """Something that is not read here."""
 
 
@@ -23,7 +23,7 @@ class _Bits:
     def __call__(self, count: int = 1) -> int:
         self._left -= count
         if self._left < 0:
-            raise _Unknown
+            raise _UnknownError
         return self._value >> self._left & ((1 << count) - 1)
 
 
@@ -62,7 +62,7 @@ class Av1Pictures:
                     reads |= frame_reads & ~fills
                     fills |= frame_fills
                     shown += visible
-        except _Unknown:
+        except _UnknownError:
             return None
         return (bool(first), reads, fills) if shown == 1 else None
 
@@ -70,11 +70,11 @@ class Av1Pictures:
         """(shown, a key frame, slots read, slots filled)"""
         sequence = self._sequence
         if sequence is None:
-            raise _Unknown
+            raise _UnknownError
         if bits():  # shows a frame that is there already
             slot = bits(3)
             if self._key[slot]:  # and would fill all slots with it
-                raise _Unknown
+                raise _UnknownError
             return True, False, 1 << slot, 0
         kind, shown = bits(2), bool(bits())
         if not shown:
@@ -111,12 +111,12 @@ def _units(packet: bytes) -> list[tuple[int, bytes]]:
     while place < len(packet):
         header = packet[place]
         if not header & 2 or header & 4:  # without a size; of a layer
-            raise _Unknown
+            raise _UnknownError
         place += 1
         size = shift = 0
         while True:
             if place >= len(packet) or shift > 28:
-                raise _Unknown
+                raise _UnknownError
             byte = packet[place]
             place += 1
             size |= (byte & 127) << shift
@@ -131,16 +131,16 @@ def _units(packet: bytes) -> list[tuple[int, bytes]]:
 def _sequence(bits: _Bits) -> _Sequence:
     bits(3)
     if bits(2) & 1:  # a still picture with a reduced header
-        raise _Unknown
+        raise _UnknownError
     if bits():  # timing, which frame headers repeat
         equal = (bits(64), bits())[1]
         if equal:
             _variable(bits)
         if bits():  # a model of the decoder
-            raise _Unknown
+            raise _UnknownError
     delayed = bits()
     if bits(5):  # several operating points: layers
-        raise _Unknown
+        raise _UnknownError
     bits(12)
     if bits(5) > 7:
         bits()

@@ -150,10 +150,10 @@ def read_clip(
     """Frames of a video and its sound.
 
     ``choose`` picks the frames by their index in presentation order (None: no frames). The count declared by the container is
-    only a guess; should decoding find another, the choice is made anew with the right one. Of H.264 in mp4, mov or mkv only the frames
-    that the chosen ones need are decoded, so that damage in others passes unseen; of all else every frame. ``transform`` is applied to
-    each chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone. ``rate``: of the
-    sound, Hz.
+    only a guess; should decoding find another, the choice is made anew with the right one. Of H.264, HEVC, VP9, AV1 and MPEG-4 in mp4,
+    mov, mkv or webm only the frames that the chosen ones need are decoded, so that damage in others passes unseen; of all else every
+    frame. ``transform`` is applied to each chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV
+    for the frames alone. ``rate``: of the sound, Hz.
 
     Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
     """
@@ -220,7 +220,8 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
     streams = [stream for stream in (video, audio) if stream is not None]
     for stream in streams:
         stream.codec_context.thread_count = 1
-    table, track, to_pixels = PacketTable(picture_reader(video.codec_context.name, video.codec_context.extradata)), SoundTrack(rate), ToPixels(transform)
+    table = PacketTable(picture_reader(video.codec_context.name, video.codec_context.extradata))
+    track, to_pixels = SoundTrack(rate), ToPixels(transform)
     for packet in container.demux(streams):
         if packet.stream is audio:
             for frame in cast(list[Any], packet.decode()):

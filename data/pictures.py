@@ -17,6 +17,11 @@ INSIDE, OPEN, CLOSED = range(3)
 ALL = 0xFFFF
 ALL_INTRA = 0b10001000
 """The first byte of an H.264 slice: from the first macroblock on, type 7, "all slices of this picture are intra"."""
+LAYER, USER_DATA, VOP = b"\0\0\1\x20", b"\0\0\1\xb2", b"\0\0\1\xb6"
+"""Start codes of MPEG-4."""
+SMALLEST_VOP = 12
+HEAD = 256
+"""Bytes of a packet in which a VOP begins."""
 
 
 class Picture(NamedTuple):
@@ -47,7 +52,7 @@ def picture_reader(codec: str, extradata: bytes | None) -> PictureReader | None:
         return vp9_picture
     if codec in ("av1", "libdav1d"):
         return _av1_reader(extradata)
-    if codec == "mpeg4" and b"\0\0\1\x20" in extradata:
+    if codec == "mpeg4" and LAYER in extradata and b"DivX" not in extradata:  # which packs two pictures into one packet
         return mpeg4_picture
     return None
 
@@ -121,13 +126,13 @@ def vp9_picture(data: Any) -> Picture | None:
 
 
 def mpeg4_picture(data: Any) -> Picture | None:
-    """ISO/IEC 14496-2, 6.2.5: nothing refers to a B-VOP. Packets with two VOPs, with user data (which FFmpeg's decoder heeds) or so small
-    that the VOP may be one that is not coded are not understood."""
-    content = bytes(data)
-    start = content.find(b"\0\0\1\xb6")
-    if start < 0 or len(content) - start < 24 or b"\0\0\1\xb2" in content or content.find(b"\0\0\1\xb6", start + 4) > 0:
+    """ISO/IEC 14496-2, 6.2.5: nothing refers to a B-VOP. Not understood are user data before the VOP, which FFmpeg's decoder heeds ever
+    after, and packets so small that the VOP may be one that is not coded."""
+    head = bytes(data[:HEAD])
+    start = head.find(VOP)
+    if start < 0 or start + 4 == len(head) or len(data) - start < SMALLEST_VOP or USER_DATA in head[:start]:
         return None
-    return (OPEN_PICTURE, REFERENCE, NON_REFERENCE, REFERENCE)[content[start + 4] >> 6]
+    return (OPEN_PICTURE, REFERENCE, NON_REFERENCE, REFERENCE)[head[start + 4] >> 6]
 
 
 def _av1_reader(extradata: bytes) -> PictureReader:
