@@ -71,12 +71,13 @@ class Av1Pictures:
         sequence = self._sequence
         if sequence is None:
             raise _UnknownError
-        if bits():  # shows a frame that is there already
-            slot = bits(3)
+        first = bits(4)
+        if first & 8:  # shows a frame that is there already
+            slot = first & 7
             if self._key[slot]:  # and would fill all slots with it
                 raise _UnknownError
             return True, False, 1 << slot, 0
-        kind, shown = bits(2), bool(bits())
+        kind, shown = first >> 1, bool(first & 1)
         if not shown:
             bits()
         resilient = kind == SWITCH or (kind == KEY and shown) or bool(bits())
@@ -84,26 +85,23 @@ class Av1Pictures:
         screen_tools = bits() if sequence.screen_tools == 2 else sequence.screen_tools
         if screen_tools and sequence.integer_motion == 2:
             bits()
-        bits(sequence.id_bits)
-        if kind != SWITCH:
-            bits()
-        bits(sequence.order_bits)
+        bits(sequence.id_bits + (kind != SWITCH) + sequence.order_bits)  # its number, whether its size is another, its place in the order
         intra = kind in (KEY, INTRA_ONLY)
         if not intra and not resilient:
             bits(3)
         fills = ALL if kind == SWITCH or (kind == KEY and shown) else bits(8)
         reads = 0 if intra else ALL if resilient else _references(bits, sequence)
-        self._key = [kind == KEY if fills >> slot & 1 else was for slot, was in enumerate(self._key)]
+        if fills and (kind == KEY or any(self._key)):
+            self._key = [kind == KEY if fills >> slot & 1 else was for slot, was in enumerate(self._key)]
         return shown, kind == KEY, reads, fills
 
 
 def _references(bits: _Bits, sequence: _Sequence) -> int:
     if sequence.id_bits or (sequence.order_bits and bits()):  # in short form slots follow from the order of all of them
         return ALL
-    reads = 0
-    for _ in range(7):
-        reads |= 1 << bits(3)
-    return reads
+    slots = bits(21)  # seven numbers of three bits
+    return (1 << (slots >> 18) | 1 << (slots >> 15 & 7) | 1 << (slots >> 12 & 7) | 1 << (slots >> 9 & 7) | 1 << (slots >> 6 & 7)
+            | 1 << (slots >> 3 & 7) | 1 << (slots & 7))
 
 
 def _units(packet: bytes) -> list[tuple[int, bytes]]:
