@@ -167,25 +167,27 @@ def _times(plain: Callable[[], Any], ours: Callable[[], Any], repeats: int, cloc
     return {"plain_s": first, "ours_s": second, "ratio": first / second}
 
 
-def make_video(path: Path, seconds: float = 10.0, width: int = 360, height: int = 640, rate: int = 30) -> Path:
-    """A texture that drifts and a disc that circles over it, with a tone: H.264 with x264's usual B-frames, and AAC."""
+def make_video(path: Path, seconds: float = 10.0, width: int = 360, height: int = 640, rate: int = 30, codec: str = "libx264",
+               options: dict[str, str] | None = None) -> Path:
+    """A texture that drifts and a disc that circles over it, with a tone: H.264 with x264's usual B-frames, and AAC (in webm Opus)."""
+    sound_codec, sound_rate, part = ("libopus", 48_000, 960) if path.suffix == ".webm" else ("aac", 44_100, 1024)
     noise = torch.rand(1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
     texture = (torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
     rows, columns = np.mgrid[:height, :width]
     with av.open(str(path), "w") as container:
-        video: Any = container.add_stream("libx264", rate=rate)
+        video: Any = container.add_stream(codec, rate=rate, options=options or {})
         video.width, video.height, video.pix_fmt, video.codec_context.thread_count = width, height, "yuv420p", 1
-        audio: Any = container.add_stream("aac", rate=44_100)
+        audio: Any = container.add_stream(sound_codec, rate=sound_rate)
         for index in range(round(seconds * rate)):
             image = np.roll(texture, (index, 2 * index), (0, 1))
             centre = height / 2 + height / 4 * math.sin(index / 9), width / 2 + width / 4 * math.cos(index / 9)
             image[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (width / 8) ** 2] = (250, 40, 40)
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(video.encode(None))
-        tone = np.sin(2 * math.pi * 440 * np.arange(round(seconds * 44_100)) / 44_100).astype(np.float32) * 0.3
-        for start in range(0, len(tone), 1024):
-            frame = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 44_100, start
+        tone = np.sin(2 * math.pi * 440 * np.arange(round(seconds * sound_rate)) / sound_rate).astype(np.float32) * 0.3
+        for start in range(0, len(tone), part):
+            frame = av.AudioFrame.from_ndarray(tone[None, start : start + part], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = sound_rate, start
             container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     return path

@@ -31,8 +31,9 @@ from data.folders import MediaFolder as MediaFolder
 from data.folders import check_id as check_id
 from data.images import MAX_PIXELS, is_animation, read_animation, read_frames
 from data.images import read_image as read_image
-from data.packets import PacketTable, Run, length_bytes
+from data.packets import PacketTable, Run
 from data.parts import Part, Source, as_source, span, url
+from data.pictures import picture_reader
 from data.pixels import ToPixels
 from data.soundtrack import SoundTrack
 from data.vision import FrameTransform
@@ -71,10 +72,10 @@ def read_clip(
     """Frames of a video and its sound.
 
     ``choose`` picks the frames by their index in presentation order (None: no frames). The count declared by the container is
-    only a guess; should decoding find another, the choice is made anew with the right one. Of H.264 in mp4, mov or mkv only the frames
-    that the chosen ones need are decoded, so that damage in others passes unseen; of all else every frame. ``transform`` is applied to
-    each chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV for the frames alone. ``rate``: of the
-    sound, Hz.
+    only a guess; should decoding find another, the choice is made anew with the right one. Of H.264, HEVC, VP9, AV1 and MPEG-4 in mp4,
+    mov, mkv or webm only the frames that the chosen ones need are decoded, so that damage in others passes unseen; of all else every
+    frame. ``transform`` is applied to each chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV
+    for the frames alone. ``rate``: of the sound, Hz.
 
     Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
     """
@@ -93,7 +94,7 @@ def read_clip(
         return Clip(frames, count, count)
     with _open(path) as container:
         stream = _video_stream(container, path)
-        if stream.codec_context.name == "h264" and length_bytes(stream.codec_context.extradata):
+        if picture_reader(stream.codec_context.name, stream.codec_context.extradata):
             found = _decode_chosen(container, path, choose, transform, sound, rate)
             if found is not None:
                 return found
@@ -152,7 +153,8 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
     streams = [stream for stream in (video, audio) if stream is not None]
     for stream in streams:
         stream.codec_context.thread_count = 1
-    table, track, to_pixels = PacketTable(video.codec_context.extradata), SoundTrack(rate), ToPixels(transform)
+    table = PacketTable(picture_reader(video.codec_context.name, video.codec_context.extradata))
+    track, to_pixels = SoundTrack(rate), ToPixels(transform)
     for packet in container.demux(streams):
         if packet.stream is audio:
             for frame in cast(list[Any], packet.decode()):
@@ -168,13 +170,16 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
     runs = table.runs(list(numbers))
     size = (video.codec_context.width, video.codec_context.height)
     kept: dict[int, Tensor] = {}
-    decoded = 0
+    decoded = promised = 0
     for run in runs or ():
+        promised += sum(time >= run.start for time in run.times)
         for frame in _decode_run(container, video, run):
+            if frame.pts is None or frame.pts < run.start:
+                continue
             decoded += 1
             if frame.pts in numbers:
                 kept[numbers[frame.pts]] = to_pixels(frame, size)
-    if runs is None or decoded != sum(len(run.times) for run in runs) or kept.keys() != set(indices):
+    if runs is None or decoded != promised or kept.keys() != set(indices):
         return None
     return Clip(torch.stack([kept[index] for index in indices]), len(times), decoded, track.waveform())
 

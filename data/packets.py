@@ -1,9 +1,5 @@
-"""Which packets of an H.264 stream have to be decoded for the frames that are wanted, from the packets' first bytes alone.
-
-A picture that no other refers to (``nal_ref_idc`` 0) is decoded only when it is wanted itself, and decoding starts at the last IDR picture
-before a wanted one: nothing after an IDR refers to what is before it (ITU-T H.264, 7.4.1). Frames are numbered by their times, as a
-decoder that sees every packet gives them out.
-"""
+"""Which packets of a video have to be decoded for the frames that are wanted. Frames are numbered by their times, as a decoder that sees
+every packet gives them out."""
 
 from __future__ import annotations
 
@@ -12,47 +8,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NON_REFERENCE, REFERENCE, IDR = range(3)
-SLICES = (1, 2, 5)
-"""NAL unit types with which a coded picture begins: a slice, the first partition of one, a slice of an IDR picture."""
-
-
-def length_bytes(extradata: bytes | None) -> int | None:
-    """Bytes of the length before each NAL unit, of a stream stored as ISO/IEC 14496-15 says (mp4, mov, mkv, flv); None for others."""
-    return (extradata[4] & 3) + 1 if extradata is not None and len(extradata) > 6 and extradata[0] == 1 else None
-
-
-def picture_kind(data: Any, length: int) -> int | None:
-    """What the picture in a packet is; None where the packet is not one picture as this file understands it."""
-    start = 0
-    while start + length < len(data):
-        size = int.from_bytes(data[start : start + length], "big")
-        header = data[start + length]
-        if header & 31 in SLICES:
-            return IDR if header & 31 == 5 else REFERENCE if header >> 5 & 3 else NON_REFERENCE
-        start += length + size
-    return None
+from data.pictures import CLOSED, INSIDE, OPEN, PictureReader
 
 
 @dataclass
 class Run:
-    """Packets to decode from one IDR picture on: their times, ascending in decoding order, and which number a wanted frame has."""
+    """Packets to decode from one entry on. Those shown before it may give no frame."""
 
     start: int
-    """Time of the IDR picture."""
+    """Time of the picture at which decoding begins."""
     times: set[int]
+    """Of all packets."""
     last: int
     """Time of the packet to be decoded last."""
 
 
 class PacketTable:
-    """The times and kinds of a stream's packets in decoding order: nine bytes for each, however long the video is."""
+    """The times and pictures of a stream's packets in decoding order: thirteen bytes for each, however long the video is."""
 
-    def __init__(self, extradata: bytes | None) -> None:
-        self._length = length_bytes(extradata)
+    def __init__(self, reader: PictureReader | None) -> None:
+        self._reader = reader
         self._times = array("q")
-        self._kinds = bytearray()
-        self.usable = self._length is not None
+        self._entries = bytearray()
+        self._reads, self._fills = array("H"), array("H")
+        self.usable = reader is not None
         """Whether every packet so far is one picture with a time of its own."""
 
     def __len__(self) -> int:
@@ -60,41 +39,63 @@ class PacketTable:
 
     def add(self, packet: Any) -> None:
         """The next packet of the stream."""
-        if not self.usable or not packet.size:
+        if self._reader is None or not self.usable or not packet.size:
             return
-        kind = picture_kind(memoryview(packet), self._length or 0)
-        if kind is None or packet.pts is None or packet.is_discard or packet.is_corrupt or (not self._times and kind != IDR):
+        picture = self._reader(memoryview(packet))
+        if picture is None or packet.pts is None or packet.is_discard or packet.is_corrupt or not (self._times or picture.entry):
             self.usable = False
             return
         self._times.append(packet.pts)
-        self._kinds.append(kind)
+        self._entries.append(picture.entry)
+        self._reads.append(picture.reads)
+        self._fills.append(picture.fills)
 
     def times(self) -> list[int]:
         """The times of the frames in the order in which they are shown."""
         return sorted(self._times)
 
     def runs(self, wanted: Sequence[int]) -> list[Run] | None:
-        """What to decode for the frames at these times, in decoding order. None where the packets do not tell: two share a time, or one
-        is shown before the IDR picture that it follows."""
+        """What to decode for the frames at these times, in decoding order. None where the packets do not tell: two share a time, one is
+        shown before the closed entry that it follows, or needs what is before the first."""
         if len(set(self._times)) < len(self._times):
             return None
-        runs: list[Run] = []
+        leading = self._leading()
+        if leading is None:
+            return None
         sought = set(wanted)
-        start, latest, pending = 0, -(2**63), list[int]()
-        for time, kind in zip(self._times, self._kinds):
-            if kind == IDR:
-                if time <= latest:
+        runs: list[Run] = []
+        times: list[int] = []
+        # Slots that are needed from further back: by pictures that the last entry serves, and by those shown before it. What is shown
+        # before an entry and not wanted is decoded only for its place among the references (H.264): nothing right has to come of it.
+        live = through = 0
+        for place in range(len(self._times) - 1, -1, -1):
+            time, entry, fills = self._times[place], self._entries[place], self._fills[place]
+            if time not in sought and not fills & (live | through):
+                continue
+            times.append(time)
+            if not leading[place]:
+                live = live & ~fills | self._reads[place]
+            elif time in sought or fills & through:
+                through = through & ~fills | self._reads[place]
+            if entry == OPEN:
+                live, through = through, 0
+            if entry != INSIDE and not live:
+                runs.append(Run(time, set(times), times[0]))
+                times = []
+        return None if times else runs[::-1]
+
+    def _leading(self) -> bytearray | None:
+        """Of each packet whether it is shown before the open entry that it follows; None where one is before a closed entry."""
+        leading = bytearray(len(self._times))
+        start, closed, latest = 0, True, -(2**63)
+        for place, (time, entry) in enumerate(zip(self._times, self._entries)):
+            if entry != INSIDE:
+                start, closed = time, entry == CLOSED
+                if closed and time <= latest:
                     return None
-                start, pending = time, []
             elif time < start:
-                return None
+                if closed:
+                    return None
+                leading[place] = 1
             latest = max(latest, time)
-            if kind != NON_REFERENCE:
-                pending.append(time)
-            if time in sought:
-                if not runs or runs[-1].start != start:
-                    runs.append(Run(start, set(), time))
-                runs[-1].times.update(pending, (time,))
-                runs[-1].last = time
-                pending = []
-        return runs
+        return leading

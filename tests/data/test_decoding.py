@@ -10,16 +10,17 @@ import torch
 
 from data import audio, media, soundtrack
 from data.media import MediaError, read_clip
-from data.packets import IDR, NON_REFERENCE, REFERENCE, PacketTable, length_bytes, picture_kind
+from data.packets import PacketTable
+from data.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, Picture
 from data.vision import frame_indices
 from tests.media_factory import write_sound, write_video
 
 
-def write(path, frames=40, *, size=48, rate=8, times=None, options=None):
-    """H.264 of noise that drifts, so that every frame differs and refers to others. ``times``: of the frames, in milliseconds."""
+def write(path, frames=40, *, size=48, rate=8, times=None, options=None, codec="libx264"):
+    """A video of noise that drifts, so that every frame differs and refers to others. ``times``: of the frames, in milliseconds."""
     noise = np.random.default_rng(0).integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options=options or {})
+        stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt, stream.codec_context.thread_count = size, size, "yuv420p", 1
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
@@ -138,31 +139,19 @@ class Packet(bytes):
     pts: int | None = None
 
 
-def packet(kind, time):
-    """A delimiter and then a slice, behind lengths of four bytes."""
-    header = {IDR: 0x65, REFERENCE: 0x41, NON_REFERENCE: 0x01}[kind]
-    made = Packet(b"\0\0\0\2\x09\xf0" + b"\0\0\0\3" + bytes([header, 0x88, 0x84]))
-    made.pts = time
-    return made
-
-
 def table(*packets):
-    made = PacketTable(b"\1\x64\0\x1f\xff\xe1\0")
-    for kind, time in packets:
-        made.add(packet(kind, time))
+    """Of packets of one byte each, the place of their picture."""
+    made = PacketTable(lambda data: packets[data[0]][0])
+    for place, (_, time) in enumerate(packets):
+        packet = Packet([place])
+        packet.pts = time
+        made.add(packet)
     return made
-
-
-def test_packets_are_read_as_the_standard_says():
-    assert length_bytes(b"\1\x64\0\x1f\xff\xe1\0") == 4 and length_bytes(b"\1\x64\0\x1f\xfd\xe1\0") == 2
-    assert length_bytes(b"\0\0\0\1\x67\x64\0") is None and length_bytes(None) is None
-    assert [picture_kind(packet(kind, 0), 4) for kind in (IDR, REFERENCE, NON_REFERENCE)] == [IDR, REFERENCE, NON_REFERENCE]
-    assert picture_kind(b"\0\0\0\2\x09\xf0", 4) is None and picture_kind(b"\0\0\xff\xff\x09", 4) is None
 
 
 def test_runs_hold_what_the_wanted_frames_need():
-    made = table((IDR, 0), (REFERENCE, 3), (NON_REFERENCE, 1), (NON_REFERENCE, 2), (REFERENCE, 4), (IDR, 5), (REFERENCE, 6),
-                 (NON_REFERENCE, 7))
+    made = table((CLOSED_PICTURE, 0), (REFERENCE, 3), (NON_REFERENCE, 1), (NON_REFERENCE, 2), (REFERENCE, 4), (CLOSED_PICTURE, 5),
+                 (REFERENCE, 6), (NON_REFERENCE, 7))
     assert made.times() == list(range(8))
     found = made.runs([2, 7])
     assert [(run.start, run.times, run.last) for run in found] == [(0, {0, 3, 2}, 2), (5, {5, 6, 7}, 7)]
@@ -170,17 +159,35 @@ def test_runs_hold_what_the_wanted_frames_need():
     assert made.runs([]) == []
 
 
+def test_a_run_goes_back_through_an_open_entry_only_for_what_is_shown_before_it():
+    made = table((CLOSED_PICTURE, 0), (REFERENCE, 2), (NON_REFERENCE, 1), (OPEN_PICTURE, 5), (REFERENCE, 4), (NON_REFERENCE, 3),
+                 (REFERENCE, 6))
+    assert [(run.start, run.times, run.last) for run in made.runs([6])] == [(5, {5, 4, 6}, 6)]
+    assert [(run.start, run.times, run.last) for run in made.runs([3])] == [(0, {0, 2, 5, 4, 3}, 3)]
+    assert [(run.start, run.times) for run in made.runs([1, 3, 6])] == [(0, {0, 1, 2, 3, 4, 5, 6})]
+
+
+def test_slots_tell_which_pictures_are_needed():
+    """Two chains side by side in slots 1 and 2; the last picture reads the second alone."""
+    first, second, both = Picture(0, 1, 1), Picture(0, 2, 2), Picture(0, 3, 0)
+    made = table((CLOSED_PICTURE, 0), (first, 1), (second, 2), (first, 3), (second, 4), (both, 5))
+    assert made.runs([4])[0].times == {0, 2, 4} and made.runs([3])[0].times == {0, 1, 3}
+    assert made.runs([5])[0].times == {0, 1, 2, 3, 4, 5}
+
+
 @pytest.mark.parametrize(
     "packets",
-    [[(IDR, 0), (REFERENCE, 1), (REFERENCE, 1)], [(IDR, 5), (REFERENCE, 4)], [(IDR, 0), (REFERENCE, 3), (IDR, 2)]],
-    ids=["a time twice", "before its key frame", "key frames out of order"],
+    [[(CLOSED_PICTURE, 0), (REFERENCE, 1), (REFERENCE, 1)], [(CLOSED_PICTURE, 5), (REFERENCE, 4)],
+     [(CLOSED_PICTURE, 0), (REFERENCE, 3), (CLOSED_PICTURE, 2)], [(OPEN_PICTURE, 5), (REFERENCE, 0)]],
+    ids=["a time twice", "before its key frame", "key frames out of order", "before the first"],
 )
 def test_packets_that_do_not_tell(packets):
     assert table(*packets).runs([0]) is None
 
 
 def test_a_packet_without_a_time_or_picture_makes_the_table_useless():
-    assert not table((IDR, 0), (REFERENCE, None)).usable and not table((REFERENCE, 0)).usable and table((IDR, 0)).usable
+    assert table((CLOSED_PICTURE, 0)).usable
+    assert not table((CLOSED_PICTURE, 0), (REFERENCE, None)).usable and not table((REFERENCE, 0)).usable
 
 
 def test_sound_without_end_is_refused(tmp_path, monkeypatch):
