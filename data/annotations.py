@@ -104,7 +104,8 @@ def load_annotations(
     else:
         annotations = _load_whole(path, reader)
     if reader.blanks:
-        logger.warning("%s: %d blank caption(s) are left out", path, reader.blanks)
+        logger.warning("%s: %d blank caption(s) are left out%s", path, reader.blanks,
+                       f", the first in {reader.first_blank}" if reader.first_blank else "")
     _check_task(annotations, task, captions_optional)
     _check_duplicates(annotations, task, training)
     return annotations

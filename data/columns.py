@@ -125,7 +125,7 @@ def load_mapped(path: Path, reader: RowReader) -> MappedAnnotations:
         arrow = first_writable(candidates, f"{path}: its rows are kept in a memory-mapped file", AnnotationError)
         with locked(arrow, "converted"):
             facts = _known(path, arrow) or _convert(path, arrow, reader)
-    reader.blanks = facts["blanks"]
+    reader.blanks, reader.first_blank = facts["blanks"], facts.get("first_blank", "")
     return MappedAnnotations(path, arrow, facts)
 
 
@@ -217,7 +217,7 @@ def _convert(path: Path, arrow: Path, reader: RowReader) -> dict[str, Any]:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise AnnotationError(f"{path}: it changed while it was read; start again")
     facts = {"format": FORMAT, "build": build, "size": after.st_size, "mtime_ns": after.st_mtime_ns, "sha256": digest.hexdigest(),
-             "arrow_size": arrow.stat().st_size, "blanks": reader.blanks, **totals.facts()}
+             "arrow_size": arrow.stat().st_size, "blanks": reader.blanks, "first_blank": reader.first_blank, **totals.facts()}
     write_atomically(_facts_of(arrow), json.dumps(facts))
     return facts
 
