@@ -13,6 +13,7 @@ from data import deadline
 from data.annotations import Row, load_annotations
 from data.batch import Sample
 from data.deadline import DeadlineError, within
+from data.identity import Identity, identity
 from data.media import MediaError
 from data.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
 from data.shard_set import gather_texts, open_shards
@@ -57,6 +58,10 @@ class IndexedDataset:
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def identity(self) -> Identity:
+        """What it consists of, to be compared when a training goes on."""
+        return identity(self.annotations, self.shards)
 
     def _say_what_is_not_used(self) -> None:
         """Log which clips will be silent or lie in no shard, and how many of the shards have no row. Of large sets ``LOOKED_FOR`` clips
