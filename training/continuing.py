@@ -68,9 +68,9 @@ def plan_of(state: dict[str, Any], corpora: Sequence[Corpus], longer: bool, fold
 def tell_longer(plan: Plan, step: int, run: RunConfig) -> None:
     """Say what a run that is made longer after ``step`` does with its learning rate."""
     before, total = sum(plan[-2]), sum(plan[-1])
-    old, new = (lr_factor(at, of, run.warmup_ratio, run.scheduler) for at, of in ((step, before), (step + 1, total)))
-    warm = run.warmup_ratio * total
+    old, new = (lr_factor(at, of + 1, run.warmup_ratio, run.scheduler) for at, of in ((step, before), (step + 1, total)))
+    warm = run.warmup_ratio * (total + 1)
     rest = f"rises until step {warm:.0f} (warmup_ratio) and then falls" if step + 1 < warm else "falls"
     logger.warning("the run is made longer: %d steps instead of %d, %d of them done. Weights, optimiser and order of the data go on; the "
                    "schedule (%s) is now that of %d steps: the learning rate was %.3g of its peak at step %d, is %.3g of it at step %d, and "
-                   "%s to 0 at step %d", total, before, step, run.scheduler, total, old, step, new, step + 1, rest, total)
+                   "%s towards 0 until step %d", total, before, step, run.scheduler, total, old, step, new, step + 1, rest, total)
