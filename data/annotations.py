@@ -63,7 +63,7 @@ class Annotations(Sequence[Row]):
     def marks(self) -> tuple[int, str]:
         """(rows of a block, 16 hexadecimal digits for each block of rows): a hash of their content, however the file spells it."""
         ends = [0, *self._ends[BLOCK - 1 : -1 : BLOCK].tolist(), len(self._bytes)]
-        return BLOCK, "".join(mark_of([self._bytes[start:end]]) for start, end in itertools.pairwise(ends))
+        return BLOCK, "".join(mark_of([self._bytes[start:end].tobytes()]) for start, end in itertools.pairwise(ends))
 
     def ids(self) -> list[str]:
         """The clip id of every row, in order."""
@@ -87,7 +87,7 @@ class Annotations(Sequence[Row]):
         return found and found[1:]
 
 
-def mark_of(contents: Iterable[bytes | np.ndarray]) -> str:
+def mark_of(contents: Iterable[bytes]) -> str:
     """16 hexadecimal digits that stand for packed rows."""
     digest = hashlib.blake2b(digest_size=8)
     for content in contents:

@@ -153,7 +153,8 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
         batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
         batch.answer_types = _aligned(samples, [sample.answer_types for sample in samples])
     batch.present = {modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present}
-    batch.absent = {modality: [sample.clip_id for sample in samples if not sample.present.get(modality, False)] for modality in batch.present}
+    batch.absent = {modality: [sample.clip_id for sample in samples if not sample.present.get(modality, False)]
+                    for modality in batch.present}
     return batch
 
 

@@ -61,4 +61,5 @@ def _rows(before: Identity, now: Identity) -> str:
 
 def _differing(old: str, new: str) -> list[int]:
     """Places at which the marks differ, or only one has any."""
-    return [start // DIGITS for start in range(0, max(len(old), len(new)), DIGITS) if old[start : start + DIGITS] != new[start : start + DIGITS]]
+    return [start // DIGITS for start in range(0, max(len(old), len(new)), DIGITS)
+            if old[start : start + DIGITS] != new[start : start + DIGITS]]

@@ -24,8 +24,7 @@ from data.derived import first_writable, locked, places
 from data.media import MediaError, check_id
 from data.parts import Part
 from data.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, typename
-from data.shard_index import FORMAT, TEXT_EXTENSIONS, ShardError, ShardIndex, key_of, keys_of, load_index, tally, unread
-from data.shard_index import without_extension
+from data.shard_index import FORMAT, TEXT_EXTENSIONS, ShardError, ShardIndex, key_of, keys_of, load_index, tally, unread, without_extension
 from utils.files import write_atomically
 from utils.log import Progress, progress
 

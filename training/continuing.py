@@ -38,8 +38,8 @@ def check_data(state: dict[str, Any], corpora: Sequence[Corpus], accepted: bool,
                               "would go on with other clips at the same positions. Either put the old data back, or, where the change is "
                               "meant (as when unreadable clips were removed), add --resume_changed_data true: the run then goes on, from "
                               "the same step with the same number of steps, in a new order of the rows that there are now")
-    logger.warning("the training data changed, which --resume_changed_data accepts:\n  %s\nThe order of the rows is drawn anew: in the epoch "
-                   "under way some clips come twice and others not at all. Unreadable clips are counted from 0 again", told)
+    logger.warning("the training data changed, which --resume_changed_data accepts:\n  %s\nThe order of the rows is drawn anew: in this epoch "
+                   "some clips come twice and others not at all. Unreadable clips are counted from 0 again", told)
     return True
 
 
@@ -50,8 +50,8 @@ def plan_of(state: dict[str, Any], corpora: Sequence[Corpus], longer: bool, fold
     plan: Plan = [list(steps) for steps in state.get("plan", [])]
     if not plan:
         if longer and len(now) > 1:
-            raise CheckpointError(f"the checkpoint in '{folder}' is of an older version and does not say how its corpora were mixed: it can "
-                                  "only be resumed with as many steps as before")
+            raise CheckpointError(f"the checkpoint in '{folder}' is of an older version and does not say how its corpora were mixed: it "
+                                  "can only be resumed with as many steps as before")
         plan = [[min(now[0], state["step"])]] if longer else [now]
     if not longer:
         return plan
@@ -59,7 +59,7 @@ def plan_of(state: dict[str, Any], corpora: Sequence[Corpus], longer: bool, fold
     if sum(now) < state["step"]:
         fewer.append(f"{state['step']} steps are done, {sum(now)} asked for")
     if fewer:
-        raise CheckpointError(f"the checkpoint in '{folder}' is of a longer run, and a resumed run may have more steps but not fewer of any "
+        raise CheckpointError(f"the checkpoint in '{folder}' is of a longer run, and a resumed run may have more steps, not fewer of any "
                               f"corpus: {', '.join(fewer)}. Give at least as many "
                               "('steps', 'epoch', --num_train_steps)")
     return plan if now == plan[-1] else [*plan, now]
@@ -72,5 +72,5 @@ def tell_longer(plan: Plan, step: int, run: RunConfig) -> None:
     warm = run.warmup_ratio * (total + 1)
     rest = f"rises until step {warm:.0f} (warmup_ratio) and then falls" if step + 1 < warm else "falls"
     logger.warning("the run is made longer: %d steps instead of %d, %d of them done. Weights, optimiser and order of the data go on; the "
-                   "schedule (%s) is now that of %d steps: the learning rate was %.3g of its peak at step %d, is %.3g of it at step %d, and "
+                   "schedule (%s) is now that of %d steps: the learning rate was %.3g of its peak at step %d, is %.3g at step %d, and "
                    "%s towards 0 until step %d", total, before, step, run.scheduler, total, old, step, new, step + 1, rest, total)

@@ -22,8 +22,8 @@ def test_changed_data_are_refused_with_both_ways_on(tmp_path):
     train(config(tmp_path), Toy(), Loader())
     train(config(tmp_path, resume=True), Toy(), changed())  # the file differs, its rows do not
     now = changed(rows=18, marks="0123456789abcdef" * 2 + "f" * 16 + "0123456789abcdef" * 2)
-    with pytest.raises(CheckpointError, match=r"(?s)training data changed.*'corpus1': a.json: 20 rows, now 18, the first that differs among "
-                                              r"rows 8 to 11.*put the old data back.*--resume_changed_data true") as error:
+    with pytest.raises(CheckpointError, match=r"(?s)training data changed.*'corpus1': a.json: 20 rows, now 18, the first that differs "
+                                              r"among rows 8 to 11.*put the old data back.*--resume_changed_data true") as error:
         train(config(tmp_path, resume=True), Toy(), now)
     assert "corpus0" not in str(error.value)
 
@@ -59,7 +59,7 @@ def test_a_finished_run_is_made_longer(tmp_path, caplog):
     summary = train(again, Toy(), loader)
     assert summary["resumed_from"] == 8 and summary["step"] == 12 and steps == [8, 9, 10, 11]
     assert ("the run is made longer: 12 steps instead of 8, 8 of them done" in caplog.text
-            and "was 0.123 of its peak at step 8, is 0.342 of it at step 9, and falls towards 0 until step 12" in caplog.text)
+            and "was 0.123 of its peak at step 8, is 0.342 at step 9, and falls towards 0 until step 12" in caplog.text)
     rows = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 13)) and max(rows[8]["lr"].values()) == pytest.approx(0.01 * (1 - 9 / 13) / 0.9)
     assert json.loads((tmp_path / "log" / "hps.json").read_text())["run_cfg"]["num_train_steps"] == 12
@@ -89,4 +89,4 @@ def test_older_checkpoints_are_made_longer_where_the_order_is_known(tmp_path):
 
 def test_a_longer_warm_up_is_told(tmp_path, caplog):
     continuing.tell_longer([[2], [100]], 2, config(tmp_path).run_cfg)
-    assert "is 0.297 of it at step 3, and rises until step 10 (warmup_ratio) and then falls towards 0 until step 100" in caplog.text
+    assert "is 0.297 at step 3, and rises until step 10 (warmup_ratio) and then falls towards 0 until step 100" in caplog.text

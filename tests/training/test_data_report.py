@@ -42,7 +42,8 @@ def test_rows_at_the_end_of_an_epoch_and_of_the_run(monkeypatch, caplog):
 
 def test_silent_clips_and_those_without_subtitle_are_counted(caplog):
     report = DataReport(CORPORA, {})
-    for step, absent in enumerate(({Modality.AUDIO: ["s1", "s2"], Modality.SUBTITLE: []}, {Modality.AUDIO: ["s3"], Modality.SUBTITLE: ["t"]})):
+    for step, absent in enumerate(({Modality.AUDIO: ["s1", "s2"], Modality.SUBTITLE: []},
+                                   {Modality.AUDIO: ["s3"], Modality.SUBTITLE: ["t"]})):
         own = batch("b")
         own.absent = absent
         report.add(own)
