@@ -38,8 +38,8 @@ def check_data(state: dict[str, Any], corpora: Sequence[Corpus], accepted: bool,
                               "would go on with other clips at the same positions. Either put the old data back, or, where the change is "
                               "meant (as when unreadable clips were removed), add --resume_changed_data true: the run then goes on, from "
                               "the same step with the same number of steps, in a new order of the rows that there are now")
-    logger.warning("the training data changed, which --resume_changed_data accepts:\n  %s\nThe order of the rows is drawn anew: in this epoch "
-                   "some clips come twice and others not at all. Unreadable clips are counted from 0 again", told)
+    logger.warning("the training data changed, which --resume_changed_data accepts:\n  %s\nThe order of the rows is drawn anew: in this "
+                   "epoch some clips come twice and others not at all. Unreadable clips are counted from 0 again", told)
     return True
 
 
