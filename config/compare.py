@@ -20,6 +20,8 @@ SCST_KEYS = ("scst_finetuning", "scst_candidates", "scst_search", "scst_baseline
 PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "generate_by",
                       "itm_rerank_num", "ret_bidirection_evaluation", "dual_softmax_evaluation", "ret_shared_texts", "ret_features_dir",
                       "rerank_memory_gb", "java_metrics_seconds", "inherit_keys")
+# How long a run is, which a resumed one may extend.
+LENGTH_KEYS = ("num_train_steps", "steps", "epoch")
 SHARD_KEYS = ("shards", "shuffle_shards")
 PASSIVE_DATASET_KEYS = ("training", "n_workers", "annfile", "cache_dir")
 
@@ -46,6 +48,17 @@ def diff(before: Config | Mapping[str, Any], after: Config | Mapping[str, Any]) 
     old, new = _flat(_deciding(before), ""), _flat(_deciding(after), "")
     return [f"{key}: {_text(old, key)}, now {_text(new, key)}" for key in dict.fromkeys([*old, *new])
             if old.get(key, ...) != new.get(key, ...)]
+
+
+def same_but_for_length(before: Config | Mapping[str, Any], after: Config | Mapping[str, Any]) -> bool:
+    """Whether two configs describe the same training but for how many steps it takes."""
+    return _without_length(_deciding(before)) == _without_length(_deciding(after))
+
+
+def _without_length(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_length(inner) for key, inner in value.items() if key not in LENGTH_KEYS}
+    return [_without_length(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,9 @@ class RunConfig:
     log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1)
     zero_shot: bool = setting(False, "evaluate the start weights and stop")
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")
+    resume_changed_data: bool = setting(False, "resume: go on although the training data (annotation files, shards) changed since the "
+                                               "checkpoint was written, as when unreadable clips were removed; false: say what differs and "
+                                               "stop")
     max_unreadable: float = setting(0.05, "share of unreadable training clips above which the run stops", minimum=0.0, maximum=1.0)
     skip_unreadable: bool = setting(False, "testing: leave unreadable clips out (the report says how many) instead of stopping")
     allow_missing: list[str] = setting([], "starts of parameter names that a checkpoint may lack or have in excess; * stands for anything")

@@ -6,6 +6,7 @@ Everything wrong is an ``AnnotationError`` before training starts; it names the 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from data.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, Row, RowReader, pa
 
 __all__ = ["CAPTION_KEYS", "AnnotationError", "Annotations", "Row", "load_annotations", "load_references"]
 
+BLOCK = 64
+"""Rows that share a mark: a change of the file is told to so many rows."""
 MAPPED_FROM = 64 * 2**20
 """Bytes of an annotation file from which its rows are kept in a memory-mapped file (data/columns.py) instead of in memory."""
 
@@ -59,6 +62,11 @@ class Annotations(Sequence[Row]):
         start = self._ends[index - 1] if index else 0
         return unpack(self._bytes[start : self._ends[index]].tobytes())
 
+    def marks(self) -> tuple[int, str]:
+        """(rows of a block, 16 hexadecimal digits for each block of rows): a hash of their content, however the file spells it."""
+        ends = [0, *self._ends[BLOCK - 1 : -1 : BLOCK].tolist(), len(self._bytes)]
+        return BLOCK, "".join(mark_of([self._bytes[start:end].tobytes()]) for start, end in itertools.pairwise(ends))
+
     def ids(self) -> list[str]:
         """The clip id of every row, in order."""
         return [self[i].clip_id for i in range(len(self))]
@@ -79,6 +87,14 @@ class Annotations(Sequence[Row]):
         """(the first row whose clip id an earlier row has, that row); None for none."""
         found = first_repeats(clip_id.encode() for clip_id in self.ids())
         return found and found[1:]
+
+
+def mark_of(contents: Iterable[bytes]) -> str:
+    """16 hexadecimal digits that stand for packed rows."""
+    digest = hashlib.blake2b(digest_size=8)
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def first_repeats(contents: Iterable[bytes]) -> tuple[int, int, int] | None:
@@ -106,7 +122,8 @@ def load_annotations(
     else:
         annotations = _load_whole(path, reader)
     if reader.blanks:
-        logger.warning("%s: %d blank caption(s) are left out", path, reader.blanks)
+        logger.warning("%s: %d blank caption(s) are left out%s", path, reader.blanks,
+                       f", the first in {reader.first_blank}" if reader.first_blank else "")
     _check_task(annotations, task, captions_optional)
     _check_duplicates(annotations, task, training)
     return annotations

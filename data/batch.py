@@ -89,6 +89,8 @@ class Batch:
     """(B,) bool per modality that the task needs."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of unreadable clips that were replaced while this batch was read."""
+    absent: dict[Modality, list[str]] = field(default_factory=dict, compare=False)
+    """Ids of the clips that lack a modality that the task needs, as ``present`` says; here on the host, to be counted."""
     read_seconds: float = field(default=0.0, compare=False)
     """How long its reading and decoding took one process."""
 
@@ -151,6 +153,8 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
         batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
         batch.answer_types = _aligned(samples, [sample.answer_types for sample in samples])
     batch.present = {modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present}
+    batch.absent = {modality: [sample.clip_id for sample in samples if not sample.present.get(modality, False)]
+                    for modality in batch.present}
     return batch
 
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from config.files import why_not_json
 from config.tasks import CaptionKind
-from data.annotations import Annotations
+from data.annotations import Annotations, mark_of
 from data.derived import first_writable, locked, places
 from data.json_stream import entries
-from data.rows import KINDS, AnnotationError, Row, RowReader
+from data.rows import KINDS, AnnotationError, Row, RowReader, pack
 from utils.files import sha256_file, write_atomically
 from utils.log import Progress, progress
 
@@ -61,6 +61,10 @@ class MappedAnnotations(Annotations):
         values = {name: column[place].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
         return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS))
+
+    def marks(self) -> tuple[int, str]:
+        """As ``Annotations.marks``; none, "", of files converted before there were any."""
+        return ROWS, self._facts.get("marks", "")
 
     def ids(self) -> list[str]:
         return [clip_id for batch in range(self._reader.num_record_batches) for clip_id in self._columns(batch)["clip_id"].to_pylist()]
@@ -126,7 +130,7 @@ def load_mapped(path: Path, reader: RowReader) -> MappedAnnotations:
         arrow = first_writable(candidates, f"{path}: its rows are kept in a memory-mapped file", AnnotationError)
         with locked(arrow, "converted"):
             facts = _known(path, arrow) or _convert(path, arrow, reader)
-    reader.blanks = facts["blanks"]
+    reader.blanks, reader.first_blank = facts["blanks"], facts.get("first_blank", "")
     return MappedAnnotations(path, arrow, facts)
 
 
@@ -162,6 +166,7 @@ class _Totals:
         self.kinds: set[CaptionKind] = set()
         self.rows = self.with_subtitle = self.caption_count = self.question_count = 0
         self._training, self._hashes = training, array("q")
+        self.marks: list[str] = []
 
     def add(self, row: Row) -> None:
         self.rows += 1
@@ -183,7 +188,8 @@ class _Totals:
 
     def facts(self) -> dict[str, Any]:
         return {"rows": self.rows, "kinds": sorted(kind.value for kind in self.kinds), "with_subtitle": self.with_subtitle,
-                "caption_count": self.caption_count, "question_count": self.question_count, "repeats": self.repeats()}
+                "caption_count": self.caption_count, "question_count": self.question_count, "repeats": self.repeats(),
+                "marks": "".join(self.marks)}
 
 
 def _convert(path: Path, arrow: Path, reader: RowReader) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def _convert(path: Path, arrow: Path, reader: RowReader) -> dict[str, Any]:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise AnnotationError(f"{path}: it changed while it was read; start again")
     facts = {"format": FORMAT, "build": build, "size": after.st_size, "mtime_ns": after.st_mtime_ns, "sha256": digest.hexdigest(),
-             "arrow_size": arrow.stat().st_size, "blanks": reader.blanks, **totals.facts()}
+             "arrow_size": arrow.stat().st_size, "blanks": reader.blanks, "first_blank": reader.first_blank, **totals.facts()}
     write_atomically(_facts_of(arrow), json.dumps(facts))
     return facts
 
@@ -232,6 +238,7 @@ def _write(rows: Iterable[Row], output: BinaryIO, build: str, totals: _Totals) -
         while chunk := list(islice(rows, ROWS)):
             for row in chunk:
                 totals.add(row)
+            totals.marks.append(mark_of(pack(row) for row in chunk))
             columns = [[row.clip_id for row in chunk], *([row.captions.get(kind, []) for row in chunk] for kind in KINDS),
                        [row.subtitle for row in chunk], *([getattr(row, name) for row in chunk] for name in LISTS)]
             file.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema))

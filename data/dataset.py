@@ -13,6 +13,7 @@ from data import deadline
 from data.annotations import Row, load_annotations
 from data.batch import Sample
 from data.deadline import DeadlineError, within
+from data.identity import Identity, identity
 from data.media import MediaError
 from data.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
 from data.shard_set import gather_texts, open_shards
@@ -20,6 +21,8 @@ from data.spec import DataError, InputSpec, UnreadableError
 from utils.random import generator
 
 MAX_REPLACEMENTS = 20
+LOOKED_FOR = 10_000
+"""Clips of a dataset that are looked up by name before a run; for each, a folder is asked once or twice."""
 
 logger = logging.getLogger("omnivast")
 
@@ -49,13 +52,33 @@ class IndexedDataset:
             logger.error("dataset '%s': %d clips have no texts, since their shards are cut, and are left out", self.name,
                          len(self.shards) - len(self))
         self.reader.check_exists([self.annotations[row].clip_id for row in range(min(FIRST_CLIPS_CHECKED, len(self)))])
-        if not training:
-            self.reader.say_what_is_silent(self.annotations.ids())
+        self._say_what_is_not_used()
         self.lengths = spec.lengths(self.annotations.several_kinds)
         self._needed = {group.caption_kind for group in self.task.all_groups}
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def identity(self) -> Identity:
+        """What it consists of, to be compared when a training goes on."""
+        return identity(self.annotations, self.shards)
+
+    def _say_what_is_not_used(self) -> None:
+        """Log which clips will be silent or lie in no shard, and how many of the shards have no row. Of large sets ``LOOKED_FOR`` clips
+        are looked up, evenly spread: a training counts the silent ones as it reads them."""
+        number = min(len(self), LOOKED_FOR)
+        rows = range(len(self)) if number == len(self) else [place * len(self) // number for place in range(number)]
+        clip_ids = [self.annotations[row].clip_id for row in rows]
+        self.reader.say_what_is_silent(clip_ids)
+        if self.shards is None or not self.config.txt:
+            return
+        absent = [clip_ids[place] for place in (self.shards.shards_of(clip_ids) < 0).nonzero()[0]]
+        if absent:
+            logger.warning("dataset '%s': %d of %d clips lie in no shard, '%s' first", self.name, len(absent), number, absent[0])
+        unused = len(self.shards) - len({*clip_ids} - {*absent})
+        if unused > 0 and number == len(self):
+            logger.info("dataset '%s': %d of the %d clips of its shards have no row in %s and are left out", self.name, unused,
+                        len(self.shards), self.config.txt)
 
     def shard_numbers(self) -> torch.Tensor | None:
         """(rows,) the shard of each row where the config asks for few shards at a time; rows that no shard has stand with the first."""

@@ -22,7 +22,7 @@ from data.batch import Batch, Sample, collate
 from data.dataset import IndexedDataset
 from data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
 from data.media import MediaError
-from data.mixture import Corpus, Mix, Mixture, planned_steps, scale_steps
+from data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
 from data.parcel import Parcel
 from data.parts import is_empty
 from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
@@ -76,17 +76,25 @@ class TrainLoader:
             raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
-            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config, source.shard_numbers())
+            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config, source.shard_numbers(),
+                   source.identity())
             for source, own in zip(self._sources, steps)
         ]
         if rank == 0:
             _warn_of_repetition(self.corpora)
         self._mixture = Mixture(self.corpora, seed=seed, accumulation=accumulation, mix=mix)
-        self.total_steps = self._mixture.total_steps
+        self._seed, self._mix, self.total_steps = seed, mix, self._mixture.total_steps
         self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
         self._fetcher = _Fetcher(self._sources, tokenizer)
         self._workers = max(workers(config) for config in datasets)
         self._pin_memory = pin_memory
+
+    def follow(self, plan: Plan) -> None:
+        """Take the steps of each corpus from the ``plan`` of the run that is continued (``Mixture``) instead of from the config."""
+        for corpus, steps in zip(self.corpora, plan[-1]):
+            corpus.steps = steps
+        self._mixture = Mixture(self.corpora, seed=self._seed, accumulation=self.accumulation, mix=self._mix, plan=plan)
+        self.total_steps = self._mixture.total_steps
 
     def task(self, corpus: str) -> Task:
         """The task of a corpus by its name."""

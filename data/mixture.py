@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from config.schema import DatasetConfig
 from config.tasks import Task
+from data.identity import Identity
 from data.spec import DataError
 from utils.random import generator, stable_seed
 
@@ -31,9 +32,12 @@ class Corpus:
     config: DatasetConfig
     shards: torch.Tensor | None = None
     """(rows,) the shard of each row, where ``config.shuffle_shards`` of them are read at a time."""
+    identity: Identity = field(default_factory=dict)
+    """What it consists of (data/identity.py)."""
 
 
 Mix = Literal["random", "round-robin", "in-order", "interleaved"]
+Plan = Sequence[Sequence[int]]
 
 
 def planned_steps(config: DatasetConfig, rows: int, accumulation: int) -> int:
@@ -58,29 +62,39 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
     return scaled
 
 
+def _order_of(turns: np.ndarray, seed: int, mix: Mix, stage: int) -> np.ndarray:
+    """(sum of turns,) whose turn it is; ``turns``: of each corpus."""
+    owners = np.repeat(np.arange(len(turns), dtype=np.int16), turns)
+    if mix == "random":
+        # The stages of a run that was made longer draw anew; the first draws as a run without any.
+        draws = np.random.Generator(np.random.PCG64(stable_seed(seed, "mixture", *([stage] if stage else []))))
+        return draws.permutation(owners)
+    if mix == "in-order":
+        return owners
+    due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in turns]) if len(turns) else np.empty(0)
+    return owners[np.argsort(due, kind="stable")]
+
+
 class Mixture:
     """The plan of a whole run."""
 
-    def __init__(self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Mix = "random") -> None:
+    def __init__(self, corpora: Sequence[Corpus], *, seed: int, accumulation: int = 1, mix: Mix = "random", plan: Plan = ()) -> None:
         """Every corpus gets exactly its steps: in a seeded random order, taking turns as evenly as their shares allow, or one corpus
         after the other (a curriculum). Interleaved: the micro-batches of a step take turns in this way, so that one step is the mean
-        over several corpora, each weighted by its share of the micro-batches."""
+        over several corpora, each weighted by its share of the micro-batches.
+
+        ``plan``: the steps of each corpus, once for each time that the run was made longer. What was planned first comes first, as it was
+        planned; the steps that were added follow, mixed in the same way."""
         self.corpora, self.seed, self.accumulation = list(corpora), seed, accumulation
-        steps = np.array([corpus.steps for corpus in corpora], dtype=np.int64)
-        self.total_steps = int(steps.sum())
+        stages = np.array(plan or [[corpus.steps for corpus in corpora]], dtype=np.int64)
+        self.total_steps = int(stages[-1].sum())
         self._together = 1 if mix == "interleaved" else accumulation
         """Micro-batches that are of one corpus: a turn."""
-        turns = steps * (accumulation // self._together)
-        owners = np.repeat(np.arange(len(corpora), dtype=np.int16), turns)
-        if mix == "random":
-            owners = np.random.Generator(np.random.PCG64(stable_seed(seed, "mixture"))).permutation(owners)
-        elif mix != "in-order":
-            due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in turns]) if len(turns) else np.empty(0)
-            owners = owners[np.argsort(due, kind="stable")]
-        self._owners = owners
-        self._earlier = np.empty(len(owners), dtype=np.int64)
-        for corpus, count in enumerate(turns):
-            self._earlier[owners == corpus] = np.arange(count)
+        added = np.diff(stages, axis=0, prepend=0) * (accumulation // self._together)
+        self._owners = np.concatenate([_order_of(turns, seed, mix, stage) for stage, turns in enumerate(added)])
+        self._earlier = np.empty(len(self._owners), dtype=np.int64)
+        for corpus, count in enumerate(added.sum(axis=0)):
+            self._earlier[self._owners == corpus] = np.arange(count)
         self._orders: dict[int, tuple[int, torch.Tensor]] = {}
 
     def corpus_at(self, step: int, micro: int = 0) -> int:

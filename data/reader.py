@@ -118,14 +118,21 @@ class ClipReader:
             raise
 
     def say_what_is_silent(self, clip_ids: Sequence[str]) -> None:
-        """Log how many of the clips have no file in the sound folder and count as silent."""
+        """Log how many of the clips have no file in the sound folder and count as silent, and what was looked for."""
         if self._audio is None or not self.needs_vision:
             return
-        silent = [clip_id for clip_id in clip_ids if self._sound_of(clip_id, None) is None]
+        silent = []
+        for clip_id in clip_ids:
+            try:
+                self._audio.find(clip_id)
+            except MediaError as error:
+                silent.append((clip_id, str(error)))
+        where = f"file in the audio folder '{self._audio.folder}'" if self._shards is None else f"sound member in {self._shards}"
         if silent:
-            where = f"file in the audio folder '{self._audio.folder}'" if self._shards is None else f"sound member in {self._shards}"
-            logger.warning("%s: %d of %d clips have no %s and count as silent, '%s' first", self._where, len(silent), len(clip_ids), where,
-                           silent[0])
+            logger.warning("%s: %d of %d clips have no %s and count as silent, '%s' first: %s", self._where, len(silent), len(clip_ids),
+                           where, *silent[0])
+        else:
+            logger.info("%s: each of %d clips has a %s", self._where, len(clip_ids), where)
 
     def check_exists(self, clip_ids: Sequence[str]) -> None:
         """Raises DataError when none of the first clips has a file: the folder is then the wrong one."""

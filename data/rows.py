@@ -50,7 +50,8 @@ class RowReader:
     """JSON object → Row. Raises AnnotationErrors that say where."""
 
     def __init__(self, path: Path, ignored: frozenset[str], training: bool, ids_suffice: bool) -> None:
-        self.blanks = 0
+        self.blanks, self.first_blank = 0, ""
+        """Blank captions, which are left out, and the row of the first."""
         self.training = training
         self._answered: tuple[bool, str] | None = None
         """Whether the questions so far have answers, and the row that says so."""
@@ -158,7 +159,9 @@ class RowReader:
         if wrong is not None or not isinstance(texts, list) or None in texts:
             raise AnnotationError(f"{where}: '{key}' must be a string or a list of strings, found {typename(wrong)}")
         kept = [text for text in texts if text.strip()]
-        self.blanks += len(texts) - len(kept)
+        if len(kept) < len(texts):
+            self.blanks += len(texts) - len(kept)
+            self.first_blank = self.first_blank or where.removeprefix(f"{self._path}: ")
         return kept
 
     def _strings(self, value: Any, key: str, where: str) -> list[str]:

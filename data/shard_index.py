@@ -1,15 +1,19 @@
 """What a tar shard holds, and where in it: an index for each shard, ``x.tar.index.json``, made once.
 
 A shard follows the convention of webdataset: members ``key.mp4``, ``key.wav``, ``key.json`` … are one sample; the key is the name up
-to the first dot after its last slash. An index holds the place of every member, and is used as long as the shard has the size and the
-time that it was made with. Nothing is ever extracted.
+to the first dot after its last slash. Programs that do not know of it write names with dots of their own, ``take 2.1.mp4`` and ``take
+2.1.json``; what the convention makes nothing of is grouped by the name up to the last dot where that gives whole samples
+(``_add_dotted``). An index holds the place of every member, and is used as long as the shard has the size and the time that it was made
+with. Nothing is ever extracted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tarfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,9 +24,10 @@ from data.media import EXTENSIONS, MediaError, check_id
 from data.spec import DataError
 from utils.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 TEXT_EXTENSIONS = (".json", ".txt")
 BLOCK = tarfile.BLOCKSIZE
+SHOWN = 5
 
 
 class ShardError(DataError):
@@ -39,6 +44,12 @@ class ShardIndex:
     """What is wrong with the archive itself: samples after that place are lost. "" for a whole one."""
     nameless: list[str] = field(default_factory=list)
     """Members that belong to no sample, since their names have no extension."""
+    unknown: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Last extension → (number, an example) of the members that are not read, since they are of no known kind."""
+    dotted: tuple[int, str] = (0, "")
+    """(number, an example) of the samples whose keys have dots, against the convention."""
+    mark: str = ""
+    """Stands for the content: a hash of each member's name, size and last bytes, which cost no further seek."""
 
 
 def key_of(clip_id: str) -> str:
@@ -67,6 +78,26 @@ def split_name(name: str) -> tuple[str, str]:
     return (folder + slash + stem, dot + ending.lower()) if stem and ending else ("", "")
 
 
+def tally(found: Iterable[dict[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
+    """Counts with an example each, summed over several shards."""
+    total: dict[str, tuple[int, str]] = {}
+    for own in found:
+        for ending, (count, example) in own.items():
+            earlier = total.get(ending, (0, example))
+            total[ending] = (earlier[0] + count, earlier[1])
+    return total
+
+
+def unread(unknown: dict[str, tuple[int, str]]) -> str:
+    """``3 member(s) of kinds that are not read: 2 .cls ('a.cls' first), 1 .xyz ('b.xyz' first)``; "" for none."""
+    if not unknown:
+        return ""
+    most = sorted(unknown.items(), key=lambda entry: -entry[1][0])
+    shown = [f"{count} {ending} ('{example}' first)" for ending, (count, example) in most[:SHOWN]]
+    more = f" and {len(most) - SHOWN} more kinds" if len(most) > SHOWN else ""
+    return f"{sum(count for count, _ in unknown.values())} member(s) that are not read: {', '.join(shown)}{more}"
+
+
 def load_index(shard: str) -> ShardIndex:
     """The index of a shard, made where there is none that fits. Raises ShardError."""
     candidates = places(Path(shard), "shards", "index.json")
@@ -86,15 +117,21 @@ def load_index(shard: str) -> ShardIndex:
 
 def scan(shard: str) -> ShardIndex:
     """Read the headers of all members. Raises ShardError for what is no tar archive, or holds what a shard must not."""
-    index = ShardIndex()
+    index, others, digest = ShardIndex(), dict[str, list[tarfile.TarInfo]](), hashlib.blake2b(digest_size=8)
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
             try:
                 for member in tar:
-                    _add(index, member, shard)
+                    _add(index, member, shard, others)
+                    file.seek(member.offset_data + max(0, member.size - BLOCK))
+                    digest.update(f"{member.name}\0{member.size}\0".encode("utf-8", "surrogateescape"))
+                    digest.update(file.read(min(member.size, BLOCK)))
             except tarfile.ReadError as error:
                 index.fault = f"{error} at byte {min(tar.offset, os.path.getsize(shard))}"
             index.fault = index.fault or _fault_at(shard, tar.offset)
+        index.mark = digest.hexdigest()
+        for key, members in others.items():
+            _add_dotted(index, key, members, shard)
     except tarfile.TarError as error:
         raise ShardError(f"{shard}: not a tar archive ({error}); compressed ones cannot be read at random, unpack them") from None
     except (OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # as headers of hostile content may cause
@@ -107,8 +144,9 @@ def scan(shard: str) -> ShardIndex:
     return index
 
 
-def _add(index: ShardIndex, member: tarfile.TarInfo, shard: str) -> None:
-    """Note a member. What is no plain file inside the archive is refused: links could lead anywhere."""
+def _add(index: ShardIndex, member: tarfile.TarInfo, shard: str, others: dict[str, list[tarfile.TarInfo]]) -> None:
+    """Note a member; by their keys among the ``others`` where the convention gives it no known extension. What is no plain file inside
+    the archive is refused: links could lead anywhere."""
     if member.isdir():
         return
     if not member.isreg() or member.issparse():
@@ -122,10 +160,50 @@ def _add(index: ShardIndex, member: tarfile.TarInfo, shard: str) -> None:
     if not key:
         index.nameless.append(member.name)
     elif ending in EXTENSIONS or ending in TEXT_EXTENSIONS:
-        members = index.samples.setdefault(key, {})
-        if ending in members:
-            raise ShardError(f"{shard}: two members '{key}{ending}'")
-        members[ending] = (member.offset_data, member.size)
+        _put(index.samples.setdefault(key, {}), key, ending, member, shard)
+    else:
+        others.setdefault(key, []).append(member)
+
+
+def _put(sample: dict[str, tuple[int, int]], key: str, ending: str, member: tarfile.TarInfo, shard: str) -> None:
+    if ending in sample:
+        raise ShardError(f"{shard}: two members '{key}{ending}'")
+    sample[ending] = (member.offset_data, member.size)
+
+
+def _add_dotted(index: ShardIndex, key: str, members: list[tarfile.TarInfo], shard: str) -> None:
+    """Members ``key.x.mp4``, ``key.x.json`` …, to which the convention gives extensions of no known kind: ``key.x`` is a clip, or they
+    are further parts of the clip ``key`` (``key.mask.png``).
+
+    ``key.x`` is a clip where it has media and texts and, if ``key`` is a clip too, the same extensions as that; also where it has media
+    alone, if then nothing under ``key`` is left that has texts alone. What is no part of a clip is counted as unknown.
+    """
+    own = index.samples.get(key, {})
+    stems: dict[str, dict[str, tuple[int, int]]] = {}
+    names: dict[str, list[str]] = {}
+    for member in members:
+        stem, ending = os.path.splitext(member.name.removeprefix("./"))
+        ending = ending.lower()
+        if ending in EXTENSIONS or ending in TEXT_EXTENSIONS:
+            _put(stems.setdefault(stem, {}), stem, ending, member, shard)
+            names.setdefault(stem, []).append(member.name)
+        else:
+            _count_unknown(index, ending, member.name)
+    texts_alone = any(found.keys() <= set(TEXT_EXTENSIONS) for found in stems.values())
+    for stem, found in stems.items():
+        has_media, has_texts = not found.keys() <= set(TEXT_EXTENSIONS), not found.keys().isdisjoint(TEXT_EXTENSIONS)
+        same = not own or own.keys() == found.keys()
+        if has_media and same and (has_texts or not (own or texts_alone)):
+            index.samples[stem] = found
+            index.dotted = (index.dotted[0] + 1, index.dotted[1] or stem)
+        else:
+            for name in names[stem]:
+                _count_unknown(index, os.path.splitext(name)[1].lower(), name)
+
+
+def _count_unknown(index: ShardIndex, ending: str, name: str) -> None:
+    count, example = index.unknown.get(ending, (0, name))
+    index.unknown[ending] = (count + 1, example)
 
 
 def _fault_at(shard: str, offset: int) -> str:
@@ -151,6 +229,8 @@ def _known(place: Path, shard: str) -> ShardIndex | None:
             return None
         samples = {key: {ending: (int(start), int(size)) for ending, (start, size) in members.items()}
                    for key, members in kept["samples"].items()}
-        return ShardIndex(samples, kept["fault"], kept["nameless"])
+        unknown = {ending: (int(count), str(example)) for ending, (count, example) in kept["unknown"].items()}
+        count, example = kept["dotted"]
+        return ShardIndex(samples, kept["fault"], kept["nameless"], unknown, (int(count), str(example)), str(kept["mark"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

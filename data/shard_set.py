@@ -25,7 +25,7 @@ from data.derived import first_writable, locked, places
 from data.media import MediaError, check_id
 from data.parts import Part
 from data.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, typename
-from data.shard_index import FORMAT, TEXT_EXTENSIONS, ShardError, ShardIndex, key_of, keys_of, load_index, without_extension
+from data.shard_index import FORMAT, TEXT_EXTENSIONS, ShardError, ShardIndex, key_of, keys_of, load_index, tally, unread, without_extension
 from utils.files import write_atomically
 from utils.log import Progress, progress
 
@@ -212,9 +212,19 @@ def open_shards(name: str, patterns: Sequence[str], *, training: bool) -> Shards
     shards = Shards(paths, file)
     if shards.header["nameless"]:
         logger.warning("dataset '%s': %d members of its shards belong to no sample, '%s' first", name, *shards.header["nameless"])
+    if shards.header["unknown"]:
+        logger.warning("dataset '%s': its shards hold %s", name, unread(shards.header["unknown"]))
+    if shards.header["dotted"]:
+        logger.warning("dataset '%s': %s", name, dotted_keys(*shards.header["dotted"]))
     if shards.header["faults"]:
         _tell_faults(name, shards, training)
     return shards
+
+
+def dotted_keys(count: int, example: str) -> str:
+    """What is said of samples whose names have dots before the extension."""
+    return (f"{count} samples have dots in their names, such as '{example}', where by webdataset's convention the key ends at the first; "
+            "they are grouped by the name up to the last dot")
 
 
 def _corpus(paths: Sequence[str]) -> Path:
@@ -238,6 +248,7 @@ def _join(paths: Sequence[str], fingerprint: str, output: BinaryIO) -> None:
     endings: dict[str, int] = {}
     hashes, samples, members = [], [], []
     faults, nameless, count = {}, (0, ""), 0
+    unknown, dotted, marks = dict[str, tuple[int, str]](), (0, ""), list[str]()
     with ThreadPoolExecutor(READERS) as pool:
         for number, index in enumerate(progress(_indexes(pool, paths), "indexing shards", unit="shard")):
             rows = [(start, size, endings.setdefault(ending, len(endings)))
@@ -249,6 +260,9 @@ def _join(paths: Sequence[str], fingerprint: str, output: BinaryIO) -> None:
             members.append(np.array(rows, MEMBER))
             count += len(rows)
             nameless = (nameless[0] + len(index.nameless), nameless[1] or next(iter(index.nameless), ""))
+            unknown = tally([unknown, index.unknown])
+            dotted = (dotted[0] + index.dotted[0], dotted[1] or index.dotted[1])
+            marks.append(index.mark)
             if index.fault:
                 faults[str(number)] = (index.fault, len(index.samples))
     every, table = np.concatenate(hashes), np.concatenate(samples)
@@ -258,7 +272,8 @@ def _join(paths: Sequence[str], fingerprint: str, output: BinaryIO) -> None:
     if len(again):
         raise _repeated(paths, table[again[0] : again[0] + 2]["shard"].tolist(), int(every[again[0]]), len(again))
     header: dict[str, Any] = {"key": fingerprint, "samples": len(every), "members": count, "endings": [*endings], "faults": faults,
-                              "nameless": nameless if nameless[0] else None, "start": 0}
+                              "nameless": nameless if nameless[0] else None, "unknown": unknown, "dotted": dotted if dotted[0] else None,
+                              "marks": "".join(marks), "start": 0}
     header["start"] = PAGE * (len(json.dumps(header)) // PAGE + 2)
     output.write(json.dumps(header).encode() + b"\n")
     output.seek(header["start"])

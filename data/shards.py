@@ -35,8 +35,8 @@ from data.derived import locked
 from data.json_stream import entries
 from data.media import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaFolder
 from data.rows import AnnotationError, RowReader
-from data.shard_index import ShardError, key_of, scan
-from data.shard_set import MANIFEST, expand, key_hash, read_manifest
+from data.shard_index import ShardError, ShardIndex, key_of, scan, tally, unread
+from data.shard_set import MANIFEST, dotted_keys, expand, key_hash, read_manifest
 from data.spec import DataError
 from utils.files import sha256_file, write_atomically
 from utils.log import Progress, progress, setup_logging
@@ -129,7 +129,7 @@ class _Source:
         """Look at every row and its files first, so that what is wrong is told before anything is written; then the samples from the
         first row on that is in no shard yet."""
         reader = RowReader(Path(self.packing.txt), frozenset(self.packing.ignore_fields), training=False, ids_suffice=False)
-        rows, hashes, absent, silent = array("q"), array("Q"), list[str](), 0
+        rows, hashes, absent, silent = array("q"), array("Q"), list[str](), list[str]()
         for row, item in enumerate(progress(_items(self.packing.txt), "looking for the clips", unit="row")):
             clip_id = reader.read(row, item).clip_id
             files = self._files(clip_id)
@@ -138,7 +138,8 @@ class _Source:
                 continue
             rows.append(row)
             hashes.append(key_hash(key_of(clip_id)))
-            silent += len(files) < len(self._folders)
+            if len(files) < len(self._folders):
+                silent.append(clip_id)
         txt = self.packing.txt
         if absent and not self.packing.skip_missing:
             raise DataError(f"{txt}: {len(absent)} of {len(rows) + len(absent)} clips have no file, such as {', '.join(absent[:SHOWN])}; "
@@ -150,9 +151,10 @@ class _Source:
             raise DataError(f"{txt}: {len(rows) - len(kept)} of {len(rows)} rows repeat the id of another, and a key holds one row; pack "
                             "with --texts none and give the annotation file as 'txt' beside the shards")
         if absent or silent:
-            logger.warning("%d clips have no file and are left out; %d have none in the audio folder: these will be silent", len(absent),
-                           silent)
-        manifest["left_out"], manifest["silent"], manifest["samples"] = len(absent), silent, len(kept)
+            first = [f" ('{clips[0]}' first)" if clips else "" for clips in (absent, silent)]
+            logger.warning("%d clips have no file and are left out%s; %d have none in the audio folder: these will be silent%s",
+                           len(absent), first[0], len(silent), first[1])
+        manifest["left_out"], manifest["silent"], manifest["samples"] = len(absent), len(silent), len(kept)
         wanted = np.zeros(rows[-1] + 1, dtype=bool)
         wanted[kept] = True
         wanted[: manifest["shards"][-1]["rows"][1] if manifest["shards"] else 0] = False
@@ -289,23 +291,29 @@ class _Hashed:
 
 
 def verify(paths: Sequence[str]) -> list[str]:
-    """Read every shard whole, and log and return what is wrong with those that are damaged."""
+    """Read every shard whole, and log and return what is wrong with those that are damaged. What no training reads of them is told too."""
     faults: list[str] = []
     samples = size = 0
+    unknown, dotted = dict[str, tuple[int, str]](), (0, "")
     bar: Progress[Any] = progress(len(paths), "verifying", unit="shard")
     with ThreadPoolExecutor(cores()) as pool, bar:
-        for path, (its_samples, its_size, found) in zip(paths, pool.map(_look, paths)):
-            samples, size = samples + its_samples, size + its_size
+        for path, (index, its_size, found) in zip(paths, pool.map(_look, paths)):
+            samples, size = samples + len(index.samples), size + its_size
+            unknown, dotted = tally([unknown, index.unknown]), (dotted[0] + index.dotted[0], dotted[1] or index.dotted[1])
             faults += [f"{path}: {'; '.join(found)}"] if found else []
             bar.update()
     for fault in faults:
         logger.error("%s", fault)
-    logger.info("%d shards, %d samples, %.1f MiB: %s", len(paths), samples, size / MIB, f"{len(faults)} damaged" if faults else "all whole")
+    if dotted[0]:
+        logger.warning("%s", dotted_keys(*dotted))
+    state = f"{len(faults)} damaged" if faults else "all whole"
+    logger.info("%d shards, %d samples, %.1f MiB: %s; %s", len(paths), samples, size / MIB, state,
+                unread(unknown) or "every member is of a kind that is read")
     return faults
 
 
-def _look(path: str) -> tuple[int, int, list[str]]:
-    """(samples, bytes, what is wrong) of a shard; its content is read."""
+def _look(path: str) -> tuple[ShardIndex, int, list[str]]:
+    """(what it holds, bytes, what is wrong) of a shard; its content is read."""
     faults = []
     manifest = read_manifest(os.path.dirname(path) or ".") or {"shards": []}
     packed = next((shard for shard in manifest["shards"] if shard["name"] == os.path.basename(path)), None)
@@ -314,7 +322,7 @@ def _look(path: str) -> tuple[int, int, list[str]]:
         if packed and sha256_file(path) != packed["sha256"]:
             faults.append("its content is not what was packed (SHA-256)")
     except ShardError as error:
-        return 0, os.path.getsize(path), [str(error).removeprefix(f"{path}: ")]
+        return ShardIndex(), os.path.getsize(path), [str(error).removeprefix(f"{path}: ")]
     if index.fault:
         faults.append(index.fault)
     if packed and packed["samples"] != len(index.samples):
@@ -330,7 +338,7 @@ def _look(path: str) -> tuple[int, int, list[str]]:
                     json.loads(file.read(size))
                 except (ValueError, RecursionError) as error:
                     faults.append(f"{key}.json: not JSON: {error}")
-    return len(index.samples), os.path.getsize(path), faults
+    return index, os.path.getsize(path), faults
 
 
 # ------------------------------------------------------------------------------------------------------------ command line

@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
+from config.compare import diff, same_but_for_length
 from utils import distributed
 from utils.files import sha256_file, write_atomically
 
@@ -231,12 +232,13 @@ def _load(folder: Path, pair: Pair) -> Loaded:
     return Loaded(pair.step, _read(model_path), state)
 
 
-def check_config(state: dict[str, Any], config_hash: str, resolved: dict[str, Any], folder: Path) -> None:
-    """Raises CheckpointError that lists the differing keys when the checkpoint was made with a config of other mathematics."""
+def check_config(state: dict[str, Any], config_hash: str, resolved: dict[str, Any], folder: Path) -> bool:
+    """Whether the config asks for another number of steps than the checkpoint's. Raises CheckpointError that lists the differing keys
+    when the checkpoint was made with a config of other mathematics."""
     if state["config_hash"] == config_hash:
-        return
-    from config.load import diff
-
+        return False
+    if same_but_for_length(state["config"], resolved) and diff(state["config"], resolved):
+        return True
     differences = "\n  ".join(diff(state["config"], resolved)) or "(no key differs by name: the meaning of the keys changed)"
     raise CheckpointError(f"the checkpoint in '{folder}' was made with another config, so resuming would not continue the same run. "
                           f"Checkpoint → now:\n  {differences}\nUndo these changes, or choose another --output_dir (with "

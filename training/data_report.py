@@ -1,5 +1,5 @@
 """How the data kept up: at the end of each epoch of a corpus, the share of time that the training waited for it, how long reading a clip
-took, and what could not be read and why."""
+took, what could not be read and why, and how many clips were silent or without a subtitle."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from config.tasks import Modality
 from data.batch import Batch
 from data.spec import kind_of_fault
 from utils import distributed
 
 SECONDS_BETWEEN_LINES = 60.0
 """Small corpora have many epochs; all are in log/data.jsonl, and the log gets a line no more often than this."""
+
+ABSENT = {Modality.VISION: "without pictures", Modality.AUDIO: "silent", Modality.SUBTITLE: "without subtitle"}
+"""What a clip is called that lacks a modality."""
 
 logger = logging.getLogger("omnivast")
 
@@ -35,6 +39,10 @@ class _Part:
     waited: float = 0.0
     clips: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
+    absent: Counter[str] = field(default_factory=Counter)
+    """Clips that lack a modality, by what they are called."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first id of each."""
 
 
 @dataclass
@@ -62,6 +70,10 @@ class DataReport:
         part, reading = self._parts[batch.corpus], self._reading[batch.corpus]
         part.clips += len(batch)
         part.unreadable.update(kind_of_fault(reason) for _, reason in batch.unreadable)
+        for modality, ids in batch.absent.items():
+            if ids:
+                part.absent[ABSENT[modality]] += len(ids)
+                part.examples.setdefault(ABSENT[modality], ids[0])
         reading.clips, reading.seconds = reading.clips + len(batch), reading.seconds + batch.read_seconds
         self._step.append(batch.corpus)
 
@@ -94,10 +106,13 @@ def _row(step: int, name: str, epoch: float, parts: Sequence[_Part], speeds: Map
     """``parts``: of each rank; ``speeds``: seconds that a clip takes, by corpus."""
     waits = [part.waited / max(part.seconds, 1e-9) for part in parts]
     unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())
+    absent: Counter[str] = sum((part.absent for part in parts), Counter())
+    examples = {what: clip_id for part in reversed(parts) for what, clip_id in part.examples.items()}
     return {"step": step, "corpus": name, "epoch": epoch, "clips": sum(part.clips for part in parts),
             "seconds": max(part.seconds for part in parts), "data_wait": sum(waits) / len(waits), "data_wait_by_rank": waits,
             "read_seconds_per_clip": speeds[name], "slowest_corpus": max(speeds, key=lambda other: speeds[other]),
-            "unreadable": dict(unreadable.most_common())}
+            "unreadable": dict(unreadable.most_common()),
+            "absent": {what: {"clips": count, "first": examples[what]} for what, count in absent.most_common()}}
 
 
 def _line(row: Mapping[str, Any], several: bool) -> str:
@@ -108,5 +123,6 @@ def _line(row: Mapping[str, Any], several: bool) -> str:
             + (f" (rank {worst}: {100 * waits[worst]:.1f} %)" if waits[worst] > 2 * row["data_wait"] + 0.01 else "")
             + f"; reading a clip takes a process {1000 * row['read_seconds_per_clip']:.0f} ms"
             + (f" (slowest: {row['slowest_corpus']})" if several else ""))
+    text += "".join(f"; {own['clips']} of {row['clips']} {what} ('{own['first']}' first)" for what, own in row["absent"].items())
     return text + (f"; {sum(faults.values())} unreadable: " + ", ".join(f"{count} x {reason}" for reason, count in faults.items())
                    if faults else "")

@@ -7,6 +7,7 @@ unbroken one. Steps are counted from 1 when done: step N is in metrics.jsonl, mo
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import signal
@@ -25,6 +26,7 @@ from config.schema import Config
 from data.batch import Batch, corpus_of
 from data.prefetch import on_device
 from training import checkpoint
+from training.continuing import check_data, plan_of, tell_longer
 from training.data_report import DataReport
 from training.monitor import Monitor, Ranking, check_unreadable, primary_metric
 from training.nonfinite import ADVICE, NonFiniteLoss, report
@@ -34,6 +36,7 @@ from training.saving import Saver, best_kept
 from training.spikes import LossSpikes, Spike
 from training.stop import StopSignals
 from utils import distributed
+from utils.files import write_atomically
 from utils.random import StepRandom, seed_everything
 from utils.watchdog import Watchdog
 
@@ -125,8 +128,9 @@ class Trainer:
         self.engine = build_engine(model.to(device), self.run_cfg, device)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.run_cfg.fp16)
-        self.total = loader.total_steps
-        self.milestones = set(spread(self.total, self.run_cfg.valid_freq))
+        self.plan = [[corpus.steps for corpus in loader.corpora]]
+        """Steps of each corpus, as planned at first and each time that the run was made longer."""
+        self.follow_plan()
         self.start = 0
         self.counters = Counters()
         self.ranking = Ranking()
@@ -151,6 +155,10 @@ class Trainer:
             self.saver.wait()
         return {"step": last, "resumed_from": self.start if resumed else None, "seconds": self.counters.seconds,
                 "metrics": self.metrics, "best": self.ranking.best}
+
+    def follow_plan(self) -> None:
+        self.total = self.loader.total_steps
+        self.milestones = set(spread(self.total, self.run_cfg.valid_freq))
 
     def loop(self) -> None:
         """The steps that are left."""
@@ -294,7 +302,8 @@ class Trainer:
         return {"step": step, "config_hash": config_hash(self.config), "config": resolved(self.config), "best": self.ranking.best,
                 "optimizer": self.engine.save_optimizer(self.ckpt, step), "scaler": self.scaler.state_dict(),
                 "random": checkpoint.random_states(), "spikes": self.spikes.state_dict(),
-                "counters": {**vars(self.counters), "clips": dict(self.counters.clips)}, "processes": distributed.world_size()}
+                "counters": {**vars(self.counters), "clips": dict(self.counters.clips)}, "processes": distributed.world_size(),
+                "plan": self.plan, "data": {corpus.name: corpus.identity for corpus in self.loader.corpora}}
 
     def restore(self) -> bool:
         """Continue from the newest good checkpoint; False where there is none. Raises CheckpointError."""
@@ -303,7 +312,11 @@ class Trainer:
             logger.info("nothing to resume in '%s': starting from the beginning", self.folder)
             return False
         state = loaded.state
-        checkpoint.check_config(state, config_hash(self.config), resolved(self.config), self.ckpt)
+        longer = checkpoint.check_config(state, config_hash(self.config), resolved(self.config), self.ckpt)
+        changed = check_data(state, self.loader.corpora, self.run_cfg.resume_changed_data, self.ckpt)
+        self.plan = plan_of(state, self.loader.corpora, longer, self.ckpt)
+        self.loader.follow(self.plan)
+        self.follow_plan()
         try:
             self.engine.load(loaded.model, state["optimizer"], self.ckpt, loaded.step)
         except (RuntimeError, ValueError) as error:
@@ -313,14 +326,25 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         checkpoint.set_random_states(state["random"])
         self.start, self.counters = loaded.step, Counters(**state["counters"])
+        self.counters.unreadable = 0 if changed else self.counters.unreadable
+        if longer:
+            self.lengthen()
         self.spikes.load_state_dict(state.get("spikes", {}))
         if best := state["best"]:
             self.ranking.add(best["step"], {best["metric"]: best["value"]})
         if state["processes"] != distributed.world_size():
             logger.warning("resuming on %d process(es) what ran on %s: dropout will differ", distributed.world_size(), state["processes"])
-        left = "" if self.start < self.total else ": nothing is left to train"
+        left = "" if self.start < self.total else (": nothing is left to train (more --num_train_steps, or 'steps' or 'epoch' of its "
+                                                    "datasets, make it longer)")
         logger.info("resuming after step %d of %d%s", self.start, self.total, left)
         return True
+
+    def lengthen(self) -> None:
+        """Say what more steps mean, and keep the config that asks for them as that of the run."""
+        if len(self.plan) > 1:
+            tell_longer(self.plan, self.start, self.run_cfg)
+        text = json.dumps(resolved(self.config), indent=2) + "\n"
+        checkpoint.on_main(lambda: str(write_atomically(self.folder / "log" / "hps.json", text)))
 
     def remember(self, rows: list[dict[str, Any]]) -> set[int]:
         """Take the best and the latest metrics from the lines of eval.jsonl; returns the steps evaluated."""

@@ -171,7 +171,8 @@ def check_unreadable(unreadable: int, clips: int, limit: float, folder: Path) ->
     if tried >= ENOUGH_CLIPS and unreadable > limit * tried:
         raise UnreadableShare(f"{unreadable} of {tried} training clips ({100 * unreadable / tried:.1f} %) could not be read, more than "
                               f"max_unreadable = {100 * limit:g} % allows. Reasons are in '{folder / 'log' / 'unreadable.jsonl'}': repair "
-                              "or remove these clips, or raise --max_unreadable, then continue with --resume true")
+                              "these clips or raise --max_unreadable, then continue with --resume true; or remove them from the "
+                              "annotation file or the shards, then continue with --resume true --resume_changed_data true")
 
 
 def primary_metric(metrics: Mapping[str, float]) -> str | None:

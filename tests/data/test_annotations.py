@@ -217,7 +217,7 @@ def test_repeated_rows_in_training(tmp_path, caplog):
 def test_ignored_fields_and_blank_captions(tmp_path, caplog):
     rows = [{"id": "a", "desc": ["x", " "], "caption": "y", "url": "z"}]
     annotations = load(tmp_path, rows, ignore_fields=["url", "caption"])
-    assert annotations[0].captions == {CaptionKind.OMNI: ["x"]} and "1 blank caption" in caplog.text
+    assert annotations[0].captions == {CaptionKind.OMNI: ["x"]} and "1 blank caption(s) are left out, the first in row 0 (id" in caplog.text
 
 
 def test_captions_may_be_absent_when_labelling(tmp_path):

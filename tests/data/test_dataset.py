@@ -7,6 +7,7 @@ from data.batch import Sample, collate
 from data.dataset import IndexedDataset
 from data.spec import DataError, UnreadableError
 from tests.data.conftest import vast_rows
+from tests.data.sharding import sharded
 from tests.media_factory import frame_of, write_frames, write_image, write_video, write_wav
 
 
@@ -90,14 +91,26 @@ def test_a_clip_without_a_file_in_the_sound_folder_is_silent(tmp_path, corpus, s
     """As in the release: what extracts the sound of a silent video writes no file. Where sound is all there is, it is missing."""
     write_wav(tmp_path / "clip0.wav")
     shared = {"txt": corpus.annotate("two.json", vast_rows(2)), "audio": str(tmp_path)}
-    dataset = build(corpus.config(**shared, task="ret%tva"), spec, training=False)
-    (told,) = caplog.messages
-    assert told == f"dataset 'clips': 1 of 2 clips have no file in the audio folder '{tmp_path}' and count as silent, 'clip1' first"
+    for training in (True, False):
+        caplog.clear()
+        dataset = build(corpus.config(**shared, task="ret%tva"), spec, training=training)
+        (told,) = caplog.messages
+        assert told.startswith(f"dataset 'clips': 1 of 2 clips have no file in the audio folder '{tmp_path}' and count as silent, "
+                               "'clip1' first: ") and "no such file" in told
     heard, silent = dataset.read(0, 0), dataset.read(1, 1)
     assert heard.present[Modality.AUDIO] and not silent.present[Modality.AUDIO]
     assert silent.frames is not None and silent.spectrogram.shape == heard.spectrogram.shape and not silent.spectrogram.any()
     clip_id, reason = build(corpus.config(**shared, task="ret%ta"), spec, training=False).read(1, 1)
     assert clip_id == "clip1" and "no such file" in reason
+
+
+def test_clips_of_shards_without_a_row_and_rows_without_a_clip_are_told(corpus, packed, spec, caplog):
+    rows = vast_rows(4)
+    rows[2]["clip_id"] = "elsewhere"
+    with caplog.at_level("INFO", "omnivast"):
+        build(sharded(corpus, packed, txt=corpus.annotate("some.json", rows)), spec)
+    assert "1 of 4 clips lie in no shard, 'elsewhere' first" in caplog.text
+    assert "5 of the 8 clips of its shards have no row" in caplog.text
 
 
 @pytest.fixture

@@ -49,6 +49,22 @@ def test_every_corpus_gets_exactly_its_steps(mix):
         assert order != [other.corpus_at(step) for step in range(40)]
 
 
+@pytest.mark.parametrize("mix", ["random", "round-robin", "in-order", "interleaved"])
+def test_a_longer_run_begins_as_it_was_planned(mix):
+    options = {"seed": 3, "accumulation": 2, "mix": mix}
+    sizes = [(10, 6, 2), (10, 4, 2)]
+    longer = [(10, 13, 2), (10, 9, 2)]
+    first, whole = Mixture(corpora(*sizes), **options), Mixture(corpora(*longer), **options, plan=[[6, 4], [13, 9]])
+    assert whole.total_steps == 22
+    places = [(step, micro) for step in range(22) for micro in range(2)]
+    assert [whole.batch(*place) for place in places[:20]] == [first.batch(*place) for place in places[:20]]
+    read = {0: [], 1: []}
+    for place in places:
+        corpus, rows = whole.batch(*place)
+        read[corpus] += [position for position, _ in rows]
+    assert read == {0: [*range(52)], 1: [*range(36)]}
+
+
 def test_equal_corpora_take_turns():
     mixture = Mixture(corpora((5, 4, 1), (5, 4, 1)), seed=0, mix="round-robin")
     assert [mixture.corpus_at(step) for step in range(8)] == [0, 1] * 4

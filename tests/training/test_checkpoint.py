@@ -254,6 +254,8 @@ def test_another_config_is_refused_with_its_differences(tmp_path):
     with pytest.raises(CheckpointError, match="(?s)another config.*run_cfg.learning_rate: 0.01, now 0.5.*--output_dir") as error:
         check_config(saved, config_hash(new), resolved(new), tmp_path)
     assert "seed" not in str(error.value)
+    longer = config(tmp_path, num_train_steps=9)
+    assert check_config(saved, config_hash(longer), resolved(longer), tmp_path) and not check_config(saved, config_hash(old), {}, tmp_path)
 
 
 def test_output_dir_that_cannot_be_made(tmp_path):

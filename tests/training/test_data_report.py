@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from config.tasks import Modality
 from data.batch import Batch
 from training import data_report
 from training.data_report import DataReport
@@ -31,12 +32,25 @@ def test_rows_at_the_end_of_an_epoch_and_of_the_run(monkeypatch, caplog):
         [row] = report.step(3, 2.0, 0.0, {"a": 8, "b": 4}, last=False)
     assert row == {"step": 3, "corpus": "a", "epoch": 1.0, "clips": 8, "seconds": 4.0, "data_wait": 0.25, "data_wait_by_rank": [0.25],
                    "read_seconds_per_clip": pytest.approx(0.1), "slowest_corpus": "b",
-                   "unreadable": {"no frame N of N": 2, "the file is empty": 1}}
+                   "unreadable": {"no frame N of N": 2, "the file is empty": 1}, "absent": {}}
     assert ("data of a up to epoch 1: waited for 25.0 % of 4 s; reading a clip takes a process 100 ms (slowest: b); 3 unreadable: "
             "2 x no frame N of N, 1 x the file is empty") in caplog.text
     report.add(batch("a"))
     rows = report.step(4, 1.0, 0.0, {"a": 12, "b": 4}, last=True)
     assert [(row["corpus"], row["epoch"], row["clips"], row["unreadable"]) for row in rows] == [("a", 1.5, 4, {}), ("b", 0.04, 4, {})]
+
+
+def test_silent_clips_and_those_without_subtitle_are_counted(caplog):
+    report = DataReport(CORPORA, {})
+    for step, absent in enumerate(({Modality.AUDIO: ["s1", "s2"], Modality.SUBTITLE: []},
+                                   {Modality.AUDIO: ["s3"], Modality.SUBTITLE: ["t"]})):
+        own = batch("b")
+        own.absent = absent
+        report.add(own)
+        with caplog.at_level(logging.INFO, "omnivast"):
+            rows = report.step(step, 1.0, 0.0, {"b": 4 * step + 4}, last=step == 1)
+    assert rows[0]["absent"] == {"silent": {"clips": 3, "first": "s1"}, "without subtitle": {"clips": 1, "first": "t"}}
+    assert "; 3 of 8 silent ('s1' first); 1 of 8 without subtitle ('t' first)" in caplog.text
 
 
 def test_a_step_of_several_corpora_and_a_resumed_run(monkeypatch):

@@ -53,6 +53,8 @@ class Corpus:
     steps: int
     task: Task
     batch_size: int
+    identity: dict = dataclasses.field(default_factory=lambda: {"format": 1, "txt": "a.json", "rows": 20, "sha256": "a", "block": 4,
+                                                                "marks": "0123456789abcdef" * 5})
 
 
 class Loader:
@@ -69,6 +71,11 @@ class Loader:
 
     def task(self, corpus: str) -> Task:
         return next(c.task for c in self.corpora if c.name == corpus)
+
+    def follow(self, plan) -> None:
+        for corpus, steps in zip(self.corpora, plan[-1]):
+            self.total_steps += steps - corpus.steps
+            corpus.steps = steps
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         rank, local = distributed.rank(), self.batch_size // distributed.world_size()
