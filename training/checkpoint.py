@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
+from config.compare import diff, precision_of
 from utils import distributed
 from utils.files import sha256_file, write_atomically
 
@@ -231,12 +232,25 @@ def _load(folder: Path, pair: Pair) -> Loaded:
     return Loaded(pair.step, _read(model_path), state)
 
 
+def kept_precision(output_dir: str | Path) -> str | None:
+    """In which precision the run in ``output_dir`` computes, by the newest state that can be read; on every rank, read by rank 0."""
+    return on_main(lambda: _kept_precision(Path(output_dir) / "ckpt"))
+
+
+def _kept_precision(folder: Path) -> str | None:
+    for step in sorted(_steps_on_disk(folder), reverse=True):
+        try:
+            state = torch.load(folder / f"state_step_{step}.pt", map_location="cpu", weights_only=True, mmap=True)
+            return precision_of(state["config"]["run_cfg"])
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            continue  # load_latest says what is wrong with it
+    return None
+
+
 def check_config(state: dict[str, Any], config_hash: str, resolved: dict[str, Any], folder: Path) -> None:
     """Raises CheckpointError that lists the differing keys when the checkpoint was made with a config of other mathematics."""
     if state["config_hash"] == config_hash:
         return
-    from config.load import diff
-
     differences = "\n  ".join(diff(state["config"], resolved)) or "(no key differs by name: the meaning of the keys changed)"
     raise CheckpointError(f"the checkpoint in '{folder}' was made with another config, so resuming would not continue the same run. "
                           f"Checkpoint → now:\n  {differences}\nUndo these changes, or choose another --output_dir (with "

@@ -96,8 +96,8 @@ def train(config: Config, model: VAST, loader: TrainLoader, *, evaluate: Evaluat
     """
     run = config.run_cfg
     device = torch.device(device)
-    if run.fp16 and device.type != "cuda":
-        raise ValueError("run_cfg.fp16 needs a GPU: on the CPU use --fp16 false, with --bf16 true where half precision is wanted")
+    if run.precision == "fp16" and device.type == "cpu":
+        raise ValueError("run_cfg.precision fp16 needs a GPU: on the CPU use auto, bf16 or float32")
     checkpoint.check_output_dir(run.output_dir, new_run=not run.resume)
     with StopSignals() as stop:
         checkpoint.on_main(lambda: checkpoint.remove_leftovers(Path(run.output_dir) / "ckpt"))
@@ -124,7 +124,7 @@ class Trainer:
         self.ckpt = self.folder / "ckpt"
         self.engine = build_engine(model.to(device), self.run_cfg, device)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.run_cfg.fp16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.run_cfg.precision == "fp16")
         self.total = loader.total_steps
         self.milestones = set(spread(self.total, self.run_cfg.valid_freq))
         self.start = 0

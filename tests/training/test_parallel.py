@@ -90,7 +90,7 @@ RUNS = {
                               {"frozen_vision": True, "checkpointing": True}),
     "saved in the background": Run({"async_save": True}),
     "self-critical": Run(rewarded=True, tasks=("cap%tvas",)),
-    "bfloat16": Run({"bf16": True}, precision=torch.bfloat16),
+    "bfloat16": Run({"precision": "bf16"}, precision=torch.bfloat16),
 }
 ENGINES = {"ddp": ("mixed", "one task"), "fsdp": ("mixed", "frozen, recomputed", "saved in the background", "self-critical", "bfloat16")}
 
