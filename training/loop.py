@@ -29,6 +29,7 @@ from training.data_report import DataReport
 from training.monitor import Monitor, Ranking, check_unreadable, primary_metric
 from training.nonfinite import ADVICE, NonFiniteLoss, report
 from training.optim import set_learning_rate
+from training.pace import Pace
 from training.parallel import build_engine
 from training.saving import Saver, best_kept
 from training.spikes import LossSpikes, Spike
@@ -156,6 +157,7 @@ class Trainer:
         """The steps that are left."""
         batches = on_device(iter(self.loader.batches(self.start)), self.device)
         self.data = DataReport(self.loader.corpora, self.counters.clips)
+        self.pace = Pace(self.loader.steps_by_corpora(self.start))
         if distributed.world_size() > 1:
             self.watchdog.at(self.start + 1, "preparing the first step")
             first = self.next_batch(batches, self.start)
@@ -166,7 +168,7 @@ class Trainer:
             began = time.monotonic()
             result = self.step(index, batches)
             self.account(index + 1, result, time.monotonic() - began)
-            step = index + 1
+            step, done = index + 1, time.monotonic()
             if result.save_failed:
                 self.saver.wait()
             if step in self.milestones or step == self.total or result.stop or result.save or self.periodic(step):
@@ -174,7 +176,12 @@ class Trainer:
                 self.leave_if_asked(step)
             if step in self.milestones:
                 self.evaluate(step)
+                self.pace.pause(time.monotonic() - done)
                 self.leave_if_asked(step)
+
+    def to_evaluate(self, step: int) -> int:
+        """Evaluations after ``step``, its own included."""
+        return sum(at >= step for at in self.milestones) if self.evaluator is not None else 0
 
     def periodic(self, step: int) -> bool:
         return self.run_cfg.save_every > 0 and step % self.run_cfg.save_every == 0
@@ -272,7 +279,11 @@ class Trainer:
             if self.scaler.is_enabled():
                 row |= {"scale": self.scaler.get_scale(), "skipped": result.skipped}
             self.window = [0.0, 0.0, 0.0]
-        self.monitor.step(row, {"loss": f"{result.losses['loss']:.3f}", "clips/s": f"{rate:.1f}", "data wait": f"{100 * wait:.0f} %"})
+        self.pace.step(corpus, seconds)
+        if self.device.type == "cpu" and distributed.is_main():
+            self.pace.warn(self.to_evaluate(step))
+        self.monitor.step(row, {"loss": f"{result.losses['loss']:.3f}", "clips/s": f"{rate:.1f}", "data wait": f"{100 * wait:.0f} %"},
+                          self.pace.words(self.to_evaluate(step)))
         self.monitor.data(self.data.step(step, seconds, result.waited, counters.clips, last=step == self.total))
         if result.spike is not None:
             self.monitor.spike(step, corpus, result.spike, result.losses, distributed.all_gather_objects(result.clip_ids))

@@ -70,6 +70,10 @@ class Loader:
     def task(self, corpus: str) -> Task:
         return next(c.task for c in self.corpora if c.name == corpus)
 
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        names = [self.corpora[step % len(self.corpora)].name for step in range(start, self.total_steps)]
+        return {name: names.count(name) for name in names}
+
     def batches(self, start_step: int) -> Iterator[Batch]:
         rank, local = distributed.rank(), self.batch_size // distributed.world_size()
         torch.rand(1)  # as torch's DataLoader draws a seed for its workers when it starts
