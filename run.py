@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from config.load import load_config, on_device, resolved
+from config.load import load_config, resolved
 from data.build import build_loaders
 from data.check import require
 from data.loader import LoaderError, workers_explained
@@ -23,10 +23,10 @@ from data.spec import UnreadableError
 from evaluation.benchmarks import log_splits
 from evaluation.reward import set_reward
 from evaluation.run import evaluate_weights, evaluator
-from model.build import model_of
+from model.build import model_of, set_precision
 from model.weights import load_weights, start_weights
 from training.check import dry_run
-from training.checkpoint import CheckpointError, check_output_dir, holds_checkpoint
+from training.checkpoint import CheckpointError, check_output_dir, holds_checkpoint, kept_precision
 from training.lock import OutputLock
 from training.loop import NonFiniteLoss, train
 from training.monitor import UnreadableShare
@@ -42,7 +42,6 @@ def main(argv: Sequence[str]) -> None:
     config = load_config(argv)
     # A rank that hangs is to be named by the watchdog, before the others' exchanges give it up.
     device = distributed.setup(config.run_cfg.device, timeout_minutes=max(30.0, config.run_cfg.hang_minutes + 10.0))
-    config = on_device(config, device.type)
     run, training = config.run_cfg, config.run_cfg.mode == "training"
     check_output_dir(run.output_dir, new_run=training and not run.resume)
     with OutputLock(Path(run.output_dir)) if training and not run.dry_run else nullcontext(), workers_explained():
@@ -51,21 +50,23 @@ def main(argv: Sequence[str]) -> None:
         resuming = training and run.resume and holds_checkpoint(run.output_dir)
         start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir)
         model = model_of(config, load_towers=start is None and not resuming)
+        as_asked = resolved(config)
+        config, precision = set_precision(model, config, device, kept_precision(run.output_dir) if resuming else None)
         loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
         if distributed.is_main() and not resuming and not run.dry_run:
             file = Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json")
-            write_atomically(file, json.dumps(resolved(config), indent=2) + "\n")
+            write_atomically(file, json.dumps(as_asked, indent=2) + "\n")
         model.to(device)
         set_reward(model, run, loader)
         if run.dry_run:
             require(config)
             dry_run(config, model, loader, eval_loaders, device)
         elif loader is not None:
-            train(config, model, loader, evaluate=evaluator(model, eval_loaders, config, weights), device=device)
+            train(config, model, loader, evaluate=evaluator(model, eval_loaders, config, weights, precision), device=device)
         else:
-            evaluate_weights(model, eval_loaders, config, weights)
+            evaluate_weights(model, eval_loaders, config, weights, precision)
 
 
 if __name__ == "__main__":

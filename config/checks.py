@@ -25,10 +25,8 @@ def check(config: Config, file: Path) -> None:
 
 
 def _run(run: RunConfig) -> Iterator[str]:
-    if run.bf16 and run.fp16:
-        yield "run_cfg.bf16 and run_cfg.fp16 are both true; choose one (bf16 on A100, H200 and CPUs, fp16 on V100)"
-    elif run.fp16 and run.device == "cpu":
-        yield "run_cfg.fp16 needs a GPU but run_cfg.device is cpu; use bf16, or neither"
+    if run.precision == "fp16" and run.device == "cpu":
+        yield "run_cfg.precision fp16 needs a GPU but run_cfg.device is cpu; use auto, bf16 or float32"
     if len(run.betas) != 2 or not all(0 <= beta < 1 for beta in run.betas):
         yield f"run_cfg.betas: expected two numbers from 0 to below 1, such as [0.9, 0.98], got {run.betas}"
     if run.grad_norm is not None and run.grad_norm <= 0 and run.grad_norm != -1:
@@ -45,7 +43,7 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield f"run_cfg.deepspeed_config '{run.deepspeed_config}': no such file{looked_up(run.deepspeed_config)}"
     if run.parallel != "ddp" and run.optim == "muon" and run.mode == "training":
         yield f"run_cfg.optim muon needs whole matrices on every process: with run_cfg.parallel {run.parallel} choose adamw"
-    if run.parallel == "deepspeed" and run.fp16:
+    if run.parallel == "deepspeed" and run.precision == "fp16":
         yield "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"
     if run.parallel == "deepspeed" and run.compile:
         yield "run_cfg.compile works with one process, ddp and fsdp, not with run_cfg.parallel deepspeed"

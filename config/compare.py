@@ -13,8 +13,9 @@ from config.schema import Config
 
 # Of run_cfg, what changes the mathematics. Where the weights start is not among it: a resumed run does not read that again.
 DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_name", "optim", "betas", "weight_decay", "grad_norm",
-                     "scheduler", "warmup_ratio", "gradient_accumulation_steps", "num_train_steps", "fp16", "bf16", "gather_with_grad",
+                     "scheduler", "warmup_ratio", "gradient_accumulation_steps", "num_train_steps", "precision", "gather_with_grad",
                      "dataset_mix_type")
+OLDER_PRECISION = ("bf16", "fp16")
 SCST_KEYS = ("scst_finetuning", "scst_candidates", "scst_search", "scst_baseline")
 # Of model_cfg and the training datasets, what does not change the training.
 PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "generate_by",
@@ -31,7 +32,8 @@ def resolved(config: Config) -> dict[str, Any]:
     plain = dataclasses.asdict(config)
     plain["data_cfg"] = {name: list(plain["data_cfg"][name]) for name in LISTS}
     for name in SECTIONS:
-        plain[name] = {key: value for key, value in plain[name].items() if "obsolete" not in section_keys(name)[key].metadata}
+        keys = section_keys(name)
+        plain[name] = {key: value for key, value in plain[name].items() if not keys[key].metadata.keys() & {"obsolete", "older"}}
     return plain
 
 
@@ -40,7 +42,18 @@ def config_hash(config: Config | Mapping[str, Any]) -> str:
 
     Folders, logging, evaluation, workers and the start weights do not count.
     """
-    return hashlib.sha256(json.dumps(_deciding(config), sort_keys=True).encode()).hexdigest()
+    deciding = _deciding(config)
+    # Under its older names: hashes of runs from before the setting stay what they were.
+    precision = deciding["run_cfg"].pop("precision")
+    deciding["run_cfg"] |= {name: precision == name for name in OLDER_PRECISION}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def precision_of(run_cfg: Mapping[str, Any]) -> str:
+    """The precision that a run_cfg of hps.json or of a checkpoint names, which may be from before that setting."""
+    older = {name: run_cfg[name] for name in OLDER_PRECISION if name in run_cfg}
+    implied = next((name for name, on in older.items() if on), "float32") if older else section_keys("run_cfg")["precision"].default
+    return run_cfg.get("precision", implied)
 
 
 def diff(before: Config | Mapping[str, Any], after: Config | Mapping[str, Any]) -> list[str]:
@@ -78,7 +91,8 @@ def _deciding_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled(section: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The section with defaults for keys that the run's version did not have yet."""
-    return {key: section.get(key, setting.default) for key, setting in section_keys(name).items()}
+    filled = {key: section.get(key, setting.default) for key, setting in section_keys(name).items()}
+    return {**filled, "precision": precision_of(section)} if name == "run_cfg" else filled
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _LAUNCHER = "the launcher's environment (torchrun) decides"
 # Keys of released and related configs that are understood, and have no effect here: what takes their place.
 OBSOLETE: dict[str, dict[str, str]] = {
     "run_cfg": {
-        "amp": "bf16 and fp16 choose the precision",
+        "amp": "precision decides",
         "clip_lr_text": "the text tower of CLIP is never used",
         "huggingface_trainer": "there is one training loop",
         "local_rank": _LAUNCHER,

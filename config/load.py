@@ -1,7 +1,7 @@
 """JSON → ``default`` chain → pretrained ``inherit_keys`` → flags → a validated, frozen Config.
 
 Every value travels with where it came from and how strong that place is, so that messages name the file or flag, and so
-that of two settings that exclude each other (bf16 and fp16, steps and epoch) the stronger one holds.
+that of two settings that exclude each other (precision and its older names, steps and epoch) the stronger one holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from config.checks import check
-from config.compare import config_hash, diff, resolved
+from config.compare import OLDER_PRECISION, config_hash, diff, resolved
 from config.fields import (
     LISTS,
     OBSOLETE,
@@ -36,7 +36,7 @@ from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunCon
 from config.tasks import Task, TaskError
 from config.words import ALIASES, asked, did_you_mean, nearest_keys
 
-__all__ = ["ConfigError", "config_hash", "diff", "load_config", "on_device", "resolved"]
+__all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
 
 # Strength of a setting's place. The n-th default file behind a section counts OWN - n; the pretrained run stands before the first.
 OWN, INHERITED, FLAG = 0.0, -0.5, 1.0
@@ -93,14 +93,6 @@ def load_config(argv: Sequence[str]) -> Config:
     config = _with_sample_nums(_build(draft))
     check(config, draft.file)
     return config
-
-
-def on_device(config: Config, device: str) -> Config:
-    """The config as it runs on ``device``, "cpu" or "cuda": the CPU has no fp16, which a line says."""
-    if not config.run_cfg.fp16 or device != "cpu":
-        return config
-    note("run_cfg.fp16 needs a GPU: this run on the CPU uses float32 (--bf16 true is faster on CPUs that have it)")
-    return dataclasses.replace(config, run_cfg=dataclasses.replace(config.run_cfg, fp16=False))
 
 
 def _read_file(file: Path) -> Draft:
@@ -267,11 +259,11 @@ def _inherit(draft: Draft) -> None:
 def _settle(draft: Draft) -> None:
     """Of settings that exclude each other, keep the one from the stronger place; equal strength is left for the checks."""
     run = draft.sections["run_cfg"]
-    if _on(run, "fp16") and _on(run, "bf16"):
-        _drop_weaker(run, "fp16", "bf16", False)
-    if _on(run, "fp16") and "device" in run and run["device"].value == "cpu" and run["device"].level > run["fp16"].level:
-        note(f"{run['device'].source}: device cpu has no half precision, so fp16 of {run['fp16'].source} is off (bf16 works on CPUs)")
-        run["fp16"] = dataclasses.replace(run["fp16"], value=False)
+    _settle_precision(run, draft.file)
+    asked, device = run.get("precision"), run.get("device")
+    if asked and device and (asked.value, device.value) == ("fp16", "cpu") and device.level > asked.level:
+        note(f"{device.source}: device cpu has no fp16, so the precision of {asked.source} is float32 (auto takes bf16 where a CPU has it)")
+        run["precision"] = dataclasses.replace(asked, value="float32")
     for datasets in draft.datasets.values():
         for dataset in datasets:
             if _on(dataset, "epoch") and _on(dataset, "steps"):
@@ -279,6 +271,30 @@ def _settle(draft: Draft) -> None:
             kind = dataset.get("vision_format")
             if kind is not None and kind.value == "image_rawimage" and not _on(dataset, "vision_sample_num"):
                 dataset["vision_sample_num"] = dataclasses.replace(kind, value=1)
+
+
+def _settle_precision(run: Section, file: Path) -> None:
+    """bf16 and fp16 are older names of ``precision``: of the three, what the strongest place says becomes the precision.
+
+    One that is false rules itself out: it makes a weaker ``auto`` float32. Raises ConfigError for two that contradict each other.
+    """
+    older = {name: run.pop(name) for name in OLDER_PRECISION if name in run and run[name].value is not None}
+    said = [dataclasses.replace(entry, value=name) for name, entry in older.items() if entry.value]
+    said += [run["precision"]] if "precision" in run else []
+    strongest = [entry for entry in said if entry.level == max(e.level for e in said)]
+    definite = [entry for entry in strongest if entry.value != "auto"] or strongest
+    if len({entry.value for entry in definite}) > 1:
+        one, other = definite[:2]
+        what = (f"run_cfg.precision is {other.value}, but run_cfg.{one.value} is true" if other is run.get("precision")
+                else "run_cfg.bf16 and run_cfg.fp16 are both true")
+        raise ConfigError(f"{file}: {what}; choose one: precision auto takes bf16, fp16 or float32 by what the machine computes")
+    chosen = definite[0] if definite else None
+    against = [entry for name, entry in older.items() if not entry.value and (chosen is None or chosen.value in ("auto", name))]
+    ruled_out = max(against, key=lambda entry: entry.level, default=None)
+    if ruled_out and (chosen is None or ruled_out.level > chosen.level):
+        chosen = dataclasses.replace(ruled_out, value="float32")
+    if chosen:
+        run["precision"] = chosen
 
 
 def _on(section: Section, key: str) -> bool:

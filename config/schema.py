@@ -31,7 +31,8 @@ class RunConfig:
     output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True)
     resume: bool = setting(False, "continue the run in output_dir from its last checkpoint")
     seed: int = setting(50, "seed of every draw")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = setting(
+        "auto", "auto takes a GPU of CUDA or ROCm where there is one, else the CPU; mps (Apple) and xpu (Intel), untested, by name")
     learning_rate: float = setting(1e-4, "peak learning rate of everything but the vision encoder", minimum=0.0)
     clip_lr: float | None = setting(None, "peak learning rate of the vision encoder; null: learning_rate", minimum=0.0)
     new_lr: float | None = setting(None, "peak learning rate of the parameters in new_params_name; null: learning_rate", minimum=0.0)
@@ -46,8 +47,11 @@ class RunConfig:
     gradient_accumulation_steps: int = setting(1, "batches of batch_size clips per optimiser step", minimum=1)
     num_train_steps: int | None = setting(None, "stop after so many optimiser steps (each corpus keeps its share); null: the sum of the "
                                                 "corpora's steps", minimum=1, unset=(0,))
-    fp16: bool = setting(False, "half precision with a gradient scaler (for V100); CUDA only")
-    bf16: bool = setting(False, "bfloat16 autocast, on CPUs too")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = setting(
+        "auto", "number format of products; auto: bf16 where the hardware computes it (A100 and later; CPUs by a measurement), fp16 with a "
+                "gradient scaler on V100 and T4, else float32")
+    fp16: bool | None = setting(None, "older: true is precision fp16", older=True)
+    bf16: bool | None = setting(None, "older: true is precision bf16", older=True)
     compile: bool = setting(False, "training: the layers of the vision and audio towers through torch.compile, which needs a C++ compiler, "
                                    "for a GPU Triton; a layer that cannot be compiled runs as it is, with a warning")
     gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "

@@ -20,7 +20,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         ("grad_clip clip_grad max_grad_norm clip_grad_norm gradient_clipping", ("grad_norm",)),
         ("accum accumulation accumulation_steps grad_accum accumulate_grad_batches", ("gradient_accumulation_steps",)),
         ("random_seed", ("seed",)),
-        ("precision half dtype mixed_precision autocast", ("bf16", "fp16")),
+        ("half dtype mixed_precision autocast", ("precision",)),
         ("out output outdir log_dir logdir save_dir exp_dir", ("output_dir",)),
         ("ckpt load weights ckpt_path checkpoint_path model_path init_from", ("checkpoint",)),
         ("resume_from resume_from_checkpoint", ("resume", "checkpoint")),

@@ -100,6 +100,10 @@ class TrainLoader:
         """The task of a corpus by its name."""
         return next(own.task for own in self.corpora if own.name == corpus)
 
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        """How many of the steps from ``start`` on read which corpora; several of one step are joined by a plus."""
+        return self._mixture.steps_by_corpora(start)
+
     def references(self) -> dict[tuple[str, CaptionKind], dict[str, list[str]]]:
         """Clip id → all its captions, by corpus and by the caption kinds that captioning is trained on."""
         found: dict[tuple[str, CaptionKind], dict[str, list[str]]] = {}

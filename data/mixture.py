@@ -101,6 +101,16 @@ class Mixture:
         """Index of the corpus that micro-batch ``micro`` of optimiser step ``step`` reads."""
         return int(self._owners[(step * self.accumulation + micro) // self._together])
 
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        """How many of the steps from ``start`` on read which corpora; several of one step are joined by a plus, in the order of names."""
+        turns = self._owners.reshape(self.total_steps, -1)[start:]
+        read, counts = np.unique(np.sort(turns, axis=1), axis=0, return_counts=True)
+        found: dict[str, int] = {}
+        for row, count in zip(read.tolist(), counts.tolist()):
+            name = "+".join(sorted({self.corpora[i].name for i in row}))
+            found[name] = found.get(name, 0) + count
+        return found
+
     def batch(self, step: int, micro: int) -> tuple[int, list[tuple[int, int]]]:
         """The corpus and the global batch of micro-batch ``micro`` of a step, as (position, row). Positions count the clips read
         of a corpus since the start of training: clip ``p`` belongs to epoch ``p // rows``, each of which is a new order of all rows."""

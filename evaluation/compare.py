@@ -31,7 +31,7 @@ MEASURES: dict[str, Callable[..., tuple[dict[str, bootstrap.Measure], int]]] = {
 SAME = ("objective", "split_sha256", "references_sha256")
 """Facts of the protocol without which numbers do not compare."""
 UNIMPORTANT = frozenset(["seconds", "hardware", "processes", "versions", "split_file", "references", "intervals", "groups", "not_computed",
-                         "condition_features"])
+                         "condition_features", "precision_reason"])
 
 
 class CompareError(ValueError):

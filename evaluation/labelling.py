@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from config.load import resolved
+from config.compare import precision_of, resolved
 from config.tasks import CaptionKind, Group, Objective
 from data.annotations import CAPTION_KEYS
 from evaluation import protocol
@@ -88,7 +88,7 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
     found = {
         "checkpoint_sha256": provenance.get("checkpoint_sha256"),
         "clips_sha256": loader.provenance["split_sha256"],
-        "run_cfg": {"seed": run.seed, "bf16": run.bf16, "fp16": run.fp16},
+        "run_cfg": {"seed": run.seed, "precision": run.precision},
         "model_cfg": {key: value for key, value in model.items() if key not in unused},
         "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
     }
@@ -107,7 +107,9 @@ def _open(folder: Path, loader: EvalLoader, header: dict[str, Any]) -> list[int]
     """The annotation rows still to be labelled, after the header was written; or why the folder's labels cannot be continued."""
     path = folder / "protocol.json"
     if path.exists():
-        differences = list(_differences(json.loads(path.read_text())["settings"], header["settings"]))
+        before = json.loads(path.read_text())["settings"]
+        before["run_cfg"] = {"seed": before["run_cfg"]["seed"], "precision": precision_of(before["run_cfg"])}
+        differences = list(_differences(before, header["settings"]))
         if differences:
             return "\n  ".join([f"'{folder}' holds labels made otherwise; here is what was, and what is now:", *differences,
                                 "Undo these changes, or choose another --output_dir"])

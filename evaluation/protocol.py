@@ -16,6 +16,7 @@ from config.tasks import Modality, Objective, Task
 from evaluation import benchmarks
 from utils import distributed
 from utils.files import sha256_file
+from utils.precision import device_name
 
 if TYPE_CHECKING:
     from config.schema import Config, DatasetConfig
@@ -71,7 +72,7 @@ def build(
         **facts,
         **provenance,
         "seed": config.run_cfg.seed,
-        "precision": "bf16" if config.run_cfg.bf16 else "fp16" if config.run_cfg.fp16 else "fp32",
+        "precision": config.run_cfg.precision,
         "processes": distributed.world_size(),
         "code_commit": code_commit(),
         "versions": versions(),
@@ -130,8 +131,8 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device | str = "cpu") -> str:
     """The device in words: the GPU's name and number, or the processor and its cores."""
-    if torch.device(device).type == "cuda":
-        return f"{distributed.world_size()} × {torch.cuda.get_device_name(device)}"
+    if torch.device(device).type != "cpu":
+        return f"{distributed.world_size()} × {device_name(torch.device(device))}"
     return f"{_processor()}, {os.cpu_count()} cores"
 
 

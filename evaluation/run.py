@@ -36,20 +36,22 @@ if TYPE_CHECKING:
     from data.loader import EvalLoader
     from model.vast import VAST, ClipFeatures
     from model.weights import LoadReport
+    from utils.precision import Precision
 
 logger = logging.getLogger("omnivast")
 
 
-def evaluate_weights(model: VAST, loaders: Sequence[EvalLoader], config: Config, weights: LoadReport | None) -> None:
+def evaluate_weights(model: VAST, loaders: Sequence[EvalLoader], config: Config, weights: LoadReport | None,
+                     precision: Precision) -> None:
     """Test the weights that were loaded, on every process: ``results/`` in the output folder, and the metrics in the log."""
     folder = Path(config.run_cfg.output_dir, "results")
-    provenance = {**protocol.checkpoint_facts(weights), "config_hash": config_hash(config)}
+    provenance = {**protocol.checkpoint_facts(weights), "config_hash": config_hash(config), "precision_reason": precision.reason}
     metrics = evaluate(model, loaders, config, folder=folder, provenance=provenance)
     logger.info("results in %s\n%s", folder, "\n".join(f"  {name:<48} {value:7.2f}" for name, value in metrics.items()))
 
 
 def evaluator(
-    model: VAST, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None
+    model: VAST, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None, precision: Precision
 ) -> Callable[[int], dict[str, float]] | None:
     """What a training calls on every process to test the model after a step, into ``results/step_N``; None where nothing is tested.
 
@@ -60,7 +62,8 @@ def evaluator(
     def evaluate_step(step: int) -> dict[str, float]:
         facts = protocol.saved_facts(output / "ckpt" / f"model_step_{step}.pt") if step else protocol.checkpoint_facts(start)
         return evaluate(model, loaders, config, folder=output / "results" / f"step_{step}",
-                        provenance={**facts, "config_hash": config_hash(config), "step": step})
+                        provenance={**facts, "config_hash": config_hash(config), "precision_reason": precision.reason,
+                                    "step": step})
 
     return evaluate_step if loaders else None
 
@@ -222,8 +225,8 @@ def _encoded(model: VAST, loader: EvalLoader, device: torch.device, done: Collec
         read = time.monotonic()
         batch = on_host.to(device)
         features = model.encode(batch, loader.task.modalities)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         yield batch, features, max(read - start, batch.read_seconds / readers) + time.monotonic() - read
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,6 +18,7 @@ from model.text import TextSizes
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vast import VAST
 from model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
+from utils.precision import DTYPES, Precision, resolve
 from utils.random import seed_everything
 
 log = logging.getLogger("omnivast")
@@ -30,16 +32,26 @@ class ModelError(ValueError):
 
 
 def model_of(config: Config, *, load_towers: bool) -> VAST:
-    """The model of a run, as its seed initialises it, with the run's precision and able to do the tasks of all its datasets.
+    """The model of a run, as its seed initialises it, able to do the tasks of all its datasets; in float32, see :func:`set_precision`.
 
     Raises ModelError, WeightsError."""
     run = config.run_cfg
     seed_everything(run.seed, "model")
     model = build_model(config.model_cfg, load_towers=load_towers)
-    model.precision, model.gather_with_grad = precision(run.bf16, run.fp16), run.gather_with_grad
+    model.gather_with_grad = run.gather_with_grad
     for dataset in (*config.data_cfg.train, *config.data_cfg.val):
         model.check_task(task_of(dataset))
     return model
+
+
+def set_precision(model: VAST, config: Config, device: torch.device, kept: str | None = None) -> tuple[Config, Precision]:
+    """Let ``model`` compute as the run asks and as ``device`` can; on every process. Returns the config with the precision chosen in
+    place of ``auto``, and why. ``kept``: the precision of the run that is continued."""
+    run = config.run_cfg
+    usable = ("float32", "bf16") if run.parallel == "deepspeed" else tuple(DTYPES)
+    chosen = resolve(run.precision, device, model.width, usable=usable, kept=kept)
+    model.precision = chosen.autocast
+    return dataclasses.replace(config, run_cfg=dataclasses.replace(run, precision=cast(Any, chosen.name))), chosen
 
 
 def build_model(cfg: ModelConfig, *, load_towers: bool = True) -> VAST:
@@ -136,8 +148,3 @@ def _need(files: list[tuple[str, str, TowerFile]]) -> None:
     raise WeightsError("\n".join(lines) + f"\n`python scripts/download_weights.py {names}` fetches what can be fetched and says how to get "
                        "the rest. Or start from a whole checkpoint (--checkpoint or --pretrain_dir), or set \"pretrained\": false to train "
                        "from scratch on purpose")
-
-
-def precision(bf16: bool, fp16: bool) -> torch.dtype | None:
-    """The autocast type of the run's flags."""
-    return torch.bfloat16 if bf16 else torch.float16 if fp16 else None

@@ -163,6 +163,12 @@ class VAST(nn.Module):
         return self.audio_encoder.frontend if hasattr(self, "audio_encoder") else "beats"
 
     @property
+    def width(self) -> int:
+        """Of the widest tower."""
+        towers = (getattr(self, name).width for name in ("vision_encoder", "audio_encoder") if hasattr(self, name))
+        return max(self.multimodal_encoder.sizes.hidden_size, *towers, 1)
+
+    @property
     def device(self) -> torch.device:
         return self.contra_temp.device
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 def quickstart(options: argparse.Namespace) -> None:
     """All stages. Raises StageError."""
+    os.environ["OMNIVAST_SMALLER"] = "`--steps N` shortens every training of the quickstart, `--size debug` tries it in minutes"
     folder = options.folder or Path("output", "quickstart" if options.size == "quick" else f"quickstart_{options.size}")
     recipe = Recipe(options.size, options.data, options.steps)
     stages = Stages(folder, STAGES, fresh=options.fresh)

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
-from config.compare import diff, same_but_for_length
+from config.compare import diff, precision_of, same_but_for_length
 from utils import distributed
 from utils.files import sha256_file, write_atomically
 
@@ -230,6 +230,21 @@ def _load(folder: Path, pair: Pair) -> Loaded:
     for mark in state["optimizer"].get("files", ()):
         _verify(folder / mark["name"], FileMark(**mark))
     return Loaded(pair.step, _read(model_path), state)
+
+
+def kept_precision(output_dir: str | Path) -> str | None:
+    """In which precision the run in ``output_dir`` computes, by the newest state that can be read; on every rank, read by rank 0."""
+    return on_main(lambda: _kept_precision(Path(output_dir) / "ckpt"))
+
+
+def _kept_precision(folder: Path) -> str | None:
+    for step in sorted(_steps_on_disk(folder), reverse=True):
+        try:
+            state = torch.load(folder / f"state_step_{step}.pt", map_location="cpu", weights_only=True, mmap=True)
+            return precision_of(state["config"]["run_cfg"])
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            continue  # load_latest says what is wrong with it
+    return None
 
 
 def check_config(state: dict[str, Any], config_hash: str, resolved: dict[str, Any], folder: Path) -> bool:

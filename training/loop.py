@@ -31,6 +31,7 @@ from training.data_report import DataReport
 from training.monitor import Monitor, Ranking, check_unreadable, primary_metric
 from training.nonfinite import ADVICE, NonFiniteLoss, report
 from training.optim import set_learning_rate
+from training.pace import Pace
 from training.parallel import build_engine
 from training.saving import Saver, best_kept
 from training.spikes import LossSpikes, Spike
@@ -99,8 +100,8 @@ def train(config: Config, model: VAST, loader: TrainLoader, *, evaluate: Evaluat
     """
     run = config.run_cfg
     device = torch.device(device)
-    if run.fp16 and device.type != "cuda":
-        raise ValueError("run_cfg.fp16 needs a GPU: on the CPU use --fp16 false, with --bf16 true where half precision is wanted")
+    if run.precision == "fp16" and device.type == "cpu":
+        raise ValueError("run_cfg.precision fp16 needs a GPU: on the CPU use auto, bf16 or float32")
     checkpoint.check_output_dir(run.output_dir, new_run=not run.resume)
     with StopSignals() as stop:
         checkpoint.on_main(lambda: checkpoint.remove_leftovers(Path(run.output_dir) / "ckpt"))
@@ -127,7 +128,7 @@ class Trainer:
         self.ckpt = self.folder / "ckpt"
         self.engine = build_engine(model.to(device), self.run_cfg, device)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.run_cfg.fp16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.run_cfg.precision == "fp16")
         self.plan = [[corpus.steps for corpus in loader.corpora]]
         """Steps of each corpus, as planned at first and each time that the run was made longer."""
         self.follow_plan()
@@ -164,6 +165,7 @@ class Trainer:
         """The steps that are left."""
         batches = on_device(iter(self.loader.batches(self.start)), self.device)
         self.data = DataReport(self.loader.corpora, self.counters.clips)
+        self.pace = Pace(self.loader.steps_by_corpora(self.start))
         if distributed.world_size() > 1:
             self.watchdog.at(self.start + 1, "preparing the first step")
             first = self.next_batch(batches, self.start)
@@ -174,7 +176,7 @@ class Trainer:
             began = time.monotonic()
             result = self.step(index, batches)
             self.account(index + 1, result, time.monotonic() - began)
-            step = index + 1
+            step, done = index + 1, time.monotonic()
             if result.save_failed:
                 self.saver.wait()
             if step in self.milestones or step == self.total or result.stop or result.save or self.periodic(step):
@@ -182,7 +184,12 @@ class Trainer:
                 self.leave_if_asked(step)
             if step in self.milestones:
                 self.evaluate(step)
+                self.pace.pause(time.monotonic() - done)
                 self.leave_if_asked(step)
+
+    def to_evaluate(self, step: int) -> int:
+        """Evaluations after ``step``, its own included."""
+        return sum(at >= step for at in self.milestones) if self.evaluator is not None else 0
 
     def periodic(self, step: int) -> bool:
         return self.run_cfg.save_every > 0 and step % self.run_cfg.save_every == 0
@@ -281,7 +288,11 @@ class Trainer:
             if self.scaler.is_enabled():
                 row |= {"scale": self.scaler.get_scale(), "skipped": result.skipped}
             self.window = [0.0, 0.0, 0.0]
-        self.monitor.step(row, {"loss": f"{result.losses['loss']:.3f}", "clips/s": f"{rate:.1f}", "data wait": f"{100 * wait:.0f} %"})
+        self.pace.step(corpus, seconds)
+        if self.device.type == "cpu" and distributed.is_main():
+            self.pace.warn(self.to_evaluate(step))
+        self.monitor.step(row, {"loss": f"{result.losses['loss']:.3f}", "clips/s": f"{rate:.1f}", "data wait": f"{100 * wait:.0f} %"},
+                          self.pace.words(self.to_evaluate(step)))
         self.monitor.data(self.data.step(step, seconds, result.waited, counters.clips, last=step == self.total))
         if result.spike is not None:
             self.monitor.spike(step, corpus, result.spike, result.losses, distributed.all_gather_objects(result.clip_ids))

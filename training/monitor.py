@@ -54,8 +54,9 @@ class Monitor:
         if self.events is not None:
             self.events.close()
 
-    def step(self, row: dict[str, Any] | None, shown: Mapping[str, str]) -> None:
-        """Count a step on the bar; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard."""
+    def step(self, row: dict[str, Any] | None, shown: Mapping[str, str], left: str) -> None:
+        """Count a step on the bar; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard. ``left``: the time, in words."""
+        self.bar.set_left(left)
         self.bar.set_postfix(**shown)
         self.bar.update()
         if row is None or not self.writers:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DECIDED = {"train_batch_size": "the corpora's batch_size", "train_micro_batch_size_per_gpu": "the corpora's batch_size",
            "gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "grad_norm", "optimizer": "optim",
-           "scheduler": "scheduler", "bf16": "bf16", "fp16": "fp16"}
+           "scheduler": "scheduler", "bf16": "precision", "fp16": "precision"}
 """Keys of DeepSpeed's file that the run's config decides, and by which of its keys."""
 
 

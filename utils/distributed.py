@@ -73,15 +73,15 @@ def _count(kind: Kind, size: float) -> None:
 def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.device:
     """Join the process group that ``torchrun`` (or ``torch.distributed.launch``) describes, if any, and pick the device.
 
-    Raises ValueError when ``device_name`` is "cuda" and there is no GPU.
+    Raises ValueError when there is no device of that name.
     """
     chosen = device(device_name)
     end_with_launcher()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         limit = timedelta(minutes=timeout_minutes)
         store, own, world = next(dist.rendezvous("env://", timeout=limit))
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=agreed_store(store, own, world, limit), rank=own,
-                                world_size=world, timeout=limit)
+        backend = {"cuda": "nccl", "xpu": "xccl"}.get(chosen.type, "gloo")
+        dist.init_process_group(backend, store=agreed_store(store, own, world, limit), rank=own, world_size=world, timeout=limit)
     return chosen
 
 
@@ -124,14 +124,17 @@ def teardown() -> None:
 
 
 def device(name: str = "auto") -> torch.device:
-    """"auto" → this process's GPU where there is one, else the CPU."""
+    """This process's device of that name; "auto" → CUDA where there is a GPU, else the CPU. Raises ValueError where torch finds none."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but torch finds no GPU; use --device cpu or auto")
-    index = local_rank() % torch.cuda.device_count()
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+    kind = "cuda" if name == "auto" else name
+    found: Any = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type != kind:
+        has = "no GPU" if found is None else f"only '{found.type}'"
+        raise ValueError(f"device '{kind}' was asked for, but torch finds {has}; use --device cpu or auto")
+    chosen = torch.device(kind, local_rank() % torch.accelerator.device_count())
+    torch.accelerator.set_device_index(chosen.index)
+    return chosen
 
 
 def set_threads(number: int = 0) -> None:

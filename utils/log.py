@@ -86,7 +86,7 @@ class Progress(Generic[T]):
         self.total = len(work) if isinstance(work, Sized) else work if isinstance(work, int) else None
         self.description, self.unit, self.shown = description, unit, shown
         self.count = self.initial = initial
-        self.postfix = ""
+        self.postfix = self.left = ""
         terminal = sys.stderr.isatty() if terminal is None else terminal
         self.bar = tqdm(total=self.total, desc=description, initial=initial, unit=unit, dynamic_ncols=True,
                         smoothing=0.1) if shown and terminal else None
@@ -109,6 +109,12 @@ class Progress(Generic[T]):
             self.bar.update(steps)
         elif self.shown and self._due():
             self._line()
+
+    def set_left(self, words: str) -> None:
+        """Time left as the caller knows it, such as ``1:15 left``, in place of the one that the mean rate so far would give."""
+        self.left = words
+        if self.bar is not None:
+            self.bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, " + words + ", {rate_fmt}{postfix}]"
 
     def set_postfix(self, **values: object) -> None:
         """Values shown behind the bar, formatted as given."""
@@ -143,7 +149,9 @@ class Progress(Generic[T]):
         rate = (self.count - self.initial) / elapsed if elapsed > 0 else 0.0
         parts = [f"{self.description}: {self.count}" + (f"/{self.total} ({100 * self.count // self.total} %)" if self.total else "")]
         parts.append(f"{rate:.3g} {self.unit}/s" if rate >= 0.1 or rate == 0 else f"{1 / rate:.3g} s/{self.unit}")
-        if self.total and rate > 0:
+        if self.left:
+            parts.append(self.left)
+        elif self.total and rate > 0:
             parts.append(f"{duration((self.total - self.count) / rate)} left")
         logger.info(", ".join([*parts, self.postfix] if self.postfix else parts))
         self.last_time, self.last_count = time.monotonic(), self.count

@@ -10,7 +10,8 @@ from tests.config.conftest import BASE, DATASET
 
 @pytest.mark.parametrize("keys, message", [
     ({"run": {"bf16": True, "fp16": True}}, "run_cfg.bf16 and run_cfg.fp16 are both true; choose one"),
-    ({"run": {"fp16": True, "device": "cpu"}}, "run_cfg.fp16 needs a GPU but run_cfg.device is cpu"),
+    ({"run": {"bf16": True, "precision": "float32"}}, "run_cfg.precision is float32, but run_cfg.bf16 is true; choose one"),
+    ({"run": {"fp16": True, "device": "cpu"}}, "run_cfg.precision fp16 needs a GPU but run_cfg.device is cpu"),
     ({"run": {"betas": [0.9]}}, "run_cfg.betas: expected two numbers"),
     ({"run": {"betas": [0.9, 1.0]}}, "run_cfg.betas: expected two numbers"),
     ({"run": {"grad_norm": 0}}, "run_cfg.grad_norm: expected a positive number, or null or -1"),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS
+from config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS, precision_of
 from config.load import ConfigError, config_hash, diff, load_config, resolved
 from config.schema import DatasetConfig, ModelConfig, RunConfig
 from tests.config.conftest import BASE, DATASET
@@ -171,7 +171,7 @@ def test_obsolete_keys_say_what_replaces_them(shop, caplog):
     with caplog.at_level(logging.WARNING, logger="omnivast"):
         shop.load("--amp", "apex", run={"use_ddp": False, "num_nodes": 2, "vision_resolution": 224}, train={"datatype": "video"})
     assert sorted(caplog.messages) == sorted([
-        "--amp has no effect: bf16 and fp16 choose the precision",
+        "--amp has no effect: precision decides",
         "c.json: run_cfg.use_ddp has no effect: the number of processes decides",
         "c.json: run_cfg.num_nodes has no effect: the launcher's environment (torchrun) decides",
         "c.json: run_cfg.vision_resolution has no effect: model_cfg.vision_resolution decides",
@@ -217,10 +217,41 @@ class TestInherit:
 def test_of_excluding_settings_the_stronger_place_holds(shop):
     shop.write("d.json", {"fp16": True})
     run = shop.load(run={"default": "d.json", "bf16": True}).run_cfg
-    assert (run.bf16, run.fp16) == (True, False)
-    assert shop.load("--device", "cpu", run={"default": "d.json"}).run_cfg.fp16 is False
+    assert run.precision == "bf16"
+    assert shop.load("--device", "cpu", run={"default": "d.json"}).run_cfg.precision == "float32"
     dataset = shop.load("--train_epoch", "2.5").data_cfg.train[0]
     assert (dataset.epoch, dataset.steps) == (2.5, None)
+
+
+@pytest.mark.parametrize("default, own, flags, wanted", [
+    ({}, {}, [], "auto"),
+    ({"bf16": True}, {}, [], "bf16"), ({"fp16": True, "bf16": False}, {}, [], "fp16"), ({"fp16": False, "bf16": False}, {}, [], "float32"),
+    ({"fp16": True}, {"fp16": False}, [], "float32"), ({"fp16": True}, {"precision": "auto"}, [], "auto"),
+    ({"fp16": True}, {}, ["--precision", "bf16"], "bf16"), ({"fp16": True}, {}, ["--bf16", "false"], "fp16"),
+    ({"fp16": True}, {}, ["--fp16", "false"], "float32"), ({"precision": "auto"}, {"bf16": True}, [], "bf16"),
+    ({"precision": "auto"}, {}, ["--bf16"], "bf16"), ({"precision": "auto"}, {}, ["--bf16", "false"], "float32"),
+    ({"precision": "auto", "bf16": False}, {}, [], "auto"), ({"precision": "auto", "bf16": True}, {}, [], "bf16"),
+    ({"precision": "bf16"}, {}, ["--fp16", "false"], "bf16"), ({"precision": "bf16"}, {}, ["--bf16", "false"], "float32"),
+    ({"precision": "bf16"}, {"fp16": True}, [], "fp16")])
+def test_older_names_of_the_precision_keep_their_meaning(shop, default, own, flags, wanted):
+    shop.write("d.json", default)
+    run = shop.load(*flags, run={"default": "d.json", **own}).run_cfg
+    assert (run.precision, run.bf16, run.fp16) == (wanted, None, None)
+
+
+def test_configs_from_before_the_precision_compare_with_those_after(shop):
+    """A run whose checkpoint says bf16 can be continued by a config that says precision: bf16, and by no other."""
+    for flags, older in ((["--precision", "bf16"], {"fp16": False, "bf16": True}), (["--precision", "fp16"], {"fp16": True, "bf16": False}),
+                         (["--precision", "float32"], {"fp16": False, "bf16": False})):
+        config = shop.load(*flags)
+        before = resolved(config)
+        del before["run_cfg"]["precision"]
+        before["run_cfg"] |= older
+        assert config_hash(before) == config_hash(config) and not diff(before, config)
+        assert precision_of(before["run_cfg"]) == flags[1]
+    other = shop.load("--precision", "bf16")
+    assert config_hash(before) != config_hash(other) and diff(before, other) == ['run_cfg.precision: "float32", now "bf16"']
+    assert precision_of({}) == "auto"
 
 
 def test_sample_nums_for_the_embeddings_follow_the_training_corpora(shop):

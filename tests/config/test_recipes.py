@@ -168,7 +168,7 @@ def test_a_released_finetuning_config_runs_unmodified(released, shop, caplog):
     assert sorted(message.split(": ")[1].split(" has no effect")[0] for message in caplog.messages) == sorted(NO_EFFECT)
     run, model, (train,), (val,) = config.run_cfg, config.model_cfg, config.data_cfg.train, config.data_cfg.val
     assert (run.learning_rate, run.clip_lr, run.checkpoint, run.num_train_steps, run.new_lr or None) == (2e-5, 5e-7, None, None, None)
-    assert run.fp16 and run.save_best and run.first_eval and run.pretrain_dir == "./output/vast/pretrain_vast"
+    assert run.precision == "fp16" and run.save_best and run.first_eval and run.pretrain_dir == "./output/vast/pretrain_vast"
     assert (model.checkpointing, model.vision_resolution, model.max_vision_sample_num, model.itm_ratio) == (True, 224, 8, 0.1)
     for dataset, given in ((train, TRAIN), (val, VAL)):
         assert {key: getattr(dataset, key) for key in given} == given
@@ -195,8 +195,15 @@ def test_obsolete_keys_of_datasets_say_what_replaces_them(released, caplog):
 
 
 def test_bf16_on_the_command_line_replaces_the_released_fp16(released):
-    run = released({"train": [TRAIN], "val": [VAL]})("--bf16", "true").run_cfg
-    assert run.bf16 and not run.fp16
+    load = released({"train": [TRAIN], "val": [VAL]})
+    assert load("--bf16", "true").run_cfg.precision == "bf16"
+    assert [load("--precision", name).run_cfg.precision for name in ("auto", "float32", "bf16")] == ["auto", "float32", "bf16"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.json")), ids=lambda path: path.relative_to(ROOT / "config").as_posix())
+def test_every_recipe_leaves_the_precision_to_the_machine(path):
+    run = json.loads(path.read_text()).get("run_cfg", {}) if "default" not in path.stem else json.loads(path.read_text())
+    assert run.get("precision", "auto") == "auto" and not {"bf16", "fp16"} & run.keys()
 
 
 def test_only_these_default_values_of_the_release_are_not_ours(released, monkeypatch):
@@ -206,5 +213,5 @@ def test_only_these_default_values_of_the_release_are_not_ours(released, monkeyp
     ours = load(VAST / "finetune_cfg" / "retrieval-msrvtt.json")
     differ = {key for key, value in vars(theirs.run_cfg).items() if getattr(ours.run_cfg, key) != value}
     # 0 as new_lr, which no parameter has, is the release's word for none.
-    assert differ - {"use_ddp", "new_lr"} == {"learning_rate", "save_best"}
+    assert differ - {"use_ddp", "new_lr"} == {"learning_rate", "save_best", "precision"}
     assert {key for key, value in vars(theirs.model_cfg).items() if getattr(ours.model_cfg, key) != value} == {"inherit_keys"}

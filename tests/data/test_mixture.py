@@ -32,6 +32,14 @@ def test_scaled_steps_keep_their_shares():
     assert scale_steps([100, 1], 3) == [3, 0]
 
 
+@pytest.mark.parametrize("mix, accumulation", [("random", 1), ("in-order", 2), ("interleaved", 3)])
+def test_steps_that_are_left_are_counted_by_what_they_read(mix, accumulation):
+    mixture = Mixture(corpora((10, 8, 2), (10, 3, 2), (10, 0, 2)), seed=3, mix=mix, accumulation=accumulation)
+    for start in (0, 4, 10, 11):
+        read = ({mixture.corpora[mixture.corpus_at(step, micro)].name for micro in range(accumulation)} for step in range(start, 11))
+        assert mixture.steps_by_corpora(start) == Counter("+".join(sorted(names)) for names in read)
+
+
 @pytest.mark.parametrize("mix", ["random", "round-robin", "in-order"])
 def test_every_corpus_gets_exactly_its_steps(mix):
     mixture = Mixture(corpora((10, 30, 2), (10, 10, 2), (10, 0, 2)), seed=3, mix=mix)

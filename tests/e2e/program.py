@@ -67,10 +67,16 @@ class Clips:
         return [*self.train(output), "--mode", "testing", "--checkpoint", str(weights), *more]
 
 
+PRECISIONS = {"--precision", "--bf16", "--fp16"}
+
+
 def call(arguments: list[str], module: str = "") -> int:
-    """The exit status of run.py, run in this process as ``python run.py``; or of ``python -m module``."""
+    """The exit status of run.py, run in this process as ``python run.py``; or of ``python -m module``.
+
+    What run.py computes is the same on every machine: in float32, where ``arguments`` name no precision."""
     before = sys.argv
-    sys.argv = [module or "run.py", *arguments]
+    same = [] if module or PRECISIONS & set(arguments) else ["--precision", "float32"]
+    sys.argv = [module or "run.py", *same, *arguments]
     try:
         if module:
             runpy.run_module(module, run_name="__main__", alter_sys=True)

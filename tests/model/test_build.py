@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from config.schema import ModelConfig
-from model.build import ModelError, build_model, precision, text_parts
+from config.schema import Config, DataConfig, ModelConfig, RunConfig
+from model.build import ModelError, build_model, set_precision, text_parts
 from model.layout import Layout
 from model.text import TextSizes
 from model.tokenizer import TokenizerError
 from model.vast import VAST
 from model.weights import WeightsError, towers
 from tests.model.tiny import BEATS, CONFIG, GOLDENS, SIZES, VAST_TINY, vast
+from utils.precision import Machine
 
 WITHOUT_USE = ("vision_encoder.text.", "vision_encoder.logit_scale", "vision_encoder.visual.head.")
 """What the released checkpoint carries of EVA-CLIP besides its tower."""
@@ -136,5 +137,17 @@ def test_vocabularies_that_cannot_be(tmp_path):
         build_model(config(tokenizer=str(tmp_path)))
 
 
-def test_autocast_types():
-    assert [precision(True, False), precision(False, True), precision(False, False)] == [torch.bfloat16, torch.float16, None]
+def test_the_precision_is_chosen_at_the_models_width_and_stands_in_the_config(monkeypatch):
+    asked = []
+
+    def look(device, width):
+        asked.append(width)
+        return Machine("cuda", "a card", (7, 0), width, {})
+
+    monkeypatch.setattr("utils.precision.look", look)
+    model = build_model(config())
+    ddp, deepspeed = (Config(RunConfig(parallel=parallel), config(), DataConfig()) for parallel in ("ddp", "deepspeed"))
+    settled, chosen = set_precision(model, ddp, torch.device("cpu"))
+    assert settled.run_cfg.precision == chosen.name == "fp16" and model.precision is torch.float16
+    assert set_precision(model, deepspeed, torch.device("cpu"))[0].run_cfg.precision == "float32" and model.precision is None
+    assert asked == [max(model.multimodal_encoder.sizes.hidden_size, model.vision_encoder.width, model.audio_encoder.width)] * 2

@@ -258,6 +258,17 @@ def test_another_config_is_refused_with_its_differences(tmp_path):
     assert check_config(saved, config_hash(longer), resolved(longer), tmp_path) and not check_config(saved, config_hash(old), {}, tmp_path)
 
 
+def test_the_precision_of_a_run_is_read_from_its_newest_good_state(tmp_path):
+    assert checkpoint.kept_precision(tmp_path) is None
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    for step, run in ((2, {"bf16": False, "fp16": False}), (4, {"precision": "bf16"})):
+        torch.save({"config": {"run_cfg": run}, "optimizer": torch.zeros(9)}, folder / f"state_step_{step}.pt")
+    assert checkpoint.kept_precision(tmp_path) == "bf16"
+    (folder / "state_step_4.pt").write_bytes((folder / "state_step_4.pt").read_bytes()[:200])
+    assert checkpoint.kept_precision(tmp_path) == "float32"
+
+
 def test_output_dir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputDirError, match="file/run' cannot be written.*--output_dir"):

@@ -267,7 +267,7 @@ def test_loss_spikes_are_logged_with_their_clips_by_a_resumed_run_too(tmp_path, 
 
 def scaled(folder, model, loader, **run):
     """A training with a gradient scaler, which torch has for the CPU as well."""
-    trainer = Trainer(config(folder, fp16=True, **run), model, loader, None, torch.device("cpu"), StopSignals())
+    trainer = Trainer(config(folder, precision="fp16", **run), model, loader, None, torch.device("cpu"), StopSignals())
     return trainer.run()
 
 
@@ -338,7 +338,7 @@ def test_refusals_before_training(tmp_path):
     with pytest.raises(RuntimeError, match="run_cfg.seed: 50, now 51"):
         train(config(tmp_path, num_train_steps=8, seed=51, resume=True), Toy(), Loader())
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
-        train(config(tmp_path / "other", fp16=True), Toy(), Loader())
+        train(config(tmp_path / "other", precision="fp16"), Toy(), Loader())
     other = Toy()
     other.caption_head = torch.nn.Linear(8, 4)
     with pytest.raises(RuntimeError, match="does not fit this model"):

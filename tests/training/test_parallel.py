@@ -19,7 +19,7 @@ from data.batch import Batch
 from model.self_critical import SelfCritical, learn_from_reward
 from tests.model.tiny import BEATS, CONFIG, batch, vast
 from tests.processes import together
-from tests.training.toy import Corpus, config
+from tests.training.toy import Corpus, InTurn, config
 from training import shards
 from training.blocks import blocks_of
 from training.checkpoint import CheckpointError, load_latest
@@ -36,15 +36,12 @@ LAYERS = {"audio_encoder_cfg": {**BEATS, "encoder_layers": 3}, "vision_encoder_c
 SKIPPING = {"audio_encoder_cfg": {**BEATS, "encoder_layers": 3, "encoder_layerdrop": 0.5}}
 
 
-class Loader:
+class Loader(InTurn):
     """Four clips of noise in every batch, of the corpora in turn."""
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
         self.total_steps = STEPS
         self.corpora = [Corpus(f"corpus{i}", 100, STEPS // len(tasks), Task.parse(task), 4) for i, task in enumerate(tasks)]
-
-    def task(self, corpus: str) -> Task:
-        return next(c.task for c in self.corpora if c.name == corpus)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         share = 4 // distributed.world_size()
@@ -90,7 +87,7 @@ RUNS = {
                               {"frozen_vision": True, "checkpointing": True}),
     "saved in the background": Run({"async_save": True}),
     "self-critical": Run(rewarded=True, tasks=("cap%tvas",)),
-    "bfloat16": Run({"bf16": True}, precision=torch.bfloat16),
+    "bfloat16": Run({"precision": "bf16"}, precision=torch.bfloat16),
 }
 ENGINES = {"ddp": ("mixed", "one task"), "fsdp": ("mixed", "frozen, recomputed", "saved in the background", "self-critical", "bfloat16")}
 

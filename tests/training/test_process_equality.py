@@ -19,6 +19,7 @@ from data.spec import TextLengths
 from model import step
 from tests.model.tiny import CAPTIONS, CONFIG, tokenizer, vast
 from tests.processes import together
+from tests.training.toy import Corpus, InTurn
 from training.loop import train
 from utils import distributed
 from utils.log import read_jsonl
@@ -61,16 +62,14 @@ SCENARIOS = {
 }
 
 
-class Loader:
+class Loader(InTurn):
     """Clips of noise, made from their position alone. The first half of a batch has no captions of its own for vision, so that with
     several processes some have none at all; a third of the clips has no sound, a quarter no subtitle."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.total_steps = scenario, scenario.steps
-        self.corpora = [_Corpus(f"corpus{i}", Task.parse(task)) for i, task in enumerate(scenario.tasks)]
-
-    def task(self, corpus: str) -> Task:
-        return next(c.task for c in self.corpora if c.name == corpus)
+        self.corpora = [Corpus(f"corpus{i}", 100, scenario.steps // len(scenario.tasks), Task.parse(task), CLIPS)
+                        for i, task in enumerate(scenario.tasks)]
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         share = CLIPS // distributed.world_size()
@@ -83,13 +82,6 @@ class Loader:
                 first = (index * self.scenario.accumulation + micro) * CLIPS + distributed.rank() * share
                 samples = [_sample(position) for position in range(first, first + share)]
                 yield collate(samples, corpus=corpus.name, tokenizer=tokenizer(), lengths=lengths, task=corpus.task)
-
-
-@dataclass
-class _Corpus:
-    name: str
-    task: Task
-    rows: int = 100
 
 
 def _sample(position: int) -> Sample:

@@ -57,7 +57,26 @@ class Corpus:
                                                                 "marks": "0123456789abcdef" * 5})
 
 
-class Loader:
+class InTurn:
+    """What the loop asks of a loader whose ``corpora`` take turns for ``total_steps``."""
+
+    total_steps: int
+    corpora: list[Corpus]
+
+    def task(self, corpus: str) -> Task:
+        return next(c.task for c in self.corpora if c.name == corpus)
+
+    def follow(self, plan) -> None:
+        for corpus, steps in zip(self.corpora, plan[-1]):
+            self.total_steps += steps - corpus.steps
+            corpus.steps = steps
+
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        names = [self.corpora[step % len(self.corpora)].name for step in range(start, self.total_steps)]
+        return {name: names.count(name) for name in names}
+
+
+class Loader(InTurn):
     """Two corpora in turn; every row is a function of (seed, position)."""
 
     def __init__(self, total: int = 8, accumulation: int = 2, batch_size: int = 4, tasks=("ret%tv", "ret%tv_cap%tv")) -> None:
@@ -68,14 +87,6 @@ class Loader:
         self.poison: set[int] = set()
         """Steps (from 0) with a NaN in their first row."""
         self.on_step = lambda step: None
-
-    def task(self, corpus: str) -> Task:
-        return next(c.task for c in self.corpora if c.name == corpus)
-
-    def follow(self, plan) -> None:
-        for corpus, steps in zip(self.corpora, plan[-1]):
-            self.total_steps += steps - corpus.steps
-            corpus.steps = steps
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         rank, local = distributed.rank(), self.batch_size // distributed.world_size()

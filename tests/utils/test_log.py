@@ -56,6 +56,21 @@ def test_sparse_progress_tells_rate_and_time_left(caplog, monkeypatch):
     assert lines[-1] == "training: 100/100 (100 %), 2 step/s, 0:00 left, loss 1.5"
 
 
+def test_the_callers_time_left_is_shown_in_place_of_the_mean_rates(caplog, monkeypatch, capsys):
+    caplog.set_level(logging.INFO, "omnivast")
+    now = [0.0]
+    monkeypatch.setattr("utils.log.time.monotonic", lambda: now[0])
+    lines, terminal = (Progress(10, "training", unit="step", terminal=terminal) for terminal in (False, True))
+    for bar in (lines, terminal):
+        now[0] += 5.0
+        bar.set_left("1:00 left")
+        bar.update()
+    assert caplog.records[0].message == "training: 1/10 (10 %), 0.2 step/s, 1:00 left"
+    terminal.bar.refresh()
+    assert "1:00 left" in capsys.readouterr().err
+    terminal.close()
+
+
 def test_sparse_progress_of_slow_work_speaks_after_15_seconds(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "omnivast")
     now = [0.0]
