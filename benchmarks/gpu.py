@@ -5,8 +5,8 @@
 
 Needs torch, timm and transformers, downloads nothing. Every row is written as soon as it is known; what does not fit into memory is a
 row with that error, what does not fit into ``--limit_s`` is listed under "left_out". Rows, by "work":
-step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's bfloat16 rate), peak_gb, first_s (the first
-step, in which what is compiled is compiled);
+step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's rate in the precision), peak_gb, first_s (the
+first step, in which what is compiled is compiled);
 decode: captions_per_s, beam 3, every caption as long as may be; rerank: pairs_per_s, 50 texts for each video. "ratio_to_plain": the best
 rate of ours over the best of the plain way (benchmarks/plain.py), by work. What the plain way gives is compared by benchmarks/run.py.
 """
@@ -43,15 +43,17 @@ from model.vast import VAST  # noqa: E402
 from training.compile import compile_layers, leave_uncompiled  # noqa: E402
 from training.parallel import Engine  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
+from utils.precision import DTYPES, Precision, resolve  # noqa: E402
 from utils.random import StepRandom  # noqa: E402
 
 log = logging.getLogger("omnivast")
 
 BEAMS, TEXTS_PER_VIDEO = 3, 50
 WORKS = ("step", "decode", "rerank")
-BF16_TFLOPS = {"H100 PCIe": 756.5, "H100 NVL": 835.5, "H200 NVL": 835.5, "H200": 989.4, "H100": 989.4, "A100": 311.9}
-"""Dense bfloat16 rate of a card (NVIDIA's data sheets) by a part of its name, the first that fits; without a form it is SXM's. For others
-the measured rate of matrix products stands in, and the report says so."""
+HALF_TFLOPS = {"H100 PCIe": 756.5, "H100 NVL": 835.5, "H200 NVL": 835.5, "H200": 989.4, "H100": 989.4, "A100": 311.9, "V100": 125.0,
+               "T4": 65.0}
+"""Dense rate of a card (NVIDIA's data sheets) in the precision that auto takes, bf16, or fp16 up to T4, by a part of its name, the first
+that fits; without a form it is SXM's. For others the measured rate of matrix products stands in, and the report says so."""
 MATRIX = {"cuda": 8192, "cpu": 512}
 """Side of the matrices whose product measures the rate that can be reached."""
 
@@ -143,10 +145,10 @@ def warm_up(work: Callable[[], Any], device: torch.device) -> float:
     return first
 
 
-def matrix_tflops(device: torch.device) -> float:
-    """The rate of bfloat16 matrix products that this device reaches."""
+def matrix_tflops(device: torch.device, precision: Precision) -> float:
+    """The rate of matrix products in ``precision`` that this device reaches."""
     side = MATRIX[device.type]
-    first, second = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    first, second = (torch.randn(side, side, device=device, dtype=DTYPES[precision.name]) for _ in range(2))
     seconds(lambda: first @ second, device, repeats=5)
     return 2 * side**3 / seconds(lambda: first @ second, device, repeats=50) / 1e12
 
@@ -186,7 +188,8 @@ def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "our
     """Forward, backward, and what the training loop does to update the weights, on one batch that lies on the device."""
     device = model.device
     batch = make_batch(size, clips, frames=size.frames, device=device)
-    engine, scaler = Engine(model.train(), RunConfig(learning_rate=1e-5), device), torch.amp.GradScaler(device.type, enabled=False)
+    engine = Engine(model.train(), RunConfig(learning_rate=1e-5), device)
+    scaler = torch.amp.GradScaler(device.type, enabled=model.precision is torch.float16)
     losses: list[torch.Tensor] = []
 
     def step() -> None:
@@ -196,7 +199,7 @@ def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "our
         else:
             with model.mixed():
                 loss = plain.training_losses(model, batch, TASK, draws)["loss"]
-        loss.backward()
+        scaler.scale(loss).backward()
         engine.update(scaler)
         losses.append(loss.detach())
 
@@ -317,13 +320,14 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: best[name, "ours"] / best[name, "plain"] for name in WORKS if best.get((name, "plain")) and (name, "ours") in best}
 
 
-def describe(device: torch.device, size: str) -> dict[str, Any]:
+def describe(device: torch.device, size: str, precision: Precision) -> dict[str, Any]:
     """The machine, the versions, and the rates that results are held against."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    reached = matrix_tflops(device)
-    stated = next((rate for part, rate in BF16_TFLOPS.items() if part in name), None)
+    reached = matrix_tflops(device, precision)
+    stated = next((rate for part, rate in HALF_TFLOPS.items() if part in name), None) if precision.autocast else None
     return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "device": name, "torch": torch.__version__,
-            "cuda": torch.version.cuda, "python": platform.python_version(), "size": size, "precision": "bfloat16 autocast",
+            "cuda": torch.version.cuda, "python": platform.python_version(), "size": size, "precision": precision.name,
+            "precision_reason": precision.reason,
             "matrix_tflops": reached, "peak_tflops": stated or reached, "peak_is": "data sheet" if stated else "measured matrix product"}
 
 
@@ -332,6 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--size", default="released", choices=SIZES)
+    parser.add_argument("--precision", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="clips per step")
     parser.add_argument("--clips", type=int, nargs="+", default=[1, 16, 64], help="clips captioned, and videos re-ranked, at once")
     parser.add_argument("--steps", type=int, default=5, help="timed calls of each row")
@@ -346,8 +351,10 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.device == "cuda" and not torch.cuda.is_available():
         parser.error("no GPU that torch can use; `--device cpu --size tiny` tries the script without one")
     device, size = torch.device(flags.device), SIZES[flags.size]
-    report = Report(flags.out, flags.limit_s, describe(device, flags.size))
     model = make_model(size, device)
+    precision = resolve(flags.precision, device, model.width)
+    model.precision = precision.autocast
+    report = Report(flags.out, flags.limit_s, describe(device, flags.size, precision))
     report.content["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("%s, %.2f B parameters", report.content["device"], report.content["parameters"] / 1e9)
     for name in ("decode", "rerank"):

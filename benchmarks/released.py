@@ -55,7 +55,7 @@ SIZES = {
 
 
 def make_model(size: Size, device: torch.device) -> VAST:
-    """The model, trainable and in training mode, with bfloat16 products."""
+    """The model, trainable and in training mode, in float32."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.txt"
         file.write_text("\n".join(SPECIAL_TOKENS.get(i, f"word{i}") for i in range(size.vocabulary)) + "\n")
@@ -65,9 +65,7 @@ def make_model(size: Size, device: torch.device) -> VAST:
         torch.manual_seed(0)
         with device:
             model = build_model(ModelConfig(**keys))
-    model = model.to(device).train()
-    model.precision = torch.bfloat16
-    return model
+    return model.to(device).train()
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from utils.log import duration
 logger = logging.getLogger("omnivast")
 LONG = 30 * 60.0
 """Seconds of a training on a CPU that are worth a word before they are spent."""
-ENOUGH_STEPS = 4
-"""Steps after which the first estimate is worth that word."""
+ENOUGH_STEPS, ENOUGH_SECONDS = 4, 20.0
+"""After which the first estimate is worth that word."""
 SMALLER = "OMNIVAST_SMALLER"
 """Environment variable in which a script that starts trainings names its own ways to smaller ones."""
 OWN = ("--num_train_steps N, --train_batch_size N, --train_vision_sample_num N and --vision_resolution N make it shorter; a GPU would be "
@@ -80,7 +80,7 @@ class Pace:
     def warn(self, evaluations: int) -> None:
         """Say once, after a few steps, when the whole will take long; for trainings on a CPU."""
         total = self.elapsed + self.seconds_left(evaluations)
-        if self.said or self.steps < ENOUGH_STEPS or total <= LONG:
+        if self.said or self.steps < ENOUGH_STEPS or self.elapsed < ENOUGH_SECONDS or total <= LONG:
             return
         self.said = True
         smaller, steps = os.environ.get(SMALLER) or OWN, self.steps + self.left.total()

@@ -15,7 +15,7 @@ from benchmarks.released import SIZES, TASK, make_batch, make_model
 from utils.random import StepRandom
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--device", "cpu", "--size", "tiny", "--steps", "1", "--clips", "1"]
+TINY = ["--device", "cpu", "--size", "tiny", "--precision", "bf16", "--steps", "1", "--clips", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,8 @@ sys.exit(gpu.main(sys.argv[2:]))
     assert all(row["peak_gb"] > 0 and row["clips_per_s"] == pytest.approx(2 / row["seconds"]) for row in steps)
     assert all(row["pairs_per_s"] > 0 for row in rows if row["work"] == "rerank")
     assert all(row["captions_per_s"] > 0 and row["tokens"] == 12 for row in rows if row["work"] == "decode")
-    assert {"date", "device", "torch", "matrix_tflops", "peak_tflops", "parameters"} <= report.keys()
+    assert {"date", "device", "torch", "matrix_tflops", "peak_tflops", "parameters", "precision_reason"} <= report.keys()
+    assert report["precision"] == "bf16"
     assert "addmm" in out.with_suffix(".profile.txt").read_text()
 
 

@@ -13,6 +13,7 @@ from tests import browser
 from tests.e2e.program import ROOT, TINY, flat, results
 from utils.files import sha256_file
 from utils.log import read_jsonl
+from utils.precision import Machine
 
 STEP_KEYS = {"step", "corpus", "epoch", "loss", "losses", "lr", "grad_norm", "clips_per_second", "data_wait", "seconds"}
 
@@ -79,6 +80,7 @@ def test_the_batch_size_does_not_change_the_evaluation(trained, clips, weights, 
 def test_results_during_training_name_the_weights_that_were_tested(trained, weights):
     protocol = json.loads((trained / "results" / "step_10" / "omnistamps_ret.ret.json").read_text())["protocol"]
     assert protocol["checkpoint"] == str(weights) and protocol["checkpoint_sha256"] == sha256_file(weights) and protocol["step"] == 10
+    assert protocol["precision"] == "float32" and protocol["precision_reason"].startswith("asked for on cpu (")
 
 
 def test_zero_shot_needs_nothing_to_train_on(trained, clips, weights, run_program, tmp_path):
@@ -95,6 +97,16 @@ def test_resuming_what_is_finished_changes_nothing(trained, clips, run_program):
     assert outcome.status == 0 and "resuming after step 10 of 10: nothing is left to train" in outcome.text
     assert all(path.read_bytes() == content for path, content in before.items())
     assert [(trained / "log" / f"{name}.jsonl").read_text() for name in ("metrics", "eval")] == lines
+
+
+def test_a_resumed_run_keeps_its_precision_on_a_machine_that_would_take_another(trained, clips, run_program, monkeypatch):
+    faster = Machine("cpu", "another machine", None, 64, {"float32": 1e9, "bf16": 9e9})
+    monkeypatch.setattr("utils.precision.look", lambda device, width: faster)
+    outcome = run_program(clips.train(trained, "--resume", "true", "--precision", "auto"))
+    assert outcome.status == 0, outcome.text
+    assert "precision: float32, as the run began, though this machine alone would take bf16" in outcome.text
+    outcome = run_program(clips.train(trained, "--resume", "true", "--precision", "bf16"))
+    assert outcome.status == 2 and 'run_cfg.precision: "float32", now "bf16"' in outcome.text
 
 
 def test_another_config_does_not_resume(trained, clips, run_program):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -184,6 +185,20 @@ def test_another_list_or_another_group_is_refused(tmp_path, ids):
     write_json(ids, ["clip0"])
     with pytest.raises(LabellingError, match="clips_sha256"):
         run(tmp_path / "out", Clips(ids))
+
+
+def test_labels_from_before_the_setting_of_the_precision_are_continued_in_the_same(tmp_path, ids):
+    def computed_in(precision):
+        return Config(dataclasses.replace(settings().run_cfg, precision=precision), settings().model_cfg, settings().data_cfg)
+
+    run(tmp_path / "out", Clips(ids), config=computed_in("bf16"))
+    file = tmp_path / "out" / "own" / "protocol.json"
+    header = json.loads(file.read_text())
+    header["settings"]["run_cfg"] = {"seed": 1, "bf16": True, "fp16": False}
+    file.write_text(json.dumps(header))
+    assert run(tmp_path / "out", Clips(ids), config=computed_in("bf16"))["own.labelled"] == 10
+    with pytest.raises(LabellingError, match='run_cfg.precision: "bf16", now "float32"'):
+        run(tmp_path / "out", Clips(ids), config=computed_in("float32"))
 
 
 def test_what_does_not_change_a_caption_may_change(tmp_path, ids):

@@ -50,7 +50,7 @@ def test_evaluations_are_counted_once_one_is_known():
     assert pace.seconds_left(2) == left + 60.0 and pace.words(2) == "1:06 left" and pace.words(0) == "0:06 left"
 
 
-@pytest.mark.parametrize("steps, seconds, said", [(3, 10.0, False), (4, 10.0, True), (4, 1.7, False)])
+@pytest.mark.parametrize("steps, seconds, said", [(3, 10.0, False), (4, 10.0, True), (8, 2.0, False), (99, 1.7, False)])
 def test_more_than_half_an_hour_is_said_after_the_first_steps(caplog, monkeypatch, steps, seconds, said):
     monkeypatch.delenv(SMALLER, raising=False)
     pace, _ = after(["mid"] * 1000, steps, costs={"mid": seconds}, first=seconds)
@@ -63,7 +63,7 @@ def test_more_than_half_an_hour_is_said_after_the_first_steps(caplog, monkeypatc
 
 def test_a_script_names_its_own_ways(caplog, monkeypatch):
     monkeypatch.setenv(SMALLER, "`--size debug` tries it in minutes")
-    after(["mid"] * 9999, 5)[0].warn(0)
+    after(["mid"] * 9999, 20)[0].warn(0)
     assert "`--size debug` tries it in minutes. It can be stopped" in caplog.text and OWN not in caplog.text
 
 
