@@ -41,3 +41,6 @@ export TOKENIZERS_PARALLELISM=false
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-33554432}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
+# Large pages for its heap, where the system grants them on request: a step that makes tensors of ever other sizes then takes a hundredth of
+# the page faults, each of which is slow there too.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
