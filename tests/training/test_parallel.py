@@ -19,7 +19,7 @@ from data.batch import Batch
 from model.self_critical import SelfCritical, learn_from_reward
 from tests.model.tiny import BEATS, CONFIG, batch, vast
 from tests.processes import together
-from tests.training.toy import Corpus, config
+from tests.training.toy import Corpus, config, in_turn
 from training import shards
 from training.blocks import blocks_of
 from training.checkpoint import CheckpointError, load_latest
@@ -45,6 +45,9 @@ class Loader:
 
     def task(self, corpus: str) -> Task:
         return next(c.task for c in self.corpora if c.name == corpus)
+
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        return in_turn(self, start)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         share = 4 // distributed.world_size()

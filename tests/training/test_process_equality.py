@@ -19,6 +19,7 @@ from data.spec import TextLengths
 from model import step
 from tests.model.tiny import CAPTIONS, CONFIG, tokenizer, vast
 from tests.processes import together
+from tests.training.toy import in_turn
 from training.loop import train
 from utils import distributed
 from utils.log import read_jsonl
@@ -71,6 +72,9 @@ class Loader:
 
     def task(self, corpus: str) -> Task:
         return next(c.task for c in self.corpora if c.name == corpus)
+
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        return in_turn(self, start)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         share = CLIPS // distributed.world_size()

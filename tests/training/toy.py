@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,11 @@ class Corpus:
     batch_size: int
 
 
+def in_turn(loader: Any, start: int) -> dict[str, int]:
+    """What TrainLoader.steps_by_corpora says, of corpora that take turns."""
+    return Counter(loader.corpora[step % len(loader.corpora)].name for step in range(start, loader.total_steps))
+
+
 class Loader:
     """Two corpora in turn; every row is a function of (seed, position)."""
 
@@ -71,8 +78,7 @@ class Loader:
         return next(c.task for c in self.corpora if c.name == corpus)
 
     def steps_by_corpora(self, start: int) -> dict[str, int]:
-        names = [self.corpora[step % len(self.corpora)].name for step in range(start, self.total_steps)]
-        return {name: names.count(name) for name in names}
+        return in_turn(self, start)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         rank, local = distributed.rank(), self.batch_size // distributed.world_size()
