@@ -20,6 +20,9 @@ TASKS = ("ret%tv_cap%tv", "ret%tv")
 class Interleaved(Loader):
     """One batch of each corpus in every step."""
 
+    def steps_by_corpora(self, start: int) -> dict[str, int]:
+        return {"+".join(corpus.name for corpus in self.corpora): self.total_steps - start}
+
     def batches(self, start_step: int) -> Iterator[Batch]:
         for number, batch in enumerate(super().batches(start_step)):
             yield replace(batch, corpus=self.corpora[number % 2].name)
