@@ -3,6 +3,7 @@ pictures that hold such frames are looked at."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,17 +11,19 @@ import numpy as np
 
 from data.packets import PacketTable, Plan, Run
 from data.parts import Source, span
-from data.pictures import INSIDE, PictureReader
+from data.pictures import CLOSED, INSIDE, PictureReader
 from data.sample_tables import Samples, read_samples
 
 MakeReader = Callable[[], PictureReader | None]
 """Makes one that has read nothing."""
+SMALLEST = 32
+"""So many of the smallest packets of a video are looked at."""
 
 
 def plan_by_tables(source: Source, track: int, first: Any, choose: Callable[[int], list[int]], reader: MakeReader) -> Plan | None:
     """What to decode of an MP4 or QuickTime file. ``first``: the first packet of the video, by which the tables' times are those of the
-    demuxer. None where tables or packets do not tell, or contradict each other: looked at are the packets that may be needed, and of every
-    group the first and the last. Raises OSError and CutError."""
+    demuxer. None where tables or packets do not tell, or contradict each other: looked at are the packets that may be needed, of every
+    group the first and the last, and the smallest of all. Raises OSError and CutError."""
     samples = read_samples(source, track)
     if samples is None or (first.pos, first.size) != (samples.offsets[0], samples.sizes[0]):
         return None
@@ -28,10 +31,11 @@ def plan_by_tables(source: Source, track: int, first: Any, choose: Callable[[int
     numbers = choose(len(times))
     path, start, _ = span(source)
     runs: list[Run] = []
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
+        offsets, sizes, descriptor = (start + samples.offsets).tolist(), samples.sizes.tolist(), file.fileno()
+
         def content(place: int) -> bytes:
-            file.seek(start + int(samples.offsets[place]))
-            return file.read(int(samples.sizes[place]))
+            return os.pread(descriptor, sizes[place], offsets[place])
 
         if not _is_grouped(samples, content, reader):
             return None
@@ -47,14 +51,19 @@ def plan_by_tables(source: Source, track: int, first: Any, choose: Callable[[int
 
 
 def _is_grouped(samples: Samples, content: Callable[[int], bytes], reader: MakeReader) -> bool:
-    """Whether each group begins with a picture at which decoding may begin, and ends with one that is understood."""
-    ends = np.append(samples.entries[1:], len(samples.times)) - 1
-    for begin, end in zip(samples.entries.tolist(), ends.tolist()):
-        for place in {begin, end}:
-            read = reader()
-            picture = read(content(place)) if read is not None else None
-            if picture is None or (place == begin and picture.entry == INSIDE):
-                return False
+    """Whether every group begins with a picture at which decoding may begin, is shown as such groups are, and ends with a packet that is
+    understood, and so are the smallest packets, which are the likeliest to hold no picture."""
+    entries, times = samples.entries, samples.times
+    if (np.maximum.accumulate(times)[entries[1:] - 1] >= times[entries[1:]]).any():
+        return False
+    closed = dict(zip(entries.tolist(), np.minimum.reduceat(times, entries) == times[entries]))
+    ends = np.append(entries[1:], len(times)) - 1
+    smallest = samples.sizes.argpartition(min(SMALLEST, len(times)) - 1)[:SMALLEST]
+    for place in {*closed, *ends.tolist(), *smallest.tolist()}:
+        read = reader()
+        picture = read(content(place)) if read is not None else None
+        if picture is None or (place in closed and (picture.entry == INSIDE or (picture.entry == CLOSED and not closed[place]))):
+            return False
     return True
 
 
