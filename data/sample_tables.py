@@ -37,8 +37,9 @@ class Samples:
 
 
 def read_samples(source: Source, track: int) -> Samples | None:
-    """The packets of the track with this number. None where the tables do not tell everything: the file is in fragments, edits leave out a
-    part, two packets are shown at once, tables contradict each other or promise bytes that the file has not. Raises OSError and CutError."""
+    """The packets of the track with this number. None where the tables do not tell everything: the file is in fragments, edits leave out
+    a part, two packets are shown at once, tables contradict each other or promise bytes that the file has not. Raises OSError and
+    CutError."""
     path, first, end = span(source)
     found = next(((start, size) for kind, start, size in outermost(source) if kind == b"moov"), None)
     if found is None or found[1] > min(end - found[0], LARGEST):

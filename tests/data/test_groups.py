@@ -38,7 +38,7 @@ def looked_at(monkeypatch):
                          ids=[name for name, case in CASES.items() if case[1] == "mp4"])
 def test_the_tables_tell_for_every_codec(tmp_path, looked_at, codec, ending, options, most):
     told, passed = looked_at
-    path = write(tmp_path / "a.mp4", 200, size=64, options=options, codec=codec)
+    path = write(tmp_path / "a.mp4", 200, size=128, options=options, codec=codec)
     for choose in CHOICES:
         is_plain(path, choose)
     assert told == [True] * len(CHOICES) and len(passed) == len(CHOICES)  # the first packet each time
