@@ -103,12 +103,19 @@ def _kaldi(waveform: Tensor, mel_bins: int, *, window: Callable[[], Tensor], sca
         heard = waveform[start * SHIFT : WINDOW + (start + count - 1) * SHIFT] * scale
         windows = heard.unfold(0, WINDOW, SHIFT)
         windows = windows - windows.mean(dim=1, keepdim=True)
-        previous = torch.cat([windows[:, :1], windows[:, :-1]], dim=1)
-        windows = (windows - PRE_EMPHASIS * previous) * window()
-        power = torch.view_as_real(torch.fft.rfft(windows, n=FFT)).square().sum(dim=-1)
-        energies = power[:, : FFT // 2] @ _kaldi_filters(mel_bins)
+        padded = torch.zeros(count, FFT)
+        sharpened = padded[:, :WINDOW]
+        sharpened[:, 0], sharpened[:, 1:] = windows[:, 0], windows[:, :-1]
+        torch.sub(windows, sharpened.mul_(PRE_EMPHASIS), out=sharpened).mul_(window())
+        energies = _power(padded)[:, : FFT // 2] @ _kaldi_filters(mel_bins)
         mel[start : start + count] = energies.clamp_(min=torch.finfo(torch.float32).eps).log_().sub_(mean).div_(spread)
     return mel
+
+
+def _power(windows: Tensor) -> Tensor:
+    """(n, samples) → (n, samples / 2 + 1), the squared magnitudes of their Fourier transforms."""
+    spectrum = torch.fft.rfft(windows)
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 @functools.cache
@@ -151,8 +158,7 @@ def _stft(waveform: Tensor, mel_bins: int, *, rate: int, window: int, low: float
     padded = torch.nn.functional.pad(waveform, (0, window))
     padded = torch.cat([padded[1 : window // 2 + 1].flip(0), padded])
     windows = padded.unfold(0, window, shift)[:frames] * torch.hann_window(window)
-    power = torch.view_as_real(torch.fft.rfft(windows)).square().sum(dim=-1)
-    return (power @ _filters(mel_bins, window, rate, low, high, slaney)).clamp_(min=1e-10).log10_().mul_(scale)
+    return (_power(windows) @ _filters(mel_bins, window, rate, low, high, slaney)).clamp_(min=1e-10).log10_().mul_(scale)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ tracks: a clip falls silent unseen), WAV and AVI (which just end)."""
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from data.parts import Source, span
 
@@ -11,9 +12,9 @@ UNKNOWN = 2**31 - 2**16
 """Recorders and pipes write 2³¹ − 1, a little less, or 2³² − 1 for a length that they do not know."""
 
 
-def cut_in_index(source: Source) -> bool:
-    """True where the ``moov`` box (ISO/IEC 14496-12, 4.2) declares more bytes than the file has. Reads only the heads of the outermost
-    boxes. Raises OSError and CutError."""
+def outermost(source: Source) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, first byte, number of bytes) of the outermost boxes (ISO/IEC 14496-12, 4.2), as their heads declare them. Raises OSError and
+    CutError."""
     path, first, end = span(source)
     with open(path, "rb", buffering=0) as file:
         start = 0
@@ -21,12 +22,16 @@ def cut_in_index(source: Source) -> bool:
             file.seek(first + start)
             size, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
             size = large if size == 1 else size
-            if kind == b"moov":
-                return size > end - start
+            yield kind, start, size
             if size < 8:
-                return False
+                return
             start += size
-    return False
+
+
+def cut_in_index(source: Source) -> bool:
+    """True where the ``moov`` box declares more bytes than the file has. Raises OSError and CutError."""
+    end = span(source)[2]
+    return next((size > end - start for kind, start, size in outermost(source) if kind == b"moov"), False)
 
 
 def share_of_riff(source: Source) -> float:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +30,10 @@ from data.decoders import Decoder
 from data.errors import MediaError, named
 from data.folders import MediaFolder as MediaFolder
 from data.folders import check_id as check_id
+from data.groups import plan_by_tables
 from data.images import MAX_PIXELS, is_animation, read_animation, read_frames
 from data.images import read_image as read_image
-from data.packets import PacketTable, Run
+from data.packets import PacketTable, Plan, Run
 from data.parts import Part, Source, as_source, span, url
 from data.pictures import picture_reader
 from data.pixels import ToPixels
@@ -145,43 +147,63 @@ def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE) -> Tensor | Non
 
 def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int
                    ) -> Clip | None:
-    """One pass over the packets for the sound and the frames' times, then only what the chosen frames need is decoded, from key frame to
-    key frame. None where the packets do not tell what that is, or decoding did not give the frames that they promise."""
+    """The sound, and of the video only what the chosen frames need, from key frame to key frame, as the file's own tables tell, or one pass
+    over its packets. None where neither does, or decoding did not give the frames that they promise."""
     video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
     if audio is not None:
         _check_decoder(path, audio, "sound")
     streams = [stream for stream in (video, audio) if stream is not None]
     for stream in streams:
         stream.codec_context.thread_count = 1
-    table = PacketTable(picture_reader(video.codec_context.name, video.codec_context.extradata))
-    track, to_pixels = SoundTrack(rate), ToPixels(transform)
+    reader = partial(picture_reader, video.codec_context.name, video.codec_context.extradata)
+    table, track = PacketTable(reader()), SoundTrack(rate)
+    plan: Plan | None = None
     for packet in container.demux(streams):
         if packet.stream is audio:
-            for frame in cast(list[Any], packet.decode()):
-                track.add(frame)
-        else:
-            table.add(packet)
+            _hear(track, packet)
+            continue
+        table.add(packet)
         if not table.usable:
             return None
-    times = table.times()
-    _check_whole(path, container, len(times), max(float(times[-1] * video.time_base) if times else 0.0, track.seconds), audio is not None)
-    indices = choose(len(times))
-    numbers = {times[index]: index for index in indices}
-    runs = table.runs(list(numbers))
+        if len(table) == 1 and packet.size and container.format.name.startswith("mov"):
+            plan = plan_by_tables(path, video.id, packet, choose, reader)
+            if plan is not None:
+                break
+    if plan is not None and audio is not None:
+        for packet in container.demux(audio):
+            _hear(track, packet)
+    if plan is None:
+        times = table.times()
+        end = max(float(times[-1] * video.time_base) if times else 0.0, track.seconds)
+        _check_whole(path, container, len(times), end, audio is not None)
+        plan = table.plan(choose)
+    found = _decode_plan(container, video, plan, ToPixels(transform)) if plan is not None else None
+    if plan is None or found is None:
+        return None
+    kept, decoded = found
+    return Clip(torch.stack([kept[time] for time in plan.wanted]), plan.count, decoded, track.waveform())
+
+
+def _hear(track: SoundTrack, packet: Any) -> None:
+    for frame in packet.decode():
+        track.add(frame)
+
+
+def _decode_plan(container: InputContainer, video: Any, plan: Plan, to_pixels: ToPixels) -> tuple[dict[int, Tensor], int] | None:
+    """(the wanted frames by their times, how many were decoded); None where decoding gives other frames than planned."""
     size = (video.codec_context.width, video.codec_context.height)
+    wanted = set(plan.wanted)
     kept: dict[int, Tensor] = {}
     decoded = promised = 0
-    for run in runs or ():
+    for run in plan.runs:
         promised += sum(time >= run.start for time in run.times)
         for frame in _decode_run(container, video, run):
             if frame.pts is None or frame.pts < run.start:
                 continue
             decoded += 1
-            if frame.pts in numbers:
-                kept[numbers[frame.pts]] = to_pixels(frame, size)
-    if runs is None or decoded != promised or kept.keys() != set(indices):
-        return None
-    return Clip(torch.stack([kept[index] for index in indices]), len(times), decoded, track.waveform())
+            if frame.pts in wanted:
+                kept[frame.pts] = to_pixels(frame, size)
+    return (kept, decoded) if decoded == promised and kept.keys() == wanted else None
 
 
 def _decode_run(container: InputContainer, video: Any, run: Run) -> Iterator[Any]:
@@ -213,8 +235,7 @@ def _decode(
     count, end, size = 0, 0.0, (0, 0)
     for packet in container.demux(streams):
         if packet.stream is audio:
-            for frame in cast(list[Any], packet.decode()):
-                track.add(frame)
+            _hear(track, packet)
             continue
         for frame in cast(list[Any], packet.decode()):
             if count == 0:

@@ -4,7 +4,7 @@ every packet gives them out."""
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,17 @@ class Run:
     """Time of the packet to be decoded last."""
 
 
+@dataclass
+class Plan:
+    """What is decoded for the frames that were chosen."""
+
+    count: int
+    """Frames of the whole video."""
+    wanted: list[int]
+    """Times of the chosen frames, in the order of the choice."""
+    runs: list[Run]
+
+
 class PacketTable:
     """The times and pictures of a stream's packets in decoding order: thirteen bytes for each, however long the video is."""
 
@@ -39,13 +50,19 @@ class PacketTable:
 
     def add(self, packet: Any) -> None:
         """The next packet of the stream."""
-        if self._reader is None or not self.usable or not packet.size:
+        if self.usable and packet.size:
+            self.usable = packet.pts is not None and not packet.is_discard and not packet.is_corrupt
+            self.append(packet.pts, memoryview(packet))
+
+    def append(self, time: int, data: Any) -> None:
+        """A packet by its time and its bytes."""
+        if self._reader is None or not self.usable:
             return
-        picture = self._reader(memoryview(packet))
-        if picture is None or packet.pts is None or packet.is_discard or packet.is_corrupt or not (self._times or picture.entry):
+        picture = self._reader(data)
+        if picture is None or not (self._times or picture.entry):
             self.usable = False
             return
-        self._times.append(packet.pts)
+        self._times.append(time)
         self._entries.append(picture.entry)
         self._reads.append(picture.reads)
         self._fills.append(picture.fills)
@@ -53,6 +70,13 @@ class PacketTable:
     def times(self) -> list[int]:
         """The times of the frames in the order in which they are shown."""
         return sorted(self._times)
+
+    def plan(self, choose: Callable[[int], list[int]]) -> Plan | None:
+        """For the frames chosen of so many. None where the packets do not tell (``runs``)."""
+        times = self.times()
+        wanted = [times[number] for number in choose(len(times))]
+        runs = self.runs(wanted)
+        return None if runs is None else Plan(len(times), wanted, runs)
 
     def runs(self, wanted: Sequence[int]) -> list[Run] | None:
         """What to decode for the frames at these times, in decoding order. None where the packets do not tell: two share a time, one is

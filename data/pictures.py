@@ -93,7 +93,7 @@ def hevc_picture(data: Any, length: int) -> Picture | None:
     while start + length + 1 < len(data):
         size = int.from_bytes(data[start : start + length], "big")
         kind, extension, layer = data[start + length] >> 1 & 63, data[start + length] & 1, (data[start + length + 1] & 7) - 1
-        if kind in (36, 37) or 10 <= kind < 19 or 22 <= kind < 32:  # ends of sequences, broken links, reserved
+        if layer < 0 or kind in (36, 37) or 10 <= kind < 19 or 22 <= kind < 32:  # damaged, ends of sequences, broken links, reserved
             return None
         parameters |= kind in (32, 33, 34)
         if found is None and kind < 22 and not extension:
