@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=sorted(CONFIGS), default="quick",
-                        help="quick: 2,400 training clips, 6 to 8 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and "
+                        help="quick: 2,400 training clips, 7 to 9 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and "
                              "four steps, to try the script (default quick)")
     result.add_argument("--folder", type=as_path, help="where everything but the clips goes (default output/quickstart, or for other sizes "
                                                     "output/quickstart_SIZE)")
