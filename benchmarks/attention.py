@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model.attention import attend  # noqa: E402
+from omnivast.model.attention import attend  # noqa: E402
 
 log = logging.getLogger("omnivast")
 

@@ -15,7 +15,7 @@ from benchmarks import workload
 from benchmarks.flops import step_flops
 from benchmarks.measure import Timer, in_process, peak_bytes, train_step
 from benchmarks.workload import Workload
-from config.tasks import Group
+from omnivast.config.tasks import Group
 
 log = logging.getLogger("omnivast")
 GROUPS = ("tvas", "tva", "tvs", "tv", "ta")

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import workload  # noqa: E402
 from benchmarks.measure import Timer, train_step  # noqa: E402
 from benchmarks.workload import Workload  # noqa: E402
-from config.tasks import CaptionKind, Modality, Objective  # noqa: E402
-from data.batch import Batch  # noqa: E402
+from omnivast.config.tasks import CaptionKind, Modality, Objective  # noqa: E402
+from omnivast.data.batch import Batch  # noqa: E402
 
 log = logging.getLogger("omnivast")
 

@@ -37,14 +37,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import plain, workload  # noqa: E402
 from benchmarks.released import GROUP, SIZES, TASK, Size, endless, make_batch, make_features, make_model  # noqa: E402
-from config.schema import RunConfig  # noqa: E402
-from evaluation.matching import PairMatcher  # noqa: E402
-from model.vast import VAST  # noqa: E402
-from training.compile import compile_layers, leave_uncompiled  # noqa: E402
-from training.parallel import Engine  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.precision import DTYPES, Precision, resolve  # noqa: E402
-from utils.random import StepRandom  # noqa: E402
+from omnivast.config.schema import RunConfig  # noqa: E402
+from omnivast.evaluation.retrieval.matching import PairMatcher  # noqa: E402
+from omnivast.model.vast.model import VAST  # noqa: E402
+from omnivast.training.engines.compile import compile_layers, leave_uncompiled  # noqa: E402
+from omnivast.training.engines.parallel import Engine  # noqa: E402
+from omnivast.utils.files import write_atomically  # noqa: E402
+from omnivast.utils.precision import DTYPES, Precision, resolve  # noqa: E402
+from omnivast.utils.random import StepRandom  # noqa: E402
 
 log = logging.getLogger("omnivast")
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import plain, workload
 from benchmarks.workload import Workload
-from model.vast import VAST
-from utils.random import StepRandom
+from omnivast.model.vast.model import VAST
+from omnivast.utils.random import StepRandom
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _Found = TypeVar("_Found")

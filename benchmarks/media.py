@@ -29,9 +29,9 @@ from torchvision.transforms.v2 import functional as tv
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.audio import FRONTENDS, SAMPLE_RATE  # noqa: E402
-from data.media import read_clip, read_sound  # noqa: E402
-from data.vision import frame_indices, frame_transform  # noqa: E402
+from omnivast.data.audio import FRONTENDS, SAMPLE_RATE  # noqa: E402
+from omnivast.data.media.decode import read_clip, read_sound  # noqa: E402
+from omnivast.data.vision import frame_indices, frame_transform  # noqa: E402
 
 log = logging.getLogger("omnivast")
 

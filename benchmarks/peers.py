@@ -28,11 +28,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.media import FRAMES, MEL_BINS, RESOLUTION, make_video  # noqa: E402
-from data.audio import FRONTENDS, slice_plan, take_slices  # noqa: E402
-from data.decoders import Decord, TorchCodec  # noqa: E402
-from data.media import read_clip  # noqa: E402
-from data.pixels import ToPixels  # noqa: E402
-from data.vision import frame_indices, frame_transform  # noqa: E402
+from omnivast.data.audio import FRONTENDS, slice_plan, take_slices  # noqa: E402
+from omnivast.data.media.decode import read_clip  # noqa: E402
+from omnivast.data.media.decoders import Decord, TorchCodec  # noqa: E402
+from omnivast.data.media.pixels import ToPixels  # noqa: E402
+from omnivast.data.vision import frame_indices, frame_transform  # noqa: E402
 
 log = logging.getLogger("omnivast")
 

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.workload import padded
-from config.tasks import CaptionKind, Group, Objective, Task
-from data.batch import Batch, Texts
-from model.generate import _Finished
-from model.objectives.contrastive import contrastive_loss, hard_negatives
-from model.text import Block, CrossAttention, SelfAttention
-from model.vast import VAST, ClipFeatures
-from utils.random import StepRandom
+from omnivast.config.tasks import CaptionKind, Group, Objective, Task
+from omnivast.data.batch import Batch, Texts
+from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives
+from omnivast.model.text.bert import Block, CrossAttention, SelfAttention
+from omnivast.model.text.generate import _Finished
+from omnivast.model.vast.model import VAST, ClipFeatures
+from omnivast.utils.random import StepRandom
 
 IGNORED = -100
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import PRETRAINING, texts
-from config.schema import ModelConfig
-from config.tasks import CaptionKind, Group, Modality, Task
-from data.batch import Batch
-from model.build import build_model
-from model.vast import VAST, ClipFeatures
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import CaptionKind, Group, Modality, Task
+from omnivast.data.batch import Batch
+from omnivast.model.build import build_model
+from omnivast.model.vast.model import VAST, ClipFeatures
 
 TASK = Task.parse(PRETRAINING)
 """Pretraining on VAST-27M (paper, table 8)."""

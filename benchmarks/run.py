@@ -30,12 +30,12 @@ from benchmarks import plain, workload  # noqa: E402
 from benchmarks.cost import measure as measure_cost  # noqa: E402
 from benchmarks.measure import CLOCKS, Timer, in_process, peak_bytes, train_step  # noqa: E402
 from benchmarks.workload import Workload  # noqa: E402
-from config.tasks import Group  # noqa: E402
-from evaluation.matching import PairMatcher  # noqa: E402
-from model.generate import beam_search  # noqa: E402
-from model.objectives.generation import mask_tokens  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.random import StepRandom  # noqa: E402
+from omnivast.config.tasks import Group  # noqa: E402
+from omnivast.evaluation.retrieval.matching import PairMatcher  # noqa: E402
+from omnivast.model.objectives.generation import mask_tokens  # noqa: E402
+from omnivast.model.text.generate import beam_search  # noqa: E402
+from omnivast.utils.files import write_atomically  # noqa: E402
+from omnivast.utils.random import StepRandom  # noqa: E402
 
 log = logging.getLogger("omnivast")
 OMNI = Group.parse("tvas")

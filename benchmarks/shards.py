@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
-from config.schema import DatasetConfig  # noqa: E402
-from data.batch import Sample  # noqa: E402
-from data.dataset import IndexedDataset  # noqa: E402
-from data.shards import Packing, pack  # noqa: E402
-from data.spec import InputSpec  # noqa: E402
+from omnivast.config.schema import DatasetConfig  # noqa: E402
+from omnivast.data.batch import Sample  # noqa: E402
+from omnivast.data.dataset import IndexedDataset  # noqa: E402
+from omnivast.data.shards.pack import Packing, pack  # noqa: E402
+from omnivast.data.spec import InputSpec  # noqa: E402
 
 SPEC = InputSpec(resolution=64, mel_bins=64, target_length=208, max_caption_len=40, max_omni_caption_len=70, max_subtitle_len=70,
                  max_answer_len=10)

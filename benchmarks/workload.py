@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from config.schema import ModelConfig, RunConfig
-from config.tasks import CaptionKind, Task
-from data.batch import Batch, Texts
-from model.text import TextSizes
-from model.tokenizer import load_tokenizer
-from model.vast import VAST
-from training.optim import build_optimizer
+from omnivast.config.schema import ModelConfig, RunConfig
+from omnivast.config.tasks import CaptionKind, Task
+from omnivast.data.batch import Batch, Texts
+from omnivast.model.text.bert import TextSizes
+from omnivast.model.text.tokenizer import load_tokenizer
+from omnivast.model.vast.model import VAST
+from omnivast.training.optim import build_optimizer
 
 PRETRAINING = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tva%tvs%tv%ta"
 FIRST_WORD = 106

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from config.fields import LISTS, ConfigError, note
-from config.paths import looked_up
-from config.schema import Config, DatasetConfig, ModelConfig, RunConfig
-from config.tasks import Modality, Objective, Task, TaskError
+from omnivast.config.fields import LISTS, ConfigError, note
+from omnivast.config.paths import looked_up
+from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import Modality, Objective, Task, TaskError
 
 
 def check(config: Config, file: Path) -> None:
@@ -133,7 +133,7 @@ def _labelling(config: Config) -> Iterator[str]:
         groups = task.groups(Objective.CAPTION) if task else ()
         if task and task.objectives != (Objective.CAPTION,):
             yield (f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
-                   f"'{task}' (python -m evaluation.label captions a folder of clips with any trained model)")
+                   f"'{task}' (python -m omnivast label captions a folder of clips with any trained model)")
         elif len({group.caption_kind for group in groups}) < len(groups):
             yield (f"{_name('val', index, dataset)}: the groups of task '{task}' would write one kind of caption twice; in captioner_mode "
                    "name at most one group of several modalities")

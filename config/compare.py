@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from config.fields import LISTS, SECTIONS, section_keys
-from config.schema import Config
+from omnivast.config.fields import LISTS, SECTIONS, section_keys
+from omnivast.config.schema import Config
 
 # Of run_cfg, what changes the mathematics. Where the weights start is not among it: a resumed run does not read that again.
 DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_name", "optim", "betas", "weight_decay", "grad_norm",

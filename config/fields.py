@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
-from config.paths import PathError, expanded
-from config.schema import DatasetConfig, ModelConfig, RunConfig
-from config.words import did_you_mean
+from omnivast.config.paths import PathError, expanded
+from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.words import did_you_mean
 
 SECTIONS: dict[str, type] = {"run_cfg": RunConfig, "model_cfg": ModelConfig}
 LISTS = ("train", "val")

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from config.fields import ConfigError, show
-from config.paths import PathError, expanded, looked_up
+from omnivast.config.fields import ConfigError, show
+from omnivast.config.paths import PathError, expanded, looked_up
 
 
 def read_text(path: Path) -> str:

@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, note, section_keys
-from config.paths import PathError, expanded
-from config.schema import DataConfig
-from config.words import ALIASES, asked, did_you_mean, nearest_keys
+from omnivast.config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, note, section_keys
+from omnivast.config.paths import PathError, expanded
+from omnivast.config.schema import DataConfig
+from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 WIDTH = 100
 ANY = "*"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.checks import check
-from config.compare import OLDER_PRECISION, config_hash, diff, resolved
-from config.fields import (
+from omnivast.config.checks import check
+from omnivast.config.compare import OLDER_PRECISION, config_hash, diff, resolved
+from omnivast.config.fields import (
     LISTS,
     OBSOLETE,
     SECTIONS,
@@ -30,11 +30,11 @@ from config.fields import (
     section_keys,
     show,
 )
-from config.files import layers, read_json
-from config.flags import ANY, HELP, Assignment, help_text, read_command_line
-from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
-from config.tasks import Task, TaskError
-from config.words import ALIASES, asked, did_you_mean, nearest_keys
+from omnivast.config.files import layers, read_json
+from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import Task, TaskError
+from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 __all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
 

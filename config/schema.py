@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from config.tasks import Task
+from omnivast.config.tasks import Task
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from config.words import asked, did_you_mean
+from omnivast.config.words import asked, did_you_mean
 
 
 class TaskError(ValueError):

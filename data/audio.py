@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from config.words import did_you_mean
-from data.vision import frame_indices
+from omnivast.config.words import did_you_mean
+from omnivast.data.vision import frame_indices
 
 SAMPLE_RATE = 16_000
 WINDOW = 400

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from config.tasks import CaptionKind, Modality, Task
+from omnivast.config.tasks import CaptionKind, Modality, Task
 
 if TYPE_CHECKING:
-    from data.spec import TextLengths, Tokenizer
+    from omnivast.data.spec import TextLengths, Tokenizer
 
 
 @dataclass

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from config.schema import Config
-from data.loader import EvalLoader, TrainLoader
-from data.spec import InputSpec, Tokenizer, UnreadableError
-from utils import distributed
+from omnivast.config.schema import Config
+from omnivast.data.loader import EvalLoader, TrainLoader
+from omnivast.data.spec import InputSpec, Tokenizer, UnreadableError
+from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
 
@@ -44,7 +44,7 @@ def _glance(evaluations: Sequence[EvalLoader], borne: bool) -> None:
     for name, faults in distributed.all_gather_objects(found)[0]:
         if not borne:
             raise UnreadableError.of(name, faults, "evaluations would stop at them. Repair them, or leave them out with --skip_unreadable "
-                                                   "true (`python -m data.check` opens every clip)")
+                                                   "true (`python -m omnivast check` opens every clip)")
         if distributed.is_main():
             clip_id, reason = faults[0]
             logger.warning("dataset '%s': at a first glance %d clip(s) are unreadable and will be left out, '%s' first: %s", name,

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from config.schema import DatasetConfig, task_of
-from config.tasks import CaptionKind, Modality, Objective, TaskError
-from data import deadline
-from data.annotations import Row, load_annotations
-from data.batch import Sample
-from data.deadline import DeadlineError, within
-from data.identity import Identity, identity
-from data.media import MediaError
-from data.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
-from data.shard_set import gather_texts, open_shards
-from data.spec import DataError, InputSpec, UnreadableError
-from utils.random import generator
+from omnivast.config.schema import DatasetConfig, task_of
+from omnivast.config.tasks import CaptionKind, Modality, Objective, TaskError
+from omnivast.data.annotations.identity import Identity, identity
+from omnivast.data.annotations.table import Row, load_annotations
+from omnivast.data.batch import Sample
+from omnivast.data.media import deadline
+from omnivast.data.media.deadline import DeadlineError, within
+from omnivast.data.media.decode import MediaError
+from omnivast.data.media.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
+from omnivast.data.shards.shard_set import gather_texts, open_shards
+from omnivast.data.spec import DataError, InputSpec, UnreadableError
+from omnivast.utils.random import generator
 
 MAX_REPLACEMENTS = 20
 LOOKED_FOR = 10_000

@@ -1,12 +1,13 @@
-"""The README's table of all that is read: ``python -m data.formats`` prints it."""
+"""The README's table of all that is read: ``python -m omnivast formats`` prints it."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from data.annotations import CAPTION_KEYS, ID_KEYS
-from data.containers import IMAGES, SOUNDS, VIDEOS, Format
+from omnivast.data.annotations.table import CAPTION_KEYS, ID_KEYS
+from omnivast.data.media.containers import IMAGES, SOUNDS, VIDEOS, Format
 
 VIDEO_CODECS = {"H.264": "h264", "HEVC": "hevc", "VP8": "vp8", "VP9": "vp9", "AV1": "av1", "MPEG-1": "mpeg1video", "MPEG-2": "mpeg2video",
                 "MPEG-4": "mpeg4", "H.263": "h263", "WMV": "wmv2", "VC-1": "vc1", "FLV": "flv1", "Theora": "theora", "Motion JPEG": "mjpeg"}
@@ -33,5 +34,12 @@ def _named_endings(formats: tuple[Format, ...]) -> str:
     return "; ".join(f"{entry.name} ({' '.join(entry.endings)})" for entry in formats)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> int:
+    """Prints the table."""
+    argparse.ArgumentParser(prog="python -m omnivast formats", description=__doc__).parse_args(arguments)
     sys.stdout.write(table() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from config.schema import DatasetConfig
-from config.tasks import CaptionKind, Objective, Task
-from data.annotations import load_references
-from data.batch import Batch, Sample, collate
-from data.dataset import IndexedDataset
-from data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
-from data.media import MediaError
-from data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
-from data.parcel import Parcel
-from data.parts import is_empty
-from data.spec import DataError, InputSpec, Tokenizer, UnreadableError
-from utils.machine import cores
+from omnivast.config.schema import DatasetConfig
+from omnivast.config.tasks import CaptionKind, Objective, Task
+from omnivast.data.annotations.table import load_references
+from omnivast.data.batch import Batch, Sample, collate
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
+from omnivast.data.media.decode import MediaError
+from omnivast.data.media.parts import is_empty
+from omnivast.data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
+from omnivast.data.parcel import Parcel
+from omnivast.data.spec import DataError, InputSpec, Tokenizer, UnreadableError
+from omnivast.utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
 OPENED = 8

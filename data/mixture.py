@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from config.schema import DatasetConfig
-from config.tasks import Task
-from data.identity import Identity
-from data.spec import DataError
-from utils.random import generator, stable_seed
+from omnivast.config.schema import DatasetConfig
+from omnivast.config.tasks import Task
+from omnivast.data.annotations.identity import Identity
+from omnivast.data.spec import DataError
+from omnivast.utils.random import generator, stable_seed
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.batch import Batch, map_tensors
+from omnivast.data.batch import Batch, map_tensors
 
 AHEAD = 1
 """Batches that wait on the GPU, beside the one that is computed with and the one being copied."""

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from config.schema import ModelConfig
-from config.tasks import CaptionKind
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import CaptionKind
 
 
 class DataError(ValueError):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from utils.random import generator
+from omnivast.utils.random import generator
 
 CROP_SCALE = (0.8, 1.0)
 CROP_ATTEMPTS = 10

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from utils import distributed
+from omnivast.utils import distributed
 
 Item = TypeVar("Item")
 

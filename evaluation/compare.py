@@ -1,4 +1,4 @@
-"""Are two results different? ``python -m evaluation.compare A.json B.json [--groups tva tvas] [--json OUT]``
+"""Are two results different? ``python -m omnivast compare A.json B.json [--groups tva tvas] [--json OUT]``
 
 A and B are result files of the same clips, as testing or ``evaluation.score --json`` writes them. Every metric is computed on the same
 1,000 draws of clips for both (paired bootstrap): the difference B − A, the interval that holds 95 % of its draws, and a two-sided p.
@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from config.paths import as_path
-from config.tasks import Objective
-from evaluation.captioning import caption_measures
-from evaluation.inputs import is_result, read_json
-from evaluation.metrics import bootstrap
-from evaluation.qa import answer_measures
-from evaluation.retrieval import rank_measures
-from utils.files import write_atomically
+from omnivast.config.paths import as_path
+from omnivast.config.tasks import Objective
+from omnivast.evaluation.captions.evaluator import caption_measures
+from omnivast.evaluation.inputs import is_result, read_json
+from omnivast.evaluation.metrics import bootstrap
+from omnivast.evaluation.questions.evaluator import answer_measures
+from omnivast.evaluation.retrieval.evaluator import rank_measures
+from omnivast.utils.files import write_atomically
 
 MEASURES: dict[str, Callable[..., tuple[dict[str, bootstrap.Measure], int]]] = {
     Objective.RETRIEVAL.value: rank_measures,
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
     result: dict[str, Any] = read_json(path, CompareError)
     if not is_result(result) or result["protocol"].get("objective") not in MEASURES:
         raise CompareError(f"{path} is no result file: expected 'protocol' with 'objective' and 'groups', and 'predictions' "
-                           "(output of testing, results/*.json, or of python -m evaluation.score --json)")
+                           "(output of testing, results/*.json, or of python -m omnivast score --json)")
     return result
 
 
@@ -155,7 +155,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison. Returns 2, with one line on stderr, when the results do not compare."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.compare", description="Paired test between two result files.")
+    parser = argparse.ArgumentParser(prog="python -m omnivast compare", description="Paired test between two result files.")
     parser.add_argument("first", type=as_path, metavar="A.json")
     parser.add_argument("second", type=as_path, metavar="B.json")
     parser.add_argument("--groups", nargs=2, metavar=("OF_A", "OF_B"), help="compare these groups (default: all that both have)")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from config.files import read_text, why_not_json
-from config.paths import looked_up
+from omnivast.config.files import read_text, why_not_json
+from omnivast.config.paths import looked_up
 
 
 def read_json(path: Path, fault: type[Exception]) -> Any:

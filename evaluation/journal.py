@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config.load import resolved
-from evaluation import labelling
-from evaluation.collect import computed_once
-from utils import distributed
-from utils.log import JsonlWriter, iterate_jsonl
+from omnivast.config.load import resolved
+from omnivast.evaluation.captions import labelling
+from omnivast.evaluation.collect import computed_once
+from omnivast.utils import distributed
+from omnivast.utils.log import JsonlWriter, iterate_jsonl
 
 if TYPE_CHECKING:
-    from config.schema import Config
-    from data.loader import EvalLoader
+    from omnivast.config.schema import Config
+    from omnivast.data.loader import EvalLoader
 
 DECIDING_RUN = ("seed", "bf16", "fp16", "precision")
 NOT_DECIDING_MODEL = labelling.NOT_DECIDING_MODEL | {"generate_nums", "generate_by"}

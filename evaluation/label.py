@@ -1,6 +1,6 @@
 """Captions for one's own clips, by any trained model that captions.
 
-    python -m evaluation.label CLIPS [CLIPS …] --model RUN [--output FOLDER] [flags of run.py]
+    python -m omnivast label CLIPS [CLIPS …] --model RUN [--output FOLDER] [flags of run.py]
 
 CLIPS: folders, patterns, media files, or lists (.txt, .csv, .json) of ids or paths. RUN: the output folder of a training, or one of its
 checkpoints. Writes ``labels.json`` (an annotation file), ``labels.csv`` and ``unreadable.json`` into the output folder. The same command
@@ -15,6 +15,7 @@ import glob
 import io
 import json
 import logging
+import os
 import runpy
 import signal
 import sys
@@ -26,14 +27,15 @@ from typing import Any
 
 import torch
 
-from config.fields import ConfigError, section_keys
-from config.files import read_json
-from config.tasks import Group, Modality, Objective, Task, TaskError
-from data.own_clips import Found, Kind, OwnClip, find_files, look_into
-from data.spec import DataError
-from evaluation.labelling import KEYS
-from utils.files import write_atomically
-from utils.log import setup_logging
+import omnivast
+from omnivast.config.fields import ConfigError, section_keys
+from omnivast.config.files import read_json
+from omnivast.config.tasks import Group, Modality, Objective, Task, TaskError
+from omnivast.data.annotations.own_clips import Found, Kind, OwnClip, find_files, look_into
+from omnivast.data.spec import DataError
+from omnivast.evaluation.captions.labelling import KEYS
+from omnivast.utils.files import write_atomically
+from omnivast.utils.log import setup_logging
 
 FEASIBLE: dict[Kind, str] = {"video": "vas", "image": "vs", "sound": "as"}
 """What a clip of a kind may be captioned by: a video without sound counts as silent, a clip without words as one with none."""
@@ -243,7 +245,7 @@ def gather(state: State, found: Found, output: Path) -> tuple[int, int]:
 
 
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(prog="python -m evaluation.label", allow_abbrev=False, description="Captions for one's own videos, "
+    parser = argparse.ArgumentParser(prog="python -m omnivast label", allow_abbrev=False, description="Captions for one's own videos, "
                                      "pictures and sounds, by any trained model that captions. The same command again goes on where it was "
                                      "stopped, and labels what was added since. All other flags, behind these, go to run.py "
                                      "(--test_batch_size 4, --generate_by sample, --device cpu, …).")
@@ -288,18 +290,20 @@ def _groups(words: Sequence[str], model: Model) -> list[str]:
 
 
 def _run(config: Path, gpus: int, flags: Sequence[str]) -> int:
-    """run.py in this process, so that what ends one ends both; on several GPUs by torchrun. Its exit status."""
-    program, words = str(Path(__file__).resolve().parent.parent / "run.py"), ["--config", str(config), *flags]
+    """A run in this process, so that what ends one ends both; on several GPUs by torchrun. Its exit status."""
+    words = ["--config", str(config), *flags]
     if gpus == 0:
         words += ["--device", "cpu"]
     before = sys.argv
     try:
         if gpus > 1:
-            sys.argv = ["torchrun", "--standalone", "--nproc_per_node", str(gpus), program, *words]
+            root = str(Path(omnivast.__file__).resolve().parent.parent)
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+            sys.argv = ["torchrun", "--standalone", "--nproc_per_node", str(gpus), "-m", "omnivast.launch", *words]
             runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
         else:
-            sys.argv = [program, *words]
-            runpy.run_path(program, run_name="__main__")
+            sys.argv = ["run.py", *words]
+            runpy.run_module("omnivast.launch", run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from config.tasks import Modality, Objective, Task
-from evaluation import benchmarks
-from utils import distributed
-from utils.files import sha256_file
-from utils.precision import device_name
+from omnivast.config.tasks import Modality, Objective, Task
+from omnivast.evaluation import published as benchmarks
+from omnivast.utils import distributed
+from omnivast.utils.files import sha256_file
+from omnivast.utils.precision import device_name
 
 if TYPE_CHECKING:
-    from config.schema import Config, DatasetConfig
-    from model.weights import LoadReport
+    from omnivast.config.schema import Config, DatasetConfig
+    from omnivast.model.weights import LoadReport
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "av", "decord", "torchcodec", "numpy", "pycocoevalcap")
 

@@ -13,30 +13,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from config.load import config_hash
-from config.tasks import Modality, Objective
-from data.loader import workers
-from data.spec import UnreadableError
-from evaluation import benchmarks, protocol
-from evaluation.captioning import CaptionEvaluator
-from evaluation.collect import Outcome, flatten
-from evaluation.features import reranked_share
-from evaluation.journal import Journal
-from evaluation.labelling import label
-from evaluation.people import answers_of_people, write_submissions
-from evaluation.qa import QAEvaluator
-from evaluation.retrieval import RetrievalEvaluator
-from utils import distributed
-from utils.files import write_atomically
-from utils.log import Progress, progress
+from omnivast.config.load import config_hash
+from omnivast.config.tasks import Modality, Objective
+from omnivast.data.loader import workers
+from omnivast.data.spec import UnreadableError
+from omnivast.evaluation import protocol
+from omnivast.evaluation import published as benchmarks
+from omnivast.evaluation.captions.evaluator import CaptionEvaluator
+from omnivast.evaluation.captions.labelling import label
+from omnivast.evaluation.collect import Outcome, flatten
+from omnivast.evaluation.journal import Journal
+from omnivast.evaluation.questions.evaluator import QAEvaluator
+from omnivast.evaluation.questions.people import answers_of_people, write_submissions
+from omnivast.evaluation.retrieval.evaluator import RetrievalEvaluator
+from omnivast.evaluation.retrieval.features import reranked_share
+from omnivast.utils import distributed
+from omnivast.utils.files import write_atomically
+from omnivast.utils.log import Progress, progress
 
 if TYPE_CHECKING:
-    from config.schema import Config
-    from data.batch import Batch
-    from data.loader import EvalLoader
-    from model.vast import VAST, ClipFeatures
-    from model.weights import LoadReport
-    from utils.precision import Precision
+    from omnivast.config.schema import Config
+    from omnivast.data.batch import Batch
+    from omnivast.data.loader import EvalLoader
+    from omnivast.model.vast.model import VAST, ClipFeatures
+    from omnivast.model.weights import LoadReport
+    from omnivast.utils.precision import Precision
 
 logger = logging.getLogger("omnivast")
 

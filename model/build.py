@@ -10,16 +10,16 @@ from typing import Any, cast
 
 import torch
 
-from config.fields import check_value, settings_of
-from config.files import read_json
-from config.schema import Config, ModelConfig, task_of
-from config.words import did_you_mean
-from model.text import TextSizes
-from model.tokenizer import Tokenizer, load_tokenizer
-from model.vast import VAST
-from model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
-from utils.precision import DTYPES, Precision, resolve
-from utils.random import seed_everything
+from omnivast.config.fields import check_value, settings_of
+from omnivast.config.files import read_json
+from omnivast.config.schema import Config, ModelConfig, task_of
+from omnivast.config.words import did_you_mean
+from omnivast.model.text.bert import TextSizes
+from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
+from omnivast.model.vast.model import VAST
+from omnivast.model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
+from omnivast.utils.precision import DTYPES, Precision, resolve
+from omnivast.utils.random import seed_everything
 
 log = logging.getLogger("omnivast")
 

@@ -24,9 +24,9 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from config.load import ConfigError, load_config, resolved  # noqa: E402
-from utils.files import sha256_file, write_atomically  # noqa: E402
-from utils.machine import cores  # noqa: E402
+from omnivast.config.load import ConfigError, load_config, resolved  # noqa: E402
+from omnivast.utils.files import sha256_file, write_atomically  # noqa: E402
+from omnivast.utils.machine import cores  # noqa: E402
 
 CLIPS = "datasets/omnistamps"
 CONFIGS = {"quick": "config/omnistamps/quick", "full": "config/omnistamps/full", "debug": "config/omnistamps/quick"}
@@ -77,12 +77,12 @@ class Recipe:
 
     def build(self, fresh: bool) -> list[str]:
         """The command that builds the clips."""
-        command = [sys.executable, "-m", "corpus.omnistamps", "--size", self.size, "--output", str(self.data)]
+        command = [sys.executable, "-m", "omnivast.corpus.omnistamps", "--size", self.size, "--output", str(self.data)]
         return [*command, "--fresh"] if fresh else command
 
     def check(self, config: Path, *extra: str) -> list[str]:
         """The command that opens every clip of ``config`` with all cores, which also fills its decode cache."""
-        return [sys.executable, "-m", "data.check", *self._arguments(config, ("train", "val")), *extra]
+        return [sys.executable, "-m", "omnivast.data.check", *self._arguments(config, ("train", "val")), *extra]
 
     def threads(self, lanes: int) -> tuple[str, ...]:
         """Flags that share the cores out among as many lanes; see ``Stages.side_by_side``."""

@@ -20,9 +20,9 @@ from typing import Any
 
 from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 
-from config.paths import as_path
-from config.tasks import Task
-from utils.files import sha256_file, write_atomically
+from omnivast.config.paths import as_path
+from omnivast.config.tasks import Task
+from omnivast.utils.files import sha256_file, write_atomically
 
 ROWS = {"i": "vas alone", "j": "modality grouping"}
 WITHOUT_GROUPING = "ret%tvas_cap%tvas"

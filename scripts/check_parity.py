@@ -29,26 +29,26 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config.fields import check_value, section_keys  # noqa: E402
-from config.paths import as_path  # noqa: E402
-from config.schema import ModelConfig  # noqa: E402
-from config.tasks import CaptionKind, Group, Modality, Task  # noqa: E402
-from config.words import did_you_mean  # noqa: E402
-from data.batch import Batch, Texts, make_texts  # noqa: E402
-from model.encoders.beats import ITER3_PLUS  # noqa: E402
-from model.encoders.eva import EVA01_GIANT  # noqa: E402
-from model.generate import beam_search  # noqa: E402
-from model.layout import Layout  # noqa: E402
-from model.objectives.generation import IGNORED  # noqa: E402
-from model.step import Negatives, training_losses  # noqa: E402
-from model.text import TextSizes  # noqa: E402
-from model.tokenizer import load_tokenizer  # noqa: E402
-from model.vast import HEAD_GROUPS, VAST  # noqa: E402
-from model.weights import LoadReport, load_weights, read_state_dict  # noqa: E402
-from model.weights.load import begins  # noqa: E402
-from model.weights.released import UNUSED  # noqa: E402
-from utils.console import readers_may_leave  # noqa: E402
-from utils.random import StepRandom  # noqa: E402
+from omnivast.config.fields import check_value, section_keys  # noqa: E402
+from omnivast.config.paths import as_path  # noqa: E402
+from omnivast.config.schema import ModelConfig  # noqa: E402
+from omnivast.config.tasks import CaptionKind, Group, Modality, Task  # noqa: E402
+from omnivast.config.words import did_you_mean  # noqa: E402
+from omnivast.data.batch import Batch, Texts, make_texts  # noqa: E402
+from omnivast.model.encoders.beats import ITER3_PLUS  # noqa: E402
+from omnivast.model.encoders.eva import EVA01_GIANT  # noqa: E402
+from omnivast.model.objectives.generation import IGNORED  # noqa: E402
+from omnivast.model.text.bert import TextSizes  # noqa: E402
+from omnivast.model.text.generate import beam_search  # noqa: E402
+from omnivast.model.text.layout import Layout  # noqa: E402
+from omnivast.model.text.tokenizer import load_tokenizer  # noqa: E402
+from omnivast.model.vast.model import HEAD_GROUPS, VAST  # noqa: E402
+from omnivast.model.vast.step import Negatives, training_losses  # noqa: E402
+from omnivast.model.weights import LoadReport, load_weights, read_state_dict  # noqa: E402
+from omnivast.model.weights.load import begins  # noqa: E402
+from omnivast.model.weights.released import UNUSED  # noqa: E402
+from omnivast.utils.console import readers_may_leave  # noqa: E402
+from omnivast.utils.random import StepRandom  # noqa: E402
 
 TOLERANCES = {"output": 1e-5, "loss": 1e-5, "gradient": 1e-4, "sequence": 0.0}
 TEXTS = {"captions": "max_caption_len", "vision_captions": "max_caption_len", "audio_captions": "max_caption_len",

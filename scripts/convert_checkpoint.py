@@ -27,15 +27,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config.load import load_config  # noqa: E402
-from config.paths import as_path  # noqa: E402
-from model.build import build_model  # noqa: E402
-from model.vast import VAST  # noqa: E402
-from model.weights import WeightsError, load_weights  # noqa: E402
-from model.weights.load import read_current, read_state_dict, split_unused  # noqa: E402
-from model.weights.released import released_name  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.log import Progress, progress, setup_logging  # noqa: E402
+from omnivast.config.load import load_config  # noqa: E402
+from omnivast.config.paths import as_path  # noqa: E402
+from omnivast.model.build import build_model  # noqa: E402
+from omnivast.model.vast.model import VAST  # noqa: E402
+from omnivast.model.weights import WeightsError, load_weights  # noqa: E402
+from omnivast.model.weights.load import read_current, read_state_dict, split_unused  # noqa: E402
+from omnivast.model.weights.released import released_name  # noqa: E402
+from omnivast.utils.files import write_atomically  # noqa: E402
+from omnivast.utils.log import Progress, progress, setup_logging  # noqa: E402
 
 NAMING = {"omnivast": "OmniVAST's", "released": "the release's"}
 TORCH, SAFETENSORS = (".pt", ".pth", ".bin"), ".safetensors"

@@ -31,15 +31,15 @@ from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.load import ConfigError, load_config  # noqa: E402
-from config.paths import as_path  # noqa: E402
-from config.words import did_you_mean  # noqa: E402
-from model.build import ModelError, pretrained_files  # noqa: E402
-from model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers  # noqa: E402
-from model.weights.load import parts_of  # noqa: E402
-from utils.console import readers_may_leave  # noqa: E402
-from utils.files import sha256_file, write_atomically  # noqa: E402
-from utils.log import Progress, progress, setup_logging  # noqa: E402
+from omnivast.config.load import ConfigError, load_config  # noqa: E402
+from omnivast.config.paths import as_path  # noqa: E402
+from omnivast.config.words import did_you_mean  # noqa: E402
+from omnivast.model.build import ModelError, pretrained_files  # noqa: E402
+from omnivast.model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers  # noqa: E402
+from omnivast.model.weights.load import parts_of  # noqa: E402
+from omnivast.utils.console import readers_may_leave  # noqa: E402
+from omnivast.utils.files import sha256_file, write_atomically  # noqa: E402
+from omnivast.utils.log import Progress, progress, setup_logging  # noqa: E402
 
 CHUNK = 1 << 20
 TRIES = 5

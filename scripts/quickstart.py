@@ -16,8 +16,8 @@ from pathlib import Path
 
 from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 
-from config.paths import as_path
-from utils.files import sha256_file, write_atomically
+from omnivast.config.paths import as_path
+from omnivast.utils.files import sha256_file, write_atomically
 
 TASKS = {"ret": "retrieval", "cap": "captions", "qa": "questions"}
 STAGES = 5 + 2 * len(TASKS)

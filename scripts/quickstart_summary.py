@@ -17,16 +17,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.paths import as_path  # noqa: E402
-from config.tasks import Group  # noqa: E402
-from data.audio import SAMPLE_RATE  # noqa: E402
-from data.media import MediaFolder, read_clip, read_sound  # noqa: E402
-from evaluation.charts import Dots, dot_chart  # noqa: E402
-from evaluation.metrics.accuracy import accuracy, exact_matches  # noqa: E402
-from evaluation.report import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of  # noqa: E402
-from evaluation.run_report import short, training_charts  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.log import read_jsonl  # noqa: E402
+from omnivast.config.paths import as_path  # noqa: E402
+from omnivast.config.tasks import Group  # noqa: E402
+from omnivast.data.audio import SAMPLE_RATE  # noqa: E402
+from omnivast.data.media.decode import MediaFolder, read_clip, read_sound  # noqa: E402
+from omnivast.evaluation.metrics.accuracy import accuracy, exact_matches  # noqa: E402
+from omnivast.evaluation.report.charts import Dots, dot_chart  # noqa: E402
+from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of  # noqa: E402
+from omnivast.evaluation.report.run_report import short, training_charts  # noqa: E402
+from omnivast.utils.files import write_atomically  # noqa: E402
+from omnivast.utils.log import read_jsonl  # noqa: E402
 
 TRAININGS = {
     "pretrain": "Pretraining (all objectives, modality groups)",
@@ -101,7 +101,7 @@ def _result(folder: Path, stage: str, objective: str | None = None) -> dict[str,
 
 
 def _data(data: Path, name: str) -> Any:
-    return _json(data / name, f"build the clips first: python -m corpus.omnistamps --size quick --output {data}")
+    return _json(data / name, f"build the clips first: python -m omnivast omnistamps --size quick --output {data}")
 
 
 def _json(path: Path, remedy: str) -> Any:

@@ -29,7 +29,7 @@ check() {
 }
 
 check ruff check .
-check mypy
+check bash scripts/types.sh
 # A file's tests stay together, for what they share; tests/conftest.py decides which files come first.
 check python -m pytest -q --durations=15 -n 2 --dist loadfile --no-loadscope-reorder "$@"
 

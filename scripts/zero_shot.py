@@ -24,9 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from config.paths import as_path, looked_up  # noqa: E402
-from evaluation import benchmarks  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
+from omnivast.config.paths import as_path, looked_up  # noqa: E402
+from omnivast.evaluation import published as benchmarks  # noqa: E402
+from omnivast.utils.files import write_atomically  # noqa: E402
 
 CONFIGS = ROOT / "config" / "vast" / "finetune_cfg"
 

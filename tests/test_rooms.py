@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = "omnivast"
 MAY_IMPORT = {
     "config": set(),
     "utils": set(),
@@ -20,7 +21,7 @@ MAY_IMPORT = {
 }
 TYPES_ONLY = {"model": {"data"}}
 """Rooms whose names may be used in annotations: imported under ``if TYPE_CHECKING:`` alone."""
-CODE = sorted(path for room in [*MAY_IMPORT, "scripts", "benchmarks"] for path in (ROOT / room).rglob("*.py")) + [ROOT / "run.py"]
+CODE = sorted(path for room in [*MAY_IMPORT, PACKAGE, "scripts", "benchmarks"] for path in (ROOT / room).rglob("*.py")) + [ROOT / "run.py"]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FUNCTION, LONGEST_FILE = 75, 420
 
@@ -30,12 +31,12 @@ def name_of(path: Path) -> str:
 
 
 def imports(tree: ast.AST, typing_only: bool = False) -> Iterator[tuple[str, int, bool]]:
-    """(first part of the module's name, line, whether only type checkers read it) of every import at any depth."""
+    """(module or name imported, line, whether only type checkers read it) of every import at any depth; "." for a relative one."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name.split(".")[0], node.lineno, typing_only) for alias in node.names)
+            yield from ((alias.name, node.lineno, typing_only) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield ("." if node.level else (node.module or "").split(".")[0]), node.lineno, typing_only
+            yield from (("." if node.level else f"{node.module}.{alias.name}", node.lineno, typing_only) for alias in node.names)
         elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for part, only in ((node.body, True), (node.orelse, typing_only)):
                 yield from imports(ast.Module(part, []), only)
@@ -44,12 +45,16 @@ def imports(tree: ast.AST, typing_only: bool = False) -> Iterator[tuple[str, int
 
 
 def violations(room: str, source: str) -> list[str]:
-    """Imports that the rules of ``room`` forbid."""
+    """Imports that the rules of ``room`` forbid: of other rooms, relative ones, and those that leave out the package's name."""
     found = []
     for module, line, typing_only in imports(ast.parse(source)):
         allowed = MAY_IMPORT[room] | {room} | (TYPES_ONLY.get(room, set()) if typing_only else set())
-        if module == "." or (module in {*MAY_IMPORT, "run", "tests", "scripts", "benchmarks"} and module not in allowed):
-            found.append(f"line {line}: {room} must not import {module}")
+        package, _, rest = module.partition(".")
+        imported = rest.split(".")[0]
+        if module == "." or package in {*MAY_IMPORT, "run", "tests", "scripts", "benchmarks"}:
+            found.append(f"line {line}: {room} must not import {package or module}")
+        elif package == PACKAGE and imported and imported not in allowed:
+            found.append(f"line {line}: {room} must not import {imported}")
     return found
 
 
@@ -63,22 +68,22 @@ def test_rooms_import_only_what_they_may(room):
 def test_the_walk_finds_what_it_should():
     source = """
 from typing import TYPE_CHECKING
-import data.batch as b
+import omnivast.data.batch as b
 from . import heads
 if TYPE_CHECKING:
-    from data.batch import Batch
-    import training.loop
+    from omnivast.data.batch import Batch
+    import omnivast.training.loop
 def late():
-    from evaluation import run
+    from omnivast.evaluation import run
     if TYPE_CHECKING:
         pass
     else:
         import data
 """
     assert [problem.split(":")[0] for problem in violations("model", source)] == ["line 3", "line 4", "line 7", "line 9", "line 13"]
-    assert violations("model", "import torch\nfrom config.tasks import Task\nfrom model.text import Block") == []
+    assert violations("model", "import torch\nfrom omnivast.config.tasks import Task\nfrom omnivast.model.text import Block") == []
     for room, other in (("training", "evaluation"), ("evaluation", "training"), ("data", "model"), ("utils", "config")):
-        assert violations(room, f"import {other}")
+        assert violations(room, f"import omnivast.{other}") and violations(room, f"from omnivast import {other}")
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from config.schema import RunConfig
-from data.identity import changes
-from data.mixture import Corpus
-from data.shard_set import expand
-from training.checkpoint import CheckpointError
-from training.schedule import lr_factor
+from omnivast.config.schema import RunConfig
+from omnivast.data.annotations.identity import changes
+from omnivast.data.mixture import Corpus
+from omnivast.data.shards.shard_set import expand
+from omnivast.training.checkpoints.checkpoint import CheckpointError
+from omnivast.training.schedule import lr_factor
 
 logger = logging.getLogger("omnivast")
 Plan = list[list[int]]

@@ -21,29 +21,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from config.load import config_hash, resolved
-from config.schema import Config
-from data.batch import Batch, corpus_of
-from data.prefetch import on_device
-from training import checkpoint
-from training.continuing import check_data, plan_of, tell_longer
-from training.data_report import DataReport
-from training.monitor import Monitor, Ranking, check_unreadable, primary_metric
-from training.nonfinite import ADVICE, NonFiniteLoss, report
-from training.optim import set_learning_rate
-from training.pace import Pace
-from training.parallel import build_engine
-from training.saving import Saver, best_kept
-from training.spikes import LossSpikes, Spike
-from training.stop import StopSignals
-from utils import distributed
-from utils.files import write_atomically
-from utils.random import StepRandom, seed_everything
-from utils.watchdog import Watchdog
+from omnivast.config.load import config_hash, resolved
+from omnivast.config.schema import Config
+from omnivast.data.batch import Batch, corpus_of
+from omnivast.data.prefetch import on_device
+from omnivast.training.checkpoints import checkpoint
+from omnivast.training.checkpoints.saving import Saver, best_kept
+from omnivast.training.continuing import check_data, plan_of, tell_longer
+from omnivast.training.engines.parallel import build_engine
+from omnivast.training.logs.data_report import DataReport
+from omnivast.training.logs.monitor import Monitor, Ranking, check_unreadable, primary_metric
+from omnivast.training.logs.nonfinite import ADVICE, NonFiniteLoss, report
+from omnivast.training.logs.pace import Pace
+from omnivast.training.logs.spikes import LossSpikes, Spike
+from omnivast.training.optim import set_learning_rate
+from omnivast.training.stop import StopSignals
+from omnivast.utils import distributed
+from omnivast.utils.files import write_atomically
+from omnivast.utils.random import StepRandom, seed_everything
+from omnivast.utils.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from data.loader import TrainLoader
-    from model.vast import VAST
+    from omnivast.data.loader import TrainLoader
+    from omnivast.model.vast.model import VAST
 
 logger = logging.getLogger("omnivast")
 Evaluate = Callable[[int], dict[str, float]]

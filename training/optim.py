@@ -11,12 +11,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from config.schema import RunConfig
-from training.muon import Muon, hidden_matrices
-from training.schedule import lr_factor
+from omnivast.config.schema import RunConfig
+from omnivast.training.muon import Muon, hidden_matrices
+from omnivast.training.schedule import lr_factor
 
 if TYPE_CHECKING:
-    from model.vast import VAST
+    from omnivast.model.vast.model import VAST
 
 FUSED_DEVICES = ("cpu", "cuda")
 """Device types on which torch has fused optimiser steps."""

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.machine import cores
+from omnivast.utils.machine import cores
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1

@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from utils import distributed
-from utils.files import write_atomically
-from utils.watchdog import going_on
+from omnivast.utils import distributed
+from omnivast.utils.files import write_atomically
+from omnivast.utils.watchdog import going_on
 
 LOGGER_NAME = "omnivast"
 FIRST_INTERVAL = 15.0

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch.nn import functional as F
 
-from utils import distributed
+from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from utils import distributed
+from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
 EXIT_STATUS = 75

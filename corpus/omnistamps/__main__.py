@@ -1,4 +1,4 @@
-"""``python -m corpus.omnistamps --size quick --output datasets/omnistamps/quick``"""
+"""``python -m omnivast omnistamps --size quick --output datasets/omnistamps/quick``"""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from config.paths import expanded
+from omnivast.config.paths import expanded
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of the builder."""
-    from corpus.omnistamps.picks import SIZES
+    from omnivast.corpus.omnistamps.picks import SIZES
 
-    result = argparse.ArgumentParser(prog="python -m corpus.omnistamps", description="Build a set of OmniStamps clips.")
+    result = argparse.ArgumentParser(prog="python -m omnivast omnistamps", description="Build a set of OmniStamps clips.")
     sizes = "; ".join(f"{name}: {' / '.join(map(str, size.clips.values()))}" for name, size in SIZES.items())
     result.add_argument("--size", required=True, choices=list(SIZES), help=f"clips for training / validation / test: {sizes}")
     result.add_argument("--output", required=True, type=expanded, help="folder to build in; an unfinished build there is continued")
@@ -28,9 +28,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build, and return the exit status: 0, or 2 after an error that the user can mend."""
     # Imported here: the workers start from this file too, and need none of it.
-    from corpus.omnistamps.build import BuildError, build
-    from corpus.omnistamps.facts import SourceError
-    from utils.log import setup_logging
+    from omnivast.corpus.omnistamps.build import BuildError, build
+    from omnivast.corpus.omnistamps.facts import SourceError
+    from omnivast.utils.log import setup_logging
 
     arguments = parser().parse_args(argv)
     setup_logging(None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from corpus.omnistamps.facts import SPLITS, Clip, Stamp
-from corpus.omnistamps.texts import ClipTexts
+from omnivast.corpus.omnistamps.facts import SPLITS, Clip, Stamp
+from omnivast.corpus.omnistamps.texts import ClipTexts
 
 Row = dict[str, object]
 

@@ -16,16 +16,16 @@ import av
 import numpy as np
 import PIL
 
-from corpus.omnistamps.annotations import annotation_files, training_texts
-from corpus.omnistamps.ceilings import ceilings
-from corpus.omnistamps.compose import Job, compose
-from corpus.omnistamps.facts import SPLITS, Clip, Stamp, clip_id, draw_clips, entities_of, read_stamps, size_named
-from corpus.omnistamps.texts import write_texts
-from corpus.omnistamps.vocabulary import train_vocabulary
-from utils.files import sha256_file, write_atomically
-from utils.log import Progress, progress
-from utils.machine import cores
-from utils.random import stable_seed
+from omnivast.corpus.omnistamps.annotations import annotation_files, training_texts
+from omnivast.corpus.omnistamps.ceilings import ceilings
+from omnivast.corpus.omnistamps.compose import Job, compose
+from omnivast.corpus.omnistamps.facts import SPLITS, Clip, Stamp, clip_id, draw_clips, entities_of, read_stamps, size_named
+from omnivast.corpus.omnistamps.texts import write_texts
+from omnivast.corpus.omnistamps.vocabulary import train_vocabulary
+from omnivast.utils.files import sha256_file, write_atomically
+from omnivast.utils.log import Progress, progress
+from omnivast.utils.machine import cores
+from omnivast.utils.random import stable_seed
 
 log = logging.getLogger("omnivast")
 

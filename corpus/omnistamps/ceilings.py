@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from corpus.omnistamps.facts import Clip
-from corpus.omnistamps.picks import SAME_RECORDING
+from omnivast.corpus.omnistamps.facts import Clip
+from omnivast.corpus.omnistamps.picks import SAME_RECORDING
 
 GROUPS = ("v", "a", "s", "va", "vs", "as", "vas")
 RANKS = (1, 5, 10)

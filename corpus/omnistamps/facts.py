@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.words import did_you_mean
-from corpus.omnistamps.picks import PHRASES, SIZES, Size
-from utils.random import stable_seed
+from omnivast.config.words import did_you_mean
+from omnivast.corpus.omnistamps.picks import PHRASES, SIZES, Size
+from omnivast.utils.random import stable_seed
 
 CLASSES = 4
 _ATTEMPTS, _ROUNDS = 10, 200

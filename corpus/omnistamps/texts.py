@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from corpus.omnistamps.facts import Clip, Stamp
-from utils.random import stable_seed
+from omnivast.corpus.omnistamps.facts import Clip, Stamp
+from omnivast.utils.random import stable_seed
 
 OMNI = (
     "{seen} is shown while {heard} is heard and someone talks about {said}",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.metrics.bleu import check_pairs, ngrams
+from omnivast.evaluation.metrics.bleu import check_pairs, ngrams
 
 ORDER = 4
 SIGMA = 6.0

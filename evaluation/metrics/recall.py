@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from evaluation.metrics import bootstrap
+from omnivast.evaluation.metrics import bootstrap
 
 DEPTHS = (1, 5, 10, 50)
 ROWS_AT_ONCE = 1024

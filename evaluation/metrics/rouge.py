@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.metrics.bleu import check_pairs
+from omnivast.evaluation.metrics.bleu import check_pairs
 
 BETA = 1.2
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from config.fields import show
-from config.schema import ModelConfig
-from config.words import did_you_mean
-from model.recompute import keeping_less
+from omnivast.config.fields import show
+from omnivast.config.schema import ModelConfig
+from omnivast.config.words import did_you_mean
+from omnivast.model.recompute import keeping_less
 
 
 class Encoder(nn.Module):
@@ -138,4 +138,4 @@ def _find(registry: dict[str, _Builder], name: str | None, key: str, *patterns: 
     raise EncoderError(f"model_cfg.{key}: unknown encoder '{name}'; valid are {valid}.{did_you_mean(str(name), registry)}")
 
 
-from model.encoders import ast, beats, clip, eva, hf_audio, openclip, swin, vit  # noqa: E402, F401  (registers the encoders)
+from omnivast.model.encoders import ast, beats, clip, eva, hf_audio, openclip, swin, vit  # noqa: E402, F401  (registers the encoders)

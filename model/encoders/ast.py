@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config.schema import ModelConfig
-from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
-from model.encoders.hf_audio import HuggingFaceAudio, transformers_audio
-from model.encoders.naming import store_as_released
+from omnivast.config.schema import ModelConfig
+from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from omnivast.model.encoders.hf_audio import HuggingFaceAudio, transformers_audio
+from omnivast.model.encoders.naming import store_as_released
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1}

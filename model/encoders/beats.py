@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from config.schema import ModelConfig
-from model.attention import attend
-from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
-from model.recompute import LayerNorm, remade
+from omnivast.config.schema import ModelConfig
+from omnivast.model.attention import attend
+from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from omnivast.model.recompute import LayerNorm, remade
 
 ITER3_PLUS = {
     "encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072, "encoder_attention_heads": 12, "embed_dim": 512,

@@ -11,11 +11,11 @@ from timm.layers import get_act_layer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from config.schema import ModelConfig
-from model.encoders import VisionEncoder, register_vision, sizes
-from model.encoders.eva import CLIP_MEAN, CLIP_STD
-from model.encoders.naming import store_as_released
-from model.recompute import LayerNorm
+from omnivast.config.schema import ModelConfig
+from omnivast.model.encoders import VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.eva import CLIP_MEAN, CLIP_STD
+from omnivast.model.encoders.naming import store_as_released
+from omnivast.model.recompute import LayerNorm
 
 BASE_16 = {"patch_size": 16, "width": 768, "layers": 12, "heads": 12}
 BASE_32 = {**BASE_16, "patch_size": 32}

@@ -13,10 +13,10 @@ from typing import Any
 from timm.models.eva import Eva
 from torch import Tensor
 
-from config.schema import ModelConfig
-from model.encoders import VisionEncoder, register_vision, sizes
-from model.encoders.naming import store_as_released
-from model.recompute import LayerNorm
+from omnivast.config.schema import ModelConfig
+from omnivast.model.encoders import VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.naming import store_as_released
+from omnivast.model.recompute import LayerNorm
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

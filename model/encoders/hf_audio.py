@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from config.files import read_json
-from config.schema import ModelConfig
-from config.words import did_you_mean
-from model.encoders import AudioEncoder, EncoderError, register_audio, sizes
-from model.weights import towers
+from omnivast.config.files import read_json
+from omnivast.config.schema import ModelConfig
+from omnivast.config.words import did_you_mean
+from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from omnivast.model.weights import towers
 
 CLAP_EXTRACTOR = {"sampling_rate": 48_000, "hop_length": 480, "fft_window_size": 1024, "frequency_min": 50, "frequency_max": 14_000,
                   "top_db": None}

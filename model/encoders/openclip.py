@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from config.schema import ModelConfig
-from config.words import did_you_mean
-from model.encoders import EncoderError, VisionEncoder, register_vision
-from model.encoders.eva import CLIP_MEAN, CLIP_STD
-from model.encoders.vit import TimmEncoder
+from omnivast.config.schema import ModelConfig
+from omnivast.config.words import did_you_mean
+from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision
+from omnivast.model.encoders.eva import CLIP_MEAN, CLIP_STD
+from omnivast.model.encoders.vit import TimmEncoder
 
 PREPROCESSING = {"mean": CLIP_MEAN, "std": CLIP_STD, "quick_gelu": False}
 

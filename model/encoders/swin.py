@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
 
-from config.schema import ModelConfig
-from model.encoders import EncoderError, VisionEncoder, register_vision, sizes
-from model.encoders.naming import store_as_released
+from omnivast.config.schema import ModelConfig
+from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.naming import store_as_released
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

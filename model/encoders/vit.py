@@ -16,9 +16,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from config.schema import ModelConfig
-from model.encoders import EncoderError, VisionEncoder, register_vision, sizes
-from model.recompute import LayerNorm
+from omnivast.config.schema import ModelConfig
+from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision, sizes
+from omnivast.model.recompute import LayerNorm
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

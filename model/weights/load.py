@@ -22,12 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from config.paths import looked_up
-from model.weights.released import UNUSED, current_name
-from model.weights.torchscript import is_torchscript, read_torchscript
-from model.weights.towers import TowerFile
-from model.weights.wrappers import foreign_start, unwrapped
-from utils.files import sha256_file
+from omnivast.config.paths import looked_up
+from omnivast.model.weights.released import UNUSED, current_name
+from omnivast.model.weights.torchscript import is_torchscript, read_torchscript
+from omnivast.model.weights.towers import TowerFile
+from omnivast.model.weights.wrappers import foreign_start, unwrapped
+from omnivast.utils.files import sha256_file
 
 log = logging.getLogger("omnivast")
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")

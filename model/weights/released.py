@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.weights.towers import TOWER_FILES
+from omnivast.model.weights.towers import TOWER_FILES
 
 UNUSED = tuple(dict.fromkeys(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
                              for file in TOWER_FILES.values() for start in file.dropped))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from model.weights.released import current_name
+from omnivast.model.weights.released import current_name
 
 BETWEEN = frozenset(["_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
 """Parts of names that torch.compile, Lightning's Fabric, FSDP and activation checkpointing add, anywhere."""

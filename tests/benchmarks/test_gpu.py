@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import gpu, released
 from benchmarks.released import SIZES, TASK, make_batch, make_model
-from utils.random import StepRandom
+from omnivast.utils.random import StepRandom
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--device", "cpu", "--size", "tiny", "--precision", "bf16", "--steps", "1", "--clips", "1"]

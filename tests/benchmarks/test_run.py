@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cost, flops, measure, run, workload
 from benchmarks.flops import memory_tokens, step_flops
+from omnivast.utils.random import StepRandom
 from tests.processes import WARM
-from utils.random import StepRandom
 
 
 def test_both_ways_agree_and_the_report_says_so(tmp_path, caplog):

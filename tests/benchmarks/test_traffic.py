@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from benchmarks.traffic import FULL, HALF, VAST_27M, Step, ours, released, table
-from config.tasks import CaptionKind, Objective
-from data.batch import Batch
-from model.step import Negatives, training_losses
+from omnivast.config.tasks import CaptionKind, Objective
+from omnivast.data.batch import Batch
+from omnivast.model.vast.step import Negatives, training_losses
+from omnivast.utils import distributed
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import CONFIG, task, texts, vast
 from tests.model.tiny import batch as four_clips
 from tests.processes import together
-from utils import distributed
-from utils.random import StepRandom
 
 OWN = 2
 """Clips of each process."""

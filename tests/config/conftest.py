@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from config.load import load_config
-from config.schema import Config
+from omnivast.config.load import load_config
+from omnivast.config.schema import Config
 
 DATASET = {"name": "clips", "task": "ret%tvas", "txt": "a.json", "vision": "videos", "vision_sample_num": 2, "audio_sample_num": 1}
 BASE = {"run_cfg": {}, "model_cfg": {}, "data_cfg": {"train": [{**DATASET, "steps": 5}], "val": [DATASET]}}

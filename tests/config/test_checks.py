@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config.load import ConfigError, config_hash, diff, load_config
+from omnivast.config.load import ConfigError, config_hash, diff, load_config
 from tests.config.conftest import BASE, DATASET
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.fields import SECTIONS, section_keys
-from config.flags import LAUNCHER_FLAGS, SHORTHANDS, help_text
-from config.load import ConfigError, load_config
-from config.schema import DatasetConfig, ModelConfig, RunConfig
-from config.words import ALIASES
+from omnivast.config.fields import SECTIONS, section_keys
+from omnivast.config.flags import LAUNCHER_FLAGS, SHORTHANDS, help_text
+from omnivast.config.load import ConfigError, load_config
+from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.words import ALIASES
 from tests.config.conftest import DATASET
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS, precision_of
-from config.load import ConfigError, config_hash, diff, load_config, resolved
-from config.schema import DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS, precision_of
+from omnivast.config.load import ConfigError, config_hash, diff, load_config, resolved
+from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
 from tests.config.conftest import BASE, DATASET
 
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from config.fields import SECTIONS, ConfigError, section_keys
-from config.load import load_config
-from config.paths import PathError, as_path, expanded, looked_up
-from config.schema import DatasetConfig
+from omnivast.config.fields import SECTIONS, ConfigError, section_keys
+from omnivast.config.load import load_config
+from omnivast.config.paths import PathError, as_path, expanded, looked_up
+from omnivast.config.schema import DatasetConfig
 
 
 @pytest.fixture

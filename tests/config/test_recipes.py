@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from config.load import load_config
-from config.schema import Config, DatasetConfig
-from config.tasks import Task
+from omnivast.config.load import load_config
+from omnivast.config.schema import Config, DatasetConfig
+from omnivast.config.tasks import Task
 from tests.config.released import DEFAULT_MODEL, DEFAULT_RUN, TRAIN, VAL
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
 
 V, A, S = Modality.VISION, Modality.AUDIO, Modality.SUBTITLE
 

@@ -9,13 +9,13 @@ from itertools import combinations
 import pytest
 from tokenizers import BertWordPieceTokenizer
 
-from corpus.omnistamps import facts
-from corpus.omnistamps.annotations import annotation_files, training_texts
-from corpus.omnistamps.build import SOURCE
-from corpus.omnistamps.ceilings import ceilings
-from corpus.omnistamps.facts import Clip, Entities, SourceError, draw_clips, entities_of, read_stamps, size_named
-from corpus.omnistamps.texts import AUDIO, OMNI, SUBTITLES, VISION, counted, write_texts
-from corpus.omnistamps.vocabulary import train_vocabulary
+from omnivast.corpus.omnistamps import facts
+from omnivast.corpus.omnistamps.annotations import annotation_files, training_texts
+from omnivast.corpus.omnistamps.build import SOURCE
+from omnivast.corpus.omnistamps.ceilings import ceilings
+from omnivast.corpus.omnistamps.facts import Clip, Entities, SourceError, draw_clips, entities_of, read_stamps, size_named
+from omnivast.corpus.omnistamps.texts import AUDIO, OMNI, SUBTITLES, VISION, counted, write_texts
+from omnivast.corpus.omnistamps.vocabulary import train_vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 
-from corpus.omnistamps.__main__ import main
-from corpus.omnistamps.build import SOURCE, BuildError, build
-from corpus.omnistamps.compose import COLOURS, Job, frames_of, sound_of
-from corpus.omnistamps.facts import size_named
+from omnivast.corpus.omnistamps.__main__ import main
+from omnivast.corpus.omnistamps.build import SOURCE, BuildError, build
+from omnivast.corpus.omnistamps.compose import COLOURS, Job, frames_of, sound_of
+from omnivast.corpus.omnistamps.facts import size_named
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(debug_set, tmp_path, mon
         done += 1
         return real(job, source, folder)
 
-    from corpus.omnistamps import build as module
+    from omnivast.corpus.omnistamps import build as module
 
     real = module.compose
     monkeypatch.setattr(module, "compose", stop_after_ten)
@@ -149,7 +149,7 @@ def test_clips_that_were_changed_are_made_again(tmp_path, debug_set, caplog):
 
 
 def test_the_number_of_workers_does_not_matter(debug_set, tmp_path, monkeypatch):
-    from corpus.omnistamps import build as module
+    from omnivast.corpus.omnistamps import build as module
 
     monkeypatch.setattr(module, "_FEW", 1)
     folder = build("debug", tmp_path / "set", workers=2)

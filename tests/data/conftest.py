@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from config.schema import DatasetConfig
-from data.shards import pack
-from data.spec import InputSpec
+from omnivast.config.schema import DatasetConfig
+from omnivast.data.shards.pack import pack
+from omnivast.data.spec import InputSpec
 from tests.data.sharding import packing, three_clips
 from tests.media_factory import write_json, write_video
 

@@ -5,10 +5,10 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
-from data.batch import Sample
-from data.dataset import IndexedDataset
-from data.loader import TrainLoader
-from data.shards import Packing
+from omnivast.data.batch import Sample
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.loader import TrainLoader
+from omnivast.data.shards.pack import Packing
 
 
 def write_tar(path, members) -> str:

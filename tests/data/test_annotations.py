@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from config.tasks import CaptionKind, Task
-from data.annotations import AnnotationError, load_annotations, load_references
+from omnivast.config.tasks import CaptionKind, Task
+from omnivast.data.annotations.table import AnnotationError, load_annotations, load_references
 from tests.data.conftest import vast_rows
 from tests.media_factory import write_json
 

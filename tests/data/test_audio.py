@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.audio import FRONTENDS, find_frontend, mel_frames, slice_plan, take_slices
-from data.dataset import IndexedDataset
-from data.media import read_sound
-from data.spec import InputSpec
+from omnivast.data.audio import FRONTENDS, find_frontend, mel_frames, slice_plan, take_slices
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.media.decode import read_sound
+from omnivast.data.spec import InputSpec
 from tests.data.conftest import vast_rows
 from tests.media_factory import tone, write_wav
 
@@ -18,7 +18,7 @@ BEATS = FRONTENDS["beats"]
 
 def extractor(kind, **settings):
     """A feature extractor of transformers; its torchaudio is kept out where that is built for another torch."""
-    from model.encoders.hf_audio import transformers_audio
+    from omnivast.model.encoders.hf_audio import transformers_audio
 
     return getattr(transformers_audio(), f"{kind}FeatureExtractor")(**settings)
 

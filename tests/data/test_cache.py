@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from config.tasks import Modality
-from data import media
-from data.cache import ClipCache
-from data.dataset import IndexedDataset
-from data.spec import DataError
+from omnivast.config.tasks import Modality
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.media import decode as media
+from omnivast.data.media.cache import ClipCache
+from omnivast.data.spec import DataError
 from tests.data.conftest import vast_rows
 from tests.media_factory import write_image, write_video, write_wav
 
@@ -118,7 +118,7 @@ def test_a_full_disk_is_said_once_and_survived(corpus, spec, tmp_path, monkeypat
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("data.cache.save_file", full)
+    monkeypatch.setattr("omnivast.data.media.cache.save_file", full)
     write_video(tmp_path / "videos" / "clip0.mp4", frames=4, size=32)
     assert len(samples(one_clip(corpus, tmp_path), spec)) == 3
     assert caplog.text.count("No space left") == 1

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from config.schema import Config, DataConfig, ModelConfig, RunConfig
-from data.check import check, main
-from data.shards import Packing, pack
+from omnivast.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from omnivast.data.check.datasets import check, main
+from omnivast.data.shards.pack import Packing, pack
 from tests.data.conftest import vast_rows
 
 
@@ -93,7 +93,7 @@ def test_threshold_on_the_command_line_and_interruption(damaged, tmp_path, caplo
         with pytest.raises(SystemExit) as end:
             main([*command, "--threshold", wrong])
         assert end.value.code == 2
-    monkeypatch.setattr("data.check.check", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("omnivast.data.check.datasets.check", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     caplog.clear()
     assert main(command) == 130 and [record.getMessage() for record in caplog.records] == ["stopped; nothing was changed"]
 

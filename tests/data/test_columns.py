@@ -12,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.tasks import Task
-from data import annotations, columns, derived, json_stream
-from data.annotations import AnnotationError, Annotations, load_annotations
-from data.columns import MappedAnnotations
-from data.json_stream import entries
+from omnivast.config.tasks import Task
+from omnivast.data import derived
+from omnivast.data.annotations import columns, json_stream
+from omnivast.data.annotations import table as annotations
+from omnivast.data.annotations.columns import MappedAnnotations
+from omnivast.data.annotations.json_stream import entries
+from omnivast.data.annotations.table import AnnotationError, Annotations, load_annotations
 from tests.data.conftest import vast_rows
 from tests.data.test_annotations import BAD_QUESTIONS, BAD_ROWS
 from tests.media_factory import write_json

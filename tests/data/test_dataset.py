@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from config.tasks import CaptionKind, Modality
-from data.annotations import AnnotationError
-from data.batch import Sample, collate
-from data.dataset import IndexedDataset
-from data.spec import DataError, UnreadableError
+from omnivast.config.tasks import CaptionKind, Modality
+from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.batch import Sample, collate
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.spec import DataError, UnreadableError
 from tests.data.conftest import vast_rows
 from tests.data.sharding import sharded
 from tests.media_factory import frame_of, write_frames, write_image, write_video, write_wav

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from data import audio, media, soundtrack
-from data.media import MediaError, read_clip
-from data.packets import PacketTable
-from data.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, Picture
-from data.vision import frame_indices
+from omnivast.data import audio
+from omnivast.data.media import decode as media
+from omnivast.data.media import soundtrack
+from omnivast.data.media.decode import MediaError, read_clip
+from omnivast.data.media.packets import PacketTable
+from omnivast.data.media.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, Picture
+from omnivast.data.vision import frame_indices
 from tests.media_factory import write_sound, write_video
 
 

@@ -3,8 +3,8 @@ import unicodedata
 
 import pytest
 
-from data.containers import EXTENSIONS
-from data.media import MediaError, MediaFolder
+from omnivast.data.media.containers import EXTENSIONS
+from omnivast.data.media.decode import MediaError, MediaFolder
 
 
 @pytest.mark.parametrize("ending", EXTENSIONS)

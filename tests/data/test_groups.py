@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from data import groups, media
-from data.media import read_clip
-from data.parts import Part
-from data.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, picture_reader
-from data.sample_tables import Samples, read_samples
+from omnivast.data.media import decode as media
+from omnivast.data.media import groups
+from omnivast.data.media.decode import read_clip
+from omnivast.data.media.parts import Part
+from omnivast.data.media.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, picture_reader
+from omnivast.data.media.sample_tables import Samples, read_samples
 from tests.data.test_decoding import eight, is_plain, write
 from tests.data.test_pictures import CASES, CHOICES
 from tests.media_factory import write_video

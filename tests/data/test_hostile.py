@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.load import ConfigError, load_config
-from config.tasks import Task
-from data.annotations import AnnotationError, load_annotations, load_references
-from data.deadline import DeadlineError, within
-from data.loader import EvalLoader
-from data.media import SOUND_EXTENSIONS, MediaError, MediaFolder, read_clip, read_image, read_sound
+from omnivast.config.load import ConfigError, load_config
+from omnivast.config.tasks import Task
+from omnivast.data.annotations.table import AnnotationError, load_annotations, load_references
+from omnivast.data.loader import EvalLoader
+from omnivast.data.media.deadline import DeadlineError, within
+from omnivast.data.media.decode import SOUND_EXTENSIONS, MediaError, MediaFolder, read_clip, read_image, read_sound
 from tests.data.hostile import CLIMBING, Case, cases, images, loops
 from tests.media_factory import frame_of
 from tests.processes import together
@@ -145,9 +145,10 @@ def test_a_run_over_hostile_clips_counts_and_names_each_bad_one(hostile, corpus,
 
 def test_a_stuck_decoder_is_left_behind(corpus, spec, tokenizer, monkeypatch):
     stuck, real = threading.Event(), read_clip
-    monkeypatch.setattr("data.dataset.within", lambda seconds, read, clip_id, key: within(
+    monkeypatch.setattr("omnivast.data.dataset.within", lambda seconds, read, clip_id, key: within(
         0.5 if clip_id == "clip2" else seconds, read, clip_id, key))
-    monkeypatch.setattr("data.media.read_clip", lambda path, *a, **k: stuck.wait() if "clip2" in path else real(path, *a, **k))
+    monkeypatch.setattr("omnivast.data.media.decode.read_clip",
+                        lambda path, *a, **k: stuck.wait() if "clip2" in path else real(path, *a, **k))
     loader = EvalLoader(corpus.config(task="cap%tv"), spec, tokenizer, skip_unreadable=True)
     assert [clip_id for batch in loader for clip_id in batch.clip_ids] == [f"clip{i}" for i in (0, 1, 3, 4, 5, 6, 7)]
     [(clip_id, reason)] = loader.provenance["unreadable"]

@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 
-from config.tasks import Task
-from data import annotations, columns
-from data.annotations import load_annotations
-from data.dataset import IndexedDataset
-from data.identity import changes, identity
-from data.shards import pack
+from omnivast.config.tasks import Task
+from omnivast.data.annotations import columns
+from omnivast.data.annotations import table as annotations
+from omnivast.data.annotations.identity import changes, identity
+from omnivast.data.annotations.table import load_annotations
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.shards.pack import pack
 from tests.data.conftest import vast_rows
 from tests.data.sharding import packing, sharded
 from tests.media_factory import write_json

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.annotations import TASK
-from data.annotations import load_annotations
-from data.columns import MappedAnnotations
+from omnivast.data.annotations.columns import MappedAnnotations
+from omnivast.data.annotations.table import load_annotations
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).parents[2]

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from config.tasks import CaptionKind, Modality
-from data import loader
-from data.annotations import AnnotationError
-from data.limits import LimitError, check_start
-from data.loader import EvalLoader, LoaderError, TrainLoader, workers_explained
-from data.spec import DataError, UnreadableError
+from omnivast.config.tasks import CaptionKind, Modality
+from omnivast.data import loader
+from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.limits import LimitError, check_start
+from omnivast.data.loader import EvalLoader, LoaderError, TrainLoader, workers_explained
+from omnivast.data.spec import DataError, UnreadableError
 from tests.data.conftest import WordTokenizer, vast_rows
 from tests.media_factory import write_json, write_video
 
@@ -195,7 +195,7 @@ def test_no_room_for_the_locks_of_the_workers():
 def test_signals_to_the_group_leave_the_workers_reading(corpus, spec, tokenizer, monkeypatch, cuda):
     """torchrun and schedulers send them to all; with CUDA a process between forks the workers, which would end with it."""
     between = forkserver.ForkServer()
-    between.set_forkserver_preload(["data.loader"])
+    between.set_forkserver_preload(["omnivast.data.loader"])
     for name in ("ensure_running", "connect_to_new_process"):
         monkeypatch.setattr(forkserver, name, getattr(between, name))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)

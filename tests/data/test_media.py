@@ -9,9 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from data.decoders import load_decoder
-from data.media import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, MediaError, MediaFolder, read_clip, read_frame_folder, read_image, read_sound
-from data.vision import frame_indices
+from omnivast.data.media.decode import (
+    IMAGE_EXTENSIONS,
+    SOUND_EXTENSIONS,
+    MediaError,
+    MediaFolder,
+    read_clip,
+    read_frame_folder,
+    read_image,
+    read_sound,
+)
+from omnivast.data.media.decoders import load_decoder
+from omnivast.data.vision import frame_indices
 from tests.media_factory import frame_of, grey, write_frames, write_image, write_sound, write_video, write_wav
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "media"

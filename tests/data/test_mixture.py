@@ -3,10 +3,10 @@ from collections import Counter
 import pytest
 import torch
 
-from config.schema import DatasetConfig
-from config.tasks import Task
-from data.mixture import Corpus, Mixture, planned_steps, scale_steps
-from data.spec import DataError
+from omnivast.config.schema import DatasetConfig
+from omnivast.config.tasks import Task
+from omnivast.data.mixture import Corpus, Mixture, planned_steps, scale_steps
+from omnivast.data.spec import DataError
 
 
 def corpora(*sizes):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.own_clips import find_files, look_into
-from data.sidecars import Sidecars, read_sidecar
-from data.spec import DataError
+from omnivast.data.annotations.own_clips import find_files, look_into
+from omnivast.data.annotations.sidecars import Sidecars, read_sidecar
+from omnivast.data.spec import DataError
 from tests.media_factory import write_image, write_json, write_sound, write_video, write_wav
 
 

@@ -7,10 +7,10 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from data import parcel
-from data.batch import Batch, Texts
-from data.loader import data_loader
-from data.parcel import Parcel
+from omnivast.data import parcel
+from omnivast.data.batch import Batch, Texts
+from omnivast.data.loader import data_loader
+from omnivast.data.parcel import Parcel
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from data.av1 import Av1Pictures
-from data.media import read_clip
-from data.pictures import (
+from omnivast.data.media.av1 import Av1Pictures
+from omnivast.data.media.decode import read_clip
+from omnivast.data.media.pictures import (
     CLOSED_PICTURE,
     INSIDE,
     NON_REFERENCE,

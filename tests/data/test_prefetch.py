@@ -8,8 +8,8 @@ import weakref
 import pytest
 import torch
 
-from data.batch import Batch
-from data.prefetch import AHEAD, Prefetched, on_device
+from omnivast.data.batch import Batch
+from omnivast.data.prefetch import AHEAD, Prefetched, on_device
 
 
 def batches(count, taken=None):

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from config.tasks import Modality
-from data.annotations import AnnotationError
-from data.batch import Sample
-from data.dataset import IndexedDataset
-from data.media import MediaError, read_clip, read_sound
-from data.parts import Part, identity
-from data.shard_index import key_of
-from data.shards import Packing, _Hashed, main, pack
-from data.spec import DataError
+from omnivast.config.tasks import Modality
+from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.batch import Sample
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.media.decode import MediaError, read_clip, read_sound
+from omnivast.data.media.parts import Part, identity
+from omnivast.data.shards.pack import Packing, _Hashed, main, pack
+from omnivast.data.shards.shard_index import key_of
+from omnivast.data.spec import DataError
 from tests.data.conftest import vast_rows
 from tests.data.hostile import cases
 from tests.data.sharding import loader, packing, sharded, three_clips, write_tar
@@ -250,5 +250,5 @@ def test_command_line(corpus, packed, tmp_path, caplog, capsys, monkeypatch):
     shutil.copy(packed / "clips-000002.tar", tmp_path / "o" / "y.tar")
     os.truncate(tmp_path / "o" / "y.tar", 4000)
     assert main(["verify", str(tmp_path / "o" / "*.tar")]) == 1
-    monkeypatch.setattr("data.shards.verify", lambda paths: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("omnivast.data.shards.pack.verify", lambda paths: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["verify", str(packed)]) == 130

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from data import derived
-from data.annotations import AnnotationError
-from data.batch import Sample
-from data.dataset import IndexedDataset
-from data.loader import EvalLoader, TrainLoader
-from data.shard_index import ShardError, keys_of, load_index, scan, split_name
-from data.shard_set import Shards, expand, open_shards
-from data.shards import pack, verify
-from data.spec import DataError
+from omnivast.data import derived
+from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.batch import Sample
+from omnivast.data.dataset import IndexedDataset
+from omnivast.data.loader import EvalLoader, TrainLoader
+from omnivast.data.shards.pack import pack, verify
+from omnivast.data.shards.shard_index import ShardError, keys_of, load_index, scan, split_name
+from omnivast.data.shards.shard_set import Shards, expand, open_shards
+from omnivast.data.spec import DataError
 from tests.data.sharding import loader, packing, read_all, sharded, write_tar
 
 
@@ -205,7 +205,7 @@ def test_names_and_keys(tmp_path, caplog):
 
 def test_indexes_are_made_once_and_again_when_a_shard_changes(own, monkeypatch):
     made = []
-    monkeypatch.setattr("data.shard_index.scan", lambda path, real=scan: made.append(os.path.basename(path)) or real(path))
+    monkeypatch.setattr("omnivast.data.shards.shard_index.scan", lambda path, real=scan: made.append(os.path.basename(path)) or real(path))
     first = open_shards("x", [str(own)], training=True)
     assert len(made) in (0, 3)  # copied with their times, the shards may have brought their indexes along
     made.clear()
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_written(corpus, own, spec, tmp_path, monkeypatc
         if file.name != "shards.json":
             file.unlink()
     before = sorted(own.iterdir())
-    for module in ("data.derived", "data.shard_index"):
+    for module in ("omnivast.data.derived", "omnivast.data.shards.shard_index"):
         monkeypatch.setattr(f"{module}.writable", lambda folder: folder != own and (folder.mkdir(parents=True, exist_ok=True) or True))
     for _ in range(2):
         assert len(read_all(sharded(corpus, own), spec)[0]) == 8

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from data.shard_index import load_index, scan
-from data.shard_set import open_shards
-from data.shards import main, verify
+from omnivast.data.shards.pack import main, verify
+from omnivast.data.shards.shard_index import load_index, scan
+from omnivast.data.shards.shard_set import open_shards
 from tests.data.sharding import write_tar
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from data.vision import frame_indices, frame_transform
-from utils.random import generator
+from omnivast.data.vision import frame_indices, frame_transform
+from omnivast.utils.random import generator
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from omnivast.utils import distributed
+from omnivast.utils.log import JsonlWriter
+from omnivast.utils.watchdog import Watchdog
 from tests.e2e.program import call
-from utils import distributed
-from utils.log import JsonlWriter
-from utils.watchdog import Watchdog
 
 
 def prepare(folder: Path, plan: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from config.schema import DatasetConfig
-from config.tasks import Modality, Objective, Task
+from omnivast.config.schema import DatasetConfig
+from omnivast.config.tasks import Modality, Objective, Task
 from tests.media_factory import write_frames, write_image, write_json, write_video, write_wav
 
 CLIPS = 4

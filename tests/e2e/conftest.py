@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from corpus.omnistamps import picks
-from corpus.omnistamps.build import build
+from omnivast.corpus.omnistamps import picks
+from omnivast.corpus.omnistamps.build import build
 from tests.e2e.program import ROOT, Clips, Outcome, call
 
 RunProgram = Callable[[list[str]], Outcome]

@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from config.load import config_hash, load_config
-from config.tasks import Objective
-from evaluation import run_report
+from omnivast.config.load import config_hash, load_config
+from omnivast.config.tasks import Objective
+from omnivast.evaluation.report import run_report
+from omnivast.utils.files import sha256_file
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.precision import Machine
 from tests import browser
 from tests.e2e.program import ROOT, TINY, flat, results
-from utils.files import sha256_file
-from utils.log import read_jsonl
-from utils.precision import Machine
 
 STEP_KEYS = {"step", "corpus", "epoch", "loss", "losses", "lr", "grad_norm", "clips_per_second", "data_wait", "seconds"}
 
@@ -101,7 +101,7 @@ def test_resuming_what_is_finished_changes_nothing(trained, clips, run_program):
 
 def test_a_resumed_run_keeps_its_precision_on_a_machine_that_would_take_another(trained, clips, run_program, monkeypatch):
     faster = Machine("cpu", "another machine", None, 64, {"float32": 1e9, "bf16": 9e9})
-    monkeypatch.setattr("utils.precision.look", lambda device, width: faster)
+    monkeypatch.setattr("omnivast.utils.precision.look", lambda device, width: faster)
     outcome = run_program(clips.train(trained, "--resume", "true", "--precision", "auto"))
     assert outcome.status == 0, outcome.text
     assert "precision: float32, as the run began, though this machine alone would take bf16" in outcome.text

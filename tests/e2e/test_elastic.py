@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from omnivast.utils.log import read_jsonl
 from tests.e2e.program import TIMEOUT, Running, finish, launch
-from utils.log import read_jsonl
 
 LAUNCHER = ("-m", "torch.distributed.run")
 ONE_NODE = ("--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")

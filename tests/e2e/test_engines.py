@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from omnivast.utils.log import read_jsonl
 from tests.e2e.program import Running, results
 from tests.e2e.test_processes import NOTHING_OF_ITS_OWN
-from utils.log import read_jsonl
 
 
 def test_fsdp_trains_and_evaluates_as_one_process(clips, run_program, tmp_path):

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
+from omnivast.training.checkpoints import checkpoint
+from omnivast.utils.files import sha256_file
+from omnivast.utils.log import read_jsonl
 from tests.e2e.program import ROOT, TIMEOUT, TINY, Clips, Running, results
-from training import checkpoint
-from utils.files import sha256_file
-from utils.log import read_jsonl
 
 KILLS = int(os.environ.get("OMNIVAST_KILLS", "4"))
 STEPS = 10

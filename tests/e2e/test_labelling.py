@@ -10,15 +10,15 @@ from functools import partial
 import pytest
 import torch
 
-from config.load import load_config, resolved
-from config.tasks import Task
-from data.annotations import load_annotations
-from model.build import build_model
+from omnivast.config.load import load_config, resolved
+from omnivast.config.tasks import Task
+from omnivast.data.annotations.table import load_annotations
+from omnivast.model.build import build_model
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.random import seed_everything
 from tests.e2e.accidents import die_after_lines
 from tests.e2e.program import ROOT, TINY, Running, call
 from tests.media_factory import write_image, write_json, write_sound
-from utils.log import read_jsonl
-from utils.random import seed_everything
 
 CLIPS = ROOT / "datasets" / "omnistamps" / "debug" / "clips"
 
@@ -146,7 +146,7 @@ def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run,
         return [str(own), "--model", str(trained_run), "--output", str(tmp_path / output), "--captions", "2", "--max_caption_len", "12",
                 "--n_workers", "0", "--num_threads", "1", *more]
 
-    assert call(arguments("unbroken"), "evaluation.label") == 0
+    assert call(arguments("unbroken"), "omnivast.evaluation.label") == 0
     rows = json.loads((tmp_path / "unbroken" / "labels.json").read_text())
     assert len(rows) == 7 and rows[0]["clip_id"] == f"0/{videos[0].name}" and rows[0]["subtitle"] == "hello there"
     assert [len(row.get("vast_cap", [])) for row in rows] == [2] * 5 + [0] * 2 and len(rows[-1]["audio_cap"]) == 2
@@ -154,9 +154,9 @@ def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run,
     assert [entry["clip_id"] for entry in unreadable] == ["broken.mp4"]
     assert len((tmp_path / "unbroken" / "labels.csv").read_text().splitlines()) == 1 + 2 * 7 + 1
 
-    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="evaluation.label")
+    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="omnivast.evaluation.label")
     assert killed.finish()[0] == -signal.SIGKILL and not (tmp_path / "broken" / "labels.json").exists()
-    assert call(arguments("broken"), "evaluation.label") == 0
+    assert call(arguments("broken"), "omnivast.evaluation.label") == 0
     assert (tmp_path / "broken" / "labels.csv").read_bytes() == (tmp_path / "unbroken" / "labels.csv").read_bytes()
     parts = list((tmp_path / "broken" / "results").rglob("part_*.jsonl"))
     written = [row["clip_id"] for path in parts for row in read_jsonl(path) if "unreadable" not in row]

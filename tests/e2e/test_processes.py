@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 
+from omnivast.utils.log import read_jsonl
 from tests.e2e.accidents import prepare
 from tests.e2e.program import Running, results
-from utils.log import read_jsonl
 
 TEXT = "--model_cfg.text_encoder_cfg"
 # What every process draws or counts for itself.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from config.load import load_config
+from omnivast.config.load import load_config
 from tests.e2e.program import ROOT
 
 VAST = ROOT / "scripts" / "vast"

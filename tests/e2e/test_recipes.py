@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from config.load import load_config
-from config.schema import Config
-from config.tasks import Objective, Task
+from omnivast.config.load import load_config
+from omnivast.config.schema import Config
+from omnivast.config.tasks import Objective, Task
+from omnivast.utils.log import read_jsonl
 from tests.config.released import DEFAULT_MODEL, DEFAULT_RUN, TRAIN, VAL
 from tests.e2e.benchmarks import CLIPS, lay_out, make_media, rows
 from tests.e2e.program import ROOT, call
 from tests.media_factory import write_json
 from tests.model.tiny import BEATS, VAST_TINY
-from utils.log import read_jsonl
 
 SHARED = ROOT.parent / "shared" / "annotations"
 CONFIGS = ROOT / "config" / "vast"

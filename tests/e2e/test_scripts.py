@@ -11,10 +11,10 @@ import sys
 
 import pytest
 
-from config.load import load_config
-from config.schema import task_of
+from omnivast.config.load import load_config
+from omnivast.config.schema import task_of
+from omnivast.utils.files import sha256_file
 from tests.e2e.program import ROOT, Running
-from utils.files import sha256_file
 
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / "preinstall.sh", ROOT / ".ci" / "run"])
 

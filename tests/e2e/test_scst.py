@@ -8,14 +8,14 @@ import math
 import pytest
 import torch
 
-from config.load import load_config
-from evaluation.reward import CiderReward
-from model.build import build_model
+from omnivast.config.load import load_config
+from omnivast.evaluation.captions.reward import CiderReward
+from omnivast.model.build import build_model
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.random import seed_everything
 from tests.e2e.program import ROOT, TINY, Running
 from tests.e2e.test_labelling import CLIPS, captioner  # noqa: F401 (a fixture)
 from tests.e2e.test_processes import NOTHING_OF_ITS_OWN
-from utils.log import read_jsonl
-from utils.random import seed_everything
 
 
 def arguments(weights, output, *more, task="cap%tvas%ta"):

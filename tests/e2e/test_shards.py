@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.shards import Packing, pack
+from omnivast.data.shards.pack import Packing, pack
+from omnivast.training.logs.monitor import Monitor
+from omnivast.utils.log import read_jsonl
 from tests.e2e.program import ROOT, TINY, results
-from training.monitor import Monitor
-from utils.log import read_jsonl
 
 UNTIMED = ("step", "corpus", "epoch", "losses", "lr", "grad_norm")
 

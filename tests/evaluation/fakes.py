@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
-from config.tasks import CaptionKind, Group, Modality, Task
-from data.batch import Batch, Texts
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import CaptionKind, Group, Modality, Task
+from omnivast.data.batch import Batch, Texts
 
 VOCABULARY = 97
 

@@ -1,7 +1,7 @@
 import pytest
 
-from evaluation.metrics.accuracy import accuracy, exact_matches
-from evaluation.qa import answer_metrics
+from omnivast.evaluation.metrics.accuracy import accuracy, exact_matches
+from omnivast.evaluation.questions.evaluator import answer_metrics
 
 
 def test_matches_ignore_case_and_outer_blanks_only():

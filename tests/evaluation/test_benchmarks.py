@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from config.load import load_config
-from config.tasks import Task
-from evaluation import benchmarks, protocol
+from omnivast.config.load import load_config
+from omnivast.config.tasks import Task
+from omnivast.evaluation import protocol
+from omnivast.evaluation import published as benchmarks
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.metrics import bootstrap
-from evaluation.metrics.bleu import bleu, bleu_of_sums, bleu_terms
+from omnivast.evaluation.metrics import bootstrap
+from omnivast.evaluation.metrics.bleu import bleu, bleu_of_sums, bleu_terms
 from tests.evaluation.test_caption_metrics import corpus
 
 CLIP = np.array([0, 0, 1, 2, 2, 2, 3])

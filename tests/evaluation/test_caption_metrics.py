@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.captioning import score_captions
-from evaluation.metrics.bleu import bleu
-from evaluation.metrics.cider import cider
-from evaluation.metrics.rouge import common_subsequence, rouge_l
-from evaluation.metrics.tokenizer import tokenize
+from omnivast.evaluation.captions.evaluator import score_captions
+from omnivast.evaluation.metrics.bleu import bleu
+from omnivast.evaluation.metrics.cider import cider
+from omnivast.evaluation.metrics.rouge import common_subsequence, rouge_l
+from omnivast.evaluation.metrics.tokenizer import tokenize
 
 ROOT = Path(__file__).resolve().parents[2]
 ANNOTATIONS = ROOT.parent / "shared" / "annotations"

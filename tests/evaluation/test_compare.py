@@ -1,12 +1,12 @@
-"""``python -m evaluation.compare``: equal and different results of every objective, and what does not compare."""
+"""``python -m omnivast compare``: equal and different results of every objective, and what does not compare."""
 
 import json
 import random
 
 import pytest
 
-from evaluation.compare import main
-from evaluation.run import evaluate
+from omnivast.evaluation.compare import main
+from omnivast.evaluation.run import evaluate
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from config.tasks import CaptionKind, Group, Modality
-from evaluation.matching import PairMatcher, pair_batches
-from evaluation.metrics import recall
-from evaluation.run import evaluate
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.evaluation.metrics import recall
+from omnivast.evaluation.retrieval.matching import PairMatcher, pair_batches
+from omnivast.evaluation.run import evaluate
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
 
 EVERYTHING = "ret%tv%ta%tvas_cap%tv%tvas_qa%tva"
@@ -109,11 +109,11 @@ def test_processes_share_the_work_and_find_the_same(tmp_path, monkeypatch):
         barrier.wait(300)
         return found
 
-    monkeypatch.setattr("utils.distributed.all_gather_objects", gather)
-    monkeypatch.setattr("utils.distributed.rank", lambda: local.rank)
-    monkeypatch.setattr("utils.distributed.world_size", lambda: 2)
-    monkeypatch.setattr("utils.distributed.is_main", lambda: local.rank == 0)
-    monkeypatch.setattr("utils.distributed.barrier", lambda: None)
+    monkeypatch.setattr("omnivast.utils.distributed.all_gather_objects", gather)
+    monkeypatch.setattr("omnivast.utils.distributed.rank", lambda: local.rank)
+    monkeypatch.setattr("omnivast.utils.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("omnivast.utils.distributed.is_main", lambda: local.rank == 0)
+    monkeypatch.setattr("omnivast.utils.distributed.barrier", lambda: None)
     monkeypatch.setattr("torch.is_grad_enabled", lambda: False)
     found, models = {}, [FakeModel(), FakeModel()]
 
@@ -134,7 +134,7 @@ def test_processes_share_the_work_and_find_the_same(tmp_path, monkeypatch):
 
 
 def test_a_clip_seen_by_two_processes_is_an_error():
-    from evaluation.retrieval import _join_clips, _Part
+    from omnivast.evaluation.retrieval.evaluator import _join_clips, _Part
 
     parts = [_Part(rows=[3, 4], clip_ids=["x", "y"]), _Part(rows=[4], clip_ids=["y"])]
     with pytest.raises(ValueError, match="annotation row 4 was evaluated twice"):

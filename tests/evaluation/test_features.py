@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from config.tasks import CaptionKind, Modality
-from evaluation import features
-from evaluation.features import Conditions, Cost, FeatureRows, mapped, reranked_share, write_joined
-from evaluation.metrics.recall import ranks, reranked_ranks
-from evaluation.run import evaluate
+from omnivast.config.tasks import CaptionKind, Modality
+from omnivast.evaluation.metrics.recall import ranks, reranked_ranks
+from omnivast.evaluation.retrieval import features
+from omnivast.evaluation.retrieval.features import Conditions, Cost, FeatureRows, mapped, reranked_share, write_joined
+from omnivast.evaluation.run import evaluate
 from tests.evaluation.fakes import FakeFeatures, FakeLoader, FakeModel, config_of
 
 
@@ -251,9 +251,9 @@ class SharedLoader(FakeLoader):
 
 
 def test_a_text_of_several_clips_is_right_with_any_of_them_when_asked(tmp_path, monkeypatch):
-    from evaluation.metrics import recall
+    from omnivast.evaluation.metrics import recall
 
-    monkeypatch.setattr("evaluation.search.SCORES_AT_ONCE", 23 * 4)  # Several chunks of queries.
+    monkeypatch.setattr("omnivast.evaluation.retrieval.search.SCORES_AT_ONCE", 23 * 4)  # Several chunks of queries.
     loader, settings = SharedLoader("ret%tva"), {"itm_rerank_num": 6, "ret_bidirection_evaluation": True}
     own = run(tmp_path / "own", loader, FakeModel(), **settings)
     anyone = run(tmp_path / "any", loader, FakeModel(), ret_shared_texts=True, **settings)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import java
-from evaluation.java import java_scores
-from evaluation.metrics.meteor import meteor_of_sums, meteor_terms
+from omnivast.evaluation.captions import java
+from omnivast.evaluation.captions.java import java_scores
+from omnivast.evaluation.metrics.meteor import meteor_of_sums, meteor_terms
 
 CAPTIONS = ["a man runs in the big park", "two dogs", "", "a child is running quickly across a street with the balls", "a man runs"]
 REFERENCES = [["a man walks in a park", "the man is running through the park"], ["two dogs bark", "a dog"], ["a dog"],

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from data.spec import UnreadableError
-from evaluation.run import evaluate
+from omnivast.data.spec import UnreadableError
+from omnivast.evaluation.run import evaluate
+from omnivast.utils.log import JsonlWriter
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
-from utils.log import JsonlWriter
 
 WEIGHTS = {"checkpoint": "model.pt", "checkpoint_sha256": "aa"}
 EVERYTHING = "ret%tvas%tv_cap%tva_qa%tvs"

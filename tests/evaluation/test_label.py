@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from config.load import load_config
-from config.tasks import Group, Modality
-from data.own_clips import OwnClip
-from evaluation import label
+from omnivast.config.load import load_config
+from omnivast.config.tasks import Group, Modality
+from omnivast.data.annotations.own_clips import OwnClip
+from omnivast.evaluation import label
 from tests.media_factory import write_image, write_json, write_video, write_wav
 
 TRAIN = [{"name": "a", "task": "ret%tv_cap%tv%tva", "vision_sample_num": 4, "audio_sample_num": 2, "vision_transforms": "crop_flip"},

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
-from config.tasks import CaptionKind, Task
-from data.annotations import load_annotations
-from data.batch import Batch
-from evaluation.labelling import LabellingError, label
-from evaluation.run import evaluate
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import CaptionKind, Task
+from omnivast.data.annotations.table import load_annotations
+from omnivast.data.batch import Batch
+from omnivast.evaluation.captions.labelling import LabellingError, label
+from omnivast.evaluation.run import evaluate
+from omnivast.utils.files import sha256_file
 from tests.media_factory import write_json
-from utils.files import sha256_file
 
 WEIGHTS = {"checkpoint": "model.pt", "checkpoint_sha256": "aa", "config_hash": "cc"}
 

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from evaluation import run_report
-from evaluation.charts import Dots, Series, dot_chart, line_chart
-from evaluation.markup import html_text
-from evaluation.report import Card, Cell, Line, Picture, Report, jpeg_uri, sound_of
+from omnivast.evaluation.report import run_report
+from omnivast.evaluation.report.charts import Dots, Series, dot_chart, line_chart
+from omnivast.evaluation.report.markup import html_text
+from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, sound_of
 from scripts import quickstart_summary
 from tests import browser
 from tests.evaluation.quickstart_tree import make_data, make_results, write

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from evaluation.compare import main as compare
-from evaluation.people import answers_of_people
-from evaluation.run import evaluate
-from evaluation.run_report import main as report
-from evaluation.score import main as score
+from omnivast.evaluation.compare import main as compare
+from omnivast.evaluation.questions.people import answers_of_people
+from omnivast.evaluation.report.run_report import main as report
+from omnivast.evaluation.run import evaluate
+from omnivast.evaluation.score.predictions import main as score
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of, texts_of
 
 PEOPLE = [["red"] * 2 + ["blue"] * 8, ["Red."] * 10, ["red", "a red"] * 5, ["blue"] * 10, ["3", "4"] * 5, ["red"] + ["no"] * 9]

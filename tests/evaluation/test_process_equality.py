@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from config.schema import Config, DataConfig, DatasetConfig, RunConfig
-from config.tasks import CaptionKind, Task
-from data.batch import Batch, Sample, collate
-from data.spec import TextLengths
-from evaluation import search
-from evaluation.run import evaluate
-from evaluation.search import Search
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, RunConfig
+from omnivast.config.tasks import CaptionKind, Task
+from omnivast.data.batch import Batch, Sample, collate
+from omnivast.data.spec import TextLengths
+from omnivast.evaluation.retrieval import search
+from omnivast.evaluation.retrieval.search import Search
+from omnivast.evaluation.run import evaluate
+from omnivast.utils import distributed
+from omnivast.utils.random import generator
 from tests.model.tiny import CAPTIONS, CONFIG, tokenizer, vast
 from tests.processes import together
-from utils import distributed
-from utils.random import generator
 
 TASK = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%ta_qa%tvas%tv"
 CLIPS = {"eleven": 11, "two": 2}

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from evaluation.captioning import score_captions
-from evaluation.collect import flatten
-from evaluation.qa import answer_metrics
-from evaluation.retrieval import rank_metrics
+from omnivast.evaluation.captions.evaluator import score_captions
+from omnivast.evaluation.collect import flatten
+from omnivast.evaluation.questions.evaluator import answer_metrics
+from omnivast.evaluation.retrieval.evaluator import rank_metrics
 
 RNG = random.Random(4)
 WORDS = ["a", "man", "dog", "runs", "sits", "red", "car", "park", "on", "in", "sings", "two"]

@@ -76,7 +76,7 @@ def test_the_report_stands_alone(summary, tree):
     ("run/pretrain/log/metrics.jsonl", "training stage 'pretrain'"),
     ("run/test_cap/results/omnistamps.cap.json", "testing stage 'test_cap'"),
     ("run/seconds.json", "scripts/quickstart.sh"),
-    ("data/ceilings.json", "python -m corpus.omnistamps --size quick"),
+    ("data/ceilings.json", "python -m omnivast omnistamps --size quick"),
 ])
 def test_what_is_missing_names_the_stage_to_run(summary, tree, capsys, missing, stage):
     (tree / missing).unlink()

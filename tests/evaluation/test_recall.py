@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evaluation.metrics import recall
-from evaluation.metrics.recall import ranks, reranked_ranks, summary
+from omnivast.evaluation.metrics import recall
+from omnivast.evaluation.metrics.recall import ranks, reranked_ranks, summary
 
 
 def test_ranks_count_ties_against_the_true_clip():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from evaluation import references
-from evaluation.metrics.cider import cider
-from evaluation.references import reference_index
+from omnivast.evaluation.captions import references
+from omnivast.evaluation.captions.references import reference_index
+from omnivast.evaluation.metrics.cider import cider
 from tests.evaluation.test_caption_metrics import corpus
 
 

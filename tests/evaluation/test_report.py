@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from evaluation.charts import Dots, Series, dot_chart, line_chart, nice_ticks, running_mean, thinned
-from evaluation.report import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart
+from omnivast.evaluation.report.charts import Dots, Series, dot_chart, line_chart, nice_ticks, running_mean, thinned
+from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart
 
 
 def test_charts_are_well_formed_and_escaped():

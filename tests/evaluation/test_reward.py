@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from config.schema import RunConfig
-from config.tasks import CaptionKind
-from evaluation.metrics.cider import Cider, cider
-from evaluation.metrics.tokenizer import tokenize
-from evaluation.reward import CiderReward, set_reward
+from omnivast.config.schema import RunConfig
+from omnivast.config.tasks import CaptionKind
+from omnivast.evaluation.captions.reward import CiderReward, set_reward
+from omnivast.evaluation.metrics.cider import Cider, cider
+from omnivast.evaluation.metrics.tokenizer import tokenize
 from tests.evaluation.test_caption_metrics import corpus
 from tests.model.tiny import vast
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import cases, run_files, run_report
-from evaluation.report import sound_of, sound_uri
+from omnivast.evaluation.report import cases, run_files, run_report
+from omnivast.evaluation.report.page import sound_of, sound_uri
 from tests.evaluation.quickstart_tree import make_data, make_results
 
 

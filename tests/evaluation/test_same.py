@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.same import TOLERANCE, first_of_same, projections
+from omnivast.evaluation.retrieval.same import TOLERANCE, first_of_same, projections
 
 
 def unit(rows: int, seed: int = 0, width: int = 32) -> torch.Tensor:
@@ -21,7 +21,7 @@ def test_many_of_a_kind_and_single_ones(monkeypatch, seed):
     kinds = rng.permutation(np.concatenate([np.zeros(300, dtype=int), np.repeat(np.arange(1, 40), 3), np.arange(40, 400)]))
     features = rounded_otherwise(unit(400, seed)[torch.from_numpy(kinds)], seed + 1)
     wanted = np.array([int(np.argmax(kinds == kind)) for kind in kinds])
-    monkeypatch.setattr("evaluation.same.PAIRS_AT_ONCE", 50)
+    monkeypatch.setattr("omnivast.evaluation.retrieval.same.PAIRS_AT_ONCE", 50)
     assert first_of_same(features, projections(features)).tolist() == wanted.tolist()
 
 

@@ -1,12 +1,12 @@
-"""``python -m evaluation.score``: every task by hand-made files, and errors that say what is wrong."""
+"""``python -m omnivast score``: every task by hand-made files, and errors that say what is wrong."""
 
 import json
 
 import pytest
 
-from evaluation.metrics.bleu import bleu
-from evaluation.metrics.tokenizer import tokenize
-from evaluation.score import main
+from omnivast.evaluation.metrics.bleu import bleu
+from omnivast.evaluation.metrics.tokenizer import tokenize
+from omnivast.evaluation.score.predictions import main
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import search as module
-from evaluation.metrics import recall
-from evaluation.search import TEMPERATURE, search
+from omnivast.evaluation.metrics import recall
+from omnivast.evaluation.retrieval import search as module
+from omnivast.evaluation.retrieval.search import TEMPERATURE, search
 
 
 def table(queries, candidates):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.metrics.vqa import CONTRACTIONS, normalise, submission, vqa_accuracy
+from omnivast.evaluation.metrics.vqa import CONTRACTIONS, normalise, submission, vqa_accuracy
 
 
 @pytest.mark.parametrize(("answer", "expected"), [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.attention import additive, attend
+from omnivast.model.attention import additive, attend
 
 SHAPE = (2, 3, 5, 8)
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from config.schema import Config, DataConfig, ModelConfig, RunConfig
-from model.build import ModelError, build_model, set_precision, text_parts
-from model.layout import Layout
-from model.text import TextSizes
-from model.tokenizer import TokenizerError
-from model.vast import VAST
-from model.weights import WeightsError, towers
+from omnivast.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from omnivast.model.build import ModelError, build_model, set_precision, text_parts
+from omnivast.model.text.bert import TextSizes
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.tokenizer import TokenizerError
+from omnivast.model.vast.model import VAST
+from omnivast.model.weights import WeightsError, towers
+from omnivast.utils.precision import Machine
 from tests.model.tiny import BEATS, CONFIG, GOLDENS, SIZES, VAST_TINY, vast
-from utils.precision import Machine
 
 WITHOUT_USE = ("vision_encoder.text.", "vision_encoder.logit_scale", "vision_encoder.visual.head.")
 """What the released checkpoint carries of EVA-CLIP besides its tower."""
@@ -144,7 +144,7 @@ def test_the_precision_is_chosen_at_the_models_width_and_stands_in_the_config(mo
         asked.append(width)
         return Machine("cuda", "a card", (7, 0), width, {})
 
-    monkeypatch.setattr("utils.precision.look", look)
+    monkeypatch.setattr("omnivast.utils.precision.look", look)
     model = build_model(config())
     ddp, deepspeed = (Config(RunConfig(parallel=parallel), config(), DataConfig()) for parallel in ("ddp", "deepspeed"))
     settled, chosen = set_precision(model, ddp, torch.device("cpu"))

@@ -4,9 +4,9 @@ stand there, and every operation that meets one fails, as it would on a GPU."""
 import pytest
 import torch
 
-from config.tasks import Group, Modality
+from omnivast.config.tasks import Group, Modality
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import CAPTIONS, MODALITIES, batch, task, texts, vast
-from utils.random import StepRandom
 
 VAS = Group(MODALITIES)
 EVERYTHING = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%tv_qa%tvas%ts"

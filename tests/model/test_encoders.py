@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from model import encoders
-from model.encoders import EncoderError, build_audio, build_vision, register_vision
-from model.encoders.beats import Beats, relative_buckets
-from model.encoders.vit import ConvStem
+from omnivast.model import encoders
+from omnivast.model.encoders import EncoderError, build_audio, build_vision, register_vision
+from omnivast.model.encoders.beats import Beats, relative_buckets
+from omnivast.model.encoders.vit import ConvStem
 from tests.model.tiny import CONFIG
 
 

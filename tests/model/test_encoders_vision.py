@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-from model.encoders import EncoderError, build_vision
-from model.encoders.naming import store_as_released
-from model.weights import TOWER_FILES, WeightsError, load_tower, load_weights, tower_file
+from omnivast.model.encoders import EncoderError, build_vision
+from omnivast.model.encoders.naming import store_as_released
+from omnivast.model.weights import TOWER_FILES, WeightsError, load_tower, load_weights, tower_file
 from tests.model.tiny import CONFIG, GOLDENS, batch, relative, vast
 
 EVA = {"patch_size": 8, "width": 16, "layers": 2, "head_width": 8, "mlp_ratio": 2.0}

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from config.schema import ModelConfig
-from config.tasks import CaptionKind, Group, Modality
-from data.batch import Batch, make_texts
-from model.build import build_model
-from model.weights import load_weights
-from model.weights.load import split_unused
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.data.batch import Batch, make_texts
+from omnivast.model.build import build_model
+from omnivast.model.weights import load_weights
+from omnivast.model.weights.load import split_unused
 from tests.model.test_weights_convert import read, script  # noqa: F401 (a fixture)
 from tests.model.tiny import GOLDENS, VAST_TINY
 

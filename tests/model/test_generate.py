@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from config.tasks import Group, Modality
-from model.generate import beam_search, best_texts, sample
-from model.layout import Layout
-from model.memory import CrossPass
+from omnivast.config.tasks import Group, Modality
+from omnivast.model.text.generate import beam_search, best_texts, sample
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.memory import CrossPass
 from tests.model.tiny import MODALITIES, copy_of, memory, text_model
 
 GROUP = Group(MODALITIES)

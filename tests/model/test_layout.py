@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from config.tasks import Group
-from model.layout import Layout, Packing
-from model.memory import CrossPass
+from omnivast.config.tasks import Group
+from omnivast.model.text.layout import Layout, Packing
+from omnivast.model.text.memory import CrossPass
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import MODALITIES, batch, memory, task, text_model, text_sizes, vast
-from utils.random import StepRandom
 
 VAS = Group(MODALITIES)
 

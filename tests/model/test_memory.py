@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from config.tasks import Group, Modality
-from model.layout import Layout
-from model.memory import CrossPass, Memory, shared_rows
+from omnivast.config.tasks import Group, Modality
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.memory import CrossPass, Memory, shared_rows
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import batch, copy_of, memory, task, text_model, vast
-from utils.random import StepRandom
 
 GROUPS = [Group.parse(key) for key in ("v", "s", "va", "vas")]
 CLIPS, TEXTS = 3, 2

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from model.objectives import generation
-from model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
-from model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, mask_tokens, vocabulary_loss
-from model.objectives.matching import matching_loss
+from omnivast.model.objectives import generation
+from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
+from omnivast.model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, mask_tokens, vocabulary_loss
+from omnivast.model.objectives.matching import matching_loss
 
 SPECIAL = MaskTokens(pad=0, cls=101, mask=103, vocab_size=186)
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from config.tasks import Group
+from omnivast.config.tasks import Group
+from omnivast.utils.random import StepRandom, seed_everything
 from tests.model.tiny import ANSWERS, CAPTIONS, MODALITIES, batch, task, vast
-from utils.random import StepRandom, seed_everything
 
 
 def overfit(model, own, objectives, steps, rate):

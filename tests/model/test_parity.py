@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from config.tasks import CaptionKind
-from model.layout import Layout
-from model.objectives.generation import IGNORED
-from model.text import TextSizes
-from model.vast import VAST
+from omnivast.config.tasks import CaptionKind
+from omnivast.model.objectives.generation import IGNORED
+from omnivast.model.text.bert import TextSizes
+from omnivast.model.text.layout import Layout
+from omnivast.model.vast.model import VAST
 from tests.model.tiny import VAST_TINY, relative
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_parity.py"

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from config.tasks import Modality
+from omnivast.config.tasks import Modality
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import batch, task, vast
 from tests.processes import together
-from utils.random import StepRandom
 
 TASK = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tv_qa%tvas%tv"
 SETTINGS = {

@@ -11,13 +11,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from config.tasks import Group, Modality
-from model.layout import Layout, Packing
-from model.memory import CrossPass
-from model.recompute import GELU, LayerNorm, all_kept, remade, remaking
-from model.text import CrossAttention, SelfAttention
+from omnivast.config.tasks import Group, Modality
+from omnivast.model.recompute import GELU, LayerNorm, all_kept, remade, remaking
+from omnivast.model.text.bert import CrossAttention, SelfAttention
+from omnivast.model.text.layout import Layout, Packing
+from omnivast.model.text.memory import CrossPass
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import batch, memory, task, text_model, text_sizes, texts, vast
-from utils.random import StepRandom
 
 
 def feed(made, weight, inner):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from config.tasks import CaptionKind, Group, Modality
-from evaluation.reward import CiderReward
-from model.generate import beam_search, sample
-from model.layout import Layout
-from model.memory import CrossPass
-from model.objectives.self_critical import advantages, self_critical_loss
-from model.self_critical import SelfCritical, learn_from_reward, log_probs
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.evaluation.captions.reward import CiderReward
+from omnivast.model.objectives.self_critical import advantages, self_critical_loss
+from omnivast.model.text.generate import beam_search, sample
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.memory import CrossPass
+from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward, log_probs
+from omnivast.utils.random import StepRandom
 from tests.model.test_generate import WORDS, small_model
 from tests.model.test_overfit import overfit
 from tests.model.tiny import CAPTIONS, MODALITIES, batch, copy_of, memory, task, text_sizes, vast
-from utils.random import StepRandom
 
 VAS, V = Group(MODALITIES), Group((Modality.VISION,))
 LONGEST = 7
@@ -131,7 +131,7 @@ def test_other_objectives_keep_their_losses():
 
 
 def test_there_is_no_dropout_in_the_captions_that_are_scored():
-    from model.vast import VAST
+    from omnivast.model.vast.model import VAST
     from tests.model.tiny import CONFIG, tokenizer
 
     model = VAST(CONFIG, tokenizer(), text_sizes(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)).train()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from config.schema import ModelConfig
-from model.build import ModelError, build_model
-from model.encoders.hf_audio import transformers_audio
-from model.tokenizer import TokenizerError, load_tokenizer
-from model.weights import WeightsError, text_file, towers
+from omnivast.config.schema import ModelConfig
+from omnivast.model.build import ModelError, build_model
+from omnivast.model.encoders.hf_audio import transformers_audio
+from omnivast.model.text.tokenizer import TokenizerError, load_tokenizer
+from omnivast.model.weights import WeightsError, text_file, towers
 from tests.model.tiny import CAPTIONS, CONFIG, VAST_TINY
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64,

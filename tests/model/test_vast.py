@@ -6,11 +6,11 @@ import pickle
 import pytest
 import torch
 
-from config.tasks import CaptionKind, Group, Modality
-from model.step import match_pairs
-from model.vast import ClipFeatures
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.model.vast.model import ClipFeatures
+from omnivast.model.vast.step import match_pairs
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import CAPTIONS, CONFIG, MODALITIES, batch, task, texts, tokenizer, vast
-from utils.random import StepRandom
 
 VAS = Group(MODALITIES)
 EVERYTHING = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%tv_qa%tvas%ts"

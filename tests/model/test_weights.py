@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from config.schema import ModelConfig
-from model.weights import LoadReport, TowerFile, WeightsError, load_tower, load_weights, read_state_dict, start_weights
+from omnivast.config.schema import ModelConfig
+from omnivast.model.weights import LoadReport, TowerFile, WeightsError, load_tower, load_weights, read_state_dict, start_weights
+from omnivast.utils.files import sha256_file
 from tests.model.tiny import CONFIG, MODALITIES, batch, vast
-from utils.files import sha256_file
 
 
 class Creates:

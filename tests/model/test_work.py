@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from config.tasks import Group
-from model.objectives import generation
+from omnivast.config.tasks import Group
+from omnivast.model.objectives import generation
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import SUBTITLES, batch, task, texts, vast
-from utils.random import StepRandom
 
 GROUPS = ("tvas", "tva", "tvs", "tv", "ta")
 ALL = Group.parse("tvas")

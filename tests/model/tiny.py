@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.schema import ModelConfig
-from config.tasks import CaptionKind, Modality, Task
-from data.batch import Batch, Texts, make_texts
-from model.memory import Memory
-from model.text import TextModel, TextSizes
-from model.tokenizer import Tokenizer, load_tokenizer
-from model.vast import VAST
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import CaptionKind, Modality, Task
+from omnivast.data.batch import Batch, Texts, make_texts
+from omnivast.model.text.bert import TextModel, TextSizes
+from omnivast.model.text.memory import Memory
+from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
+from omnivast.model.vast.model import VAST
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 VAST_TINY = GOLDENS / "vast_tiny"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from model.weights import TowerFile, towers
+from omnivast.model.weights import TowerFile, towers
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "download_weights.py"

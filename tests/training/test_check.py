@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from config.schema import ModelConfig
-from model.recompute import remade, remaking
-from model.weights import towers
+from omnivast.config.schema import ModelConfig
+from omnivast.model.recompute import remade, remaking
+from omnivast.model.weights import towers
+from omnivast.training import dry_run as check
+from omnivast.training.dry_run import activations, dry_run, table
 from tests.training.toy import Loader, Toy, config
-from training import check
-from training.check import activations, dry_run, table
 
 
 class EvalSet:

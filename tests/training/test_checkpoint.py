@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint
-from training.checkpoint import CheckpointError, OutputDirError, check_config, check_output_dir, load_latest, mark_best, save
+from omnivast.training.checkpoints import checkpoint
+from omnivast.training.checkpoints.checkpoint import (
+    CheckpointError,
+    OutputDirError,
+    check_config,
+    check_output_dir,
+    load_latest,
+    mark_best,
+    save,
+)
 
 
 def model(step):
@@ -197,7 +205,7 @@ def test_a_folder_that_has_become_read_only(tmp_path, monkeypatch, keep, caplog)
 
     write(tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("utils.files.tempfile.mkstemp", refuse)
+        patch.setattr("omnivast.utils.files.tempfile.mkstemp", refuse)
         with pytest.raises(CheckpointError, match="Read-only file system.*step 1 is intact.*make the folder writable.*--resume true"):
             save(tmp_path, 2, model(2), state(2), keep=keep)
         with pytest.raises(CheckpointError, match="best model could not be kept.*Read-only file system.*step 1 is intact"):
@@ -245,8 +253,8 @@ def test_leftovers_of_killed_saves_are_removed(tmp_path):
 
 
 def test_another_config_is_refused_with_its_differences(tmp_path):
+    from omnivast.training.loop import config_hash, resolved
     from tests.training.toy import config
-    from training.loop import config_hash, resolved
 
     old, new = config(tmp_path), config(tmp_path, learning_rate=0.5)
     saved = {"config_hash": config_hash(old), "config": resolved(old)}

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
 
-from config.compare import config_hash
-from config.flags import help_text
-from config.tasks import Task
-from model.vast import VAST
+from omnivast.config.compare import config_hash
+from omnivast.config.flags import help_text
+from omnivast.config.tasks import Task
+from omnivast.model.vast.model import VAST
+from omnivast.training.engines import compile as compilation
+from omnivast.training.engines.compile import StochasticDepth, compile_layers, leave_uncompiled
+from omnivast.utils.random import StepRandom
 from tests.model.test_encoders_audio import TINY as SOUND
 from tests.model.test_encoders_vision import TINY as VISION
 from tests.model.tiny import BEATS, CONFIG, batch, vast
 from tests.processes import together
 from tests.training.test_parallel import RUNS, assert_same_training, settings
-from training import compile as compilation
-from training.compile import StochasticDepth, compile_layers, leave_uncompiled
-from utils.random import StepRandom
 
 TASK = Task.parse("ret%tvas%tv_cap%tva")
 DEEP = {"audio_encoder_cfg": {**BEATS, "encoder_layers": 2}, "vision_encoder_cfg": {**CONFIG.vision_encoder_cfg, "depth": 2}}

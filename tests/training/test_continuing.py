@@ -6,10 +6,10 @@ import logging
 import pytest
 import torch
 
+from omnivast.training import continuing
+from omnivast.training.checkpoints.checkpoint import CheckpointError
+from omnivast.training.loop import train
 from tests.training.toy import Loader, Toy, config
-from training import continuing
-from training.checkpoint import CheckpointError
-from training.loop import train
 
 
 def changed(total=8, **identity):

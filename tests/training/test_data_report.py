@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from config.tasks import Modality
-from data.batch import Batch
-from training import data_report
-from training.data_report import DataReport
+from omnivast.config.tasks import Modality
+from omnivast.data.batch import Batch
+from omnivast.training.logs import data_report
+from omnivast.training.logs.data_report import DataReport
 
 CORPORA = [SimpleNamespace(name="a", rows=8), SimpleNamespace(name="b", rows=100)]
 

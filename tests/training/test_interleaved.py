@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data.batch import Batch
+from omnivast.data.batch import Batch
+from omnivast.training.loop import train
+from omnivast.utils import distributed
+from omnivast.utils.log import read_jsonl
 from tests.training.toy import Loader, Toy, config
-from training.loop import train
-from utils import distributed
-from utils.log import read_jsonl
 
 TASKS = ("ret%tv_cap%tv", "ret%tv")
 """The caption head has a part in the first batch of each step alone, in which processes do not exchange gradients yet."""

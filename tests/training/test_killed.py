@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
+from omnivast.training.loop import train
+from omnivast.utils.log import read_jsonl
 from tests.training.test_loop import metrics, same, scores
 from tests.training.toy import Loader, Toy, config
-from training.loop import train
-from utils.log import read_jsonl
 
 STEPS = 24
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import run
-from training.checkpoint import OutputDirError
-from training.lock import OutputLock
+from omnivast import launch
+from omnivast.training.checkpoints.checkpoint import OutputDirError
+from omnivast.training.checkpoints.lock import OutputLock
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def holder(tmp_path):
 def test_a_second_run_is_refused_and_told_who_holds_it_before_it_writes_anything(tmp_path, holder, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(OutputDirError, match=f"process {holder.pid} on host {socket.gethostname()} since 20") as refused:
-        run.main(["--config", "config/debug/tiny.json", "--output_dir", str(tmp_path)])
+        launch.main(["--config", "config/debug/tiny.json", "--output_dir", str(tmp_path)])
     assert str(tmp_path) in str(refused.value)
     assert json.loads((tmp_path / "run.lock").read_text())["pid"] == holder.pid
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.lock"]

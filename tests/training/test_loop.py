@@ -6,14 +6,14 @@ import threading
 import pytest
 import torch
 
+from omnivast.training.checkpoints.checkpoint import OutputDirError
+from omnivast.training.logs.monitor import UnreadableShare, primary_metric
+from omnivast.training.loop import SKIPS_IN_A_ROW, NonFiniteLoss, Trainer, spread, train
+from omnivast.training.optim import build_optimizer, set_learning_rate
+from omnivast.training.stop import StopSignals
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.random import StepRandom, seed_everything
 from tests.training.toy import Loader, Toy, config
-from training.checkpoint import OutputDirError
-from training.loop import SKIPS_IN_A_ROW, NonFiniteLoss, Trainer, spread, train
-from training.monitor import UnreadableShare, primary_metric
-from training.optim import build_optimizer, set_learning_rate
-from training.stop import StopSignals
-from utils.log import read_jsonl
-from utils.random import StepRandom, seed_everything
 
 UNTIMED = ("step", "corpus", "epoch", "loss", "losses", "lr", "grad_norm")
 
@@ -186,7 +186,7 @@ def test_a_nonfinite_loss_on_a_full_disk_is_a_clear_error(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.nonfinite.write_atomically", full)
+    monkeypatch.setattr("omnivast.training.logs.nonfinite.write_atomically", full)
     loader = Loader()
     loader.poison = {2}
     with pytest.raises(OutputDirError, match="step 3: the loss is not finite.*nonfinite_step_3.json.*No space left.*checkpoint is intact"):

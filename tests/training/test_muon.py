@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from config.load import ConfigError, load_config
-from config.schema import RunConfig
+from omnivast.config.load import ConfigError, load_config
+from omnivast.config.schema import RunConfig
+from omnivast.training.muon import MOMENTUM, hidden_matrices, orthogonal
+from omnivast.training.optim import build_optimizer
 from tests.training.toy import Toy
-from training.muon import MOMENTUM, hidden_matrices, orthogonal
-from training.optim import build_optimizer
 
 RUN = RunConfig(optim="muon", learning_rate=1e-2, weight_decay=0.1)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from config.schema import RunConfig
+from omnivast.config.schema import RunConfig
+from omnivast.training.optim import build_optimizer, decayed, gradient_norm, set_learning_rate
 from tests.training.toy import Toy
-from training.optim import build_optimizer, decayed, gradient_norm, set_learning_rate
 
 RUN = RunConfig(learning_rate=1e-3, clip_lr=1e-4, weight_decay=0.05)
 

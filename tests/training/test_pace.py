@@ -5,9 +5,9 @@ import random
 
 import pytest
 
+from omnivast.training.logs.pace import OWN, SMALLER, Pace, kind
+from omnivast.training.loop import train
 from tests.training.toy import Loader, Toy, config
-from training.loop import train
-from training.pace import OWN, SMALLER, Pace, kind
 
 COSTS = {"long": 4.0, "short": 0.4, "mid": 1.0}
 

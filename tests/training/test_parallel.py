@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import nn
 
-from config.tasks import Group, Modality, Task
-from data.batch import Batch
-from model.self_critical import SelfCritical, learn_from_reward
+from omnivast.config.tasks import Group, Modality, Task
+from omnivast.data.batch import Batch
+from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward
+from omnivast.training.checkpoints import optimizer_shards as shards
+from omnivast.training.checkpoints.checkpoint import CheckpointError, load_latest
+from omnivast.training.engines.blocks import blocks_of
+from omnivast.training.engines.parallel import build_engine
+from omnivast.training.loop import train
+from omnivast.utils import distributed
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import BEATS, CONFIG, batch, vast
 from tests.processes import together
 from tests.training.toy import Corpus, InTurn, config
-from training import shards
-from training.blocks import blocks_of
-from training.checkpoint import CheckpointError, load_latest
-from training.loop import train
-from training.parallel import build_engine
-from utils import distributed
-from utils.log import read_jsonl
-from utils.random import StepRandom
 
 pytestmark = pytest.mark.slow
 STEPS = 4

@@ -14,17 +14,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from config.tasks import Task
+from omnivast.config.tasks import Task
+from omnivast.training.checkpoints.checkpoint import CheckpointError
+from omnivast.training.engines import zero
+from omnivast.training.logs.nonfinite import NonFiniteLoss
+from omnivast.utils import distributed
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.random import StepRandom
 from tests.model.tiny import batch, vast
 from tests.processes import together
 from tests.training.test_parallel import EVERYTHING, LAYERS, Run, assert_same_training, checksum, uneven, weights
 from tests.training.toy import config
-from training import zero
-from training.checkpoint import CheckpointError
-from training.nonfinite import NonFiniteLoss
-from utils import distributed
-from utils.log import read_jsonl
-from utils.random import StepRandom
 
 INSTALLED = importlib.util.find_spec("deepspeed") is not None
 # DeepSpeed gives parameters without a part in a step the gradient 0, so that weight decay would shrink them.

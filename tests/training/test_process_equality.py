@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from config.schema import Config, DataConfig, DatasetConfig, RunConfig
-from config.tasks import CaptionKind, Modality, Objective, Task
-from data.batch import Batch, Sample, collate
-from data.spec import TextLengths
-from model import step
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, RunConfig
+from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
+from omnivast.data.batch import Batch, Sample, collate
+from omnivast.data.spec import TextLengths
+from omnivast.model.vast import step
+from omnivast.training.loop import train
+from omnivast.utils import distributed
+from omnivast.utils.log import read_jsonl
+from omnivast.utils.random import generator
 from tests.model.tiny import CAPTIONS, CONFIG, tokenizer, vast
 from tests.processes import together
 from tests.training.toy import Corpus, InTurn
-from training.loop import train
-from utils import distributed
-from utils.log import read_jsonl
-from utils.random import generator
 
 CLIPS = 8
 LEARNING_RATE = 3e-5

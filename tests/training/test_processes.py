@@ -9,14 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from omnivast.training.checkpoints import checkpoint
+from omnivast.training.checkpoints.checkpoint import CheckpointError
+from omnivast.training.checkpoints.saving import Saver
+from omnivast.training.engines.parallel import DataParallel
+from omnivast.training.loop import NonFiniteLoss, train
+from omnivast.utils.log import read_jsonl
 from tests.processes import together
 from tests.training.toy import Loader, Toy, config
-from training import checkpoint
-from training.checkpoint import CheckpointError
-from training.loop import NonFiniteLoss, train
-from training.parallel import DataParallel
-from training.saving import Saver
-from utils.log import read_jsonl
 
 TASKS = {"mixed": ("ret%tv", "ret%tv_cap%tv"), "unused": ("ret%tv",), "whole": ("ret%tv_cap%tv",)}
 

@@ -9,14 +9,14 @@ import time
 import pytest
 import torch
 
+from omnivast.training.checkpoints import checkpoint, saving
+from omnivast.training.checkpoints.checkpoint import CheckpointError, OutputDirError
+from omnivast.training.checkpoints.saving import HostCopies, Saver
+from omnivast.training.loop import train
+from omnivast.utils.log import JsonlWriter, read_jsonl
 from tests.training.test_checkpoint import files_of_at_most
 from tests.training.test_loop import KilledError, kill_at, metrics, same, scores
 from tests.training.toy import Loader, Toy, config
-from training import checkpoint, saving
-from training.checkpoint import CheckpointError, OutputDirError
-from training.loop import train
-from training.saving import HostCopies, Saver
-from utils.log import JsonlWriter, read_jsonl
 
 
 def steps_on_disk(folder):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from training.schedule import lr_factor
+from omnivast.training.schedule import lr_factor
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (1, 0.5), (2, 1.0), (6, 0.5), (10, 0.0), (12, 0.0)])

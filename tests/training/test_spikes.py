@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from training.spikes import ENOUGH, WINDOW, LossSpikes
+from omnivast.training.logs.spikes import ENOUGH, WINDOW, LossSpikes
 
 
 def judged(losses, factor=6.0, corpus="a"):

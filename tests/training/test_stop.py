@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from training import stop
-from training.stop import StopSignals
+from omnivast.training import stop
+from omnivast.training.stop import StopSignals
 
 
 @pytest.mark.parametrize("first", ["the signal", "the wait"])

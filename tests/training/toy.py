@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
-from config.tasks import Task
-from data.batch import Batch
-from utils import distributed
-from utils.random import StepRandom, generator
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import Task
+from omnivast.data.batch import Batch
+from omnivast.utils import distributed
+from omnivast.utils.random import StepRandom, generator
 
 
 class Toy(nn.Module):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from config import flags
-from config.load import load_config
-from utils.console import EXIT_STATUS
+from omnivast.config import flags
+from omnivast.config.load import load_config
+from omnivast.utils.console import EXIT_STATUS
 
 ROOT = Path(__file__).resolve().parents[2]
 

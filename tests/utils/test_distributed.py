@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from omnivast.utils import distributed
 from tests.processes import together
-from utils import distributed
 
 ROWS = torch.arange(12.0).view(6, 2)
 WEIGHTS = torch.tensor([[1.0, 2.0], [3.0, 5.0], [7.0, 11.0], [13.0, 17.0], [19.0, 23.0], [29.0, 31.0]])

@@ -8,8 +8,8 @@ import multiprocessing
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from utils import ending
-from utils.ending import end_with
+from omnivast.utils import ending
+from omnivast.utils.ending import end_with
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from utils.files import sha256_file, write_atomically
+from omnivast.utils.files import sha256_file, write_atomically
 
 
 @pytest.mark.parametrize("content, wanted", [(b"\x00\xff", b"\x00\xff"), ("für alle\n", "für alle\n".encode()),

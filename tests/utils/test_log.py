@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from utils.log import JsonlWriter, Progress, duration, progress, read_jsonl, setup_logging, truncate_jsonl
+from omnivast.utils.log import JsonlWriter, Progress, duration, progress, read_jsonl, setup_logging, truncate_jsonl
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_other_ranks_only_warn_and_write_no_file(tmp_path, capsys):
 def test_sparse_progress_tells_rate_and_time_left(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "omnivast")
     now = [0.0]
-    monkeypatch.setattr("utils.log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omnivast.utils.log.time.monotonic", lambda: now[0])
     bar = Progress(100, "training", unit="step", terminal=False)
     for _ in range(100):
         now[0] += 0.5
@@ -59,7 +59,7 @@ def test_sparse_progress_tells_rate_and_time_left(caplog, monkeypatch):
 def test_the_callers_time_left_is_shown_in_place_of_the_mean_rates(caplog, monkeypatch, capsys):
     caplog.set_level(logging.INFO, "omnivast")
     now = [0.0]
-    monkeypatch.setattr("utils.log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omnivast.utils.log.time.monotonic", lambda: now[0])
     lines, terminal = (Progress(10, "training", unit="step", terminal=terminal) for terminal in (False, True))
     for bar in (lines, terminal):
         now[0] += 5.0
@@ -74,7 +74,7 @@ def test_the_callers_time_left_is_shown_in_place_of_the_mean_rates(caplog, monke
 def test_sparse_progress_of_slow_work_speaks_after_15_seconds(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "omnivast")
     now = [0.0]
-    monkeypatch.setattr("utils.log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omnivast.utils.log.time.monotonic", lambda: now[0])
     bar = Progress(1000, "building", initial=500, terminal=False)
     for _ in range(3):
         now[0] += 20.0

@@ -1,6 +1,6 @@
 import pytest
 
-from utils import machine
+from omnivast.utils import machine
 
 
 @pytest.mark.parametrize(("content", "expected"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("9900000 100000", 4),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import precision
-from utils.precision import MARGIN, Machine, decide, measure, resolve
+from omnivast.utils import precision
+from omnivast.utils.precision import MARGIN, Machine, decide, measure, resolve
 
 V100, T4, A100, H100, P100 = (("cuda", capability) for capability in ((7, 0), (7, 5), (8, 0), (9, 0), (6, 0)))
 CPU, MAC, INTEL, AMD = (("cpu", None), ("mps", None), ("xpu", None), ("rocm", None))
@@ -75,8 +75,8 @@ def test_the_reason_says_what_another_format_would_cost():
 def test_rank_0_decides_for_all(monkeypatch, caplog):
     told = decide("auto", machine(CPU, FAST))
     monkeypatch.setattr(precision, "look", lambda device, width: machine(CPU, EMULATED))
-    monkeypatch.setattr("utils.distributed.is_main", lambda: False)
-    monkeypatch.setattr("utils.distributed.all_gather_objects", lambda own: [told, own])
+    monkeypatch.setattr("omnivast.utils.distributed.is_main", lambda: False)
+    monkeypatch.setattr("omnivast.utils.distributed.all_gather_objects", lambda own: [told, own])
     with caplog.at_level(logging.INFO, logger="omnivast"):
         assert resolve("auto", torch.device("cpu"), 256) is told
     assert not caplog.messages

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from utils.random import StepRandom, generator, seed_everything, stable_seed
+from omnivast.utils.random import StepRandom, generator, seed_everything, stable_seed
 
 
 def test_seeds_are_the_same_on_every_machine():

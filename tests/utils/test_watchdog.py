@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from omnivast.utils.log import Progress, setup_logging
+from omnivast.utils.watchdog import EXIT_STATUS, PATIENCE, Place, Watchdog, described, going_on
 from tests.processes import exit_codes
-from utils.log import Progress, setup_logging
-from utils.watchdog import EXIT_STATUS, PATIENCE, Place, Watchdog, described, going_on
 
 SECONDS = 3.0
 """After which a process hangs: longer than a busy machine lets one wait."""

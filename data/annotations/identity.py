@@ -1,0 +1,65 @@
+"""What a corpus consists of, in few bytes, so that a training that goes on can tell whether its data are still those it began with.
+
+Compared is content, not time or place: the rows, by a mark for each block of them, and the shards, by a mark for each (the names, sizes
+and last bytes of its members). Files in media folders are not looked at: of millions even their sizes would take minutes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omnivast.data.annotations.table import Annotations
+    from omnivast.data.shards.shard_set import Shards
+
+FORMAT = 1
+DIGITS = 16
+"""Of a mark."""
+Identity = dict[str, Any]
+"""Plain values, that checkpoints and JSON take."""
+
+
+def identity(annotations: Annotations, shards: Shards | None) -> Identity:
+    """What a corpus consists of."""
+    block, marks = annotations.marks()
+    found = {"format": FORMAT, "txt": str(annotations.path), "rows": len(annotations), "sha256": annotations.sha256, "block": block,
+             "marks": marks}
+    return found if shards is None else {**found, "samples": len(shards), "shards": shards.header["marks"]}
+
+
+def changes(before: Identity, now: Identity, paths: list[str] | None = None) -> list[str]:
+    """What differs between two identities of a corpus, a phrase each; ``paths``: its shards, as they are now."""
+    found = []
+    rows = _rows(before, now)
+    if rows:
+        found.append(rows)
+    old, new = before.get("shards", ""), now.get("shards", "")
+    if old != new and before["format"] == now["format"]:
+        differing = _differing(old, new)
+        names = [paths[place] for place in differing if paths and place < len(paths)]
+        counts = f"{len(old) // DIGITS} shards of {before.get('samples', 0)} clips, now {len(new) // DIGITS} of {now.get('samples', 0)}"
+        found.append(f"{counts}; {len(differing)} of them are not the same{f', {names[0]} first' if names else ''}")
+    return found
+
+
+def _rows(before: Identity, now: Identity) -> str:
+    """How the annotations differ; "" where their rows are the same."""
+    if before["sha256"] == now["sha256"]:
+        return ""
+    comparable = before["format"] == now["format"] and before["block"] == now["block"] and before["marks"] and now["marks"]
+    if comparable and before["marks"] == now["marks"]:
+        return ""
+    counts = f"{now['rows']} rows as before" if before["rows"] == now["rows"] else f"{before['rows']} rows, now {now['rows']}"
+    if not comparable:
+        return f"{now['txt']}: {counts}, of other content"
+    differing, block = _differing(before["marks"], now["marks"]), now["block"]
+    first = differing[0] * block
+    last = min(first + block, max(before["rows"], now["rows"])) - 1
+    return (f"{now['txt']}: {counts}, the first that differs among rows {first} to {last}; {len(differing)} of "
+            f"{max(len(before['marks']), len(now['marks'])) // DIGITS} blocks of {block} rows differ")
+
+
+def _differing(old: str, new: str) -> list[int]:
+    """Places at which the marks differ, or only one has any."""
+    return [start // DIGITS for start in range(0, max(len(old), len(new)), DIGITS)
+            if old[start : start + DIGITS] != new[start : start + DIGITS]]

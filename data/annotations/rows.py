@@ -1,0 +1,200 @@
+"""A row of an annotation file: one JSON object, checked and mapped to one form, whatever its fields are called."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnivast.config.tasks import CaptionKind
+from omnivast.data.media.decode import MediaError, check_id
+from omnivast.data.spec import DataError
+
+ID_KEYS = ("clip_id", "video_id", "image_id", "image", "id")
+CAPTION_KEYS = {
+    "desc": CaptionKind.OMNI,
+    "caption": CaptionKind.OMNI,
+    "vast_cap": CaptionKind.OMNI,
+    "vision_cap": CaptionKind.VISION,
+    "audio_cap": CaptionKind.AUDIO,
+}
+QA_KEYS = ("question", "answer", "question_id", "question_type", "answer_type")
+FIELDS = (*ID_KEYS, *CAPTION_KEYS, "subtitle", *QA_KEYS)
+
+
+class AnnotationError(DataError):
+    """An annotation file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip (or one question about a clip) of an annotation file, its fields mapped to one form."""
+
+    clip_id: str
+    captions: dict[CaptionKind, list[str]]
+    """Only the kinds that the row has."""
+    subtitle: str | None
+    """None where the row has no such field."""
+    questions: list[str]
+    answers: list[str]
+    question_ids: list[str]
+    question_types: list[str]
+    answer_types: list[str]
+    """Each as many as questions, or none."""
+
+
+class RowReader:
+    """JSON object → Row. Raises AnnotationErrors that say where."""
+
+    def __init__(self, path: Path, ignored: frozenset[str], training: bool, ids_suffice: bool) -> None:
+        self.blanks, self.first_blank = 0, ""
+        """Blank captions, which are left out, and the row of the first."""
+        self.training = training
+        self._answered: tuple[bool, str] | None = None
+        """Whether the questions so far have answers, and the row that says so."""
+        self._path, self._ignored, self._ids_suffice = path, ignored, ids_suffice
+        self._valid_shapes: set[tuple[str, ...]] = set()
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What changes the rows that are read of a file."""
+        return sorted(self._ignored), self.training, self._ids_suffice
+
+    def read(self, index: int, item: Any) -> Row:
+        """The row of one entry of the file's list."""
+        where = f"{self._path}: row {index}"
+        if self._ids_suffice and isinstance(item, (str, int)):
+            item = {ID_KEYS[0]: item}
+        if not isinstance(item, dict):
+            expected = "an id or an object with one" if self._ids_suffice else "an object"
+            raise AnnotationError(f"{where}: expected {expected}, found {typename(item)}")
+        clip_id = self._id(item, where)
+        where = f"{where} (id '{clip_id}')"
+        self._check_fields(item, where)
+        item = {key: value for key, value in item.items() if key not in self._ignored}
+        captions = {CAPTION_KEYS[key]: self._captions(value, key, where) for key, value in item.items() if key in CAPTION_KEYS}
+        captions = {kind: texts for kind, texts in captions.items() if texts}
+        subtitle = item.get("subtitle")
+        if subtitle is not None and not isinstance(subtitle, str):
+            raise AnnotationError(f"{where}: 'subtitle' must be a string, found {typename(subtitle)}")
+        questions, answers, *others = (self._strings(item.get(key), key, where) for key in QA_KEYS)
+        if isinstance(item.get("question"), str) and len(answers) > 1:
+            questions, answers, *others = self._one_question(answers, questions, *others)
+        self._check_answers(questions, answers, where)
+        for key, values in zip(QA_KEYS[2:], others):
+            if values and len(values) != len(questions):
+                raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
+        given = (subtitle or "") if "subtitle" in item else None
+        row = Row(clip_id, captions, given, questions, answers, *others)
+        self._check_unicode(row, where)
+        return row
+
+    def _check_answers(self, questions: list[str], answers: list[str], where: str) -> None:
+        """As many answers as questions; outside training none at all is right too, as in VQAv2's test splits, if it is so in every row."""
+        if len(questions) != len(answers) and (answers or self.training):
+            needed = ", which training needs" if not answers else "; expected as many of each"
+            raise AnnotationError(f"{where}: {len(questions)} question(s) but {len(answers)} answer(s){needed}")
+        if not questions:
+            return
+        self._answered = self._answered or (bool(answers), where)
+        if self._answered[0] != bool(answers):
+            own, other = ("no answer", "has one") if self._answered[0] else ("an answer", "has none")
+            first = self._answered[1].removeprefix(f"{self._path}: ")
+            raise AnnotationError(f"{where}: the question has {own}, but that of {first} {other}; expected answers in all rows or in none")
+
+    def _check_unicode(self, row: Row, where: str) -> None:
+        """JSON can escape half of a surrogate pair, which no file, log or tokenizer takes."""
+        captions = [text for texts in row.captions.values() for text in texts]
+        texts = [row.clip_id, row.subtitle or "", *captions, *row.questions, *row.answers, *row.question_ids, *row.question_types,
+                 *row.answer_types]
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            shown = where.encode("ascii", "backslashreplace").decode()
+            raise AnnotationError(f"{shown}: a text is not Unicode: it holds half of a surrogate pair") from None
+
+    def _one_question(self, answers: list[str], *asked: list[str]) -> tuple[list[str], ...]:
+        """One question that several people answered, as in VQAv2. Training draws one of their answers: the question stands here once
+        with each. Evaluation asks once and compares with the answer given most often (VQAv2's ``multiple_choice_answer``)."""
+        kept = answers if self.training else [max(answers, key=answers.count)]
+        questions, *others = (values * len(kept) for values in asked)
+        return questions, kept, *others
+
+    def _id(self, item: dict[str, Any], where: str) -> str:
+        keys = [key for key in ID_KEYS if key in item and key not in self._ignored]
+        if not keys:
+            raise AnnotationError(f"{where} has no id; expected one of {', '.join(ID_KEYS)}")
+        value = item[keys[0]]
+        other = next((key for key in keys[1:] if item[key] != value), None)
+        if other is not None:
+            raise AnnotationError(f"{where} has two ids: '{keys[0]}' {value!r} and '{other}' {item[other]!r}; put one in ignore_fields")
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise AnnotationError(f"{where}: the id '{keys[0]}' must be a string, found {typename(value)}")
+        try:
+            check_id(str(value))
+        except MediaError as error:
+            raise AnnotationError(f"{where}: id '{value}': {error.reason}") from None
+        return str(value)
+
+    def _check_fields(self, item: dict[str, Any], where: str) -> None:
+        shape = tuple(item)
+        if shape in self._valid_shapes:
+            return
+        for key in shape:
+            if key not in FIELDS and key not in self._ignored:
+                near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.5)
+                hint = f"did you mean '{near[0]}'? " if near else f"valid are {', '.join(FIELDS)}; "
+                raise AnnotationError(f'{where}: unknown field \'{key}\'; {hint}To leave it unread: "ignore_fields": ["{key}"]')
+        omni = [key for key in shape if CAPTION_KEYS.get(key) is CaptionKind.OMNI and key not in self._ignored]
+        if len(omni) > 1:
+            raise AnnotationError(f"{where} has two captions, '{omni[0]}' and '{omni[1]}'; put one in ignore_fields")
+        self._valid_shapes.add(shape)
+
+    def _captions(self, value: Any, key: str, where: str) -> list[str]:
+        texts = [value] if isinstance(value, str) else value
+        wrong = next((text for text in texts if not isinstance(text, str)), None) if isinstance(texts, list) else value
+        if wrong is not None or not isinstance(texts, list) or None in texts:
+            raise AnnotationError(f"{where}: '{key}' must be a string or a list of strings, found {typename(wrong)}")
+        kept = [text for text in texts if text.strip()]
+        if len(kept) < len(texts):
+            self.blanks += len(texts) - len(kept)
+            self.first_blank = self.first_blank or where.removeprefix(f"{self._path}: ")
+        return kept
+
+    def _strings(self, value: Any, key: str, where: str) -> list[str]:
+        """None, a value or a list of values → strings. Numbers are written out (answers and ids are often numbers)."""
+        values = [] if value is None else value if isinstance(value, list) else [value]
+        for entry in values:
+            plain = isinstance(entry, (str, int, float)) and not isinstance(entry, bool)
+            if not plain or (isinstance(entry, float) and not math.isfinite(entry)):
+                raise AnnotationError(f"{where}: '{key}' must be a string or a list of strings, found {typename(entry)}")
+            if key in ("question", "answer") and not str(entry).strip():
+                raise AnnotationError(f"{where}: '{key}' is empty")
+        return [str(entry) for entry in values]
+
+
+def typename(value: Any) -> str:
+    """What a JSON value is, in words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{json.dumps(value)}, which pandas writes for an empty cell (write null, or leave the field out)"
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true/false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+KINDS = tuple(CaptionKind)
+
+
+def pack(row: Row) -> bytes:
+    """A row in few bytes."""
+    captions = [row.captions.get(kind) for kind in KINDS]
+    asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
+    return json.dumps([row.clip_id, captions, row.subtitle, *asked]).encode()
+
+
+def unpack(packed: bytes) -> Row:
+    """The inverse of ``pack``."""
+    clip_id, captions, *rest = json.loads(packed)
+    return Row(clip_id, {kind: texts for kind, texts in zip(KINDS, captions) if texts}, *rest)

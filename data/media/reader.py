@@ -1,0 +1,252 @@
+"""The media of one clip, wherever it lies: a video with its own sound, a folder of frames, an image, a sound file, or the cache."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from omnivast.config.paths import looked_up
+from omnivast.config.schema import DatasetConfig
+from omnivast.config.tasks import Modality, Task
+from omnivast.data import audio, vision
+from omnivast.data.media import decode as media
+from omnivast.data.media.cache import MAX_FRAMES, ClipCache
+from omnivast.data.media.decode import Clip, MediaError, MediaFolder
+from omnivast.data.media.decoders import load_decoder
+from omnivast.data.media.parts import Source
+from omnivast.data.shards.shard_set import ShardFolder, Shards
+from omnivast.data.spec import DataError, InputSpec
+from omnivast.utils.random import generator
+
+FIRST_CLIPS_CHECKED = 8
+
+logger = logging.getLogger("omnivast")
+
+
+@dataclass
+class ClipMedia:
+    """What a task needs of a clip's media."""
+
+    frames: Tensor | None = None
+    """(F, 3, R, R) uint8."""
+    spectrogram: Tensor | None = None
+    """(A, T, mel) float32, normalised; silence where there is no sound: zeros for BEATs and AST, as in the release."""
+    has_sound: bool = False
+    frame_count: int = 0
+    """Frames of the whole clip, of which ``frames`` were chosen."""
+
+
+class ClipReader:
+    """Reads clips of one corpus by id."""
+
+    def __init__(self, config: DatasetConfig, task: Task, spec: InputSpec, *, training: bool, shards: Shards | None = None) -> None:
+        """Checks settings and folders; ``shards`` stand in place of folders. Raises DataError."""
+        self.config, self.spec, self.training, self._shards = config, spec, training, shards
+        self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
+        self._where = f"dataset '{config.name}'"
+        self._check_settings(task)
+        apart = bool(config.audio) if shards is None else shards.holds(media.SOUND_EXTENSIONS)
+        own_sound = self.needs_audio and not apart
+        self._vision = self._folder("vision") if self.needs_vision or own_sound else None
+        self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
+        try:
+            self._decoder = load_decoder(config.video_decoder)
+        except ValueError as error:
+            raise DataError(f"{self._where}: {error}") from None
+        self._cache = ClipCache(config.cache_dir) if config.cache_dir and (self._vision or self._audio) else None
+        self._frontend = audio.find_frontend(spec.audio_frontend)
+
+    def read(self, clip_id: str, key: tuple[object, ...]) -> ClipMedia:
+        """The clip's frames and sound; in training with the draws of ``key``. Raises MediaError."""
+        if not (self._vision or self._audio):
+            return ClipMedia()
+        seen, heard = self.find(clip_id)
+        frame_count = 0
+
+        def choose(count: int) -> list[int]:
+            nonlocal frame_count
+            frame_count = count
+            return vision.frame_indices(count, self.config.vision_sample_num or 1, self.training, self._draws(key, "frames"))
+
+        def plan(count: int) -> list[int]:
+            number = self.config.audio_sample_num or 1
+            return audio.slice_plan(count, self.spec.target_length, number, self.training, self._draws(key, "slices"))
+
+        frames, slices = self._kept(seen, heard, choose, plan)
+        to_see, to_hear = self.needs_vision and frames is None, heard is not None and slices is None
+        if to_see or to_hear:
+            decoded = self._decode(seen if to_see else None, heard if to_hear else None, choose, plan, key)
+            frames = decoded[0] if to_see else frames
+            slices = decoded[1] if to_hear else slices
+        if isinstance(slices, str):
+            slices = None
+        silent = self.needs_audio and slices is None
+        if silent:
+            slices = self._slices(torch.zeros(0, self.spec.mel_bins), [0] * (self.config.audio_sample_num or 1))
+        return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent, frame_count=frame_count)
+
+    def find(self, clip_id: str) -> tuple[Source | None, Source | None]:
+        """Where a clip is seen and where it is heard; None where it need not be. Raises MediaError for what must be there and is not."""
+        seen = self._vision.find(clip_id) if self._vision else None
+        return seen, self._sound_of(clip_id, seen) if self.needs_audio else None
+
+    def files(self, clip_id: str) -> list[Source]:
+        """The clip's files or folders that are there: what is seen, then what is heard where that is another."""
+        found: list[Source] = []
+        for folder in (self._vision, self._audio):
+            with suppress(MediaError):
+                found += [folder.find(clip_id)] if folder else []
+        return found
+
+    def _sound_of(self, clip_id: str, seen: Source | None) -> Source | None:
+        """The file with the clip's sound. None where the task also sees the clip and the sound folder has no file for it: extracting the
+        sound of a silent video gives none, and such a clip is silent, as in the release. Raises MediaError where sound is all there is."""
+        if self._audio is None:
+            return seen
+        try:
+            return self._audio.find(clip_id)
+        except MediaError:
+            if self.needs_vision:
+                return None
+            raise
+
+    def say_what_is_silent(self, clip_ids: Sequence[str]) -> None:
+        """Log how many of the clips have no file in the sound folder and count as silent, and what was looked for."""
+        if self._audio is None or not self.needs_vision:
+            return
+        silent = []
+        for clip_id in clip_ids:
+            try:
+                self._audio.find(clip_id)
+            except MediaError as error:
+                silent.append((clip_id, str(error)))
+        where = f"file in the audio folder '{self._audio.folder}'" if self._shards is None else f"sound member in {self._shards}"
+        if silent:
+            logger.warning("%s: %d of %d clips have no %s and count as silent, '%s' first: %s", self._where, len(silent), len(clip_ids),
+                           where, *silent[0])
+        else:
+            logger.info("%s: each of %d clips has a %s", self._where, len(clip_ids), where)
+
+    def check_exists(self, clip_ids: Sequence[str]) -> None:
+        """Raises DataError when none of the first clips has a file: the folder is then the wrong one."""
+        for key, folder in (("vision", self._vision), ("audio", self._audio)):
+            if folder is None:
+                continue
+            missing = []
+            for clip_id in itertools.islice(clip_ids, FIRST_CLIPS_CHECKED):
+                try:
+                    folder.find(clip_id)
+                    break
+                except MediaError as error:
+                    missing.append(error.path)
+            else:
+                where = f"is in the {key} folder '{folder.folder}'" if self._shards is None else f"has a {key} member in {self._shards}"
+                raise DataError(
+                    f"{self._where}: none of its first {len(missing)} clips {where}; looked for {', '.join(missing[:3])} with the "
+                    f"extensions {', '.join(media.EXTENSIONS)}"
+                )
+
+    # ------------------------------------------------------------------------------------------------------- decoding
+
+    def _decode(
+        self, seen: Source | None, heard: Source | None, choose: media.Choice, plan: media.Choice, key: tuple[object, ...]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(frames of ``seen``, spectrogram slices of ``heard``); None where the clip has none, or none is asked for. Fills the cache."""
+
+        def all_or_chosen(count: int) -> list[int]:
+            return list(range(count)) if count <= MAX_FRAMES else choose(count)
+
+        clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key)
+        frames, mel = clip.frames, None
+        if clip.waveform is not None:
+            mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins)
+            mel = mel if len(mel) else None
+        if self._cache and seen and frames is not None and clip.frame_count <= MAX_FRAMES:
+            self._cache.write_frames(self._frames_entry(self._cache, seen), frames)
+            frames = frames[choose(clip.frame_count)]
+        if self._cache and heard:
+            self._cache.write_mel(self._mel_entry(self._cache, heard), mel)
+        return frames, self._slices(mel, plan(len(mel))) if mel is not None else None
+
+    def _kept(self, seen: Source | None, heard: Source | None, choose: media.Choice,
+              plan: media.Choice) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
+        """What the cache has of the frames and slices that the task needs."""
+        frames, slices = None, None
+        if self._cache and self.needs_vision and seen:
+            frames = self._cache.frames(self._frames_entry(self._cache, seen), choose)
+        if self._cache and self.needs_audio and heard:
+            slices = self._cache.slices(self._mel_entry(self._cache, heard), plan, self.spec.target_length, self._frontend)
+        return frames, slices
+
+    def _frames_entry(self, cache: ClipCache, seen: Source) -> Path:
+        return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder)
+
+    def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
+        return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend)
+
+    def _slices(self, mel: Tensor, indices: list[int]) -> Tensor:
+        return audio.take_slices(mel, len(mel), self.spec.mel_bins, indices, self.spec.target_length, self._frontend)
+
+    def _decode_files(self, seen: Source | None, heard: Source | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
+        """Frames and sound of the files, in one pass where they are one file."""
+        transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"))
+        clip = Clip()
+        if seen:
+            if self.config.vision_format == "video_rawvideo":
+                clip = media.read_clip(seen, choose, transform=transform, sound=heard == seen, decoder=self._decoder,
+                                       rate=self._frontend.rate)
+            elif self.config.vision_format == "video_frame":
+                clip = media.read_frame_folder(str(seen), choose, transform)
+            else:
+                image = media.read_image(seen, transform)
+                clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
+        if heard and heard != seen:
+            clip.waveform = media.read_sound(heard, self._frontend.rate)
+        return clip
+
+    def _draws(self, key: tuple[object, ...], purpose: str) -> torch.Generator | None:
+        """The same numbers each time it is called with the same key: a choice may have to be made again."""
+        return generator(*key, purpose) if self.training else None
+
+    # ------------------------------------------------------------------------------------------------------- settings
+
+    def _check_settings(self, task: Task) -> None:
+        config, where = self.config, self._where
+        lacks = f"{where}: dataset without the modality that its task needs: task '{task}' has a group with"
+        if self._shards is None and self.needs_vision and not config.vision:
+            raise DataError(f"{lacks} v (vision); give the folder of videos, frames or images as 'vision'")
+        in_videos = bool(config.vision or self._shards) and config.vision_format == "video_rawvideo"
+        if self.needs_audio and not config.audio and not in_videos and not (self._shards and self._shards.holds(media.SOUND_EXTENSIONS)):
+            raise DataError(f"{lacks} a (audio); give the folder of sound files as 'audio', or videos with sound as 'vision'")
+        if self.needs_vision and config.vision_sample_num is None:
+            raise DataError(f"{where}: its task needs vision; give 'vision_sample_num', the frames per clip")
+        if self.needs_audio and config.audio_sample_num is None:
+            raise DataError(f"{where}: its task needs audio; give 'audio_sample_num', the sound slices per clip")
+        if config.cache_dir and self.needs_vision:
+            if config.vision_transforms != "none":
+                raise DataError(f'{where}: cache_dir keeps resized frames, so it needs "vision_transforms": "none", not \'crop_flip\'')
+            if config.vision_format == "video_frame":
+                raise DataError(f'{where}: cache_dir is for videos and images; "vision_format": "video_frame" is decoded already')
+
+    def _folder(self, key: str) -> MediaFolder | ShardFolder:
+        """The folder under ``key``, checked. Raises DataError."""
+        if self._shards is not None:
+            kind = "sound" if key == "audio" else "image" if self.config.vision_format == "image_rawimage" else "video"
+            endings = {"sound": media.SOUND_EXTENSIONS, "image": media.IMAGE_EXTENSIONS, "video": media.VIDEO_EXTENSIONS}[kind]
+            return ShardFolder(self._shards, kind, endings)
+        folder = getattr(self.config, key)
+        if not Path(folder).is_dir():
+            raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder{looked_up(folder)}")
+        if key == "audio":
+            return MediaFolder(folder, media.SOUND_EXTENSIONS)
+        if self.config.vision_format == "video_frame":
+            return MediaFolder(folder, directories=True)
+        return MediaFolder(folder, media.IMAGE_EXTENSIONS if self.config.vision_format == "image_rawimage" else media.VIDEO_EXTENSIONS)

@@ -1,0 +1,7 @@
+"""``python -m omnivast shards``: see pack.py."""
+
+import sys
+
+from omnivast.data.shards.pack import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,232 @@
+"""Labelling clips with a captioner (paper, section 3): several captions per clip, written as they come.
+
+``<folder>/<dataset>/`` holds ``protocol.json`` (with what labels the clips), ``part_<rank>.jsonl`` (a line per clip as it is
+labelled), and in the end ``labels.json``, an annotation file with ``vision_cap``, ``audio_cap`` or ``vast_cap`` lists, and
+``unreadable.json``. What is in the parts is never labelled again, whatever the number of processes; unreadable clips are tried again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+
+from omnivast.config.compare import precision_of, resolved
+from omnivast.config.tasks import CaptionKind, Group, Objective
+from omnivast.data.annotations.table import CAPTION_KEYS
+from omnivast.evaluation import protocol
+from omnivast.evaluation.captions.evaluator import LENGTH_PENALTY
+from omnivast.evaluation.collect import computed_once
+from omnivast.utils import distributed
+from omnivast.utils.files import sha256_file, write_atomically
+from omnivast.utils.log import JsonlWriter, Progress, progress, read_jsonl
+from omnivast.utils.random import generator
+
+if TYPE_CHECKING:
+    from omnivast.config.schema import Config
+    from omnivast.data.batch import Batch
+    from omnivast.data.loader import EvalLoader
+    from omnivast.model.vast.model import VAST
+
+KEYS = {CaptionKind.VISION: "vision_cap", CaptionKind.AUDIO: "audio_cap", CaptionKind.OMNI: "vast_cap"}
+"""Under which field of VAST-27M a group's captions are written."""
+SYNC_SECONDS = 5.0
+"""At most so much work is lost by a power cut; a killed process loses at most its last batch."""
+NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
+                                "itm_ratio", "itm_rerank_num", "ret_bidirection_evaluation",
+                                "dual_softmax_evaluation", "ret_shared_texts", "ret_features_dir", "rerank_memory_gb",
+                                "java_metrics_seconds", "captioner_mode"])
+NOT_DECIDING_DATA = frozenset(["txt", "training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir", "ignore_fields"])
+
+logger = logging.getLogger("omnivast")
+
+
+class LabellingError(ValueError):
+    """Labels that cannot be continued or merged; the message says what differs."""
+
+
+@torch.no_grad()
+def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder: Path, provenance: Mapping[str, Any]) -> dict[str, float]:
+    """Label the clips of every loader that no earlier run labelled; on every process, each clip by one of them.
+
+    Args:
+        provenance: what is known of the weights, with ``checkpoint_sha256``; see :func:`evaluation.protocol.build`.
+
+    Returns:
+        ``"<dataset>.labelled"`` and ``"<dataset>.unreadable"``: clips in labels.json and in unreadable.json.
+
+    Raises:
+        LabellingError: the folder holds labels made with another checkpoint or other settings.
+    """
+    counts: dict[str, float] = {}
+    nums = config.model_cfg.generate_nums
+    for loader in loaders:
+        own = folder / loader.name
+        settings = deciding_settings(loader, config, provenance)
+        device = next(model.parameters()).device
+        header = {"settings": settings, "protocol": _protocol(loader, config, provenance, device)}
+        pending = computed_once(lambda own=own, loader=loader, header=header: _open(own, loader, header))  # type: ignore[misc]
+        if isinstance(pending, str):
+            raise LabellingError(pending)
+        _label_rows(model, loader, config, own, pending[distributed.rank()::distributed.world_size()])
+        distributed.barrier()
+        labelled, unreadable = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
+        counts |= {f"{loader.name}.labelled": labelled, f"{loader.name}.unreadable": unreadable}
+    return counts
+
+
+def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides which captions a clip gets, ready for JSON; batch size and processes do not."""
+    run, model = config.run_cfg, resolved(config)["model_cfg"]
+    unused = NOT_DECIDING_MODEL | ({"beam_size"} if config.model_cfg.generate_by == "sample" else set())
+    found = {
+        "checkpoint_sha256": provenance.get("checkpoint_sha256"),
+        "clips_sha256": loader.provenance["split_sha256"],
+        "run_cfg": {"seed": run.seed, "precision": run.precision},
+        "model_cfg": {key: value for key, value in model.items() if key not in unused},
+        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
+    }
+    return json.loads(json.dumps(found))
+
+
+def _protocol(loader: EvalLoader, config: Config, provenance: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    facts = {"generate_by": config.model_cfg.generate_by, "generate_nums": config.model_cfg.generate_nums}
+    data = {key: value for key, value in loader.provenance.items() if key not in ("texts", "unreadable")}
+    made = protocol.build(Objective.CAPTION, loader.config, config, data=data, facts=facts, provenance=provenance, device=device,
+                          seconds=0.0)
+    return {key: value for key, value in made.items() if key != "seconds"}
+
+
+def _open(folder: Path, loader: EvalLoader, header: dict[str, Any]) -> list[int] | str:
+    """The annotation rows still to be labelled, after the header was written; or why the folder's labels cannot be continued."""
+    path = folder / "protocol.json"
+    if path.exists():
+        before = json.loads(path.read_text())["settings"]
+        before["run_cfg"] = {"seed": before["run_cfg"]["seed"], "precision": precision_of(before["run_cfg"])}
+        differences = list(_differences(before, header["settings"]))
+        if differences:
+            return "\n  ".join([f"'{folder}' holds labels made otherwise; here is what was, and what is now:", *differences,
+                                "Undo these changes, or choose another --output_dir"])
+    else:
+        write_atomically(path, json.dumps(header, indent=1) + "\n")
+    done = {row["clip_id"] for row in _written(folder) if "unreadable" not in row}
+    if done:
+        logger.info("%s: %d of %d clips are labelled already", loader.name, len(done), loader.clips)
+    return [row for row, clip_id in enumerate(loader.clip_ids) if clip_id not in done]
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}: {json.dumps(old)}, now {json.dumps(new)}"
+
+
+def _written(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of all parts; one cut off by a kill is left out."""
+    for path in sorted(folder.glob("part_*.jsonl")):
+        yield from read_jsonl(path)
+
+
+# ------------------------------------------------------------------------------------------------------------ labelling
+
+
+def _label_rows(model: VAST, loader: EvalLoader, config: Config, folder: Path, rows: Sequence[int]) -> None:
+    """Label this process's rows, a line for each in its part."""
+    device, processes = next(model.parameters()).device, distributed.world_size()
+    share = f" (process 1 of {processes})" if processes > 1 else ""
+    bar: Progress[Any] = progress(len(rows), f"labelling {loader.name}{share}", unit="clips")
+    writer, synced = JsonlWriter(folder / f"part_{distributed.rank():05d}.jsonl"), time.monotonic()
+    try:
+        with bar:
+            for batch in loader.batches(rows):
+                for clip_id, reason in batch.unreadable:
+                    writer.append({"clip_id": clip_id, "unreadable": reason})
+                if len(batch):
+                    for line in _lines(model, batch.to(device), loader, config):
+                        writer.append(line)
+                if time.monotonic() - synced > SYNC_SECONDS:
+                    writer.sync()
+                    synced = time.monotonic()
+                bar.update(len(batch) + len(batch.unreadable))
+        writer.sync()
+    finally:
+        writer.close()
+
+
+def _lines(model: VAST, batch: Batch, loader: EvalLoader, config: Config) -> list[dict[str, Any]]:
+    """What is written of each clip of a batch: its captions by field. A clip for which no word was found counts as unreadable."""
+    memory = model.memory(model.encode(batch, loader.task.modalities))
+    lines: list[dict[str, Any]] = [{"clip_id": clip_id} for clip_id in batch.clip_ids]
+    for group in loader.task.groups(Objective.CAPTION):
+        for line, captions in zip(lines, _captions(model, memory, group, batch.clip_ids, config)):
+            line[KEYS[group.caption_kind]] = [caption for caption in captions if caption.strip()]
+    return [line if all(line.values()) else {"clip_id": line["clip_id"], "unreadable": "the captioner wrote no word"} for line in lines]
+
+
+def _captions(model: VAST, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
+    """``generate_nums`` captions per clip. The draws are keyed by the clip, so that they depend on nothing beside it."""
+    cfg, number = config.model_cfg, config.model_cfg.generate_nums
+    if cfg.generate_by == "beam":
+        found = model.best_captions(memory, group, beam_size=cfg.beam_size, max_length=cfg.max_caption_len, length_penalty=LENGTH_PENALTY)
+        return [captions[:number] for captions in found]
+    keyed = (generator(config.run_cfg.seed, "label", group, clip_id) for clip_id in clip_ids)
+    draws = torch.stack([torch.rand(number, cfg.max_caption_len, generator=own) for own in keyed])
+    return model.sample_captions(memory, group, draws=draws)
+
+
+# -------------------------------------------------------------------------------------------------------------- merging
+
+
+def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
+    """labels.json in the order of the list of clips, each with what the list says of it, and unreadable.json; how many in each."""
+    labels: dict[str, dict[str, list[str]]] = {}
+    reasons: dict[str, str] = {}
+    for line in _written(folder):
+        clip_id = line.pop("clip_id")
+        if "unreadable" in line:
+            reasons[clip_id] = line["unreadable"]
+        else:
+            labels[clip_id] = line
+    unreadable = [{"clip_id": clip_id, "reason": reasons.get(clip_id, "not tried")} for clip_id in loader.clip_ids if clip_id not in labels]
+    path = Path(loader.provenance["split_file"])
+    if sha256_file(path) != loader.provenance["split_sha256"]:
+        raise LabellingError(f"{path} was changed while its clips were labelled; the labels are in {folder}/part_*.jsonl")
+    items = json.loads(path.read_bytes())
+
+    def write(file: BinaryIO) -> None:
+        start = b"[\n"
+        for clip_id, item in zip(loader.clip_ids, items):
+            if clip_id in labels:
+                merged = _merged(item, clip_id, labels[clip_id], loader.config.ignore_fields)
+                file.write(start + json.dumps(merged, ensure_ascii=False).encode())
+                start = b",\n"
+        file.write(b"\n]\n" if labels else b"[]\n")
+
+    write_atomically(folder / "labels.json", write)
+    write_atomically(folder / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
+    logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
+    short = [clip_id for clip_id, own in labels.items() if any(len(captions) < nums for captions in own.values())]
+    if short:
+        logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
+                       loader.name, len(short), short[0], nums)
+    if unreadable:
+        logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(unreadable),
+                       unreadable[0]["clip_id"], unreadable[0]["reason"], folder / "unreadable.json")
+    return len(labels), len(unreadable)
+
+
+def _merged(item: Any, clip_id: str, labels: dict[str, list[str]], ignored: Sequence[str]) -> dict[str, Any]:
+    """The entry of an annotation file: what the list says of the clip (its subtitle, other captions) and its new captions."""
+    if not isinstance(item, dict):
+        return {"clip_id": clip_id, **labels}
+    written = {CAPTION_KEYS[key] for key in labels}
+    return {**{key: value for key, value in item.items() if key not in ignored and CAPTION_KEYS.get(key) not in written}, **labels}

@@ -1,0 +1,163 @@
+"""Answers to questions by generation, scored by exact match as released (blanks at the ends stripped, lower case) and after VQAv2's
+normalisation, by VQAv2's accuracy where several people answered, also per question and answer type. Without answers, as in VQAv2's test
+splits, the predictions alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omnivast.config.tasks import Group
+from omnivast.data.batch import Batch
+from omnivast.evaluation.collect import Outcome, computed_once, in_annotation_order
+from omnivast.evaluation.metrics import bootstrap
+from omnivast.evaluation.metrics.accuracy import exact_matches
+from omnivast.evaluation.metrics.vqa import normalise, vqa_accuracy
+
+if TYPE_CHECKING:
+    from omnivast.model.vast.model import VAST
+
+logger = logging.getLogger("omnivast")
+
+
+class QAEvaluator:
+    """Answers batch by batch (:meth:`add`), then scores (:meth:`finish`).
+
+    Args:
+        groups: the question answering groups of the task.
+        beam_size: beams; 1: greedy.
+        people: annotation row → what several people answered its one question, for VQAv2's accuracy.
+        source: the file that the questions are of, to be named where it has no answers.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None, source: str = "the annotation"
+    ) -> None:
+        self.groups = tuple(groups)
+        self.beam_size, self.source = beam_size, source
+        self.people = people or {}
+        self._own: list[tuple[int, dict[str, Any]]] = []
+
+    def add(self, model: VAST, batch: Batch, memory: Any) -> list[tuple[int, dict[str, Any]]]:
+        """One batch and the Memory of its clips, in the same order. Returns what was found, for :meth:`take`. Raises ValueError when
+        questions, or some answers, are missing."""
+        questions, answers = batch.questions, batch.answers
+        if questions is None:
+            raise ValueError(f"corpus '{batch.corpus}': the batch with clip '{batch.clip_ids[0]}' has no questions")
+        if answers is not None and len(questions) != len(answers):
+            raise ValueError(f"corpus '{batch.corpus}': {len(questions)} questions but {len(answers)} answers in the batch with clip "
+                             f"'{batch.clip_ids[0]}'")
+        if not len(questions):
+            return []
+        rows = questions.clip.tolist()
+        entries: list[dict[str, Any]] = [
+            {"clip_id": batch.clip_ids[row], "question": question} for row, question in zip(rows, questions.raw)
+        ]
+        known = {"answer": answers.raw if answers is not None else (), "question_id": batch.question_ids, "type": batch.question_types,
+                 "answer_type": batch.answer_types}
+        for name, values in known.items():
+            if values:
+                for entry, value in zip(entries, values):
+                    entry[name] = value
+        index = batch.index.tolist()
+        for row, entry in zip(rows, entries):
+            if index[row] in self.people:
+                entry["answers"] = self.people[index[row]]
+        for group in self.groups:
+            for entry, prediction in zip(entries, model.answer(memory, group, questions, beam_size=self.beam_size)):
+                entry[str(group)] = prediction
+        found = [(index[row], entry) for row, entry in zip(rows, entries)]
+        self._own.extend(found)
+        return found
+
+    def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """What :meth:`add` returned in an earlier run."""
+        self._own.extend((row, entry) for row, entry in found)
+
+    def finish(self) -> Outcome:
+        """Metrics by group, see :func:`answer_metrics`, of all processes' questions. Called on every process."""
+        predictions = [entry for _, entry in in_annotation_order(self._own)]
+        if not predictions:  # On every process: one that fails alone would keep the others waiting.
+            raise ValueError("no answer to score")
+        groups = [str(group) for group in self.groups]
+        answered = "answer" in predictions[0]
+        metrics, intervals = computed_once(lambda: answer_metrics(predictions, groups)) if answered else ({g: {} for g in groups}, {})
+        facts: dict[str, Any] = {
+            "clips": len({entry["clip_id"] for entry in predictions}),
+            "texts": len(predictions),
+            "beam_size": self.beam_size,
+            "length_penalty": 1.0,
+        }
+        if not answered:
+            logger.warning("accuracy not computed: no answers in %s", self.source)
+            return Outcome(metrics, predictions, {**facts, "not_computed": {"accuracy": f"no answers in {self.source}"}})
+        facts |= {
+            "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
+                       "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else ""),
+            "intervals": bootstrap.WORDS,
+        }
+        return Outcome(metrics, predictions, facts, intervals)
+
+
+TYPES = {"type": "types", "answer_type": "answer_types"}
+"""Fields of an entry → name of the metrics by their values."""
+
+
+def answer_metrics(
+    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    """Percent by group, and intervals by flat name.
+
+    Args:
+        predictions: entries with ``clip_id``, ``answer``, a prediction under each group's name, perhaps ``type`` and ``answer_type``,
+            and ``answers`` where several people answered.
+
+    Returns:
+        ``{group: {"accuracy", "accuracy_normalised", "vqa_accuracy" (where all have several answers), "types": {type: percent}}}``;
+        by type stands ``vqa_accuracy`` where there is one, else ``accuracy``.
+
+    Raises:
+        ValueError: there is no question.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    named: dict[str, bootstrap.Measure] = {}
+    clips = len({entry["clip_id"] for entry in predictions})
+    for group in groups:
+        own: dict[str, Any] = {}
+        for path, measure in _measures(predictions, group):
+            named[".".join((group, *path))] = measure
+            place = own
+            for name in path[:-1]:
+                place = place.setdefault(name, {})
+            place[path[-1]] = bootstrap.value(measure, clips)
+        metrics[group] = own
+    return metrics, bootstrap.intervals(named, clips)
+
+
+def answer_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:
+    """``"accuracy"`` → measure, …, over the clips in the order of their first question, and how many they are."""
+    return {".".join(path): measure for path, measure in _measures(predictions, group)}, len({entry["clip_id"] for entry in predictions})
+
+
+def _measures(predictions: Sequence[Mapping[str, Any]], group: str) -> Iterator[tuple[tuple[str, ...], bootstrap.Measure]]:
+    """(name, or names from the outer to the inner, measure in percent), the headline first."""
+    if not predictions:
+        raise ValueError("no answer to score")
+    numbers = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in predictions))}
+    clip = np.array([numbers[entry["clip_id"]] for entry in predictions])
+    given, true = [entry[group] for entry in predictions], [entry["answer"] for entry in predictions]
+    matches = np.array(exact_matches(given, true), dtype=np.float64)
+    yield ("accuracy",), bootstrap.mean(matches, clip, len(numbers), 100.0)
+    normalised = np.array([normalise(a) == normalise(b) for a, b in zip(given, true)], dtype=np.float64)
+    yield ("accuracy_normalised",), bootstrap.mean(normalised, clip, len(numbers), 100.0)
+    if all(len(entry.get("answers", ())) > 1 for entry in predictions):
+        matches = np.array([vqa_accuracy(a, entry["answers"]) for a, entry in zip(given, predictions)])
+        yield ("vqa_accuracy",), bootstrap.mean(matches, clip, len(numbers), 100.0)
+    for key, name in TYPES.items():
+        kinds = np.array([entry.get(key) or "" for entry in predictions])
+        for kind in sorted(set(kinds) - {""}):
+            chosen = kinds == kind
+            yield (name, str(kind)), bootstrap.mean(matches[chosen], clip[chosen], len(numbers), 100.0)

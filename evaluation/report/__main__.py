@@ -1,0 +1,7 @@
+"""``python -m omnivast report``: see run_report.py."""
+
+import sys
+
+from omnivast.evaluation.report.run_report import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,414 @@
+"""Text-to-video (and video-to-text) retrieval: contrastive scores of all pairs, then matching re-orders the first k of each query.
+
+Each clip is encoded once for all groups, again for re-ranking where memory does not hold its features. Ranks count ties against the
+true clip. Nothing depends on the batch size or on the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnivast.config.tasks import CaptionKind, Group
+from omnivast.data.batch import Batch, Texts
+from omnivast.evaluation.collect import Outcome, computed_once
+from omnivast.evaluation.metrics import bootstrap, recall
+from omnivast.evaluation.retrieval.features import Again, Conditions, FeatureRows, mapped, share_of_memory, temporary_folder, write_joined
+from omnivast.evaluation.retrieval.matching import PairMatcher
+from omnivast.evaluation.retrieval.same import first_of_same
+from omnivast.evaluation.retrieval.search import TEMPERATURE, Features, Search, search
+from omnivast.utils import distributed
+from omnivast.utils.log import Progress, progress
+
+if TYPE_CHECKING:
+    from omnivast.model.vast.model import VAST
+
+SHOWN = 5
+"""Retrieved clips named per text in the predictions."""
+
+
+@dataclass
+class _TextPool:
+    """Texts of one caption kind, as they come in: token ids, words, annotation row of their clip, features."""
+
+    features: FeatureRows
+    ids: list[list[int]] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Part:
+    """What one process has seen."""
+
+    rows: list[int] = field(default_factory=list)
+    clip_ids: list[str] = field(default_factory=list)
+    clips: dict[Group, FeatureRows] = field(default_factory=dict)
+    texts: dict[CaptionKind, _TextPool] = field(default_factory=dict)
+
+
+@dataclass
+class _Texts:
+    """All texts of one caption kind in annotation order; ``clip`` (T,) numbers the clips in annotation order."""
+
+    ids: list[list[int]]
+    raw: list[str]
+    clip: np.ndarray
+    features: Features
+    shared: int
+    """Texts that another clip has too, word for word."""
+    also: np.ndarray | None
+    """(P, 2) int64, sorted: the pairs (text, other clip) of these; None where they do not count as right."""
+
+
+class RetrievalEvaluator:
+    """Collects features batch by batch (:meth:`add`), then ranks (:meth:`finish`).
+
+    Args:
+        groups: the retrieval groups of the task.
+        rerank: candidates per query that the matching head re-orders; 0: none, and no condition features are kept.
+        both_directions: also video to text.
+        dual_softmax: also the ranks after a dual softmax of the contrastive scores, beside the plain ones.
+        shared_texts: a text that several clips have, word for word, is right with any of them; else only with the clip it came with.
+        features_dir: folder, common to all processes, that holds contrastive features as float16 while they are needed; None: they are
+            float32 in memory.
+        memory_gb: memory of this machine for condition features, see :class:`evaluation.features.Conditions`; None: half of what is free.
+        share: of the clips, how large a part will be re-ranked, as far as one can tell, see :func:`evaluation.features.reranked_share`.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False,
+        shared_texts: bool = False, features_dir: str | Path | None = None, memory_gb: float | None = None, share: float = 1.0,
+    ) -> None:
+        self.groups = tuple(groups)
+        self.rerank, self.both_directions, self.dual_softmax, self.shared_texts = rerank, both_directions, dual_softmax, shared_texts
+        self._folder = temporary_folder(features_dir) if features_dir else None
+        kinds = dict.fromkeys(group.caption_kind for group in groups)
+        self._own = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
+                          texts={kind: _TextPool(FeatureRows(self._file(f"texts_{kind.value}"))) for kind in kinds})
+        modalities = dict.fromkeys(m for group in groups for m in group)
+        self._conditions = Conditions(modalities, share_of_memory(memory_gb), share) if rerank else None
+        self._same: dict[str, np.ndarray] = {}
+
+    def add(self, model: VAST, batch: Batch, features: Any, seconds: float = 0.0) -> dict[str, Any]:
+        """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities. ``seconds``: how long it took to
+        read and encode it. Returns what was found, for :meth:`take`."""
+        rows = batch.index.tolist()
+        embedded: list[tuple[Texts, Tensor]] = []
+        texts_by_kind: dict[str, dict[str, Any]] = {}
+        for kind in self._own.texts:
+            texts = _captions(batch, kind)
+            known = next((found for other, found in embedded if _same(other, texts)), None)
+            embedded.append((texts, model.embed_texts(texts).float().cpu() if known is None else known))
+            ids = [ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
+            texts_by_kind[kind.value] = {"features": embedded[-1][1], "raw": texts.raw, "row": [rows[clip] for clip in texts.clip.tolist()],
+                                         "ids": ids}
+        clips = {str(group): model.embed_clips(features, group).float().cpu() for group in self.groups}
+        found = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
+        self._append(found)
+        if self._conditions is not None:
+            self._conditions.add(rows, features, model.precision, seconds)
+        return found
+
+    def take(self, found: Mapping[str, Any]) -> None:
+        """What :meth:`add` returned in an earlier run, after all of this one's: clips that re-ranking needs are encoded again."""
+        self._append(found)
+        if self._conditions is not None:
+            self._conditions.add_absent(found["rows"])
+
+    def _append(self, found: Mapping[str, Any]) -> None:
+        self._own.rows.extend(found["rows"])
+        self._own.clip_ids.extend(found["clip_ids"])
+        for group, rows in self._own.clips.items():
+            rows.append(found["clips"][str(group)])
+        for kind, pool in self._own.texts.items():
+            texts = found["texts"][kind.value]
+            pool.features.append(texts["features"])
+            pool.raw.extend(texts["raw"])
+            pool.row.extend(texts["row"])
+            pool.ids.extend(texts["ids"])
+
+    def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None) -> Outcome:
+        """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
+        alone), ``dual_softmax`` where asked for, with ``_v2t`` behind the name for video to text. Called on every process.
+
+        ``again`` encodes clips whose condition features memory did not hold. Raises ValueError when it is needed and absent.
+        """
+        parts = distributed.all_gather_objects(self._own)
+        clip_ids, owner = _join_clips(parts)
+        order = _clip_order(parts, owner)
+        clips = {group: self._joined([part.clips[group] for part in parts], order, f"all_clips_{group}") for group in self.groups}
+        texts = {kind: self._join_texts(parts, kind, owner) for kind in self._own.texts}
+        searches = {group: self._search(group, texts[group.caption_kind], clips[group]) for group in self.groups}
+        matched = self._match(model, device, searches, texts, owner, again) if self._conditions is not None else {}
+        found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
+        predictions = _predictions(self.groups, texts, clip_ids, found)
+        metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
+        facts = {
+            "clips": len(clip_ids),
+            "texts": sum(len(own.raw) for own in _distinct(texts).values()),
+            "rerank_depth": self.rerank,
+            "directions": ["text to video", "video to text"] if self.both_directions else ["text to video"],
+            "ties": "counted against the true clip",
+            "dual_softmax": f"extra, temperature {TEMPERATURE}" if self.dual_softmax else "none",
+            "texts_of_several_clips": max(own.shared for own in texts.values()),
+            "right": "any clip that has the very same text" if self.shared_texts else "the text's own clip alone",
+            "features": "float16 on disk" if self._folder else "float32 in memory",
+            **self._condition_facts(),
+            "intervals": bootstrap.WORDS,
+        }
+        if self._folder is not None:
+            self._folder.cleanup()
+        return Outcome(metrics, predictions, facts, intervals)
+
+    def _file(self, name: str) -> Path | None:
+        return Path(self._folder.name, name) if self._folder else None
+
+    def _joined(self, parts: Sequence[FeatureRows], order: np.ndarray, name: str) -> Features:
+        """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; rows that differ by rounding alone
+        are made equal."""
+        path, width = self._file(name), max(part.width for part in parts)
+        places = torch.cat([place for part in parts for place in part.places])[torch.from_numpy(order)]
+        if path is None:
+            features = torch.cat([torch.as_tensor(part.read()) for part in parts if part.count])[torch.from_numpy(order)]
+            self._same[name] = first_of_same(features, places)
+            return features[torch.from_numpy(self._same[name])]
+        written = computed_once(lambda: write_joined(parts, order, path))
+        first = computed_once(lambda: first_of_same(mapped(written, len(order), width), places))
+        self._same[name] = first
+        if not np.array_equal(first, np.arange(len(first))):
+            written = computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
+        return mapped(written, len(order), width)
+
+    def _join_texts(self, parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:
+        pools = [part.texts[kind] for part in parts]
+        clip = np.array([owner[row][0] for pool in pools for row in pool.row], dtype=np.int64)
+        if not len(clip):
+            raise ValueError(f"there is no {kind.value} caption to retrieve with")
+        order = np.argsort(clip, kind="stable")
+        ids = [own for pool in pools for own in pool.ids]
+        raw = [own for pool in pools for own in pool.raw]
+        raw = [raw[n] for n in order]
+        features = self._joined([pool.features for pool in pools], order, f"all_texts_{kind.value}")
+        clips_of: dict[str, dict[int, None]] = defaultdict(dict)
+        for text, own in zip(raw, clip[order].tolist()):
+            clips_of[text][own] = None
+        also = None
+        if self.shared_texts:
+            pairs = [(number, other) for number, (text, own) in enumerate(zip(raw, clip[order].tolist()))
+                     for other in clips_of[text] if other != own]
+            also = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return _Texts([ids[n] for n in order], raw, clip[order], features, sum(len(clips_of[text]) > 1 for text in raw), also)
+
+    def _condition_facts(self) -> dict[str, str]:
+        """How condition features were kept, over all processes."""
+        own = self._conditions
+        if own is None:
+            return {}
+        parts = distributed.all_gather_objects((own.clips_kept, own.bytes, own.clips_again, own.seconds_again))
+        kept, size, again, seconds = (sum(column) for column in zip(*parts))
+        words = f"kept of {kept:,} clips, {size / 1e6:,.1f} MB"
+        words += f"; {again:,} clips encoded again in {seconds:.1f} s" if again else ""
+        return {"condition_features": words + (f"; measured: {own.decision}" if own.decision else "")}
+
+    def _search(self, group: Group, texts: _Texts, clips: Features) -> dict[str, Search]:
+        """The contrastive stage in each direction, named by what metrics append to their name."""
+        numbers = np.arange(len(clips))
+        depth = max(self.rerank, SHOWN)
+        also = texts.also
+        same_texts, same_clips = self._same.get(f"all_texts_{group.caption_kind.value}"), self._same.get(f"all_clips_{group}")
+        searches = {"": search(texts.features, clips, texts.clip, numbers, depth, self.dual_softmax, also, same_clips)}
+        if self.both_directions:
+            queries = np.unique(texts.clip)
+            given = clips if len(queries) == len(clips) else clips[queries]
+            back = None if also is None else np.stack([np.searchsorted(queries, also[:, 1]), also[:, 0]], 1)
+            back = None if back is None else back[np.lexsort(back.T[::-1])]
+            searches["_v2t"] = search(given, texts.features, queries, texts.clip, depth, self.dual_softmax, back, same_texts)
+        return searches
+
+    def _match(
+        self,
+        model: VAST,
+        device: torch.device | str,
+        searches: dict[Group, dict[str, Search]],
+        texts: dict[CaptionKind, _Texts],
+        owner: dict[int, tuple[int, int, int]],
+        again: Again | None,
+    ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
+        """Per group: sorted pair keys (text · clips + clip) of all processes, and the margins of their matching logits."""
+        clips = len(owner)
+        asked = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
+                 for group, directions in searches.items()}
+        first = {group: self._first_of_same(group, own_keys, clips) for group, own_keys in asked.items()}
+        keys = {group: np.unique(own_keys) for group, own_keys in first.items()}
+        local = np.full(clips, -1)
+        for number, rank, position in owner.values():
+            if rank == distributed.rank():
+                local[number] = position
+        own = {group: all_keys[local[all_keys % clips] >= 0] for group, all_keys in keys.items()}
+        assert self._conditions is not None, "called only for re-ranking"
+        wanted = np.zeros(len(self._own.rows), dtype=bool)
+        for own_keys in own.values():
+            wanted[local[own_keys % clips]] = True
+        places = self._conditions.places(wanted)
+        pairs = {group: (own_keys // clips, places[local[own_keys % clips]]) for group, own_keys in own.items()}
+        bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
+        with bar:
+            matcher = PairMatcher(model, self._conditions.chunks(wanted, again), device)
+            scores = matcher.margins(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
+        gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
+        result = {}
+        for group in self.groups:
+            all_keys = np.concatenate([part[group][0] for part in gathered])
+            all_scores = np.concatenate([part[group][1] for part in gathered])
+            order = np.argsort(all_keys)
+            result[group] = (asked[group], all_scores[order][np.searchsorted(all_keys[order], first[group])])
+        return result
+
+    def _first_of_same(self, group: Group, keys: np.ndarray, clips: int) -> np.ndarray:
+        """The keys of the first pairs of the same text and clip, but for rounding: equal pairs are scored once."""
+        numbers = [keys // clips, keys % clips]
+        for i, name in enumerate((f"all_texts_{group.caption_kind.value}", f"all_clips_{group}")):
+            if name in self._same:
+                numbers[i] = self._same[name][numbers[i]]
+        return numbers[0] * clips + numbers[1]
+
+
+def _captions(batch: Batch, kind: CaptionKind) -> Texts:
+    texts = batch.captions.get(kind)
+    if texts is None:
+        raise ValueError(f"the batch of corpus '{batch.corpus}' with clip '{batch.clip_ids[0]}' has no {kind.value} captions, which "
+                         f"retrieval needs; it has {', '.join(k.value for k in batch.captions) or 'none'}")
+    return texts
+
+
+def _same(first: Texts, second: Texts) -> bool:
+    """Whether two caption kinds are the same texts, as where an annotation has one kind only."""
+    return first is second or (first.raw == second.raw and torch.equal(first.ids, second.ids) and torch.equal(first.clip, second.clip))
+
+
+def _join_clips(parts: Sequence[_Part]) -> tuple[list[str], dict[int, tuple[int, int, int]]]:
+    """Clip ids in annotation order; annotation row → (clip number, process, its position there).
+
+    Raises ValueError when there is no clip, or one occurs twice.
+    """
+    places = sorted((row, rank, position) for rank, part in enumerate(parts) for position, row in enumerate(part.rows))
+    if not places:
+        raise ValueError("there is no clip to evaluate")
+    owner = {row: (number, rank, position) for number, (row, rank, position) in enumerate(places)}
+    if len(owner) < len(places):
+        twice = next(a[0] for a, b in zip(places, places[1:]) if a[0] == b[0])
+        raise ValueError(f"the clip in annotation row {twice} was evaluated twice")
+    return [parts[rank].clip_ids[position] for _, rank, position in places], owner
+
+
+def _clip_order(parts: Sequence[_Part], owner: dict[int, tuple[int, int, int]]) -> np.ndarray:
+    """(C,) int64: where each clip stands among those of all processes, one process after the other."""
+    starts = np.cumsum([0] + [len(part.rows) for part in parts])
+    return np.array([starts[rank] + position for _, rank, position in owner.values()], dtype=np.int64)
+
+
+def _pair_keys(direction: str, found: Search, depth: int, clips: int) -> np.ndarray:
+    """Keys text · clips + clip of the pairs that a direction re-ranks."""
+    top = found.top[:, :depth]
+    if direction:
+        return (top * clips + found.query_keys[:, None]).ravel()
+    return (np.arange(len(top))[:, None] * clips + top).ravel()
+
+
+def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray] | None, depth: int) -> dict[str, np.ndarray]:
+    """Of a group, one row per text: ``top`` clips; ``itc_rank``, where re-ranked ``itm_rank``, and ``dual_softmax_rank``; with ``_v2t``
+    before ``_rank`` those of the text's clip in the search for texts."""
+    plain = directions[""]
+    clips = len(plain.candidate_keys)
+    found: dict[str, np.ndarray] = {"top": plain.top}
+    for name, own in directions.items():
+        # Every row of the other direction is a clip; its texts all carry that clip's rank.
+        rows = np.searchsorted(own.query_keys, plain.query_keys) if name else slice(None)
+        if matched is not None:
+            keys, margins = matched
+            top = own.top[:, :depth]
+            scores = margins[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
+            ranks = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys, own.also)
+            found[f"itm{name}_rank"] = ranks[rows]
+            if not name:
+                best_first = np.argsort(-scores, axis=1, kind="stable")
+                found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), own.top[:, depth:]], 1)
+        found[f"itc{name}_rank"] = own.ranks[rows]
+        if own.dual_ranks is not None:
+            found[f"dual_softmax{name}_rank"] = own.dual_ranks[rows]
+    return found
+
+
+RANKS = ("itm", "itm_v2t", "itc", "itc_v2t", "dual_softmax", "dual_softmax_v2t")
+"""Kinds of ranks, the headline first."""
+
+
+def rank_metrics(
+    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, list[float]]]:
+    """``{group: {"itm": {"r1", …}, "itc": …}}`` and intervals by flat name, from entries with ``clip_id`` and ranks by group."""
+    metrics: dict[str, dict[str, dict[str, float]]] = {group: {} for group in groups}
+    intervals = {}
+    for group in groups:
+        own, clips = _by_kind(predictions, group)
+        for (kind, name), measure in own.items():
+            metrics[group].setdefault(kind, {})[name] = bootstrap.value(measure, clips)
+        found = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in own.items()}, clips)
+        intervals.update(found)
+    return metrics, intervals
+
+
+def rank_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:
+    """``"itm.r1"`` → measure, …, over the clips in the order of their first text of the group, and how many they are."""
+    measures, clips = _by_kind(predictions, group)
+    return {f"{kind}.{name}": measure for (kind, name), measure in measures.items()}, clips
+
+
+def _by_kind(
+    predictions: Sequence[Mapping[str, Any]], group: str
+) -> tuple[dict[tuple[str, str], bootstrap.Measure], int]:
+    """(kind of ranks, metric) → measure, and the number of clips. A clip counts once in video to text, however many texts it has."""
+    own = [entry for entry in predictions if group in entry]
+    first = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in own))}
+    measures: dict[tuple[str, str], bootstrap.Measure] = {}
+    for kind in RANKS:
+        ranked = [(first[entry["clip_id"]], entry[group][f"{kind}_rank"]) for entry in own if f"{kind}_rank" in entry[group]]
+        if ranked:
+            clip, ranks = map(np.array, zip(*ranked))
+            rows = np.unique(clip, return_index=True)[1] if kind.endswith("_v2t") else slice(None)
+            measures.update({(kind, name): measure for name, measure in recall.measures(ranks[rows], clip[rows], len(first)).items()})
+    return measures, len(first)
+
+
+def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:
+    """The caption kinds that are not the same texts as an earlier one."""
+    distinct: dict[CaptionKind, _Texts] = {}
+    for kind, own in texts.items():
+        if not any(own.raw == other.raw and own.ids == other.ids for other in distinct.values()):
+            distinct[kind] = own
+    return distinct
+
+
+def _predictions(
+    groups: Sequence[Group], texts: dict[CaptionKind, _Texts], clip_ids: Sequence[str], found: dict[Group, dict[str, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """One entry per text, with the groups that search with it."""
+    predictions = []
+    for own in _distinct(texts).values():
+        using = [g for g in groups if texts[g.caption_kind].raw == own.raw and texts[g.caption_kind].ids == own.ids]
+        for number, (raw, clip) in enumerate(zip(own.raw, own.clip.tolist())):
+            entry: dict[str, Any] = {"text": raw, "clip_id": clip_ids[clip]}
+            for group in using:
+                columns = found[group]
+                ranks = {name: int(values[number]) for name, values in columns.items() if name != "top"}
+                entry[str(group)] = {**ranks, "top": [clip_ids[n] for n in columns["top"][number, :SHOWN]]}
+            predictions.append(entry)
+    return predictions

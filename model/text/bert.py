@@ -1,0 +1,373 @@
+"""BERT as text encoder, matcher and decoder in one set of weights (paper, section 4.1), with cross-attention to a Memory.
+
+Encoding a sentence uses no cross-attention; matching and generation attend to the memory of a clip. All passes of a step
+that can share a forward do: rows of different groups, masks and lengths stand in one Layout, whose real tokens are packed
+(padding is never computed), and each CrossPass says which memory its rows attend to. Parameter names are the release's.
+
+Letters as in model/layout.py and model/memory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from omnivast.config.tasks import Group
+from omnivast.model.attention import attend
+from omnivast.model.recompute import LayerNorm, all_kept, remade, remaking
+from omnivast.model.text.layout import Layout, Packing, Wanted, pick
+from omnivast.model.text.memory import CrossPass, Memory, Reading, queries
+from omnivast.model.vast.heads import WordHead
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """The sizes of a BERT config that matter here, under their names in a Hugging Face ``config.json``."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+
+@dataclass
+class TextOutput:
+    """Hidden states of the real tokens, packed; ``cls`` and ``at`` pick from them."""
+
+    hidden: Tensor
+    """(T, D)."""
+    packing: Packing
+    real: Tensor
+
+    def cls(self) -> Tensor:
+        """(N, D): the first token of every row."""
+        starts = self.real.sum(1).cumsum(0) - self.real.sum(1)
+        return self.hidden[starts]
+
+    def at(self, chosen: Tensor) -> Tensor:
+        """Hidden states of the tokens where ``chosen`` (N, L) bool is true, row by row: (k, D). They must be real."""
+        flat = chosen.reshape(-1)
+        return self.hidden[flat if self.packing.index is None else flat[self.packing.index]]
+
+    def padded(self) -> Tensor:
+        """(N, L, D), zeros at padding."""
+        return self.packing.pad(self.hidden)
+
+
+class _Projections(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+
+
+class _Output(nn.Module):
+    """Projection, dropout, residual, LayerNorm: the end of every BERT sub-layer."""
+
+    def __init__(self, inputs: int, sizes: TextSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, sizes.hidden_size)
+        self.LayerNorm = LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        x = self.dropout(self.dense(x))
+        return self.LayerNorm(x.add_(residual) if x.dtype is residual.dtype else x + residual)
+
+
+class _Attention(nn.Module):
+    """The parameters are ``self.{query,key,value}`` and ``output``: the release's names, hence ``add_module``."""
+
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.add_module("self", _Projections(sizes.hidden_size))
+        self.output = _Output(sizes.hidden_size, sizes)
+        self.heads, self.dropout = sizes.num_attention_heads, sizes.attention_probs_dropout_prob
+        self.width = sizes.hidden_size // self.heads
+
+    @property
+    def projections(self) -> _Projections:
+        return cast(_Projections, self.self)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(..., tokens, D) → (..., H, tokens, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return attend(query, key, value, mask, self.dropout if self.training else 0.0)
+
+
+class SelfAttention(_Attention):
+    """Self-attention over the packed tokens of a layout, or over cached ones."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """(…, D) → query, key and value beside each other, (…, 3 D), in one matrix product."""
+        p = self.projections
+        return F.linear(x, torch.cat([p.query.weight, p.key.weight, p.value.weight]), torch.cat([p.query.bias, p.key.bias, p.value.bias]))
+
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, wanted: Wanted | None = None) -> Tensor:
+        """x (T, D), attend (N, 1, L, L) bool → (T, D), or (W, D) for the wanted tokens alone."""
+        if wanted is not None:
+            return self._wanted(x, packing, wanted)
+        query, key, value = self.parts(self.project(x), packing)
+        return self.finish(self.attend(query, key, value, attend), packing, x)
+
+    def parts(self, packed: Tensor, packing: Packing) -> list[Tensor]:
+        """(T, k · D) → k tensors (N, H, L, d), in one storage, which is made again."""
+        first, *others = (self.split(part) for part in packing.pad_parts(packed, self.heads * self.width))
+        return [remade(lambda: first, lambda: packing.pad(packed)), *others]
+
+    def finish(self, attended: Tensor, packing: Packing, x: Tensor) -> Tensor:
+        """attended (N, H, L, d), kept by attention itself, and the residual x (T, D) → (T, D)."""
+        return self.output(remade(lambda: packing.pack(attended.transpose(1, 2).flatten(2))), x)
+
+    def _wanted(self, x: Tensor, packing: Packing, wanted: Wanted) -> Tensor:
+        """Keys and values of all tokens, queries of the wanted ones."""
+        p, own = self.projections, pick(x, wanted.index)
+        weight, bias = torch.cat([p.key.weight, p.value.weight]), torch.cat([p.key.bias, p.value.bias])
+        key, value = self.parts(F.linear(x, weight, bias), packing)
+        (query,) = self.parts(p.query(own), wanted.packing)
+        return self.finish(self.attend(query, key, value, wanted.attend), wanted.packing, own)
+
+
+class CrossAttention(_Attention):
+    """Attention from texts to memories; a memory is never expanded along its texts."""
+
+    def project(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, tokens, D) → keys and values, each (M, H, tokens, d)."""
+        return self.split(self.projections.key(condition)), self.split(self.projections.value(condition))
+
+    def forward(self, x: Tensor, passes: Sequence[Reading]) -> Tensor:
+        """x (T, D) → (T, D); the passes have the T tokens one after another."""
+        parts = self.projections.query(x).split([p.queries.tokens for p in passes])
+        attended = [self._one(query, p) for query, p in zip(parts, passes)]
+        return self.output(remade(lambda: torch.cat([p.queries.pack(y.transpose(1, 2).flatten(2)) for y, p in zip(attended, passes)])), x)
+
+    def _one(self, query: Tensor, p: Reading) -> Tensor:
+        """query (tokens of the pass, D) → (M, H, R · length, d), or (n, H, length, d) where each row names its memory."""
+        placed = remade(lambda: self.split(p.queries.pad(query)))
+        if p.rows is None:
+            return self.attend(placed, p.key, p.value, p.mask)
+        key, value = (remade(partial(x.index_select, 0, p.rows)) for x in (p.key, p.value))
+        return self.attend(placed, key, value, p.mask if p.mask is None else p.mask[p.rows])
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where a memory is given, feed-forward; each with residual and LayerNorm after it."""
+
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.attention = SelfAttention(sizes)
+        self.crossattention = CrossAttention(sizes)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(sizes.hidden_size, sizes.intermediate_size)})
+        self.output = _Output(sizes.intermediate_size, sizes)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward sub-layer."""
+        inner = self.intermediate["dense"](x)
+        with remaking():
+            return self.output(remade(partial(F.gelu, inner)), x)
+
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Reading] = (), wanted: Wanted | None = None) -> Tensor:
+        x = self.attention(x, packing, attend, wanted)
+        if passes:
+            x = self.crossattention(x, passes)
+        return self.feed(x)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=0)
+        self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
+        self.token_type_embeddings = nn.Embedding(2, sizes.hidden_size)
+        self.LayerNorm = LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
+        self.register_buffer("position_ids", torch.arange(sizes.max_position_embeddings)[None])
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids, positions (…) → (…, D). All tokens are of type 0."""
+        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
+        x = self.dropout(self.LayerNorm(x))
+        # On CPUs, autocast leaves LayerNorm in its input's type: starting in bfloat16 halves the traffic of every residual.
+        return x.to(torch.get_autocast_dtype("cpu")) if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else x
+
+
+class _Bert(nn.Module):
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(sizes)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes) for _ in range(sizes.num_hidden_layers))})
+
+
+@dataclass
+class DecoderState:
+    """Keys and values of the tokens decoded so far, per layer, and the memory they attend to.
+
+    keys, values: per layer (rows, H, t, d). seen: (rows, t) bool, False at padding of a prompt. Rows are a whole multiple of
+    the memory's; neighbours share a memory row, so a memory is never expanded along its beams.
+    """
+
+    memory: Memory
+    group: Group
+    next_position: int
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    seen: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
+
+    @property
+    def rows(self) -> int:
+        return self.seen.shape[0]
+
+    def reorder(self, rows: Tensor, memory_rows: Tensor | None = None) -> None:
+        """Keep these rows, in this order; ``memory_rows`` when clips were dropped."""
+        self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
+        self.seen = self.seen[rows]
+        if memory_rows is not None:
+            self.memory = self.memory.rows(memory_rows)
+
+
+class TextModel(nn.Module):
+    """The text tower. ``forward`` runs a layout; ``start`` and ``step`` decode with cached keys and values."""
+
+    def __init__(self, sizes: TextSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.bert = _Bert(sizes)
+        self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
+        self.checkpointing = False
+        self.apply(partial(_initialise, std=sizes.initializer_range))
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return cast(Sequence[Block], self.bert.encoder["layer"])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(k, D) → (k, vocabulary)."""
+        return self.cls["predictions"](hidden)
+
+    def prediction_loss(self, hidden: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the words ``labels`` (k,) at hidden (k, D), summed with weights ``shares`` (k,), and that of each alone
+        (k,), without gradient."""
+        return cast(WordHead, self.cls["predictions"]).loss(hidden, labels, shares)
+
+    def forward(self, layout: Layout, passes: Sequence[CrossPass] = (), wanted: Tensor | None = None) -> TextOutput:
+        """Run every row of the layout; with ``passes`` (which must cover all rows in order), attend to memories.
+
+        ``wanted`` (N, L) bool: only these tokens, and the first of every row, are read from the output, so that the last block
+        computes no others (None: all real tokens). Of them all it needs keys and values only.
+        """
+        n, length = layout.ids.shape
+        index = None if bool(layout.real.all()) else layout.real.reshape(-1).nonzero().squeeze(1)
+        packing = Packing((n, length), index)
+        attend = layout.attend[:, None]
+        x = self.bert.embeddings(packing.pack(layout.ids[..., None]).squeeze(-1), packing.pack(layout.positions[..., None]).squeeze(-1))
+        masks, places = [p.memory.group_mask(p.group) for p in passes], queries(passes, packing)
+        last: Wanted | None = None
+        for i, block in enumerate(self.blocks):
+            if wanted is not None and i == len(self.blocks) - 1:
+                last = Wanted.of(layout, packing, wanted)
+                passes = last.shorten(passes)
+                places = queries(passes, last.packing)
+            full = [Reading(own, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
+                    for p, own, mask in zip(passes, places, masks)]
+            if self.checkpointing and self.training:
+                x = checkpoint(partial(_whole, block), x, packing, attend, full, last, use_reentrant=False)
+            else:
+                x = block(x, packing, attend, full, last)
+        return TextOutput(x, packing, layout.real) if last is None else TextOutput(x, last.grid, last.real)
+
+    def sentences(self, layout: Layout, passes: Sequence[CrossPass] = ()) -> TextOutput:
+        """As ``forward``, where only the first token of every row is read (``cls``)."""
+        return self(layout, passes, torch.zeros_like(layout.real))
+
+    def start(self, memory: Memory, group: Group, prompt: tuple[Tensor, Tensor] | None = None, offset: int = 0) -> DecoderState:
+        """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M · R, L), is read bidirectionally first, and the
+        text then begins at position ``offset``. The R prompts of a memory row stand side by side."""
+        state = DecoderState(memory, group, offset)
+        rows, heads = len(memory), self.sizes.num_attention_heads
+        width = self.sizes.hidden_size // heads
+        reference = next(iter(memory.condition.values()))
+        if prompt is None:
+            empty = reference.new_zeros(rows, heads, 0, width)
+            state.keys, state.values = [empty] * len(self.blocks), [empty] * len(self.blocks)
+            state.seen = torch.zeros(rows, 0, dtype=torch.bool, device=reference.device)
+            return state
+        ids, state.seen = prompt
+        # Passes want rows the other way round: the first prompt of every memory row, the second of every one.
+        order = torch.arange(len(ids), device=ids.device).view(rows, -1).T.flatten()
+        back = order.argsort()
+        ids, mask = ids[order], state.seen[order]
+        packing = Packing((len(ids), ids.shape[1]), None)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        x = self.bert.embeddings(ids, positions).flatten(0, 1)
+        attend = mask[:, None, None, :]
+        (place,) = queries([CrossPass(0, len(ids), memory, group)], packing)
+        for i, block in enumerate(self.blocks):
+            _, key, value = block.attention.parts(block.attention.project(x), packing)
+            state.keys.append(key[back])
+            state.values.append(value[back])
+            cross = [Reading(place, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
+            x = block(x, packing, attend, cross)
+        return state
+
+    def step(self, state: DecoderState, tokens: Tensor, mask_id: int) -> Tensor:
+        """Append ``tokens`` (rows,) and read the prediction at a [MASK] after them: (rows, vocabulary) logits.
+
+        Two positions are computed; only the token's keys and values stay in the cache.
+        """
+        rows = tokens.shape[0]
+        ids = torch.stack([tokens, torch.full_like(tokens, mask_id)], 1)
+        positions = torch.arange(2, device=tokens.device) + state.next_position
+        x = self.bert.embeddings(ids, positions.expand(rows, 2)).flatten(0, 1)
+        seen = torch.cat([state.seen, state.seen.new_ones(rows, 2)], 1)
+        attend = seen[:, None, None, :].repeat(1, 1, 2, 1)
+        attend[:, :, 0, -1] = False
+        packing = Packing((rows, 2), None)
+        memory_mask = state.memory.group_mask(state.group)
+        for i, block in enumerate(self.blocks):
+            query, key, value = block.attention.parts(block.attention.project(x), packing)
+            keys, values = torch.cat([state.keys[i], key], 2), torch.cat([state.values[i], value], 2)
+            if i == len(self.blocks) - 1:  # of the token, the last block needs its keys and values only
+                query, attend, x = query[:, :, 1:], attend[:, :, 1:], x.view(rows, 2, -1)[:, 1]
+            attended = block.attention.attend(query, keys, values, attend)
+            state.keys[i], state.values[i] = keys[:, :, :-1], values[:, :, :-1]
+            x = block.attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+            x = self._cross_step(block.crossattention, x, state, i, memory_mask)
+            x = block.feed(x)
+        state.seen = seen[:, :-1]
+        state.next_position += 1
+        return self.logits(x)
+
+    def _cross_step(self, attention: CrossAttention, x: Tensor, state: DecoderState, layer: int, mask: Tensor | None) -> Tensor:
+        """x (M · beams · 2 or 1, D): the beams of a memory row are one long query."""
+        key, value = state.memory.keys_values(layer, state.group, attention.project)
+        query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
+        attended = attention.attend(query, key, value, mask)
+        return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+
+
+def _whole(block: Block, *arguments: Any) -> Tensor:
+    """A block that is recomputed as a whole."""
+    with all_kept():
+        return block(*arguments)
+
+
+def _initialise(module: nn.Module, std: float) -> None:
+    """BERT's initialisation: normal matrices, zero biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

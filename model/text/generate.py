@@ -1,0 +1,164 @@
+"""Text from a memory: greedy search, beam search, top-k sampling, over the cached keys and values of model/text.py.
+
+The text so far is followed by one [MASK], and the token predicted there is appended (released VAST). The cache makes each
+step two positions long, whatever the length of the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from omnivast.model.text.bert import DecoderState, TextModel
+from omnivast.model.text.tokenizer import Tokenizer
+
+
+@dataclass
+class _Finished:
+    """The best finished hypotheses of one clip, as in beam search of the transformers library.
+
+    A hypothesis scores its summed log-probability over (tokens before + tokens) ** length_penalty, where the tokens before
+    are the [CLS] and, for answers, the question at its padded length.
+    """
+
+    beams: int
+    length_penalty: float
+    before: int
+    scored: list[tuple[float, list[int]]] = field(default_factory=list)
+    done: bool = False
+
+    def add(self, total: float, ids: list[int]) -> None:
+        self.scored.append((total / (self.before + len(ids)) ** self.length_penalty, ids))
+        self.scored.sort(key=lambda pair: -pair[0])
+        del self.scored[self.beams:]
+
+    def close(self, best_total: float, tokens: int) -> None:
+        """Done when no running beam, whose best total is given, can still beat the worst hypothesis kept."""
+        if len(self.scored) == self.beams and self.scored[-1][0] >= best_total / (self.before + tokens) ** self.length_penalty:
+            self.done = True
+
+
+@torch.no_grad()
+def beam_search(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
+                length_penalty: float) -> list[list[int]]:
+    """The ids of the best text of every row of ``state``, without [CLS] and [SEP], at most ``max_length``; greedy for one beam."""
+    return [own[0] for own in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
+
+
+@torch.no_grad()
+def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
+               length_penalty: float) -> list[list[list[int]]]:
+    """The ``beams`` best texts of every row that beam search ends with, the best first, as ``beam_search`` gives the best.
+
+    Rows are one per clip, or one per question, of which each clip has as many.
+    """
+    if beams == 1:
+        return [[text] for text in _greedy(model, state, tokenizer, max_length)]
+    clips = list(range(state.rows))
+    finished = [_Finished(beams, length_penalty, 1 + state.next_position) for _ in clips]
+    tokens = torch.full((len(clips),), tokenizer.cls, device=state.seen.device)
+    scores = torch.zeros(len(clips), 1, device=state.seen.device)
+    texts = tokens.new_zeros(len(clips), 0)
+    for length in range(max_length):
+        log_probs = model.step(state, tokens, tokenizer.mask).float().log_softmax(-1).view(len(clips), -1, model.sizes.vocab_size)
+        vocabulary = log_probs.shape[-1]
+        top, flat = (scores[..., None] + log_probs).flatten(1).topk(2 * beams, 1)
+        parents, words = flat // vocabulary, flat % vocabulary
+        rows = torch.arange(len(clips), device=top.device)[:, None] * log_probs.shape[1] + parents
+        ends = words == tokenizer.sep
+        _collect(finished, clips, ends[:, :beams], top, texts, rows)
+        for clip, best in zip(clips, top[:, 0].tolist()):
+            finished[clip].close(best, length)
+        running = ends.int().argsort(dim=1, stable=True)[:, :beams]
+        scores, tokens, rows = top.gather(1, running), words.gather(1, running).flatten(), rows.gather(1, running).flatten()
+        texts = torch.cat([texts[rows], tokens[:, None]], 1)
+        state.reorder(rows)
+        active = _with_neighbours([not finished[clip].done for clip in clips], len(state.memory))
+        if len(active) <= len(clips) // 2:  # dropping clips copies their memories: worth it once half are done
+            clips, scores, tokens, texts = _keep(state, active, clips, scores, tokens, texts, beams)
+        if not clips:
+            break
+    for i, clip in enumerate(clips):
+        if not finished[clip].done:
+            for beam in range(beams):
+                finished[clip].add(scores[i, beam].item(), texts[i * beams + beam].tolist())
+    return [[ids for _, ids in f.scored] for f in finished]
+
+
+def _collect(finished: list[_Finished], clips: list[int], ends: Tensor, top: Tensor, texts: Tensor, rows: Tensor) -> None:
+    """Candidates that end at [SEP] among the best ``beams`` of a clip become hypotheses."""
+    for i, rank in ends.nonzero().tolist():
+        if not finished[clips[i]].done:
+            finished[clips[i]].add(top[i, rank].item(), texts[rows[i, rank]].tolist())
+
+
+def _with_neighbours(running: list[bool], memories: int) -> list[int]:
+    """The rows that run, and those that share a memory with one that does."""
+    each = len(running) // memories
+    return [i for i in range(len(running)) if any(running[i // each * each:(i // each + 1) * each])]
+
+
+def _keep(state: DecoderState, active: list[int], clips: list[int], scores: Tensor, tokens: Tensor, texts: Tensor,
+          beams: int) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    index = torch.tensor(active, dtype=torch.long, device=scores.device)
+    rows = (index[:, None] * beams + torch.arange(beams, device=index.device)).flatten()
+    state.reorder(rows, _memories(index, len(clips) // len(state.memory)))
+    return [clips[i] for i in active], scores[index], tokens[rows], texts[rows]
+
+
+def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
+    clips = torch.arange(state.rows, device=state.seen.device)
+    tokens = torch.full_like(clips, tokenizer.cls)
+    texts: list[list[int]] = [[] for _ in clips]
+    done = torch.zeros_like(clips, dtype=torch.bool)
+    for _ in range(max_length):
+        tokens = model.step(state, tokens, tokenizer.mask).argmax(-1)
+        done |= tokens == tokenizer.sep
+        for clip, token, stop in zip(clips.tolist(), tokens.tolist(), done.tolist()):
+            if not stop:
+                texts[clip].append(token)
+        active = torch.tensor(_with_neighbours((~done).tolist(), len(state.memory)), dtype=torch.long, device=done.device)
+        if len(active) <= len(done) // 2:
+            if not len(active):
+                break
+            state.reorder(active, _memories(active, len(done) // len(state.memory)))
+            clips, tokens, done = clips[active], tokens[active], done[active]
+    return texts
+
+
+def _memories(rows: Tensor, each: int) -> Tensor:
+    """The memory rows of rows that keep their neighbours, of which each memory has so many."""
+    return rows[::each] // each
+
+
+@torch.no_grad()
+def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: Tensor, top_k: int | None = None) -> list[list[list[int]]]:
+    """Texts of every memory row, each token drawn among the ``top_k`` most likely (None: among all); labelling, paper section 3.
+
+    draws: (M, texts per memory row, tokens at most) uniform in [0, 1), of which each text uses its own, one per token: what is
+    drawn for a clip does not depend on the clips beside it. A text without an end has as many ids as there are draws.
+    """
+    clips, number, max_length = draws.shape
+    draws = draws.to(state.seen.device).flatten(0, 1)
+    tokens = torch.full((clips,), tokenizer.cls, device=draws.device)
+    texts: list[list[int]] = [[] for _ in range(clips * number)]
+    done = [False] * len(texts)
+    for step in range(max_length):
+        logits = model.step(state, tokens, tokenizer.mask).float()
+        values, words = (logits, None) if top_k is None else logits.topk(top_k, -1)
+        cumulative = values.softmax(-1).cumsum(-1)
+        if step == 0:
+            rows = torch.arange(clips, device=draws.device).repeat_interleave(number)
+            state.reorder(rows)
+            cumulative, words = cumulative[rows], words if words is None else words[rows]
+        place = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
+        tokens = (place if words is None else words.gather(1, place)).squeeze(1)
+        for i, token in enumerate(tokens.tolist()):
+            done[i] = done[i] or token == tokenizer.sep
+            if not done[i]:
+                texts[i].append(token)
+        if all(done):
+            break
+    return [texts[i * number:(i + 1) * number] for i in range(clips)]

@@ -1,0 +1,82 @@
+"""WordPiece of the text tower: texts to ids and back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from tokenizers import BertWordPieceTokenizer
+
+from omnivast.config.paths import looked_up
+
+log = logging.getLogger("omnivast")
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class TokenizerError(ValueError):
+    """A vocabulary that is absent, lacks BERT's special tokens or is not WordPiece."""
+
+
+class Tokenizer:
+    """BERT's WordPiece; picklable, so that data workers hold their own.
+
+    It is made of a ``vocab.txt`` or of a ``tokenizer.json``. Texts are lowercased unless ``tokenizer_config.json`` beside it, or the
+    ``tokenizer.json`` itself, says otherwise.
+    """
+
+    def __init__(self, file: Path) -> None:
+        ids, options = _from_json(file) if file.suffix == ".json" else _from_text(file)
+        lacking = [token for token in SPECIAL if token not in ids]
+        if lacking:
+            raise TokenizerError(f"{file}: a BERT vocabulary has one token per line, among them {', '.join(lacking)}, not found here"
+                                 if file.suffix != ".json" else f"{file}: a BERT vocabulary holds {', '.join(lacking)}, not found here")
+        self.path = file
+        self._tokenizer = BertWordPieceTokenizer(ids, **options)
+        self.pad, self.unk, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
+        self.vocab_size = max(ids.values()) + 1
+
+    def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Ids of each text, [CLS] first and [SEP] last, cut to ``max_length`` tokens in all."""
+        if not texts:
+            return []
+        self._tokenizer.enable_truncation(max_length)
+        return [encoded.ids for encoded in self._tokenizer.encode_batch(texts)]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer from a ``vocab.txt``, a ``tokenizer.json``, or a folder that holds one of them. Raises TokenizerError naming what is
+    missing."""
+    file = Path(path)
+    if file.is_dir():
+        file = next((file / name for name in ("vocab.txt", "tokenizer.json") if (file / name).is_file()), file / "vocab.txt")
+    if not file.is_file():
+        raise TokenizerError(f"no vocabulary at {path}{looked_up(path)}: expected a vocab.txt (one WordPiece token per line), a "
+                             "tokenizer.json of BERT, or a folder with one")
+    return Tokenizer(file)
+
+
+def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """Ids by token, and how texts are normalised."""
+    # A token's id is its line. Not splitlines(), for which U+2028 and others end a line too.
+    ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))}
+    beside = file.with_name("tokenizer_config.json")
+    found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+    return ids, {name: found[theirs] for theirs, name in names.items() if theirs in found}
+
+
+def _from_json(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    model, normalizer = found.get("model", {}), found.get("normalizer") or {}
+    if (model.get("type"), normalizer.get("type")) != ("WordPiece", "BertNormalizer"):
+        raise TokenizerError(f"{file}: its model is {model.get('type')} and its normalizer {normalizer.get('type')}; the text encoder "
+                             "takes BERT's: WordPiece and BertNormalizer")
+    ids = {**model["vocab"], **{token["content"]: token["id"] for token in found.get("added_tokens", ())}}
+    return ids, {name: normalizer[name] for name in ("lowercase", "strip_accents", "handle_chinese_chars")}

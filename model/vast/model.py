@@ -1,0 +1,306 @@
+"""VAST (Chen et al., NeurIPS 2023): the paper's figure 2 in code.
+
+Each modality is encoded once per step, whatever the number of groups and objectives. Its tokens, projected to the text width, become a
+Memory; texts attend to it, all in one forward. Letters: B clips of this process, F frames, A audio slices, N, L tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import Group, Modality, Objective, Task
+from omnivast.model.encoders import build_audio, build_vision
+from omnivast.model.objectives.generation import MaskTokens
+from omnivast.model.text.bert import TextModel, TextSizes
+from omnivast.model.text.generate import beam_search, best_texts, sample
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.memory import Memory, shared_rows
+from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
+from omnivast.model.vast.self_critical import SelfCritical
+from omnivast.model.vast.step import match_pairs, training_losses
+from omnivast.utils.random import StepRandom
+
+if TYPE_CHECKING:
+    from omnivast.data.batch import Batch, Texts
+
+_T = TypeVar("_T")
+Role = Literal["vision", "audio", "text", "head"]
+HEAD_GROUPS = ("va", "vs", "vas")
+"""Groups of several modalities that have a contrastive head, as released."""
+
+
+@dataclass
+class ClipFeatures:
+    """What is known of B clips after their modalities were encoded.
+
+    condition: per modality (B, tokens, D), what texts attend to; condition_mask: (B, tokens) bool, or None where all are seen;
+    pooled: per modality (B, width), the global features.
+    """
+
+    condition: dict[Modality, Tensor]
+    condition_mask: dict[Modality, Tensor | None]
+    pooled: dict[Modality, Tensor]
+
+    def __len__(self) -> int:
+        return next(iter(self.pooled.values())).shape[0]
+
+    def _map(self, apply: Callable[[Tensor], Tensor]) -> ClipFeatures:
+        return ClipFeatures({m: apply(x) for m, x in self.condition.items()},
+                            {m: x if x is None else apply(x) for m, x in self.condition_mask.items()},
+                            {m: apply(x) for m, x in self.pooled.items()})
+
+    def to(self, device: torch.device | str) -> ClipFeatures:
+        return self._map(lambda x: x.to(device))
+
+    def rows(self, index: Tensor) -> ClipFeatures:
+        """The features of some clips, in the order of ``index`` (k,)."""
+        return self._map(lambda x: x[index])
+
+    @staticmethod
+    def cat(parts: Sequence[ClipFeatures]) -> ClipFeatures:
+        """The clips of several parts; tokens that vary in number (subtitles) are padded and masked."""
+        condition: dict[Modality, Tensor] = {}
+        masks: dict[Modality, Tensor | None] = {}
+        for m in parts[0].condition:
+            tensors = [p.condition[m] for p in parts]
+            longest = max(t.shape[1] for t in tensors)
+            condition[m] = torch.cat([F.pad(t, (0, 0, 0, longest - t.shape[1])) for t in tensors])
+            seen = [p.condition_mask[m] for p in parts]
+            if all(s is None for s in seen) and all(t.shape[1] == longest for t in tensors):
+                masks[m] = None
+                continue
+            full = [torch.ones(t.shape[:2], dtype=torch.bool, device=t.device) if s is None else s for s, t in zip(seen, tensors)]
+            masks[m] = torch.cat([F.pad(s, (0, longest - s.shape[1])) for s in full])
+        return ClipFeatures(condition, masks, {m: torch.cat([p.pooled[m] for p in parts]) for m in parts[0].pooled})
+
+
+class VAST(nn.Module):
+    """Vision, audio and text towers, their heads, and the three objectives. Parameter names are the released checkpoint's."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.precision: torch.dtype | None = None
+        self.gather_with_grad = True
+        self.self_critical: SelfCritical | None = None
+        width = sizes.hidden_size
+        self.contra_temp = nn.Parameter(torch.tensor(0.07))
+        widths = {Modality.SUBTITLE: width}
+        if config.vision_encoder_type:
+            self.vision_encoder = build_vision(config)
+            widths[Modality.VISION] = self.vision_encoder.width
+            self.vision_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_vision_sample_num or 1, width))
+            self.vision_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
+            self.hidden_trans_vision_multimodal = condition_projection(self.vision_encoder.width, width)
+            for name, value in zip(("pixel_mean", "pixel_std"), self.vision_encoder.pixel_statistics()):
+                self.register_buffer(name, value, persistent=False)
+        if config.audio_encoder_type:
+            self.audio_encoder = build_audio(config)
+            widths[Modality.AUDIO] = self.audio_encoder.width
+            self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_audio_sample_num or 1, width))
+            self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
+            self.hidden_trans_audio_multimodal = condition_projection(self.audio_encoder.width, width)
+        self.multimodal_encoder = TextModel(sizes)
+        self.subtitle_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.hidden_trans_subtitle_multimodal = condition_projection(width, width)
+        self.contra_head_t = ContrastiveHead(width, config.contra_dim)
+        for modality, own in widths.items():
+            self.add_module(f"contra_head_{modality.value}", ContrastiveHead(own, config.contra_dim))
+        for key in HEAD_GROUPS:
+            if all(Modality(letter) in widths for letter in key):
+                self.add_module(f"contra_head_{key}", nn.Linear(sum(widths[Modality(c)] for c in key), config.contra_dim))
+        self.itm_head = MatchingHead(width)
+        self._configure(config)
+
+    def _configure(self, config: ModelConfig) -> None:
+        for name, frozen in (("vision_encoder", config.frozen_vision), ("audio_encoder", config.frozen_audio)):
+            tower = getattr(self, name, None)
+            if tower is not None:
+                tower.requires_grad_(not frozen)
+                tower.set_checkpointing(config.checkpointing and not frozen)
+        self.multimodal_encoder.checkpointing = config.checkpointing
+
+    def train(self, mode: bool = True) -> VAST:
+        """Frozen towers stay in evaluation mode: no stochastic depth in features that are not trained."""
+        super().train(mode)
+        for name, frozen in (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio)):
+            if frozen and hasattr(self, name):
+                getattr(self, name).eval()
+        return self
+
+    def parameter_roles(self) -> Iterator[tuple[str, nn.Parameter, Role]]:
+        """Every parameter with its name and the part of the model it belongs to, for learning rates."""
+        towers: dict[str, Role] = {"vision_encoder": "vision", "audio_encoder": "audio", "multimodal_encoder": "text"}
+        for name, parameter in self.named_parameters():
+            yield name, parameter, towers.get(name.split(".", 1)[0], "head")
+
+    def check_task(self, task: Task) -> None:
+        """Raise ValueError when the task needs a tower or a head that this model has not."""
+        for group in task.all_groups:
+            for modality, tower in ((Modality.VISION, "vision_encoder"), (Modality.AUDIO, "audio_encoder")):
+                if modality in group and not hasattr(self, tower):
+                    raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{tower}_type is null")
+        for group in task.groups(Objective.RETRIEVAL):
+            if not hasattr(self, f"contra_head_{group.key}"):
+                raise ValueError(f"task '{task}': VAST has no contrastive head for group {group}; "
+                                 "retrieval groups are tv, ta, ts, tva, tvs, tvas")
+
+    @property
+    def audio_frontend(self) -> str:
+        """How spectrograms must be made for the audio tower: a name in data/audio.py."""
+        return self.audio_encoder.frontend if hasattr(self, "audio_encoder") else "beats"
+
+    @property
+    def width(self) -> int:
+        """Of the widest tower."""
+        towers = (getattr(self, name).width for name in ("vision_encoder", "audio_encoder") if hasattr(self, name))
+        return max(self.multimodal_encoder.sizes.hidden_size, *towers, 1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.contra_temp.device
+
+    @property
+    def mask_ids(self) -> MaskTokens:
+        return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
+
+    def mixed(self) -> AbstractContextManager:
+        """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
+        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
+
+    def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
+        """The losses of a task on a batch, float32 scalars: "loss" (their sum), "itc", "itm", "cap", "qa" (means over the groups),
+        and detached ones per group, "itc.tvas" and so on (paper, equations 1 to 5)."""
+        return training_losses(self, batch, task, draws)
+
+    def encode(self, batch: Batch, modalities: Sequence[Modality]) -> ClipFeatures:
+        """Encode the modalities of a batch, each once."""
+        encoders = {Modality.VISION: self._encode_vision, Modality.AUDIO: self._encode_audio, Modality.SUBTITLE: self._encode_subtitle}
+        features = ClipFeatures({}, {}, {})
+        with self.mixed():
+            for modality in modalities:
+                tokens, mask, pooled = encoders[modality](batch)
+                present = batch.present.get(modality)
+                if self.config.missing_modality == "mask" and present is not None and not bool(present.all()):
+                    seen = present[:, None].expand(tokens.shape[:2])
+                    mask = seen if mask is None else mask & seen
+                    pooled = pooled * present[:, None]
+                features.condition[modality], features.condition_mask[modality], features.pooled[modality] = tokens, mask, pooled
+        return features
+
+    def vision_tokens(self, frames: Tensor) -> Tensor:
+        """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""
+        if not frames.is_floating_point():
+            frames = (frames.float() - self.pixel_mean) / self.pixel_std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
+            return self.vision_encoder.encode_frames(frames)
+
+    def audio_tokens(self, spectrograms: Tensor) -> Tensor:
+        """(B, A, T, mel) → (B, A, N, width)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
+            return self.audio_encoder(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
+
+    def _encode_vision(self, batch: Batch) -> tuple[Tensor, None, Tensor]:
+        tokens = self.vision_tokens(_needed(batch.frames, "frames"))
+        per_frame = tokens[:, :, 0] if self.vision_encoder.has_cls else tokens.mean(2)
+        condition = self._condition(self.hidden_trans_vision_multimodal(tokens), self.vision_frame_embedding, self.vision_type_embeddings)
+        return condition, None, per_frame.mean(1)
+
+    def _encode_audio(self, batch: Batch) -> tuple[Tensor, None, Tensor]:
+        tokens = self.audio_tokens(_needed(batch.spectrograms, "spectrograms"))
+        condition = self._condition(self.hidden_trans_audio_multimodal(tokens), self.audio_frame_embedding, self.audio_type_embeddings)
+        per_slice = tokens[:, :, 0] if self.audio_encoder.has_cls else tokens.mean(2)
+        return condition, None, per_slice.mean(1)
+
+    def _encode_subtitle(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+        texts = _needed(batch.subtitles, "subtitles")
+        ids, mask = texts.ids, texts.mask
+        if not self.config.mask_subtitle_padding:  # as released: padding up to the full length is computed and attended to
+            spare = self.config.max_subtitle_len - ids.shape[1]
+            ids, mask = F.pad(ids, (0, spare), value=self.tokenizer.pad), F.pad(mask, (0, spare))
+        out = self.multimodal_encoder(Layout.of(ids, mask, compute_padding=not self.config.mask_subtitle_padding))
+        condition = self.hidden_trans_subtitle_multimodal(out.padded()) + self.subtitle_type_embeddings
+        return condition, mask if self.config.mask_subtitle_padding else None, out.cls()
+
+    def _condition(self, tokens: Tensor, frame_embedding: Tensor, type_embedding: Tensor) -> Tensor:
+        """(B, F, N, D) → (B, F · N, D) with frame and type embeddings; nearest frame embedding when the number differs."""
+        if self.config.frame_embedding_type == "adaptive":
+            if frame_embedding.shape[1] != tokens.shape[1]:
+                frame_embedding = F.interpolate(frame_embedding.float().transpose(1, 2), tokens.shape[1], mode="nearest").transpose(1, 2)
+            tokens = tokens + frame_embedding[:, :, None]
+        return tokens.flatten(1, 2) + type_embedding
+
+    def embed_clips(self, features: ClipFeatures, group: Group) -> Tensor:
+        """The clips in the contrastive space: (B, contra_dim) float32 of unit length."""
+        pooled = torch.cat([features.pooled[m].float() for m in group], 1)
+        return F.normalize(getattr(self, f"contra_head_{group.key}")(pooled), dim=-1)
+
+    def embed_cls(self, cls: Tensor) -> Tensor:
+        """[CLS] states of texts (N, D) → (N, contra_dim) float32 of unit length."""
+        return F.normalize(self.contra_head_t(cls.float()), dim=-1)
+
+    def embed_texts(self, texts: Texts) -> Tensor:
+        """Texts in the contrastive space: (N, contra_dim) float32 of unit length."""
+        with self.mixed():
+            out = self.multimodal_encoder.sentences(Layout.of(texts.ids, texts.mask))
+        return self.embed_cls(out.cls())
+
+    def memory(self, features: ClipFeatures) -> Memory:
+        """What texts attend to; keys and values are projected at first use and kept."""
+        return Memory(features.condition, features.condition_mask)
+
+    def match(self, memory: Memory, group: Group, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Matching margin of pairs: texts ids, mask (P, L) with memory rows (P,) → (P,) float32, whose sigmoid is their probability."""
+        return match_pairs(self, memory, group, ids, mask, rows)
+
+    def caption(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.6) -> list[str]:
+        """A caption for every memory row by beam search (greedy with one beam)."""
+        captions = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
+        return [own[0] for own in captions]
+
+    def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[list[int]]:
+        """Ids of the answer to every question; ``questions.clip`` names its memory row."""
+        used, grid, place = shared_rows(questions.clip)
+        prompts = questions.ids[grid.T.flatten()], questions.mask[grid.T.flatten()]
+        with self.mixed():
+            state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
+            found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
+        return [found[p % len(used) * len(grid) + p // len(used)] for p in place.tolist()]
+
+    def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[str]:
+        """The answer to every question as text."""
+        rows = self.answer_ids(memory, group, questions, beam_size=beam_size, length_penalty=length_penalty)
+        return [self.tokenizer.decode(row) for row in rows]
+
+    def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
+                      length_penalty: float = 0.6) -> list[list[str]]:
+        """The ``beam_size`` best captions of every memory row that beam search finds, the best first."""
+        with self.mixed():
+            state = self.multimodal_encoder.start(memory, group)
+            rows = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, max_length, length_penalty)
+        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
+
+    def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
+        with self.mixed():
+            state = self.multimodal_encoder.start(memory, group)
+            rows = sample(self.multimodal_encoder, state, self.tokenizer, draws, top_k)
+        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
+
+
+def _needed(value: _T | None, name: str) -> _T:
+    if value is None:
+        raise ValueError(f"the batch has no {name}, but the task needs them")
+    return value

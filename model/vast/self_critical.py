@@ -1,0 +1,118 @@
+"""Captioning learnt from a reward: captions tried by the model itself, scored, and made likelier or less likely.
+
+At inference the model sees the text so far and one [MASK]. The log-probability of a caption is therefore computed under
+just these inputs, in one forward that holds a [MASK] for every step. Letters: B clips, n captions tried per clip, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnivast.config.tasks import CaptionKind, Group
+from omnivast.model.objectives.generation import IGNORED
+from omnivast.model.objectives.self_critical import advantages, self_critical_loss
+from omnivast.model.text.bert import CrossAttention, SelfAttention, TextModel
+from omnivast.model.text.generate import beam_search, best_texts, sample
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.memory import CrossPass, Memory
+from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.utils.random import StepRandom
+
+if TYPE_CHECKING:
+    from omnivast.data.batch import Batch
+    from omnivast.model.vast.model import VAST, ClipFeatures
+
+LENGTH_PENALTY = 0.6
+"""Of beam search for captions, as in testing."""
+
+Ids = list[int]
+Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
+"""(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
+
+
+@dataclass(frozen=True)
+class SelfCritical:
+    """What captions are tried, and what they are compared with."""
+
+    reward: Reward
+    candidates: int = 5
+    search: Literal["sample", "beam"] = "sample"
+    baseline: Literal["greedy", "mean"] = "greedy"
+
+
+def learn_from_reward(model: VAST, settings: SelfCritical) -> None:
+    """From now on the model's captioning loss is the self-critical one. Its text tower loses its dropout: the captions that are
+    scored must be those of the model whose parameters are changed."""
+    model.self_critical = settings
+    for module in model.multimodal_encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, SelfAttention | CrossAttention):
+            module.dropout = 0.0
+
+
+def self_critical_losses(model: VAST, settings: SelfCritical, batch: Batch, groups: Sequence[Group], features: ClipFeatures,
+                         draws: StepRandom) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The loss of every group ("cap.<group>"), and for the log the mean rewards: "reward" (over the groups), "reward.<group>" of
+    the captions tried and "baseline.<group>" of the greedy ones."""
+    tried: dict[Group, list[list[Ids]]] = {}
+    gains: dict[Group, Tensor] = {}
+    facts: dict[str, Tensor] = {}
+    # Its own memory and its own autocast: what is projected or cast without gradient must not be found by the pass with gradient.
+    with torch.no_grad(), model.mixed():
+        memory = model.memory(features)
+        for group in groups:
+            tried[group], greedy = _try(model, settings, memory, group, draws)
+            texts = [own + best for own, best in zip(tried[group], greedy)]
+            decoded = [[model.tokenizer.decode(ids) for ids in own] for own in texts]
+            scores = settings.reward(batch.corpus, group.caption_kind, batch.clip_ids, decoded)
+            rewards, baseline = torch.tensor(scores, device=model.device).split([settings.candidates, len(greedy[0])], 1)
+            gains[group] = advantages(rewards, baseline[:, 0] if settings.baseline == "greedy" else None)
+            facts[f"reward.{group}"] = rewards.mean()
+            if settings.baseline == "greedy":
+                facts[f"baseline.{group}"] = baseline.mean()
+    with model.mixed():
+        found = log_probs(model.multimodal_encoder, model.tokenizer, model.memory(features), tried, model.config.max_caption_len)
+    facts["reward"] = torch.stack([facts[f"reward.{group}"] for group in groups]).mean()
+    return {f"cap.{group}": self_critical_loss(found[group], gains[group]) for group in groups}, facts
+
+
+def _try(model: VAST, settings: SelfCritical, memory: Memory, group: Group, draws: StepRandom) -> tuple[list[list[Ids]], list[list[Ids]]]:
+    """n captions of every clip, and the greedy one (a list of one) where it is the baseline, else none."""
+    text, longest = model.multimodal_encoder, model.config.max_caption_len
+    if settings.search == "beam":
+        tried = best_texts(text, text.start(memory, group), model.tokenizer, settings.candidates, longest, LENGTH_PENALTY)
+    else:
+        own = draws.uniform(f"candidates.{group}", len(memory), settings.candidates, longest)
+        tried = sample(text, text.start(memory, group), model.tokenizer, own)
+    if settings.baseline != "greedy":
+        return tried, [[] for _ in tried]
+    return tried, [[ids] for ids in beam_search(text, text.start(memory, group), model.tokenizer, 1, longest, LENGTH_PENALTY)]
+
+
+def log_probs(model: TextModel, tokenizer: Tokenizer, memory: Memory, texts: Mapping[Group, Sequence[Sequence[Ids]]],
+              max_length: int) -> dict[Group, Tensor]:
+    """Log-probabilities (B, n) float32, by group, with which generation of at most ``max_length`` tokens finds each of a clip's n
+    texts; that of [SEP] is among them unless the text is ``max_length`` long."""
+    rows: list[Ids] = []
+    passes: list[CrossPass] = []
+    for group, own in texts.items():
+        start = len(rows)
+        rows += [list(clip[i]) for i in range(len(own[0])) for clip in own]
+        passes.append(CrossPass(start, len(rows), memory, group))
+    rows = [ids if len(ids) == max_length else [*ids, tokenizer.sep] for ids in rows]
+    longest = max(map(len, rows))
+    targets = torch.tensor([ids + [IGNORED] * (longest - len(ids)) for ids in rows], device=next(model.parameters()).device)
+    real = targets != IGNORED
+    output = model(Layout.stepwise(targets.masked_fill(~real, tokenizer.pad), real, tokenizer.cls, tokenizer.mask), passes)
+    logits = model.logits(output.at(torch.cat([torch.zeros_like(real), real], 1))).float()
+    each = -F.cross_entropy(logits, targets[real], reduction="none")
+    total = each.new_zeros(len(rows)).index_add(0, real.nonzero()[:, 0], each)
+    # Rows of a group stand text by text, each for all clips.
+    return {group: total[p.start:p.stop].view(-1, len(memory)).T for group, p in zip(texts, passes)}

@@ -1,0 +1,85 @@
+"""One run from a config: parse, set up the processes, dispatch on ``run_cfg.mode``. What run.py and ``omnivast train`` do.
+
+Exit status: 0 done; 2 bad input, named in one message; 75 a process of several hung, or one that reads data died: worth another start;
+130, 138, 143 stopped by SIGINT, SIGUSR1, SIGTERM after saving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from omnivast.config.load import load_config, resolved
+from omnivast.data.build import build_loaders
+from omnivast.data.check.datasets import require
+from omnivast.data.loader import LoaderError, workers_explained
+from omnivast.data.spec import UnreadableError
+from omnivast.evaluation.captions.reward import set_reward
+from omnivast.evaluation.published import log_splits
+from omnivast.evaluation.run import evaluate_weights, evaluator
+from omnivast.model.build import model_of, set_precision
+from omnivast.model.weights import load_weights, start_weights
+from omnivast.training.checkpoints.checkpoint import CheckpointError, check_output_dir, holds_checkpoint, kept_precision
+from omnivast.training.checkpoints.lock import OutputLock
+from omnivast.training.dry_run import dry_run
+from omnivast.training.logs.monitor import UnreadableShare
+from omnivast.training.loop import NonFiniteLoss, train
+from omnivast.utils import distributed
+from omnivast.utils.ending import end_with
+from omnivast.utils.files import write_atomically
+from omnivast.utils.log import setup_logging
+from omnivast.utils.watchdog import EXIT_STATUS
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, set up the processes, dispatch on run_cfg.mode."""
+    config = load_config(argv)
+    # A rank that hangs is to be named by the watchdog, before the others' exchanges give it up.
+    device = distributed.setup(config.run_cfg.device, timeout_minutes=max(30.0, config.run_cfg.hang_minutes + 10.0))
+    run, training = config.run_cfg, config.run_cfg.mode == "training"
+    check_output_dir(run.output_dir, new_run=training and not run.resume)
+    with OutputLock(Path(run.output_dir)) if training and not run.dry_run else nullcontext(), workers_explained():
+        setup_logging(run.output_dir)
+        distributed.set_threads(run.num_threads)
+        resuming = training and run.resume and holds_checkpoint(run.output_dir)
+        start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir)
+        model = model_of(config, load_towers=start is None and not resuming)
+        as_asked = resolved(config)
+        config, precision = set_precision(model, config, device, kept_precision(run.output_dir) if resuming else None)
+        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, device)
+        log_splits(loader, eval_loaders)
+        weights = load_weights(model, start, run.allow_missing) if start else None
+        if distributed.is_main() and not resuming and not run.dry_run:
+            file = Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json")
+            write_atomically(file, json.dumps(as_asked, indent=2) + "\n")
+        model.to(device)
+        set_reward(model, run, loader)
+        if run.dry_run:
+            require(config)
+            dry_run(config, model, loader, eval_loaders, device)
+        elif loader is not None:
+            train(config, model, loader, evaluate=evaluator(model, eval_loaders, config, weights, precision), device=device)
+        else:
+            evaluate_weights(model, eval_loaders, config, weights, precision)
+
+
+def run(argv: Sequence[str]) -> None:
+    """``main`` with every expected error told in one line; ends the process with the status that the module's docstring lists."""
+    try:
+        main(argv)
+    except (KeyboardInterrupt, ValueError, CheckpointError, NonFiniteLoss, UnreadableShare, UnreadableError, LoaderError) as error:
+        if os.environ.get("OMNIVAST_TRACEBACK"):
+            raise
+        status = {KeyboardInterrupt: 128 + signal.SIGINT, LoaderError: EXIT_STATUS}.get(type(error), 2)
+        sys.exit(end_with(f"{type(error).__name__}: {str(error) or 'stopped'}", status))
+    finally:
+        distributed.teardown()
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

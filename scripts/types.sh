@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Checks the types with mypy. It finds the package only where its folders lie inside one named omnivast, as in an installation: links do.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+links="$PWD/.mypy_cache/links"
+rm -rf "$links"
+mkdir -p "$links/omnivast"
+ln -s "$PWD"/omnivast/*.py "$PWD"/{config,corpus,data,evaluation,model,training,utils} "$links/omnivast/"
+ln -s "$PWD"/{benchmarks,scripts,run.py} "$links/"
+cd "$links"
+exec mypy --config-file ../../pyproject.toml --cache-dir .. "$@" run.py omnivast benchmarks scripts

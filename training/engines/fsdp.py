@@ -1,0 +1,199 @@
+"""FSDP2: every process holds a share of each parameter, of its gradient and of its optimiser state.
+
+What runs together is gathered together: each block of the vision and audio towers for its own forward and backward pass, each block of
+the text tower once for all its forward passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
+parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is around the use.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from omnivast.config.schema import RunConfig
+from omnivast.config.tasks import Task
+from omnivast.data.batch import Batch
+from omnivast.model.text.bert import TextModel
+from omnivast.training.checkpoints import optimizer_shards as shards
+from omnivast.training.engines.blocks import tower_blocks
+from omnivast.training.engines.parallel import Engine, randomly_skipping
+from omnivast.training.optim import build_optimizer
+from omnivast.utils import distributed
+from omnivast.utils.random import StepRandom, stable_seed
+
+if TYPE_CHECKING:
+    from omnivast.model.vast.model import VAST
+
+
+class Apart(Engine):
+    """``trained`` is shared out among the processes; ``model`` shares its buffers, and has parameters only within ``whole``.
+
+    Evaluation calls the model's parts in its own order and as often as each process has batches, which hooks that gather could not
+    follow: it gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers are then those of
+    testing the saved weights.
+    """
+
+    def weights(self) -> dict[str, Tensor]:
+        """On rank 0, on the CPU; empty elsewhere."""
+        main = distributed.is_main()
+        self._gather(torch.device("cpu"), keep=main)
+        state = self.model.state_dict() if main else {}
+        self._drop()
+        return state
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        self.share_buffers()
+        self._gather(self.device, keep=True)
+        try:
+            yield
+        finally:
+            self._drop()
+
+    def _full(self, part: nn.Parameter) -> Tensor:
+        """A parameter of ``trained``, put together from all processes."""
+        raise NotImplementedError
+
+    def _gather(self, device: torch.device, keep: bool) -> None:
+        """Give ``model`` the parameters; on processes without ``keep`` they are dropped at once."""
+        whole: dict[int, Tensor] = {}
+        for part, own in zip(self.trained.parameters(), self.model.parameters()):
+            full = self._full(part)
+            if keep:
+                whole[id(own)] = full.reshape(own.shape).to(device)
+        if keep:
+            self._replace(lambda parameter: whole[id(parameter)])
+
+    def _drop(self) -> None:
+        self._replace(lambda parameter: torch.empty_like(parameter, device="meta"))
+
+    def _replace(self, make: Callable[[nn.Parameter], Tensor]) -> None:
+        """Replace each parameter of ``model`` by ``make`` of it; one that has two places stays one."""
+        made: dict[int, nn.Parameter] = {}
+        for module in self.model.modules():
+            for key, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                if id(parameter) not in made:
+                    made[id(parameter)] = nn.Parameter(make(parameter), parameter.requires_grad)
+                module._parameters[key] = made[id(parameter)]
+
+
+class Sharded(Apart):
+    """FSDP2."""
+
+    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+        self.model, self.run_cfg, self.device = model, run_cfg, device
+        self.trained = twin(model)
+        mesh = init_device_mesh(device.type, (distributed.world_size(),))
+        shard(self.trained, mesh, mixed_precision(model.precision, device))
+        self._drop()
+        self.optimizer = build_optimizer(self.trained, run_cfg)
+        self.saving: Any = torch.distributed.new_group(backend="gloo") if run_cfg.async_save else None
+        """What the threads that save in the background tell each other goes through a group of their own."""
+        self.step_key = 0
+        for module in self.trained.modules():
+            if randomly_skipping(module):
+                self._draw_alike(module)
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are exchanged after a step's last batch alone; until then each process keeps its own, whole."""
+        trained: Any = self.trained
+        trained.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def __call__(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
+        self.step_key = stable_seed(draws.seed, "layers", draws.step)
+        return super().__call__(batch, task, draws)
+
+    def save_optimizer(self, folder: Path, step: int) -> dict[str, Any] | Callable[[], dict[str, Any]]:
+        if self.saving is None:
+            return shards.write(folder, step, self.optimizer)
+        return shards.begin(folder, step, self.optimizer, self.saving)
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:
+        self._replace(lambda parameter: torch.empty_like(parameter, device="cpu"))
+        self.model.load_state_dict(weights)
+        with torch.no_grad():
+            for part, whole in zip(self.trained.parameters(), self.model.parameters()):
+                part.copy_(shards.share_of(whole.detach(), part))
+        self._drop()
+        parameters = shards.named_parameters(self.optimizer)
+        read = shards.read(folder, step, optimizer, parameters) if shards.is_sharded(optimizer) else shards.share(optimizer, parameters)
+        self.optimizer.load_state_dict(read)
+
+    def _full(self, part: nn.Parameter) -> Tensor:
+        return cast(DTensor, part.detach()).full_tensor()
+
+    def _draw_alike(self, module: nn.Module) -> None:
+        """Let every process draw the same within ``module``: all must leave out the same layers, for they gather them together."""
+        before: list[Tensor] = []
+
+        def alike(*_: Any) -> None:
+            before.append(torch.get_rng_state())
+            torch.random.default_generator.manual_seed(self.step_key)
+
+        def apart(*_: Any) -> None:
+            torch.set_rng_state(before.pop())
+
+        module.register_forward_pre_hook(alike)
+        module.register_forward_hook(apart, always_call=True)
+
+
+def twin(model: VAST) -> VAST:
+    """A model of the same structure, which shares the tensors of ``model``, and all else that is no module."""
+    shared: list[Any] = [*model.parameters(), *model.buffers(), *(value for key, value in vars(model).items() if not key.startswith("_"))]
+    return copy.deepcopy(model, {id(value): value for value in shared})
+
+
+def mixed_precision(precision: torch.dtype | None, device: torch.device) -> MixedPrecisionPolicy:
+    """Blocks are gathered in ``precision`` where autocast would cast them at each use; gradients are averaged in float32.
+
+    On the CPU they are gathered in float32: there, autocast leaves a LayerNorm in its input's type, and its weights must have that.
+    """
+    if precision is None or device.type == "cpu":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+
+def shard(model: VAST, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Share the parameters of ``model`` out over ``mesh``, in place."""
+    without_scalars(model)
+    blocks = tower_blocks(model)
+    for part in _shared_parts(blocks):
+        fully_shard(part, mesh=mesh)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    text = getattr(model, "multimodal_encoder", None)
+    # Self-critical training also decodes, which runs parts of the blocks without their forward.
+    if isinstance(text, TextModel) and model.self_critical is None:
+        for text_block in text.blocks:
+            # Called before the block, to project a memory that all texts share.
+            for part in (text_block.crossattention.projections.key, text_block.crossattention.projections.value):
+                fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+            fully_shard(text_block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh)
+
+
+def _shared_parts(blocks: list[nn.Module]) -> list[nn.Module]:
+    """Modules that are part of several blocks."""
+    counts = Counter(part for block in blocks for part in block.modules())
+    return [part for part, count in counts.items() if count > 1 and part._parameters]
+
+
+def without_scalars(model: nn.Module) -> None:
+    """Scalars, which cannot be shared out, become vectors of one element."""
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter.ndim == 0:
+                module._parameters[key] = nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad)
