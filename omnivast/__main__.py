@@ -10,6 +10,7 @@ VERBS = {
     "train": ("omnivast.launch", "train a model from a JSON config, or test one with --mode testing"),
     "check": ("omnivast.data.check.datasets", "look over a config's datasets before a run"),
     "shards": ("omnivast.data.shards.pack", "pack media and annotations into tar shards, and verify them"),
+    "config-reference": ("omnivast.config.reference", "print every setting with its type, default and meaning (docs/config.md)"),
     "formats": ("omnivast.data.formats", "list the media formats and annotation shapes that are read"),
     "label": ("omnivast.evaluation.label", "caption your own clips with a trained model"),
     "score": ("omnivast.evaluation.score.predictions", "score predictions made anywhere"),
