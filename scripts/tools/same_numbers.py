@@ -7,8 +7,8 @@ by bit.
 Each commit is checked out into a temporary folder and trains and tests there as a user would: the debug config in float32 and in bf16,
 a fine-tuning on OmniStamps with one process and with two, tests of their checkpoints (retrieval with re-ranking, captions, answers).
 Compared are the losses, gradient norms and learning rates of every step, all metrics and predictions, and every tensor of the last
-weights and of the optimiser. Two to three minutes a commit on one core; results of commits are kept and not computed again. Both must
-come from the same machine: another processor or another version of torch rounds differently.
+weights and of the state that a resumed run goes on from. Two to three minutes a commit on one core; results of commits are kept and
+not computed again. Both must come from the same machine: another processor or another version of torch rounds differently.
 
 Exit status: 0 all equal, 1 something differs, 2 a run failed.
 """
@@ -37,8 +37,8 @@ CLIPS = ROOT / "datasets" / "omnistamps" / "debug"
 """The clips of both commits: those that come with the tree in which this script stands."""
 KEEP = Path("output", "same_numbers")
 WORKING_TREE = "working_tree"
-TIMINGS = {"clips_per_second", "data_wait", "seconds"}
-"""What metrics.jsonl says of a step that no two runs share."""
+NOT_SHARED = {"clips_per_second", "data_wait", "seconds", "txt", "config", "config_hash", "model_file"}
+"""Times, and what names a folder: keys in metrics.jsonl and in the state of a training that no two runs share."""
 SHOWN = 12
 """Differences of a run that are written out; the others are counted."""
 
@@ -117,7 +117,7 @@ def collect(output: Path) -> Numbers:
     log = output / "log" / "metrics.jsonl"
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
         row = json.loads(line)
-        numbers.update(_flat(f"step {row.pop('step')}", {key: value for key, value in row.items() if key not in TIMINGS}))
+        numbers.update(_flat(f"step {row.pop('step')}", row))
     for path in sorted((output / "results").rglob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         name = path.relative_to(output).with_suffix("").as_posix()
@@ -125,17 +125,18 @@ def collect(output: Path) -> Numbers:
     if (output / "ckpt" / "latest.json").is_file():
         weights, state = (torch.load(_newest(output, kind), map_location="cpu", weights_only=True) for kind in ("model", "state"))
         numbers.update(_flat("weights", dict(weights)))
-        numbers.update(_flat("optimiser", state["optimizer"]))
+        numbers.update(_flat("state", state))
     return numbers
 
 
 def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """("PLACE: key.key.0", leaf) of nested dicts and lists; tensors become one line of text that tells any two apart."""
+    """("PLACE: key.key.0", leaf) of nested dicts and lists, without NOT_SHARED; tensors become a line of text that tells them apart."""
 
     def walk(keys: tuple[str, ...], value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, (dict, list, tuple)):
             for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-                yield from walk((*keys, str(key)), inner)
+                if key not in NOT_SHARED:
+                    yield from walk((*keys, str(key)), inner)
         else:
             yield f"{place}: {'.'.join(keys)}", _described(value) if isinstance(value, torch.Tensor) else value
 
@@ -143,9 +144,11 @@ def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _described(tensor: torch.Tensor) -> str:
-    """Shape and type, the sum for the reader, and the hash of the bytes, which decides."""
+    """Type, shape, the largest magnitude for the reader, and the hash of the bytes."""
     digest = hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, sum {tensor.double().sum().item():.17g}, sha256 {digest[:16]}"
+    # Not the sum, whose last digits depend on where in memory the tensor lies.
+    largest = tensor.double().abs().max().item() if tensor.numel() else 0.0
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, largest {largest!r}, sha256 {digest[:16]}"
 
 
 def differences(base: dict[str, Numbers], head: dict[str, Numbers]) -> dict[str, list[str]]:
@@ -174,7 +177,7 @@ def numbers_of(commit: str, keep: Path) -> dict[str, Numbers]:
         if kept["conditions"] == conditions:
             print(f"{commit}: {path} has its numbers")
             return kept["runs"]
-        print(f"{path}: made by other commands, on other clips or on another machine; once more")
+        print(f"{path}: made by another version of this script, on other clips or on another machine; once more")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="same_numbers_") as folder:
         runs = _all_runs(commit, Path(folder))
@@ -216,7 +219,7 @@ def _conditions() -> dict[str, str]:
     """What two results must share to be comparable, beside the code."""
     information = Path("/proc/cpuinfo")
     models = [line for line in information.read_text().splitlines() if line.startswith("model name")] if information.is_file() else []
-    return {"runs": hashlib.sha256(repr(RUNS).encode()).hexdigest(),
+    return {"script": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
             "clips": hashlib.sha256((CLIPS / "build.json").read_bytes()).hexdigest(),
             "processor": models[0].split(":", 1)[1].strip() if models else platform.processor(),
             "torch": str(torch.__version__), "python": platform.python_version()}

@@ -22,7 +22,8 @@ def output(folder, steps=STEPS, result=RESULT, weight=1.0, moment=0.5):
     (folder / "ckpt" / "latest.json").write_text(json.dumps({"step": 2}))
     torch.save({"layer.weight": torch.full((2, 3), weight, dtype=torch.bfloat16), "scale": torch.tensor(1.0)},
                folder / "ckpt" / "model_step_2.pt")
-    torch.save({"optimizer": {"state": {0: {"exp_avg": torch.tensor([moment])}}}}, folder / "ckpt" / "state_step_2.pt")
+    state = {"optimizer": {"state": {0: {"exp_avg": torch.tensor([moment])}}}, "config_hash": str(folder)}
+    torch.save(state, folder / "ckpt" / "state_step_2.pt")
     return {"debug": collect(folder)}
 
 
@@ -57,9 +58,9 @@ def test_another_caption(base, tmp_path):
 
 def test_another_weight_and_another_moment(base, tmp_path):
     lines = differences(base, output(tmp_path / "head", weight=1.0078125, moment=0.25))["debug"]
-    assert [line.split(", sha256")[0] for line in lines] == ["debug, weights: layer.weight: 'bfloat16 [2, 3], sum 6",
-                                                            "debug, optimiser: state.0.exp_avg: 'float32 [1], sum 0.5"]
-    assert "sum 6.046875" in lines[0]
+    assert [line.split(", sha256")[0] for line in lines] == ["debug, weights: layer.weight: 'bfloat16 [2, 3], largest 1.0",
+                                                            "debug, state: optimizer.state.0.exp_avg: 'float32 [1], largest 0.5"]
+    assert "largest 1.0078125" in lines[0]
 
 
 def test_minus_zero_and_a_missing_run(base):
