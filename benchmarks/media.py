@@ -1,4 +1,4 @@
-"""Reading media: the plain way (every frame decoded and converted, float64 transforms at full size) beside data/media.py.
+"""Reading media: the plain way (every frame decoded and converted, float64 transforms at full size) beside data/media/reader.py.
 
     python benchmarks/media.py [--video a.mp4 …] [--threads 1] [--repeats 7] [--clock wall|cpu] [--json out.json]
 
@@ -92,7 +92,7 @@ def plain_mel(path: Path) -> Tensor:
 
 
 def our_pixels(path: Path) -> Tensor:
-    """The same tensor through data/media.py. Frames travel as uint8 and are normalised at the end, as in training on the device."""
+    """The same tensor through data/media/reader.py. Frames travel as uint8 and are normalised at the end, as in training on the device."""
     clip = read_clip(path, _choose, transform=frame_transform("none", RESOLUTION, training=False))
     mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (PIXEL_MEAN, PIXEL_STD))
     assert clip.frames is not None

@@ -1,4 +1,4 @@
-"""Reading videos of every codec: data/media.py beside decord and torchcodec, processor time of one thread.
+"""Reading videos of every codec: data/media/reader.py beside decord and torchcodec, processor time of one thread.
 
     python benchmarks/peers.py [--video a.mp4 …] [--folder videos] [--seconds 10 600] [--repeats 5] [--json out.json]
 

@@ -1,4 +1,4 @@
-"""The README's table of all that is read: ``python -m omnivast formats`` prints it."""
+"""The table of all that is read, in docs/data.md: ``python -m omnivast formats`` prints it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOUND_CODECS = {"AAC": "aac", "MP3": "mp3", "MP2": "mp2", "Opus": "opus", "Vorbi
 
 
 def table() -> str:
-    """The README's table of all that is read, in Markdown."""
+    """The table of all that is read, in Markdown."""
     rows = [("videos", _named_endings(VIDEOS)), ("pictures", _named_endings(IMAGES)), ("sounds", _named_endings(SOUNDS)),
             ("folders of frames", "pictures in natural order of their names; hidden files are none"),
             ("video codecs", ", ".join(VIDEO_CODECS) + ", and what else the installed FFmpeg decodes"),

@@ -1,4 +1,4 @@
-"""The paper's benchmarks as facts (benchmarks.json): the counts of their splits, the settings of its tests, the published numbers.
+"""The paper's benchmarks as facts (published.json): the counts of their splits, the settings of its tests, the published numbers.
 
 A dataset belongs to a benchmark by its ``name`` in ``data_cfg``, as in config/vast/finetune_cfg: ``msrvtt_ret``, ``clothov1_cap``, …
 """
