@@ -37,8 +37,8 @@ CLIPS = ROOT / "datasets" / "omnistamps" / "debug"
 """The clips of both commits: those that come with the tree in which this script stands."""
 KEEP = Path("output", "same_numbers")
 WORKING_TREE = "working_tree"
-NOT_SHARED = {"clips_per_second", "data_wait", "seconds", "txt", "config", "config_hash", "model_file"}
-"""Times, and what names a folder: keys in metrics.jsonl and in the state of a training that no two runs share."""
+NOT_SHARED = {"clips_per_second", "data_wait", "seconds", "txt", "config", "config_hash", "model_file", "version"}
+"""Times, and what names a folder or a version: keys in metrics.jsonl and in the state of a training that no two runs share."""
 SHOWN = 12
 """Differences of a run that are written out; the others are counted."""
 

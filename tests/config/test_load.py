@@ -100,6 +100,30 @@ def test_absent_config_folder_or_binary(shop):
         load_config(["--config", "b.json"])
 
 
+def test_own_configs_are_found_from_anywhere(shop):
+    config = load_config(["--config", "config/debug/tiny.json"])
+    assert config.run_cfg.output_dir == "output/debug" and load_config("debug/tiny.json") == load_config(Path("debug/tiny.json")) == config
+    # Its default files, which are written as seen from the checkout, are found too; and what lies in the working directory comes first.
+    name = "vast/finetune_cfg/retrieval-msrvtt.json"
+    assert load_config(["--config", name]).model_cfg.vision_encoder_type == "evaclip01_giant"
+    shop.write("config/vast/default_run_cfg.json", {"seed": 77})
+    assert load_config(["--config", name]).run_cfg.seed == 77
+    shop.write("debug/tiny.json", BASE)
+    assert load_config("debug/tiny.json").data_cfg.val[0].name == BASE["data_cfg"]["val"][0]["name"]
+
+
+@pytest.mark.parametrize("name, message", [
+    ("debug/tinny.json", "(named by --config), nor one of OmniVAST's own configs. Did you mean 'config/debug/tiny.json'?"),
+    ("config/omnistamps/quick/pretrian.json", "Did you mean 'config/omnistamps/quick/pretrain.json'?"),
+    ("../pyproject.json", "../pyproject.json: no such file (looked up from "),
+    ("debug", "debug: no such file (looked up from "),
+])
+def test_a_config_that_is_nowhere_gets_the_nearest_of_ours(shop, name, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(["--config", name])
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_configs_as_editors_and_powershell_write_them(shop, encoding):
     shop.load()
