@@ -1,4 +1,4 @@
-"""Draws docs/architecture.svg, the figure of the README: ``python scripts/tools/draw_architecture.py docs/architecture.svg``.
+"""Draws docs/architecture.svg, the figure of the README: ``python -m omnivast.scripts.tools.draw_architecture docs/architecture.svg``.
 
 The clip in it is train00000 of the OmniStamps debug set. Sound stands left of vision and vision left of the subtitle, as in a Memory, so
 that nearly every group is one stretch of it.
@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from omnivast.config.tasks import Group, Modality
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from omnivast.config.tasks import Group, Modality  # noqa: E402
-
 STAMP = ROOT / "datasets" / "omnistamps" / "images" / "zebra.png"
 
 WIDTH, HEIGHT = 880, 800

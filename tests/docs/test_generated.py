@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omnivast.config.reference import reference
-from scripts.tools.draw_architecture import figure
+from omnivast.scripts.tools.draw_architecture import figure
 from tests.docs.pages import ROOT
 
 
@@ -14,4 +14,4 @@ def test_settings_are_those_of_the_schema():
 
 def test_figure_is_the_one_that_is_drawn():
     drawn = (ROOT / "docs" / "architecture.svg").read_text()
-    assert drawn == figure(), "draw it anew: python scripts/tools/draw_architecture.py docs/architecture.svg"
+    assert drawn == figure(), "draw it anew: python -m omnivast.scripts.tools.draw_architecture docs/architecture.svg"
