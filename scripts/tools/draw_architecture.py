@@ -70,9 +70,9 @@ def clip() -> list[str]:
     stamp = "data:image/png;base64," + base64.b64encode(STAMP.read_bytes()).decode()
     parts.append(f'<defs><image id="stamp" width="62" height="62" x="-31" y="-31" href="{stamp}"/></defs>')
     for place, turn in ((-48, 0), (48, 70)):
-        x = middle(Modality.VISION) + place
-        parts.append(f'<rect x="{x - 40:g}" y="28" width="80" height="76" rx="5" fill="#7cc47f"/>'
-                     f'<use href="#stamp" transform="translate({x:g},66) rotate({turn})"/>')
+        centre = middle(Modality.VISION) + place
+        parts.append(f'<rect x="{centre - 40:g}" y="28" width="80" height="76" rx="5" fill="#7cc47f"/>'
+                     f'<use href="#stamp" transform="translate({centre:g},66) rotate({turn})"/>')
     parts.append(words(middle(Modality.VISION), 121, "frames: a zebra turns", 13, GREY))
     for i, line in enumerate(("“i found twelve books", "about a mug", "in the library”")):
         parts.append(words(middle(Modality.SUBTITLE), 50 + 21 * i, line, 15, style="italic"))
