@@ -18,11 +18,11 @@ def test_without_any_package(verb):
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m omnivast {verb}"), done.stdout
 
 
-@pytest.mark.parametrize("command", ["weights --list", "parity tests/goldens/vast_tiny"])
-def test_readers_of_long_lists_may_leave(command):
+def test_readers_of_a_long_list_may_leave():
     """As in ``… | head``: no traceback, and the status that the shell gives a program whose pipe is closed."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "omnivast", *command.split()], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "omnivast", "weights", "--list"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE,
+                          text=True)
     os.close(writer)
     assert done.returncode == 141 and "Traceback" not in done.stderr
