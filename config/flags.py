@@ -62,8 +62,10 @@ class CommandLine:
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
-    """Split argv into flags and their words; ``--flag word ...`` and ``--flag=word``. Raises ConfigError for unknown flags."""
-    groups = _grouped(argv)
+    """Split argv into flags and their words; ``--flag word ...`` and ``--flag=word``. A string instead of words is the path of a config.
+
+    Raises ConfigError for unknown flags."""
+    groups = _grouped(["--config", argv] if isinstance(argv, str) else argv)
     if any(name in ("help", "h") for name, _ in groups):
         return CommandLine("", (), help=True)
     config: str | None = None

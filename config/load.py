@@ -63,17 +63,16 @@ class Draft:
     datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
 
 
-def load_config(argv: Sequence[str] | Path) -> Config:
+def load_config(argv: Sequence[str]) -> Config:
     """The config that a command line describes.
 
     Args:
-        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``; or, where there are no
-            flags, the path of the config alone. What is not there is looked up among OmniVAST's own configs.
+        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``.
     Raises:
         ConfigError: with one message that names the file or flag, what was expected, and the nearest valid choice.
         SystemExit: with code 0, after writing the help to standard output, for ``--help``.
     """
-    command = read_command_line(["--config", str(argv)] if isinstance(argv, str | Path) else argv)
+    command = read_command_line(argv)
     if command.help:
         try:
             sys.stdout.write(help_text())
