@@ -62,10 +62,8 @@ class CommandLine:
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
-    """Split argv into flags and their words; ``--flag word ...`` and ``--flag=word``. A string instead of words is the path of a config.
-
-    Raises ConfigError for unknown flags."""
-    groups = _grouped(["--config", argv] if isinstance(argv, str) else argv)
+    """Split argv into flags and their words; ``--flag word ...`` and ``--flag=word``. Raises ConfigError for unknown flags."""
+    groups = _grouped(argv)
     if any(name in ("help", "h") for name, _ in groups):
         return CommandLine("", (), help=True)
     config: str | None = None

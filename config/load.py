@@ -63,16 +63,17 @@ class Draft:
     datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
 
 
-def load_config(argv: Sequence[str]) -> Config:
+def load_config(argv: Sequence[str] | Path) -> Config:
     """The config that a command line describes.
 
     Args:
-        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``.
+        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``; or, where there are no
+            flags, the path of the config alone. What is not there is looked up among OmniVAST's own configs.
     Raises:
         ConfigError: with one message that names the file or flag, what was expected, and the nearest valid choice.
         SystemExit: with code 0, after writing the help to standard output, for ``--help``.
     """
-    command = read_command_line(argv)
+    command = read_command_line(["--config", str(argv)] if isinstance(argv, str | Path) else argv)
     if command.help:
         try:
             sys.stdout.write(help_text())
