@@ -1,6 +1,7 @@
 """The command ``omnivast``: its verbs, its help, and what it says where there is none."""
 
 import importlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from omnivast import __main__ as command
 ROOT = Path(__file__).resolve().parents[2]
 OLDER_MODULES = ("corpus.omnistamps", "data.check", "data.formats", "data.shards", "evaluation.compare", "evaluation.label",
                  "evaluation.report", "evaluation.score")
+OLDER_SCRIPTS = {"check_parity": "parity", "convert_checkpoint": "convert", "download_weights": "weights"}
 
 
 def python(*words, cwd=ROOT):
@@ -79,3 +81,12 @@ for name in {OLDER_MODULES!r}:
 """
     done = python("-c", code)
     assert done.returncode == 0 and done.stdout.count("usage: python -m omnivast") == len(OLDER_MODULES), done.stderr
+
+
+@pytest.mark.parametrize("script", OLDER_SCRIPTS)
+def test_older_spellings_of_scripts_still_work(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out.startswith(f"usage: python -m omnivast {OLDER_SCRIPTS[script]} ")

@@ -1,0 +1,11 @@
+"""An older spelling of ``python -m omnivast parity``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from omnivast.__main__ import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["parity", *sys.argv[1:]]))
