@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from omnivast import __version__
 from omnivast.config.words import did_you_mean
-from omnivast.utils.console import readers_may_leave
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,26 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the verb says; the exit status, 2 where it is none."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    with readers_may_leave():
-        if not words or words[0] in ("-h", "--help", "help"):
-            sys.stdout.write(usage())
-            return 0
-        if words[0] == "--version":
-            sys.stdout.write(f"omnivast {__version__}\n")
-            return 0
-        verb = VERBS.get(words[0]) or OLDER.get(words[0])
-        if verb is None:
-            sys.stderr.write(f"omnivast: there is no verb '{words[0]}'.{did_you_mean(words[0], VERBS)} omnivast --help lists them.\n")
-            return 2
-        try:
-            module = importlib.import_module(verb.module)
-            return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package in ("", "omnivast"):
-                raise
-            sys.stderr.write(f"omnivast: the package '{package}' is not installed; `bash preinstall.sh` in a checkout, or `pip install "
-                             "omnivast`, installs what OmniVAST needs\n")
-            return 2
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"omnivast {__version__}\n")
+        return 0
+    verb = VERBS.get(words[0]) or OLDER.get(words[0])
+    if verb is None:
+        sys.stderr.write(f"omnivast: there is no verb '{words[0]}'.{did_you_mean(words[0], VERBS)} omnivast --help lists them.\n")
+        return 2
+    try:
+        module = importlib.import_module(verb.module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "omnivast"):
+            raise
+        sys.stderr.write(f"omnivast: the package '{package}' is not installed; `bash preinstall.sh` in a checkout, or `pip install "
+                         "omnivast`, installs what OmniVAST needs\n")
+        return 2
+    return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from omnivast.model.vast.step import Negatives, training_losses
 from omnivast.model.weights import LoadReport, load_weights, read_state_dict
 from omnivast.model.weights.load import begins
 from omnivast.model.weights.released import UNUSED
+from omnivast.utils.console import readers_may_leave
 from omnivast.utils.random import StepRandom
 
 TOLERANCES = {"output": 1e-5, "loss": 1e-5, "gradient": 1e-4, "sequence": 0.0}
@@ -347,6 +348,7 @@ def tolerance(kind: str, text: str) -> float:
 CHECKS: tuple[Callable[[Recorded], Iterator[Row]], ...] = (compare_outputs, compare_losses, compare_sequences)
 
 
+@readers_may_leave()
 def main(argv: Sequence[str]) -> int:
     """Print the rows and the summary; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m omnivast parity", description=(__doc__ or "").split("\n\n")[0],

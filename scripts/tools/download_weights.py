@@ -35,6 +35,7 @@ from omnivast.config.words import did_you_mean
 from omnivast.model.build import ModelError, pretrained_files
 from omnivast.model.weights import TOWER_FILES, TowerFile, text_file, tower_file, towers
 from omnivast.model.weights.load import parts_of
+from omnivast.utils.console import readers_may_leave
 from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.utils.log import Progress, progress, setup_logging
 
@@ -338,6 +339,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+@readers_may_leave()
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status."""
     options = parser().parse_args(argv)
