@@ -224,7 +224,7 @@ def test_ids_that_leave_the_folder_are_refused(tmp_path, clip_id):
 def test_other_decoders_are_selectable_and_their_absence_names_the_package(monkeypatch):
     assert load_decoder("av") is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install decord"):
+    with pytest.raises(ValueError, match=r'pip install "omnivast\[decord\]"'):
         load_decoder("decord")
 
 
