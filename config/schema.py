@@ -191,7 +191,14 @@ class DatasetConfig:
     n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
                              minimum=-1)
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True)
-    video_decoder: Literal["av", "decord", "torchcodec"] = setting("av", "library that decodes videos")
+    video_decoder: Literal["av", "decord", "torchcodec"] = setting(
+        "av", "library that decodes the frames of videos: av (PyAV, nothing else needed); torchcodec (extra torchcodec, and FFmpeg's shared "
+              "libraries on the machine), the same frames; decord (extra decord; no new version since 2021), which gives other frames of "
+              "some MPEG-4 files and does not read AV1")
+    audio_backend: Literal["native", "torchaudio", "librosa"] = setting(
+        "native", "library that resamples sound, which PyAV decodes: native; torchaudio, also for the filterbank of BEATs and AST (extra "
+                  "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
+                  "by less than 0.02 on average")
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
                                       path=True)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")

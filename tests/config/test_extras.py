@@ -48,5 +48,5 @@ def test_a_package_that_cannot_be_imported_says_why_and_what_it_needs(tmp_path, 
     (tmp_path / "torchcodec.py").write_text("raise RuntimeError('Could not load libtorchcodec. Likely causes:\\n 1. FFmpeg')")
     monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match=r"torchcodec is installed but cannot be imported: Could not load libtorchcodec.*; it needs FFmpeg"):
+    with pytest.raises(ImportError, match="is installed but cannot be imported: Could not load libtorchcodec.*; it needs FFmpeg"):
         import_extra("torchcodec")
