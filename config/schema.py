@@ -192,9 +192,9 @@ class DatasetConfig:
                              minimum=-1)
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True)
     video_decoder: Literal["av", "decord", "torchcodec"] = setting(
-        "av", "library that decodes the frames of videos: av (PyAV, nothing else needed); torchcodec (extra torchcodec, and FFmpeg's shared "
-              "libraries on the machine), the same frames; decord (extra decord; no new version since 2021), which gives other frames of "
-              "some MPEG-4 files and does not read AV1")
+        "av", "library that decodes the frames of videos: av (PyAV, nothing else needed); torchcodec (extra torchcodec, and FFmpeg's "
+              "shared libraries on the machine), the same frames; decord (extra decord; no new version since 2021), which gives other "
+              "frames of some MPEG-4 files")
     audio_backend: Literal["native", "torchaudio", "librosa"] = setting(
         "native", "library that resamples sound, which PyAV decodes: native; torchaudio, also for the filterbank of BEATs and AST (extra "
                   "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "

@@ -1,12 +1,13 @@
 """Other libraries than FFmpeg and data/audio.py for sound: what a dataset's ``audio_backend`` names, in place of "native".
 
-torchaudio resamples (Hann-windowed sinc) and computes Kaldi's filterbank for the front ends that take it, BEATs' and AST's. librosa resamples
-(soxr, high quality). Both are given sound that PyAV has decoded: torchaudio decodes nothing any more (it asks torchcodec, which needs FFmpeg
-on the machine), and librosa reads no AAC and no videos; what librosa calls a mel spectrogram is not Kaldi's, so that ours is used with it.
+torchaudio resamples (Hann-windowed sinc) and computes Kaldi's filterbank for the front ends that take it, BEATs' and AST's. librosa
+resamples (soxr, high quality). Both are given sound that PyAV has decoded: torchaudio decodes nothing any more (it asks torchcodec, which
+needs FFmpeg on the machine), and librosa reads no AAC and no videos. A mel spectrogram of librosa is not Kaldi's: ours is used with it.
 
-How far from ours, in the normalised units of log-mel values: torchaudio's filterbank less than ``TOLERANCE`` anywhere. Of sound that has to be
-resampled, less than ``RESAMPLED_TOLERANCE`` on average, over the bins that it has anything for: the low-pass filters differ in the highest
-bins, and FFmpeg's rounding to 16 bits in those that hold next to nothing. Sound that is at the front end's rate already is not touched.
+How far from ours, in the normalised units of log-mel values: torchaudio's filterbank less than ``TOLERANCE`` anywhere. Of sound that has to
+be resampled, less than ``RESAMPLED_TOLERANCE`` on average, over the bins that it has anything for: the low-pass filters differ in the
+highest bins, and FFmpeg's rounding to 16 bits in those that hold next to nothing. Sound that is at the front end's rate already is not
+touched.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ _PART = 16_384
 
 
 class SoundTrack:
-    """Collects decoded sound as mono at one rate, in Hz; None: the rate of its first part. Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted."""
+    """Collects decoded sound as mono at one rate, in Hz; None: the rate of its first part.
+
+    Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted.
+    """
 
     def __init__(self, rate: int | None) -> None:
         self._rate = rate

@@ -1,4 +1,4 @@
-"""Sound through torchaudio and librosa, where they are installed: as far from ours as is stated, and refused with the extra's name elsewhere."""
+"""Sound through torchaudio and librosa where they are installed, as near to ours as is stated; refused with the extra's name elsewhere."""
 
 import sys
 import wave
@@ -97,7 +97,8 @@ def test_a_corpus_is_read_through_a_backend(backend, corpus, spec, tmp_path):
     settings = {"txt": rows, "task": "ret%tva", "cache_dir": str(tmp_path / "cache")}
 
     def read(name):
-        return [IndexedDataset(corpus.config(**settings, audio_backend=name), spec, seed=0, training=False).read(0, row) for row in range(2)]
+        dataset = IndexedDataset(corpus.config(**settings, audio_backend=name), spec, seed=0, training=False)
+        return [dataset.read(0, row) for row in range(2)]
 
     native, first, again = read("native"), read(backend), read(backend)
     for own, theirs, kept in zip(native, first, again):
@@ -118,5 +119,5 @@ def test_native_needs_nothing():
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_that_is_not_installed_names_its_extra(name, corpus, spec, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(DataError, match=rf'dataset .clips.: audio_backend .{name}.: {name} is not installed: pip install "omnivast\[{name}\]"'):
+    with pytest.raises(DataError, match=rf'.clips.: audio_backend .{name}.: {name} is not installed: pip install "omnivast\[{name}\]"'):
         IndexedDataset(corpus.config(audio_backend=name), spec, seed=0, training=False)
