@@ -37,8 +37,9 @@ class RunConfig:
     clip_lr: float | None = setting(None, "peak learning rate of the vision encoder; null: learning_rate", minimum=0.0)
     new_lr: float | None = setting(None, "peak learning rate of the parameters in new_params_name; null: learning_rate", minimum=0.0)
     new_params_name: list[str] = setting([], "parameter names (parts of them) trained with new_lr")
-    optim: Literal["adamw", "adam", "muon", "sgd"] = setting("adamw", "optimiser; muon: AdamW that orthogonalises the updates of hidden "
-                                                                      "matrices, for training from scratch (not with fsdp or deepspeed)")
+    optim: Literal["adamw", "adam", "muon", "sgd", "apex_fused_adam"] = setting(
+        "adamw", "optimiser; muon: AdamW that orthogonalises the updates of hidden matrices, for training from scratch; apex_fused_adam: "
+                 "AdamW by NVIDIA Apex, where it was built with its CUDA extensions, on GPUs (neither with fsdp or deepspeed)")
     betas: list[float] = setting([0.9, 0.98], "betas of Adam")
     weight_decay: float = setting(0.01, "decoupled weight decay; not on biases and normalisation", minimum=0.0)
     grad_norm: float | None = setting(2.0, "gradient norm above which gradients are scaled down; null or -1: never")
