@@ -194,8 +194,8 @@ class DatasetConfig:
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True)
     video_decoder: Literal["av", "decord", "torchcodec"] = setting(
         "av", "library that decodes the frames of videos: av (PyAV, nothing else needed); torchcodec (extra torchcodec, and FFmpeg's "
-              "shared libraries on the machine), the same frames; decord (extra decord; no new version since 2021), which gives other "
-              "frames of some MPEG-4 files")
+              "shared libraries on the machine), the same frames, but it cannot read H.264 in AVI; decord (extra decord; no new version "
+              "since 2021), other frames of some MPEG-4 files, no AV1")
     audio_backend: Literal["native", "torchaudio", "librosa"] = setting(
         "native", "library that resamples sound, which PyAV decodes: native; torchaudio, also for the filterbank of BEATs and AST (extra "
                   "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
