@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -84,7 +83,7 @@ def _resample_torchaudio(waveform: Tensor, rate: int, wanted: int) -> Tensor:
     return waveform if rate == wanted else torchaudio.functional.resample(waveform, rate, wanted).clamp_(-1, 1)
 
 
-def _kaldi_torchaudio(waveform: Tensor, mel_bins: int, *, kind: Literal["beats", "ast", "hf_ast"]) -> Tensor:
+def _kaldi_torchaudio(waveform: Tensor, mel_bins: int, *, kind: str) -> Tensor:
     """As ``Frontend.log_mel``; in blocks, so that an hour of sound needs no more memory than its mel frames."""
     from torchaudio.compliance.kaldi import fbank
 
