@@ -9,6 +9,10 @@ from typing import Any
 
 from omnivast.config.fields import ConfigError, show
 from omnivast.config.paths import PathError, expanded, looked_up
+from omnivast.config.words import did_you_mean
+
+SHIPPED = Path(__file__).resolve().parent
+"""The folder of the configs that come with OmniVAST, in a checkout and in an installed package."""
 
 
 def read_text(path: Path) -> str:
@@ -34,6 +38,29 @@ def why_not_json(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
+
+
+def find_config(path: str) -> Path:
+    """``path`` where it is; else that of OmniVAST's own configs which it names: ``config/debug/tiny.json`` or ``debug/tiny.json``.
+
+    Raises ConfigError, with the nearest of these, where there is neither.
+    """
+    here, shipped = Path(path), _shipped(path)
+    if shipped is None or os.path.exists(here):
+        return here
+    if not shipped.is_file():
+        own = [f"config/{file.relative_to(SHIPPED).as_posix()}" for file in SHIPPED.rglob("*.json")]
+        raise ConfigError(f"{path}: no such file{looked_up(path)} (named by --config), nor one of OmniVAST's own configs."
+                          f"{did_you_mean(path, own)}")
+    return shipped
+
+
+def _shipped(path: str) -> Path | None:
+    """Where the config would be if OmniVAST had one of this name; None for what cannot be one."""
+    parts = Path(path).parts
+    if os.path.isabs(path) or ".." in parts or not path.endswith(".json"):
+        return None
+    return SHIPPED.joinpath(*parts[parts[:1] == ("config",):])
 
 
 def read_json(path: Path, wanted_by: str = "") -> dict[str, Any]:
@@ -77,7 +104,8 @@ def _no_constant(name: str) -> None:
 def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, dict[str, Any]]]:
     """A section's own keys, then those of its ``default`` file, then of that file's ``default``, and so on.
 
-    A relative path is looked for from the working directory, then from the folder of the file that names it.
+    A relative path is looked for from the working directory, then from the folder of the file that names it, then among OmniVAST's
+    own configs.
     Raises ConfigError that names the whole chain for a missing file or a cycle.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
@@ -110,6 +138,9 @@ def _default_path(section: str, value: Any, chain: list[Path]) -> Path:
     here, beside = Path(value), chain[-1].parent / value
     if not os.path.exists(here) and os.path.exists(beside):
         return beside
+    shipped = _shipped(value)
+    if not os.path.exists(here) and shipped is not None and shipped.is_file():
+        return shipped
     if not os.path.exists(here):
         tried = f"{here}" if here == beside else f"{here} and {beside}"
         raise ConfigError(f"{section}: the default file {value} does not exist (looked for {tried}, from {os.getcwd()}); "

@@ -33,7 +33,7 @@ SHORTHANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "video_decoder": (LISTS, "video_decoder"),
     "cache_dir": (LISTS, "cache_dir"),
 }
-HELP = " python run.py --help lists all of them."
+HELP = " python run.py --help, or omnivast train --help, lists all of them."
 # What is said elsewhere than by a flag of run.py.
 ELSEWHERE = {
     "gpu gpus n_gpu n_gpus num_gpus nproc_per_node world_size nodes": "Several processes are started by torchrun --nproc_per_node N run.py "
@@ -189,7 +189,8 @@ def _all_flags() -> Iterable[str]:
 
 def help_text() -> str:
     """What ``--help`` prints: every flag with its type, default and meaning, at most 100 columns wide."""
-    lines = ["usage: python run.py --config FILE.json [--flag value ...]", ""]
+    lines = ["usage: python run.py --config FILE.json [--flag value ...]",
+             "   or: omnivast train --config FILE.json [--flag value ...]; omnivast test adds --mode testing", ""]
     lines += _wrapped("Settings come, from the weakest to the strongest, from the schema's defaults, the config's \"default\" files, "
                       "the pretrained run (model_cfg.inherit_keys), the config file itself, and flags. Lists are written "
                       "--betas 0.9 0.98 or as JSON; a bool without a value is true; null unsets what may be null. In paths, ~ and "

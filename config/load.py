@@ -30,7 +30,7 @@ from omnivast.config.fields import (
     section_keys,
     show,
 )
-from omnivast.config.files import layers, read_json
+from omnivast.config.files import find_config, layers, read_json
 from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Task, TaskError
@@ -64,14 +64,15 @@ class Draft:
 
 
 @overload
-def load_config(argv: Sequence[str], as_easydict: Literal[False] = False) -> Config: ...
+def load_config(argv: Sequence[str] | Path, as_easydict: Literal[False] = False) -> Config: ...
 @overload
-def load_config(argv: Sequence[str], as_easydict: Literal[True]) -> Any: ...
-def load_config(argv: Sequence[str], as_easydict: bool = False) -> Any:
+def load_config(argv: Sequence[str] | Path, as_easydict: Literal[True]) -> Any: ...
+def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
     """The config that a command line describes. A run's ``log/hps.json`` is a config like any other.
 
     Args:
-        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``.
+        argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``; or, where there are no
+            flags, the path of the config alone. What is not there is looked up among OmniVAST's own configs.
         as_easydict: an EasyDict of run_cfg, model_cfg and data_cfg, as scripts written against the released VAST take it, instead of a
             frozen Config.
     Raises:
@@ -79,7 +80,7 @@ def load_config(argv: Sequence[str], as_easydict: bool = False) -> Any:
         ConfigError: with one message that names the file or flag, what was expected, and the nearest valid choice.
         SystemExit: with code 0, after writing the help to standard output, for ``--help``.
     """
-    command = read_command_line(argv)
+    command = read_command_line(["--config", str(argv)] if isinstance(argv, str | Path) else argv)
     if command.help:
         try:
             sys.stdout.write(help_text())
@@ -87,7 +88,7 @@ def load_config(argv: Sequence[str], as_easydict: bool = False) -> Any:
         except BrokenPipeError:  # a reader that has seen enough, such as `head`; nothing more is to be written at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)
-    draft = _read_file(Path(command.config))
+    draft = _read_file(find_config(command.config))
     early = [a for a in command.assignments if a.path[0] == "run_cfg" or a.path[:2] == ("model_cfg", "inherit_keys")]
     late = [a for a in command.assignments if a not in early]
     for assignment in early:

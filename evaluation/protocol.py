@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import omnivast
 from omnivast.config.tasks import Modality, Objective, Task
 from omnivast.evaluation import published as benchmarks
 from omnivast.utils import distributed
@@ -109,9 +110,11 @@ def saved_facts(path: Path) -> dict[str, Any]:
 
 
 def code_commit() -> str | None:
-    """The git commit of this code, ``+changes`` behind it when files differ; None without git or outside a repository."""
+    """The git commit of this code, ``+changes`` behind it when files differ; None without git or outside a repository of ours, as where
+    it is installed within another project."""
     root = Path(__file__).resolve().parent.parent
     try:
+        _git(root, "ls-files", "--error-unmatch", __file__)
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
@@ -119,8 +122,8 @@ def code_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers may depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of OmniVAST, of Python and of the libraries that numbers may depend on."""
+    found = {"omnivast": omnivast.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

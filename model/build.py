@@ -77,7 +77,7 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
         if not file.is_file():
             raise ModelError(f"model_cfg.text_encoder_type '{cfg.text_encoder_type}': no {file}; expected a BERT folder in Hugging Face "
                              "layout (config.json, vocab.txt, model.safetensors), or \"bert\" with text_encoder_cfg and tokenizer. "
-                             f"`python scripts/download_weights.py text:{cfg.text_encoder_type}` fetches a published one")
+                             f"`python -m omnivast weights text:{cfg.text_encoder_type}` fetches a published one")
         settings = read_json(file)
         _check_bert(settings, file)
     names = [f.name for f in fields(TextSizes)]
@@ -145,6 +145,6 @@ def _need(files: list[tuple[str, str, TowerFile]]) -> None:
         return
     lines = [f"the {tower} encoder '{name}' starts from {file.place}, which is not there: {file.by_hand}" for tower, name, file in lacking]
     names = " ".join(f"text:{name}" if tower == "text" else name for tower, name, _ in lacking)
-    raise WeightsError("\n".join(lines) + f"\n`python scripts/download_weights.py {names}` fetches what can be fetched and says how to get "
+    raise WeightsError("\n".join(lines) + f"\n`python -m omnivast weights {names}` fetches what can be fetched and says how to get "
                        "the rest. Or start from a whole checkpoint (--checkpoint or --pretrain_dir), or set \"pretrained\": false to train "
                        "from scratch on purpose")

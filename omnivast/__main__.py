@@ -1,44 +1,97 @@
-"""The command ``omnivast`` (also ``python -m omnivast``): one verb for each thing the project does."""
+"""The command ``omnivast`` (also ``python -m omnivast``): one verb for each thing the project does.
+
+A verb's module is imported when it is asked for, so that help and spelling mistakes are answered at once, and before anything is
+installed.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-VERBS = {
-    "train": ("omnivast.launch", "train a model from a JSON config, or test one with --mode testing"),
-    "check": ("omnivast.data.check.datasets", "look over a config's datasets before a run"),
-    "shards": ("omnivast.data.shards.pack", "pack media and annotations into tar shards, and verify them"),
-    "formats": ("omnivast.data.formats", "list the media formats and annotation shapes that are read"),
-    "label": ("omnivast.evaluation.label", "caption your own clips with a trained model"),
-    "score": ("omnivast.evaluation.score.predictions", "score predictions made anywhere"),
-    "compare": ("omnivast.evaluation.compare", "test whether two results differ"),
-    "report": ("omnivast.evaluation.report.run_report", "one HTML page from the output folders of runs"),
-    "omnistamps": ("omnivast.corpus.omnistamps.__main__", "make the OmniStamps clips"),
+from omnivast import __version__
+from omnivast.config.words import did_you_mean
+
+
+@dataclass(frozen=True)
+class Verb:
+    """``main(arguments)`` of ``module`` does it and returns the exit status, or None for 0."""
+
+    does: str
+    module: str
+    first: tuple[str, ...] = ()
+    """Words that go before the user's."""
+    main: str = "main"
+
+
+GROUPS: dict[str, dict[str, Verb]] = {
+    "Models": {
+        "train": Verb("train a model from a JSON config, on one process or under torchrun", "omnivast.launch", main="run"),
+        "test": Verb("test a checkpoint on a config's datasets", "omnivast.launch", ("--mode", "testing"), main="run"),
+        "zero-shot": Verb("test one checkpoint on many benchmarks, each on its own", "omnivast.scripts.vast.zero_shot"),
+        "label": Verb("caption your own videos, pictures and sounds with a trained model", "omnivast.evaluation.label"),
+    },
+    "Weights": {
+        "weights": Verb("fetch the pretrained towers that a config starts from", "omnivast.scripts.tools.download_weights"),
+        "convert": Verb("bring a checkpoint to OmniVAST's naming or to the release's", "omnivast.scripts.tools.convert_checkpoint"),
+        "parity": Verb("check that the model computes what the released VAST computed", "omnivast.scripts.tools.check_parity"),
+    },
+    "Data": {
+        "check": Verb("look over a config's datasets and open every clip before a run does", "omnivast.data.check.datasets"),
+        "pack": Verb("pack media and annotations into tar shards", "omnivast.data.shards.pack", ("pack",)),
+        "verify": Verb("read shards whole and compare them with what was packed", "omnivast.data.shards.pack", ("verify",)),
+        "formats": Verb("list the media formats and annotation fields that are read", "omnivast.data.formats"),
+        "omnistamps": Verb("make the clips of OmniStamps, a small benchmark", "omnivast.corpus.omnistamps.__main__"),
+    },
+    "Results": {
+        "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),
+        "compare": Verb("test whether two results differ by more than chance", "omnivast.evaluation.compare"),
+        "report": Verb("make one HTML page from the output folders of runs", "omnivast.evaluation.report.run_report"),
+    },
+    "Experiments": {
+        "quickstart": Verb("train, test and report a small model on OmniStamps in minutes", "omnivast.scripts.omnistamps.quickstart"),
+        "ablation": Verb("the paper's ablation of modality grouping, on OmniStamps", "omnivast.scripts.omnistamps.ablation"),
+    },
 }
-"""Verb → (module with a ``main`` or ``run`` that takes the arguments, what it does)."""
+VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+OLDER = {"shards": Verb("pack or verify", "omnivast.data.shards.pack")}
+"""Verbs by which the same was reached before; they work, and the help does not list them."""
 
 
 def usage() -> str:
+    """The verbs by group, a line each."""
     width = max(map(len, VERBS))
-    return "usage: omnivast VERB [ARGUMENTS]\n\n" + "\n".join(f"  {verb:<{width}}  {does}" for verb, (_, does) in VERBS.items())
+    lines = ["usage: omnivast VERB [arguments]        also: python -m omnivast VERB …, torchrun … -m omnivast VERB …"]
+    for title, verbs in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<{width}}  {verb.does}" for name, verb in verbs.items())]
+    return "\n".join([*lines, "", "omnivast VERB --help says more about one; omnivast --version says which OmniVAST this is."]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(usage() + "\n")
+    """Do what the verb says; the exit status, 2 where it is none."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
         return 0
-    verb, *rest = arguments
-    if verb not in VERBS:
-        sys.stderr.write(f"omnivast: no verb '{verb}'\n{usage()}\n")
+    if words[0] == "--version":
+        sys.stdout.write(f"omnivast {__version__}\n")
+        return 0
+    verb = VERBS.get(words[0]) or OLDER.get(words[0])
+    if verb is None:
+        sys.stderr.write(f"omnivast: there is no verb '{words[0]}'.{did_you_mean(words[0], VERBS)} omnivast --help lists them.\n")
         return 2
-    module = importlib.import_module(VERBS[verb][0])
-    if verb == "train":
-        module.run(rest)
-        return 0
-    return int(module.main(rest) or 0)
+    try:
+        module = importlib.import_module(verb.module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "omnivast"):
+            raise
+        sys.stderr.write(f"omnivast: the package '{package}' is not installed; `bash preinstall.sh` in a checkout, or `pip install "
+                         "omnivast`, installs what OmniVAST needs\n")
+        return 2
+    return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m omnivast omnistamps", description="Build a set of OmniStamps clips.")
     sizes = "; ".join(f"{name}: {' / '.join(map(str, size.clips.values()))}" for name, size in SIZES.items())
     result.add_argument("--size", required=True, choices=list(SIZES), help=f"clips for training / validation / test: {sizes}")
-    result.add_argument("--output", required=True, type=expanded, help="folder to build in; an unfinished build there is continued")
+    result.add_argument("--output", type=expanded, help="folder to build in, where an unfinished build is continued (default: "
+                                                        "datasets/omnistamps/SIZE, where the configs look)")
     result.add_argument("--seed", type=int, default=0, help="decides every choice (default 0)")
     result.add_argument("--workers", type=int, help="processes (default: all CPUs); the result does not depend on it")
-    result.add_argument("--source", type=expanded, help="folder with stamps.json (default: datasets/omnistamps of this repository)")
+    result.add_argument("--source", type=expanded, help="folder with stamps.json (default: the one that OmniVAST comes with)")
     result.add_argument("--fresh", action="store_true", help="throw away an earlier build in the output folder")
     return result
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from omnivast.utils.log import setup_logging
 
     arguments = parser().parse_args(argv)
+    arguments.output = arguments.output or f"datasets/omnistamps/{arguments.size}"
     setup_logging(None)
     try:
         build(**vars(arguments))

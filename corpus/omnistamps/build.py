@@ -29,7 +29,9 @@ from omnivast.utils.random import stable_seed
 
 log = logging.getLogger("omnivast")
 
-SOURCE = Path(__file__).resolve().parents[2] / "datasets" / "omnistamps"
+_INSTALLED, _CHECKOUT = Path(__file__).with_name("stamps"), Path(__file__).resolve().parents[2] / "datasets" / "omnistamps"
+SOURCE = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+"""Pictures and sounds that come with the project."""
 BUILDER = 1
 """Raise it when the same seed would give other clips or texts."""
 _STARTED, _FINISHED = "building.json", "build.json"
@@ -51,7 +53,7 @@ def build(
     """Build the set ``size`` (quick, full, debug) in ``output`` and return that folder.
 
     What an earlier call finished is reused. ``workers`` None takes every CPU that this process may use; the result does not depend
-    on it. ``source`` None takes the stamps that come with this repository. ``fresh`` throws away an earlier build first.
+    on it. ``source`` None takes the stamps that come with the project. ``fresh`` throws away an earlier build first.
     Raises BuildError for a folder with another set or with foreign files, SourceError for a broken source.
     """
     output, source = Path(output), Path(source or SOURCE)

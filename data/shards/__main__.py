@@ -1,4 +1,4 @@
-"""``python -m omnivast shards``: see pack.py."""
+"""``python -m omnivast pack`` and ``verify``: see pack.py."""
 
 import sys
 

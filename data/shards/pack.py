@@ -1,7 +1,7 @@
 """Tar shards: made of media folders and an annotation file, and looked over.
 
-    python -m omnivast shards pack --txt annotations.json --vision videos/ --output shards/ [--audio sounds/] [--shard_size 1G]
-    python -m omnivast shards verify shards/
+    python -m omnivast pack --txt annotations.json --vision videos/ --output shards/ [--audio sounds/] [--shard_size 1G]
+    python -m omnivast verify shards/
 
 ``pack`` writes ``clips-000000.tar``, ``clips-000001.tar`` … and ``shards.json``, which lists them with their SHA-256. Stopped at any
 moment and repeated, it goes on after the last whole shard; at the end every shard is read back. A clip is one sample: its files as they
@@ -351,7 +351,7 @@ def _bytes(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m omnivast shards", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m omnivast", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     packs = commands.add_parser("pack", help="media folders and an annotation file → shards")

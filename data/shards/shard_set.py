@@ -45,7 +45,7 @@ READERS = 8
 SHOWN = 5
 PAGE = 4096
 MANIFEST = "shards.json"
-"""What ``python -m omnivast shards pack`` writes beside its shards."""
+"""What ``python -m omnivast pack`` writes beside its shards."""
 SAMPLE = np.dtype([("shard", "<u4"), ("first", "<u8"), ("count", "u1")])
 MEMBER = np.dtype([("offset", "<u8"), ("size", "<u8"), ("ending", "u1")])
 
@@ -181,7 +181,7 @@ def _packed(name: str, folder: str) -> list[str]:
     """The shards that a folder should have, by what its packing wrote."""
     manifest = read_manifest(folder)
     if manifest and not manifest["complete"]:
-        raise ShardError(f"dataset '{name}': the packing of '{folder}' was not finished; repeat the same `python -m omnivast shards pack`")
+        raise ShardError(f"dataset '{name}': the packing of '{folder}' was not finished; repeat the same `python -m omnivast pack`")
     return [os.path.join(folder, shard["name"]) for shard in manifest["shards"]] if manifest else []
 
 
@@ -196,7 +196,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ShardError(f"{path}: cannot be read ({type(error).__name__}); `python -m omnivast shards pack` writes it") from None
+        raise ShardError(f"{path}: cannot be read ({type(error).__name__}); `python -m omnivast pack` writes it") from None
 
 
 def _braces(pattern: str) -> list[str]:

@@ -178,7 +178,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     kind = cfg.audio_encoder_cfg.get("model_type", found.get("model_type"))
     if kind is None:
         raise EncoderError(f"audio encoder 'hf:{name}': no {file}, which states its sizes; fetch it with "
-                           f"`python scripts/download_weights.py hf:{name}`, or give \"model_type\" and sizes in audio_encoder_cfg")
+                           f"`python -m omnivast weights hf:{name}`, or give \"model_type\" and sizes in audio_encoder_cfg")
     if kind not in KINDS:
         raise EncoderError(f"{file}: model_type '{kind}' is no audio encoder known here; valid are {', '.join(KINDS)}."
                            + did_you_mean(str(kind), KINDS))

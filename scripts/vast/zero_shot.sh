@@ -3,8 +3,8 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 for argument in "$@"; do
-    case "$argument" in -h | --help) exec python3 "$here/../zero_shot.py" --help ;; esac
+    case "$argument" in -h | --help) cd "$here/../.." && exec python3 -m omnivast zero-shot --help ;; esac
 done
 arguments=("$@")
 source "$here/../_environment.sh"
-exec python scripts/zero_shot.py ${arguments[@]+"${arguments[@]}"}
+exec python -m omnivast zero-shot ${arguments[@]+"${arguments[@]}"}

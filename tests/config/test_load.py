@@ -100,6 +100,30 @@ def test_absent_config_folder_or_binary(shop):
         load_config(["--config", "b.json"])
 
 
+def test_own_configs_are_found_from_anywhere(shop):
+    config = load_config(["--config", "config/debug/tiny.json"])
+    assert config.run_cfg.output_dir == "output/debug" and load_config("debug/tiny.json") == load_config(Path("debug/tiny.json")) == config
+    # Its default files, which are written as seen from the checkout, are found too; and what lies in the working directory comes first.
+    name = "vast/finetune_cfg/retrieval-msrvtt.json"
+    assert load_config(["--config", name]).model_cfg.vision_encoder_type == "evaclip01_giant"
+    shop.write("config/vast/default_run_cfg.json", {"seed": 77})
+    assert load_config(["--config", name]).run_cfg.seed == 77
+    shop.write("debug/tiny.json", BASE)
+    assert load_config("debug/tiny.json").data_cfg.val[0].name == BASE["data_cfg"]["val"][0]["name"]
+
+
+@pytest.mark.parametrize("name, message", [
+    ("debug/tinny.json", "(named by --config), nor one of OmniVAST's own configs. Did you mean 'config/debug/tiny.json'?"),
+    ("config/omnistamps/quick/pretrian.json", "Did you mean 'config/omnistamps/quick/pretrain.json'?"),
+    ("../pyproject.json", "../pyproject.json: no such file (looked up from "),
+    ("debug", "debug: no such file (looked up from "),
+])
+def test_a_config_that_is_nowhere_gets_the_nearest_of_ours(shop, name, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(["--config", name])
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_configs_as_editors_and_powershell_write_them(shop, encoding):
     shop.load()
@@ -125,7 +149,7 @@ def test_other_encodings_and_empty_files_are_told_in_words(shop):
     ({"run": {"lr": 1e-3}}, "c.json: unknown key 'lr' in run_cfg. Did you mean 'learning_rate'?"),
     ({"run": {"workers": 1}}, "unknown key 'workers' in run_cfg. Did you mean 'n_workers'? It belongs in a dataset of data_cfg.train"),
     ({"train": {"lr": 1e-3}}, "unknown key 'lr' in data_cfg.train[0]. Did you mean 'learning_rate'? It belongs in run_cfg."),
-    ({"run": {"qqqq": 1}}, "unknown key 'qqqq' in run_cfg. python run.py --help lists all of them."),
+    ({"run": {"qqqq": 1}}, "unknown key 'qqqq' in run_cfg. python run.py --help, or omnivast train --help, lists all of them."),
     ({"model": {"contra_dims": 1}}, "c.json: unknown key 'contra_dims' in model_cfg. Did you mean 'contra_dim'?"),
     ({"train": {"batchsize": 1}}, "c.json: unknown key 'batchsize' in data_cfg.train[0]. Did you mean 'batch_size'?"),
     ({"run": {"contra_dim": 4}}, "unknown key 'contra_dim' in run_cfg. It belongs in model_cfg."),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnivast.config.extras import import_extra, is_installed, not_installed
+from omnivast.config.extras import import_extra
 from omnivast.data.audio import FRONTENDS
 from omnivast.data.audio_backends import RESAMPLED_TOLERANCE, TOLERANCE, load_backend
 from omnivast.data.dataset import IndexedDataset
@@ -19,13 +19,18 @@ from tests.media_factory import write_video
 BACKENDS = ("torchaudio", "librosa")
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    """The name of an installed backend. A torchaudio that was built for another torch counts as not installed."""
+def needs(name):
+    """A torchaudio that was built for another torch counts as not installed."""
     try:
-        import_extra(request.param)
+        import_extra(name)
     except ImportError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """The name of an installed backend."""
+    needs(request.param)
     return request.param
 
 
@@ -46,8 +51,7 @@ def write_stereo(path, signal, rate):
 
 @pytest.mark.parametrize("frontend", ["beats", "ast", "hf_ast"])
 def test_kaldi_s_filterbank_of_torchaudio(frontend):
-    if not is_installed("torchaudio"):
-        pytest.skip(not_installed("torchaudio"))
+    needs("torchaudio")
     ours, theirs = FRONTENDS[frontend], load_backend("torchaudio", frontend).frontend
     assert theirs.log_mel is not ours.log_mel and (theirs.silence, theirs.rate) == (ours.silence, ours.rate)
     waveform = torch.from_numpy(noise(5 * 16_000).astype(np.float32))
@@ -58,8 +62,7 @@ def test_kaldi_s_filterbank_of_torchaudio(frontend):
 
 
 def test_torchaudio_s_long_sounds_are_computed_in_blocks(monkeypatch):
-    if not is_installed("torchaudio"):
-        pytest.skip(not_installed("torchaudio"))
+    needs("torchaudio")
     waveform = torch.from_numpy(noise(16_000).astype(np.float32))
     log_mel = load_backend("torchaudio", "beats").frontend.log_mel
     whole = log_mel(waveform, 64)

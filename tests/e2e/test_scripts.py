@@ -1,6 +1,5 @@
 """The scripts: the environment they make, the whole quickstart on a few clips, and the ablation's table."""
 
-import importlib
 import json
 import os
 import re
@@ -13,6 +12,9 @@ import pytest
 
 from omnivast.config.load import load_config
 from omnivast.config.schema import task_of
+from omnivast.scripts.omnistamps import ablation
+from omnivast.scripts.omnistamps import quickstart as quickstart_script
+from omnivast.scripts.omnistamps.stages import Recipe, Stages
 from omnivast.utils.files import sha256_file
 from tests.e2e.program import ROOT, Running
 
@@ -120,7 +122,7 @@ def quickstart(tmp_path_factory):
     """Runs ``bash scripts/quickstart.sh --size debug`` in a folder of its own; within the environment that runs the tests."""
     folder = tmp_path_factory.mktemp("quickstart")
     active = sys.prefix != sys.base_prefix or os.path.isdir(os.path.join(sys.prefix, "conda-meta"))
-    command = ["bash", "scripts/quickstart.sh"] if active else [sys.executable, "scripts/quickstart.py"]
+    command = ["bash", "scripts/quickstart.sh"] if active else [sys.executable, "-m", "omnivast", "quickstart"]
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
     def run(*flags):
@@ -162,18 +164,14 @@ def test_quickstart(quickstart):
 def again(quickstart, monkeypatch, capsys):
     """The same in this process, whose programs are forked where all is imported."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    script, stages = importlib.import_module("quickstart"), importlib.import_module("_stages")
 
     def forked(self, command):
         words = [str(word) for word in command[1:]]
-        module = words.pop(1) if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".").removeprefix("run")
-        # run.py as the script calls it, by itself the first time: it leaves the precision to the machine.
-        status, text = Running([*words[1:], *([] if module else ["--precision", "auto"])], module=module).finish()
+        status, text = Running(words[2:], module=words[1]).finish()
         self._say(text)
         return status
 
-    monkeypatch.setattr(stages.Stages, "_call", forked)
+    monkeypatch.setattr(Stages, "_call", forked)
     monkeypatch.setenv("OMNIVAST_SMALLER", "")  # which the script sets for its programs
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -182,7 +180,7 @@ def again(quickstart, monkeypatch, capsys):
         folder = quickstart[0]
         words = ["--size", "debug", "--steps", "2", "--folder", folder, "--data", folder.parent / "clips", *flags]
         try:
-            status = script.main([str(word) for word in words])
+            status = quickstart_script.main([str(word) for word in words])
         except SystemExit as end:
             status = end.code
         captured = capsys.readouterr()
@@ -211,7 +209,8 @@ def test_quickstart_reuses_resumes_and_repeats_what_it_must(again):
     assert f"resuming {folder / 'qa'} after step 2" in text and sha256_file(folder / "qa" / "ckpt" / "model_step_2.pt") == weights
     for name in ("ret", "qa", "pretrain_ret"):
         assert f"reusing {folder / f'test_{name}'}" in text
-    assert f"reusing {folder / 'test_cap'}" not in text and text.count("$ python run.py") == 2
+    assert f"reusing {folder / 'test_cap'}" not in text
+    assert [text.count(f"$ python -m omnivast {verb} ") for verb in ("train", "test")] == [1, 1]
     after = json.loads((folder / "stages.json").read_text())
     assert after["pretrain"] == records["pretrain"] and after["finetune_qa"]["seconds"] > records["finetune_qa"]["seconds"]
 
@@ -233,16 +232,9 @@ def test_quickstart_says_why_it_stopped(again):
 # ---------------------------------------------------------------------------------------------------------------- ablation
 
 
-@pytest.fixture
-def ablation(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.chdir(ROOT)
-    return importlib.import_module("ablation_grouping")
-
-
 @pytest.mark.parametrize("size", ["quick", "full"])
-def test_row_i_differs_from_row_j_in_the_groups_alone(ablation, tmp_path, size):
-    config = ablation.Recipe(size).config("pretrain")
+def test_row_i_differs_from_row_j_in_the_groups_alone(tmp_path, size):
+    config = Recipe(size).config("pretrain")
     one = load_config(["--config", str(ablation.without_grouping(config, tmp_path / "i.json"))])
     other = load_config(["--config", str(config)])
     pairs = list(zip(one.data_cfg.train, other.data_cfg.train, strict=True))
@@ -252,7 +244,7 @@ def test_row_i_differs_from_row_j_in_the_groups_alone(ablation, tmp_path, size):
     assert (one.run_cfg, one.model_cfg, one.data_cfg.val) == (other.run_cfg, other.model_cfg, other.data_cfg.val)
 
 
-def test_the_ablation_sets_the_rows_side_by_side(ablation, tmp_path):
+def test_the_ablation_sets_the_rows_side_by_side(tmp_path):
     for number, row in enumerate(ablation.ROWS):
         (tmp_path / f"pretrain_{row}" / "ckpt").mkdir(parents=True)
         (tmp_path / f"pretrain_{row}" / "ckpt" / "latest.json").write_text('{"step": 600}')

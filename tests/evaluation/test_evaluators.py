@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import omnivast
 from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.evaluation.metrics import recall
 from omnivast.evaluation.retrieval.matching import PairMatcher, pair_batches
@@ -149,6 +150,7 @@ def test_result_files_and_flat_metrics(tmp_path):
     assert protocol["groups"] == ["tv", "ta", "tvas"]
     assert (protocol["rerank_depth"], protocol["frames"], protocol["slices"], protocol["clips"], protocol["texts"]) == (2, 2, 1, 23, 45)
     assert protocol["checkpoint"] == "toy.pt" and protocol["versions"]["torch"] == torch.__version__
+    assert protocol["versions"]["omnivast"] == omnivast.__version__
     assert results["toy.cap.json"]["protocol"]["beam_size"] == 3
     assert metrics["toy.cap.tvas.cider"] == results["toy.cap.json"]["metrics"]["tvas"]["cider"]
     assert results["toy.cap.json"]["predictions"][4].keys() == {"clip_id", "references", "tv", "tvas", "scores"}

@@ -11,7 +11,7 @@ from omnivast.evaluation.report import run_report
 from omnivast.evaluation.report.charts import Dots, Series, dot_chart, line_chart
 from omnivast.evaluation.report.markup import html_text
 from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, sound_of
-from scripts import quickstart_summary
+from omnivast.scripts.omnistamps import quickstart_summary
 from tests import browser
 from tests.evaluation.quickstart_tree import make_data, make_results, write
 

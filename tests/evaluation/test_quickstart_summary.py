@@ -1,23 +1,15 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
+from omnivast.scripts.omnistamps import quickstart_summary
 from tests.evaluation.quickstart_tree import GROUPS, make_data, make_results
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "quickstart_summary.py"
 
 
 @pytest.fixture(scope="module")
 def summary():
-    spec = importlib.util.spec_from_file_location("quickstart_summary", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return quickstart_summary
 
 
 @pytest.fixture

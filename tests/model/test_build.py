@@ -69,7 +69,7 @@ def test_towers_start_from_their_files(tmp_path, monkeypatch):
     with pytest.raises(WeightsError) as error:
         build_model(cfg)
     for part in ("vision encoder 'evaclip01_giant' starts from", "EVA01_CLIP_g_14_psz14_s11B.pt of huggingface.co/QuanSun/EVA-CLIP",
-                 "audio encoder 'beats' starts from", "`python scripts/download_weights.py evaclip01_giant beats`", '"pretrained": false'):
+                 "audio encoder 'beats' starts from", "`python -m omnivast weights evaclip01_giant beats`", '"pretrained": false'):
         assert part in str(error.value)
     for folder in ("clip", "beats"):
         (tmp_path / folder).mkdir()

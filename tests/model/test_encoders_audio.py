@@ -232,7 +232,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_what_a_folder_says_is_checked(tmp_path):
-    with pytest.raises(EncoderError, match=r"no .*nowhere/config.json.*`python scripts/download_weights.py hf:org/nowhere`"):
+    with pytest.raises(EncoderError, match=r"no .*nowhere/config.json.*`python -m omnivast weights hf:org/nowhere`"):
         build("hf:org/nowhere", {})
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}))
     with pytest.raises(EncoderError, match="model_type 'wav2vec2' is no audio encoder known here; valid are clap"):

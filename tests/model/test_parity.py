@@ -1,9 +1,8 @@
-"""Our VAST with the released miniature's weights gives what the released layers gave, and scripts/check_parity.py notices when not."""
+"""Our VAST with the released miniature's weights gives what the released layers gave, and ``omnivast parity`` notices when not."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import shutil
@@ -21,20 +20,11 @@ from omnivast.model.objectives.generation import IGNORED
 from omnivast.model.text.bert import TextSizes
 from omnivast.model.text.layout import Layout
 from omnivast.model.vast.model import VAST
+from omnivast.scripts.tools import check_parity as parity
 from tests.model.tiny import VAST_TINY, relative
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_parity.py"
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("check_parity", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-parity = load_script()
+"""The older spelling."""
 
 
 def check(folder, *flags):

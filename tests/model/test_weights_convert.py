@@ -1,6 +1,5 @@
-"""scripts/convert_checkpoint.py: the release's naming and ours, both ways, bit for bit, in little memory."""
+"""``python -m omnivast convert``: the release's naming and ours, both ways, bit for bit, in little memory."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -13,21 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from omnivast.scripts.tools import convert_checkpoint
 from tests.model.test_parity import check
 from tests.model.test_weights import Creates
 from tests.model.test_weights_older import older
 from tests.model.tiny import BEATS, GOLDENS, VAST_TINY
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
+ROOT = Path(__file__).parents[2]
 RELEASED = VAST_TINY / "checkpoint.pt"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return convert_checkpoint
 
 
 def read(path):
@@ -152,7 +149,7 @@ def test_a_failed_write_leaves_what_was_there(script, tmp_path, monkeypatch, cap
 MEASURED = """
 import re, sys
 sys.path.insert(0, {folder!r})
-import convert_checkpoint as script
+from omnivast.scripts.tools import convert_checkpoint as script
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 seen = []
@@ -173,7 +170,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
     save_file(state, tmp_path / "in.safetensors")
     kinds = (".pt", ".safetensors")
     runs = [[str(tmp_path / f"in{one}"), str(tmp_path / f"out{other}")] for one, other in zip(kinds, reversed(kinds))]
-    run = subprocess.run([sys.executable, "-c", MEASURED.format(folder=str(SCRIPT.parent), runs=runs)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", MEASURED.format(folder=str(ROOT), runs=runs)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     measured = [float(number) for number in re.findall(r"MB more: (.*)", run.stdout)]
     assert len(measured) == 2 and max(measured) < 24, measured

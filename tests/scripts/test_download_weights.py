@@ -1,7 +1,6 @@
 """The download of weights from a server on this machine: whole, continued, interrupted, corrupted, absent."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from omnivast.model.weights import TowerFile, towers
+from omnivast.scripts.tools import download_weights
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "download_weights.py"
@@ -25,11 +25,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("download_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["download_weights"] = module
-    spec.loader.exec_module(module)
-    return module
+    return download_weights
 
 
 class Server(ThreadingHTTPServer):

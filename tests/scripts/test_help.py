@@ -10,9 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("script", ["quickstart", "ablation_grouping", "zero_shot"])
-def test_without_any_package(script):
+@pytest.mark.parametrize("verb", ["quickstart", "ablation", "zero-shot"])
+def test_without_any_package(verb):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-S", f"scripts/{script}.py", "--help"], cwd=ROOT, env=environment, text=True,
+    done = subprocess.run([sys.executable, "-S", "-m", "omnivast", verb, "--help"], cwd=ROOT, env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-    assert done.returncode == 0 and done.stdout.startswith("usage: bash scripts/"), done.stdout
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m omnivast {verb}"), done.stdout
+
+
+def test_readers_of_a_long_list_may_leave():
+    """As in ``… | head``: no traceback, and the status that the shell gives a program whose pipe is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "omnivast", "weights", "--list"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE,
+                          text=True)
+    os.close(writer)
+    assert done.returncode == 141 and "Traceback" not in done.stderr

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from scripts import zero_shot
+from omnivast.scripts.vast import zero_shot
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import omnivast
 from omnivast.training.checkpoints import checkpoint
 from omnivast.training.checkpoints.checkpoint import (
     CheckpointError,
@@ -51,6 +52,16 @@ def test_round_trip(tmp_path):
 def test_the_model_file_is_a_plain_state_dict(tmp_path):
     write(tmp_path, 5)
     assert torch.load(tmp_path / "model_step_5.pt", weights_only=True).keys() == {"weight", "steps"}
+
+
+def test_the_state_notes_the_version_that_wrote_it_and_nothing_needs_it(tmp_path):
+    write(tmp_path, 5)
+    state = load_latest(tmp_path).state
+    assert state["version"] == omnivast.__version__ and "version" not in checkpoint.STATE_KEYS
+    del state["version"]  # as older ones are
+    torch.save(state, tmp_path / "state_step_5.pt")
+    (tmp_path / "latest.json").unlink()
+    assert load_latest(tmp_path).state.keys() == state.keys()
 
 
 def test_older_ones_are_removed_only_when_asked(tmp_path):

@@ -6,7 +6,8 @@ afterwards. ``best_<metric>.pt`` is a second name of the best step's model file,
 kept, each is also ``best_<metric>_step_N.pt``.
 
 The release has the same ``model_step_N.pt`` and ``best_<metric>.pt``. Its ``optimizer_step_N.pt`` holds the optimiser alone, from which
-no run can go on as if it had not been stopped: here ``state_step_N.pt`` also holds scaler, generators, position and config.
+no run can go on as if it had not been stopped: here ``state_step_N.pt`` also holds scaler, generators, position, config and, for the
+reader alone, the version of OmniVAST that wrote it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
+import omnivast
 from omnivast.config.compare import diff, precision_of, same_but_for_length
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
@@ -168,7 +170,8 @@ def _intact(folder: Path) -> str:
 def _write(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], keep: int | None) -> list[Pair]:
     older = [pair for pair in committed(folder) if pair.step < step]
     model_mark = _save_file(folder / f"model_step_{step}.pt", model)
-    state_mark = _save_file(folder / f"state_step_{step}.pt", {**state, "model_file": dataclasses.asdict(model_mark)})
+    state_mark = _save_file(folder / f"state_step_{step}.pt", {**state, "version": omnivast.__version__,
+                                                               "model_file": dataclasses.asdict(model_mark)})
     pairs = [Pair(step, model_mark, state_mark), *older][:keep]
     write_atomically(folder / "latest.json", json.dumps({"step": step, "pairs": [dataclasses.asdict(p) for p in pairs]}, indent=2) + "\n")
     return pairs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -21,12 +20,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from omnivast.config.load import ConfigError, load_config, resolved  # noqa: E402
-from omnivast.utils.files import sha256_file, write_atomically  # noqa: E402
-from omnivast.utils.machine import cores  # noqa: E402
+from omnivast.config.files import find_config
+from omnivast.config.load import ConfigError, load_config, resolved
+from omnivast.utils.files import sha256_file, write_atomically
+from omnivast.utils.machine import cores
 
 CLIPS = "datasets/omnistamps"
 CONFIGS = {"quick": "config/omnistamps/quick", "full": "config/omnistamps/full", "debug": "config/omnistamps/quick"}
@@ -55,7 +52,7 @@ class StageError(RuntimeError):
 
 
 class Recipe:
-    """The configs of one size of OmniStamps, as command lines of run.py."""
+    """The configs of one size of OmniStamps, as command lines of ``omnivast train`` and ``omnivast test``."""
 
     def __init__(self, size: str, data: Path | None = None, steps: int | None = None) -> None:
         """``data``: folder of the clips, if not the size's own; ``steps``: of every training, if not its config's."""
@@ -64,8 +61,8 @@ class Recipe:
         self.data = data or Path(CLIPS, size)
 
     def config(self, name: str) -> Path:
-        """The config file ``name`` (``pretrain``, ``finetune_ret``, …) of this size."""
-        return Path(CONFIGS[self.size], f"{name}.json")
+        """The config file ``name`` (``pretrain``, ``finetune_ret``, …) of this size: OmniVAST's own, if the working directory has none."""
+        return find_config(f"{CONFIGS[self.size]}/{name}.json")
 
     def training(self, config: Path, *extra: str) -> list[str]:
         """Arguments that train as ``config`` says, on this recipe's clips, without evaluation."""
@@ -77,12 +74,12 @@ class Recipe:
 
     def build(self, fresh: bool) -> list[str]:
         """The command that builds the clips."""
-        command = [sys.executable, "-m", "omnivast.corpus.omnistamps", "--size", self.size, "--output", str(self.data)]
+        command = [sys.executable, "-m", "omnivast", "omnistamps", "--size", self.size, "--output", str(self.data)]
         return [*command, "--fresh"] if fresh else command
 
     def check(self, config: Path, *extra: str) -> list[str]:
         """The command that opens every clip of ``config`` with all cores, which also fills its decode cache."""
-        return [sys.executable, "-m", "omnivast.data.check", *self._arguments(config, ("train", "val")), *extra]
+        return [sys.executable, "-m", "omnivast", "check", *self._arguments(config, ("train", "val")), *extra]
 
     def threads(self, lanes: int) -> tuple[str, ...]:
         """Flags that share the cores out among as many lanes; see ``Stages.side_by_side``."""
@@ -115,11 +112,10 @@ class Recipe:
 
 
 class Stages:
-    """The stages of one script, in order, and the file that remembers them. Paths are taken from the root of the repository."""
+    """The stages of one script, in order, and the file that remembers them. Relative paths are taken from the working directory."""
 
     def __init__(self, folder: Path, total: int, *, fresh: bool = False) -> None:
         """``total``: number of stages, for the headlines. ``fresh`` removes what an earlier call left in ``folder``."""
-        os.chdir(ROOT)
         self.folder, self.total, self.number = folder, total, 0
         self.file = folder / "stages.json"
         self._open(fresh)
@@ -160,7 +156,7 @@ class Stages:
         return built
 
     def train(self, name: str, title: str, output: Path, arguments: Sequence[str], inputs: Mapping[str, str]) -> Path:
-        """Train with run.py's ``arguments`` into ``output``; returns the newest weights. ``inputs``: hashes of what it reads."""
+        """Train with ``arguments`` into ``output``; returns the newest weights. ``inputs``: hashes of what it reads."""
         self._headline(title)
         arguments = [*arguments, "--output_dir", str(output)]
         fingerprint = self._fingerprint(arguments, inputs)
@@ -179,17 +175,17 @@ class Stages:
         before = record.get("seconds", 0.0) if resuming else 0.0
         self._remember(name, fingerprint=fingerprint, done=False, seconds=before)
         flags = ["--save_every", str(SAVE_EVERY), *(["--resume", "true"] if resuming else [])]
-        self._run(name, [sys.executable, "run.py", *arguments, *flags], output, before)
+        self._run(name, [sys.executable, "-m", "omnivast", "train", *arguments, *flags], output, before)
         weights = _weights(output)
         if weights is None:
             raise StageError(f"{output} has no checkpoint although its training ended well; look at {output / 'log' / 'log.txt'}")
         return weights
 
     def test(self, name: str, title: str, output: Path, arguments: Sequence[str], weights: Path, inputs: Mapping[str, str]) -> None:
-        """Test ``weights`` with run.py's ``arguments``; results go to ``output``."""
+        """Test ``weights`` with ``arguments``; results go to ``output``."""
         self._headline(title)
-        arguments = [*arguments, "--mode", "testing", "--checkpoint", str(weights), "--output_dir", str(output)]
-        fingerprint = self._fingerprint(arguments, {**inputs, "weights": sha256_file(weights)})
+        arguments = [*arguments, "--checkpoint", str(weights), "--output_dir", str(output)]
+        fingerprint = self._fingerprint(["--mode", "testing", *arguments], {**inputs, "weights": sha256_file(weights)})
         record = self.records.get(name, {})
         if record.get("fingerprint") == fingerprint and record.get("done") and any((output / "results").glob("*.json")):
             self._say(f"reusing {output}")
@@ -197,7 +193,7 @@ class Stages:
         if output.exists():
             shutil.rmtree(output)
         self._remember(name, fingerprint=fingerprint, done=False, seconds=0.0)
-        self._run(name, [sys.executable, "run.py", *arguments], output)
+        self._run(name, [sys.executable, "-m", "omnivast", "test", *arguments], output)
 
     def command(self, name: str, title: str, command: Sequence[str], inputs: Mapping[str, str] | None = None) -> None:
         """Run a short command: once for the same ``inputs`` (hashes of what it reads), or anew each time where none are named."""

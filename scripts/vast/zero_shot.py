@@ -1,6 +1,6 @@
 """One checkpoint on many benchmarks, without training on them: each in a process of its own, so that a broken folder costs that one only.
 
-    bash scripts/vast/zero_shot.sh --pretrain_dir output/vast/pretrain_vast [--benchmarks retrieval-msrvtt VQA-msvd …] [flags of run.py]
+    python -m omnivast zero-shot --pretrain_dir output/vast/pretrain_vast [--benchmarks retrieval-msrvtt VQA-msvd …] [flags of run.py]
 
 All GPUs of the machine test each benchmark together (--gpus N or GPUS=N: so many of them; 0: the CPU). What is done is not done again:
 run it again after an interruption, or after mending what failed. Exit status: 0 all done; 1 some failed, which the table names; 2 a wrong
@@ -21,14 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from omnivast.config.files import SHIPPED
+from omnivast.config.paths import as_path, looked_up
+from omnivast.evaluation import published as benchmarks
+from omnivast.utils.files import write_atomically
 
-from omnivast.config.paths import as_path, looked_up  # noqa: E402
-from omnivast.evaluation import published as benchmarks  # noqa: E402
-from omnivast.utils.files import write_atomically  # noqa: E402
-
-CONFIGS = ROOT / "config" / "vast" / "finetune_cfg"
+CONFIGS = SHIPPED / "vast" / "finetune_cfg"
 
 
 def choices() -> list[str]:
@@ -49,9 +47,9 @@ def count_gpus() -> int:
 
 
 def command(config: Path, output: Path, options: argparse.Namespace, flags: Sequence[str]) -> list[str]:
-    """run.py's command line for one benchmark."""
+    """The command line for one benchmark."""
     program = [sys.executable] if options.gpus <= 1 else ["torchrun", "--standalone", "--nproc_per_node", str(options.gpus)]
-    words = [*program, "run.py", "--config", str(config), "--mode", "testing", "--output_dir", str(output)]
+    words = [*program, "-m", "omnivast.launch", "--config", str(config), "--mode", "testing", "--output_dir", str(output)]
     if options.gpus == 0:
         words += ["--device", "cpu"]
     for name in ("pretrain_dir", "checkpoint"):
@@ -61,7 +59,7 @@ def command(config: Path, output: Path, options: argparse.Namespace, flags: Sequ
 
 
 def fingerprint(words: Sequence[str], config: Path, weights: Sequence[Path]) -> str:
-    """Changes with run.py's command line, the config and the weights' size and time."""
+    """Changes with the command line, the config and the weights' size and time."""
     digest = hashlib.sha256(json.dumps([*words]).encode() + config.read_bytes())
     for path in weights:
         state = path.stat()
@@ -84,7 +82,8 @@ def test(name: str, options: argparse.Namespace, flags: Sequence[str]) -> dict[s
     """
     config, folder = options.configs / f"{name}.json", options.output / name
     words = command(config, folder, options, flags)
-    own, done = fingerprint(words[words.index("run.py") :], config, weights_of(options)), folder / "done.json"
+    # The program counts by its first name, run.py, by which results of before are known.
+    own, done = fingerprint(["run.py", *words[words.index("--config") :]], config, weights_of(options)), folder / "done.json"
     before = _done_before(done)
     if before.get("fingerprint") == own:
         print(f"{name}: done before", flush=True)
@@ -97,7 +96,7 @@ def test(name: str, options: argparse.Namespace, flags: Sequence[str]) -> dict[s
     start = time.monotonic()
     try:
         with open(folder / "output.txt", "wb") as log:
-            status = subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            status = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     except OSError as error:
         return {"fingerprint": own, "error": f"{words[0]} could not be started: {error.strerror}"}
     if status in (130, -signal.SIGINT):
@@ -157,8 +156,9 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 
 
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(prog="bash scripts/vast/zero_shot.sh", description="Tests one checkpoint on many benchmarks without "
-                                     "training on them. All other flags go to run.py.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m omnivast zero-shot", description="Tests one checkpoint on many benchmarks without "
+                                     "training on them. All other flags go to run.py. `bash scripts/vast/zero_shot.sh` in a checkout "
+                                     "does the same, and installs what it needs first.", allow_abbrev=False)
     parser.add_argument("--pretrain_dir", type=as_path, help="folder of the run whose newest weights are tested")
     parser.add_argument("--checkpoint", type=as_path, help="weights to test in place of those")
     parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all of {', '.join(choices())}")
@@ -205,7 +205,3 @@ def main(arguments: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} of {len(records)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """What the quickstart found: ``metrics.json`` and ``report.html`` from its training and testing folders.
 
-    python scripts/quickstart_summary.py [--folder output/quickstart] [--data datasets/omnistamps/quick]
+    python -m omnivast.scripts.omnistamps.quickstart_summary [--folder output/quickstart] [--data datasets/omnistamps/quick]
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from omnivast.config.paths import as_path  # noqa: E402
-from omnivast.config.tasks import Group  # noqa: E402
-from omnivast.data.audio import SAMPLE_RATE  # noqa: E402
-from omnivast.data.media.decode import MediaFolder, read_clip, read_sound  # noqa: E402
-from omnivast.evaluation.metrics.accuracy import accuracy, exact_matches  # noqa: E402
-from omnivast.evaluation.report.charts import Dots, dot_chart  # noqa: E402
-from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of  # noqa: E402
-from omnivast.evaluation.report.run_report import short, training_charts  # noqa: E402
-from omnivast.utils.files import write_atomically  # noqa: E402
-from omnivast.utils.log import read_jsonl  # noqa: E402
+from omnivast.config.paths import as_path
+from omnivast.config.tasks import Group
+from omnivast.data.audio import SAMPLE_RATE
+from omnivast.data.media.decode import MediaFolder, read_clip, read_sound
+from omnivast.evaluation.metrics.accuracy import accuracy, exact_matches
+from omnivast.evaluation.report.charts import Dots, dot_chart
+from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of
+from omnivast.evaluation.report.run_report import short, training_charts
+from omnivast.utils.files import write_atomically
+from omnivast.utils.log import read_jsonl
 
 TRAININGS = {
     "pretrain": "Pretraining (all objectives, modality groups)",

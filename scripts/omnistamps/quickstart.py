@@ -1,6 +1,7 @@
 """Everything once: OmniStamps clips, pretraining, fine-tuning for retrieval, captions and questions, tests, report.
 
 Writes metrics.json and report.html. Run again, it reuses what is done and continues what was interrupted.
+`bash scripts/quickstart.sh` in a checkout does the same, and installs what it needs first.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
-
 from omnivast.config.paths import as_path
+from omnivast.scripts.omnistamps.stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 from omnivast.utils.files import sha256_file, write_atomically
 
 TASKS = {"ret": "retrieval", "cap": "captions", "qa": "questions"}
@@ -26,7 +26,7 @@ STAGES = 5 + 2 * len(TASKS)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__,
+    result = argparse.ArgumentParser(prog="python -m omnivast quickstart", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=sorted(CONFIGS), default="quick",
                         help="quick: 2,400 training clips, 7 to 9 minutes on two CPU cores; full: 12,000, for a GPU; debug: 24 clips and "
@@ -46,7 +46,7 @@ def quickstart(options: argparse.Namespace) -> None:
     recipe = Recipe(options.size, options.data, options.steps)
     stages = Stages(folder, STAGES, fresh=options.fresh)
     shared: tuple[str, ...] = ("--cache_dir", str(folder / "cache"))
-    # The debug clips come with the repository.
+    # The debug clips come with a checkout.
     inputs = {"clips": stages.build("building the clips", recipe, options.fresh and options.size != "debug")}
     # All tracks of all clips are read here, with all cores; what follows finds them decoded.
     stages.command("check", "checking and decoding the clips", recipe.check(recipe.config("finetune_ret"), *shared), inputs)
@@ -68,8 +68,8 @@ def quickstart(options: argparse.Namespace) -> None:
 
     lanes = {words: partial(finetune_and_test, task, words) for task, words in TASKS.items()}
     stages.side_by_side({**lanes, "pretrained": test_pretrained})
-    stages.command("report", "writing the report", [sys.executable, "scripts/quickstart_summary.py", "--folder", str(folder),
-                                                    "--data", str(recipe.data)])
+    stages.command("report", "writing the report", [sys.executable, "-m", "omnivast.scripts.omnistamps.quickstart_summary", "--folder",
+                                                    str(folder), "--data", str(recipe.data)])
     _complete_seconds(folder / "metrics.json", stages.seconds())
     print(f"\nDone: {folder / 'metrics.json'} and {folder / 'report.html'}")
 
@@ -92,7 +92,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     print(f"this call took {(time.monotonic() - began) / 60:.1f} min")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

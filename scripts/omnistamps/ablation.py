@@ -6,6 +6,7 @@ after the same fine-tuning for retrieval on all groups. The second comparison is
 untrained contrastive heads for all groups but vas.
 
 Writes table.json and table.md. Run again, it reuses what is done and continues what was interrupted.
+`bash scripts/ablation_grouping.sh` in a checkout does the same, and installs what it needs first.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
-
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import Task
+from omnivast.scripts.omnistamps.stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
 from omnivast.utils.files import sha256_file, write_atomically
 
 ROWS = {"i": "vas alone", "j": "modality grouping"}
@@ -45,7 +45,7 @@ STAGES = 1 + len(ROWS) * (2 + len(TESTS))
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="bash scripts/ablation_grouping.sh", description=__doc__,
+    result = argparse.ArgumentParser(prog="python -m omnivast ablation", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=sorted(CONFIGS), default="quick", help="size of OmniStamps (default quick)")
     result.add_argument("--folder", type=as_path, default=Path("output/ablation_grouping"),
@@ -142,10 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ablation(parser().parse_args(arguments))
     except StageError as error:
-        print(f"\nablation_grouping: {error}", file=sys.stderr)
+        print(f"\nablation: {error}", file=sys.stderr)
         return error.status
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
