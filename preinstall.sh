@@ -5,11 +5,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
     cat <<'HELP'
-usage: bash preinstall.sh [--dev] [--force] [--system]
+usage: bash preinstall.sh [--dev] [--all] [--force] [--system]
 
 Installs requirements.txt with pip into the active venv or conda environment.
-  --dev      also requirements-dev.txt: what lint and tests need
-  --force    ask pip even if an earlier call installed the same files here
+  --dev      also the extra "dev" of pyproject.toml: what lint and tests need
+  --all      also every extra of "all", one by one; what pip cannot install is named and left out
+  --force    ask pip even if an earlier call installed the same here
   --system   install into the `python` found first even if no environment is active
 HELP
 }
@@ -19,10 +20,11 @@ fail() {
     exit 1
 }
 
-dev=false force=false system=false
+dev=false all=false force=false system=false
 for argument in "$@"; do
     case "$argument" in
         --dev) dev=true ;;
+        --all) all=true ;;
         --force) force=true ;;
         --system) system=true ;;
         -h | --help) usage; exit 0 ;;
@@ -40,29 +42,78 @@ if ! $system && ! "$python" -c 'import os, sys; sys.exit(sys.prefix == sys.base_
 or install into $prefix on purpose with --system"
 fi
 
-# The stamp holds a hash of the requirement files and of the Python version, for each of the two sets.
-stamp_of() {
-    { "$python" --version; cat "$@"; } | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
-}
-stamps="$prefix/.omnivast_installed"
-files=requirements.txt
-stamp="$(stamp_of requirements.txt)"
-dev_stamp="$(stamp_of requirements.txt requirements-dev.txt)"
-wanted="$stamp"
-if $dev; then
-    files=requirements-dev.txt
-    wanted="$dev_stamp"
-fi
-if ! $force && grep -qsx "$wanted" "$stamps"; then
-    echo "preinstall.sh: $files is installed in $prefix already"
-    exit 0
-fi
-echo "preinstall.sh: installing $files into $prefix (PyTorch is large: minutes on a slow line)"
 "$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip; try: $python -m ensurepip --upgrade (or apt install python3-pip)"
-"$python" -m pip install --disable-pip-version-check -r "$files" || fail "pip could not install $files; see its message above"
-{
-    echo "$stamp"
-    if $dev; then echo "$dev_stamp"; fi
-} >"$stamps.new"
-mv "$stamps.new" "$stamps"
-echo "preinstall.sh: done"
+
+# What is listed under extras of pyproject.toml, one a line. With --names the extras that "omnivast[a,b]" stands for, else their packages.
+listed() {
+    "$python" - "$@" <<'PYTHON' || fail "the extras in pyproject.toml cannot be read"
+import re, sys
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+with open("pyproject.toml", "rb") as file:
+    extras = tomllib.load(file)["project"]["optional-dependencies"]
+names_only = sys.argv[1] == "--names"
+
+def listed(extra):
+    for line in extras[extra]:
+        inner = re.fullmatch(r"omnivast\[(.*)\]", line)
+        for name in inner[1].split(",") if inner else ():
+            yield from [name] if names_only else listed(name)
+        if not inner:
+            yield line
+
+print(*listed(sys.argv[-1]), sep="\n")
+PYTHON
+}
+
+# A set is what is installed by one call of pip: requirements.txt, with or without an extra. Its stamp is a hash of the Python version and of
+# what is listed for it.
+stamps="$prefix/.omnivast_installed"
+stamp_of() {
+    { "$python" --version; cat requirements.txt; printf '%s\n' "$@"; } |
+        "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
+}
+has_stamp() {
+    ! $force && grep -qsx "$1" "$stamps"
+}
+ask_pip() {
+    "$python" -m pip install --disable-pip-version-check -r requirements.txt "$@"
+}
+
+set="requirements.txt" packages=""
+if $dev; then
+    set="requirements.txt and the extra dev"
+    packages="$(listed dev)"
+fi
+stamp="$(stamp_of $packages)"
+if has_stamp "$stamp"; then
+    echo "preinstall.sh: $set: installed in $prefix already"
+else
+    echo "preinstall.sh: installing $set into $prefix (PyTorch is large: minutes on a slow line)"
+    ask_pip $packages || fail "pip could not install $set; see its message above"
+    # Only what holds now: the stamps of other requirements, and of extras installed beside them, are dropped.
+    { stamp_of; echo "$stamp"; } | sort -u >"$stamps.new"
+    mv "$stamps.new" "$stamps"
+fi
+$all || exit 0
+
+extras="$(listed --names all)"
+without=""
+for extra in $extras; do
+    packages="$(listed "$extra")"
+    stamp="$(stamp_of $packages)"
+    if has_stamp "$stamp"; then
+        echo "preinstall.sh: extra $extra: installed in $prefix already"
+    elif echo "preinstall.sh: installing the extra $extra ($packages)" && ask_pip $packages; then
+        echo "$stamp" >>"$stamps"
+    else
+        without="$without $extra"
+    fi
+done
+if [ -n "$without" ]; then
+    echo "preinstall.sh: pip could not install:$without (its messages are above); all else is installed" >&2
+else
+    echo "preinstall.sh: all extras are installed"
+fi

@@ -43,6 +43,8 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield f"run_cfg.deepspeed_config '{run.deepspeed_config}': no such file{looked_up(run.deepspeed_config)}"
     if run.parallel != "ddp" and run.optim == "muon" and run.mode == "training":
         yield f"run_cfg.optim muon needs whole matrices on every process: with run_cfg.parallel {run.parallel} choose adamw"
+    if run.parallel != "ddp" and run.optim == "apex_fused_adam" and run.mode == "training":
+        yield f"run_cfg.optim apex_fused_adam does not know shares of parameters: with run_cfg.parallel {run.parallel} choose adamw"
     if run.parallel == "deepspeed" and run.precision == "fp16":
         yield "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"
     if run.parallel == "deepspeed" and run.compile:

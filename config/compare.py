@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from omnivast.config.extras import import_extra
 from omnivast.config.fields import LISTS, SECTIONS, section_keys
 from omnivast.config.schema import Config
 
@@ -35,6 +36,18 @@ def resolved(config: Config) -> dict[str, Any]:
         keys = section_keys(name)
         plain[name] = {key: value for key, value in plain[name].items() if not keys[key].metadata.keys() & {"obsolete", "older"}}
     return plain
+
+
+def as_released(config: Config) -> Any:
+    """The whole config as an EasyDict, whose values are attributes and keys, for scripts written against the release.
+
+    It has ``fp16`` and ``bf16``, true where ``precision`` names them (with auto neither: the machine decides when the program runs), and
+    ``use_ddp``. Raises ImportError where easydict is not installed.
+    """
+    easydict = import_extra("easydict")
+    plain = resolved(config)
+    run = plain["run_cfg"] | {name: config.run_cfg.precision == name for name in OLDER_PRECISION} | {"use_ddp": config.run_cfg.use_ddp}
+    return easydict.EasyDict(plain | {"run_cfg": run})
 
 
 def config_hash(config: Config | Mapping[str, Any]) -> str:

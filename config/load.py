@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from omnivast.config.checks import check
-from omnivast.config.compare import OLDER_PRECISION, config_hash, diff, resolved
+from omnivast.config.compare import OLDER_PRECISION, as_released, config_hash, diff, resolved
 from omnivast.config.fields import (
     LISTS,
     OBSOLETE,
@@ -63,13 +63,20 @@ class Draft:
     datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
 
 
-def load_config(argv: Sequence[str] | Path) -> Config:
-    """The config that a command line describes.
+@overload
+def load_config(argv: Sequence[str] | Path, as_easydict: Literal[False] = False) -> Config: ...
+@overload
+def load_config(argv: Sequence[str] | Path, as_easydict: Literal[True]) -> Any: ...
+def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
+    """The config that a command line describes. A run's ``log/hps.json`` is a config like any other.
 
     Args:
         argv: the words after the program's name: ``["--config", "config/debug/tiny.json", "--seed", "1"]``; or, where there are no
             flags, the path of the config alone. What is not there is looked up among OmniVAST's own configs.
+        as_easydict: an EasyDict of run_cfg, model_cfg and data_cfg, as scripts written against the released VAST take it, instead of a
+            frozen Config.
     Raises:
+        ImportError: as_easydict, where easydict is not installed.
         ConfigError: with one message that names the file or flag, what was expected, and the nearest valid choice.
         SystemExit: with code 0, after writing the help to standard output, for ``--help``.
     """
@@ -93,7 +100,7 @@ def load_config(argv: Sequence[str] | Path) -> Config:
     _settle(draft)
     config = _with_sample_nums(_build(draft))
     check(config, draft.file)
-    return config
+    return as_released(config) if as_easydict else config
 
 
 def _read_file(file: Path) -> Draft:

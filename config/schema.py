@@ -37,8 +37,9 @@ class RunConfig:
     clip_lr: float | None = setting(None, "peak learning rate of the vision encoder; null: learning_rate", minimum=0.0)
     new_lr: float | None = setting(None, "peak learning rate of the parameters in new_params_name; null: learning_rate", minimum=0.0)
     new_params_name: list[str] = setting([], "parameter names (parts of them) trained with new_lr")
-    optim: Literal["adamw", "adam", "muon", "sgd"] = setting("adamw", "optimiser; muon: AdamW that orthogonalises the updates of hidden "
-                                                                      "matrices, for training from scratch (not with fsdp or deepspeed)")
+    optim: Literal["adamw", "adam", "muon", "sgd", "apex_fused_adam"] = setting(
+        "adamw", "optimiser; muon: AdamW that orthogonalises the updates of hidden matrices, for training from scratch; apex_fused_adam: "
+                 "AdamW by NVIDIA Apex, where it was built with its CUDA extensions, on GPUs (neither with fsdp or deepspeed)")
     betas: list[float] = setting([0.9, 0.98], "betas of Adam")
     weight_decay: float = setting(0.01, "decoupled weight decay; not on biases and normalisation", minimum=0.0)
     grad_norm: float | None = setting(2.0, "gradient norm above which gradients are scaled down; null or -1: never")
@@ -191,7 +192,14 @@ class DatasetConfig:
     n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
                              minimum=-1)
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True)
-    video_decoder: Literal["av", "decord", "torchcodec"] = setting("av", "library that decodes videos")
+    video_decoder: Literal["av", "decord", "torchcodec"] = setting(
+        "av", "library that decodes the frames of videos: av (PyAV, nothing else needed); torchcodec (extra torchcodec, and FFmpeg's "
+              "shared libraries on the machine), the same frames, but it cannot read H.264 in AVI; decord (extra decord; no new version "
+              "since 2021), other frames of some MPEG-4 files, no AV1")
+    audio_backend: Literal["native", "torchaudio", "librosa"] = setting(
+        "native", "library that resamples sound, which PyAV decodes: native; torchaudio, also for the filterbank of BEATs and AST (extra "
+                  "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
+                  "by less than 0.02 on average")
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
                                       path=True)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FUSED_DEVICES = ("cpu", "cuda")
 """Device types on which torch has fused optimiser steps."""
+APEX_DEVICES = ("cuda",)
 
 
 def build_optimizer(model: VAST, run_cfg: RunConfig) -> Optimizer:
@@ -91,7 +92,30 @@ def _make(run_cfg: RunConfig, groups: list[dict[str, Any]], fused: bool) -> Opti
         if any(isinstance(p, DTensor) for group in groups for _, p in group["params"]):
             raise ValueError("run_cfg.optim muon needs whole matrices on every process: set \"parallel\": \"ddp\", or \"optim\": \"adamw\"")
         return Muon(groups, lr=run_cfg.learning_rate, betas=(first, second))
-    raise ValueError(f"unknown optim '{run_cfg.optim}'; valid are adamw, adam, muon, sgd")
+    if run_cfg.optim == "apex_fused_adam":
+        return _apex_fused_adam(run_cfg, groups)
+    raise ValueError(f"unknown optim '{run_cfg.optim}'; valid are adamw, adam, muon, sgd, apex_fused_adam")
+
+
+def _apex_fused_adam(run_cfg: RunConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    """AdamW by NVIDIA Apex. Raises ValueError for parameters that are not on a GPU, and where Apex or its CUDA extensions are absent."""
+    instead = '"optim": "adamw" is the same mathematics, fused by torch itself'
+    elsewhere = {p.device.type for group in groups for _, p in group["params"]} - {*APEX_DEVICES}
+    if elsewhere:
+        raise ValueError(f"run_cfg.optim apex_fused_adam works on NVIDIA GPUs, and parameters are on: {', '.join(elsewhere)}. {instead}")
+    try:
+        from apex.optimizers import FusedAdam
+
+        class ApexFusedAdam(FusedAdam):
+            """With ``zero_grad`` as torch's optimisers have it. Apex's own sets gradients to None always."""
+
+            def zero_grad(self, set_to_none: bool = True) -> None:
+                super().zero_grad()
+
+        return ApexFusedAdam(groups, lr=run_cfg.learning_rate, betas=tuple(run_cfg.betas), adam_w_mode=True)
+    except (ImportError, RuntimeError) as error:  # Apex raises RuntimeError where it was built without CUDA extensions
+        raise ValueError(f"run_cfg.optim apex_fused_adam: {error}. It needs NVIDIA Apex, built with its CUDA extensions from "
+                         f"https://github.com/NVIDIA/apex (the 'apex' that pip finds is another package). {instead}") from error
 
 
 def _check_coverage(model: nn.Module, roles: Iterable[tuple[str, nn.Parameter, str]]) -> None:

@@ -9,7 +9,6 @@ SHA-256, that it was read with. Of several processes one converts and the others
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from omnivast.config.extras import is_installed, not_installed
 from omnivast.config.files import why_not_json
 from omnivast.config.tasks import CaptionKind
 from omnivast.data.annotations.json_stream import entries
@@ -117,9 +117,9 @@ class MappedAnnotations(Annotations):
 
 def load_mapped(path: Path, reader: RowReader) -> MappedAnnotations:
     """The rows of a JSON list, converted if that has not been done. Raises AnnotationError."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise AnnotationError(f"{path}: annotations of {path.stat().st_size / 2**20:.0f} MiB are kept in a memory-mapped file, which needs "
-                              "pyarrow: run `pip install pyarrow`")
+    if not is_installed("pyarrow"):
+        raise AnnotationError(f"{path}: annotations of {path.stat().st_size / 2**20:.0f} MiB are kept in a memory-mapped file, but "
+                              f"{not_installed('pyarrow')}")
     key = hashlib.sha256(json.dumps([FORMAT, *reader.settings]).encode()).hexdigest()[:8]
     candidates = places(path, "annotations", f"{key}.arrow")
     for arrow in candidates:

@@ -44,6 +44,9 @@ Choice = Callable[[int], list[int]]
 """Number of frames → which to take, in ascending order (repeats allowed). Called again when the number was declared wrongly,
 so it must be a function of the number alone."""
 
+Resample = Callable[[Tensor, int, int], Tensor]
+"""((samples,) float32, its rate, the rate wanted) → (samples,) at that rate."""
+
 
 @dataclass
 class Clip:
@@ -125,8 +128,11 @@ def _decode_whole(path: Source, choose: Choice, transform: FrameTransform | None
     return clip
 
 
-def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE) -> Tensor | None:
-    """(samples,) float32 in [-1, 1], mono, at ``rate`` Hz, of a sound file or of a video's track; None when it has no sound."""
+def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE, resample: Resample | None = None) -> Tensor | None:
+    """(samples,) float32 in [-1, 1], mono, at ``rate`` Hz, of a sound file or of a video's track; None when it has no sound.
+
+    resample: brings the decoded sound to ``rate`` in place of FFmpeg.
+    """
     path = as_source(path)
     with named(path):
         if is_animation(path):
@@ -139,10 +145,11 @@ def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE) -> Tensor | Non
             return None
         _check_decoder(path, audio, "sound")
         audio.codec_context.thread_count = 1
-        track = SoundTrack(rate)
+        track = SoundTrack(None if resample else rate)
         for frame in cast(Iterator[Any], container.decode(audio)):
             track.add(frame)
-        return track.waveform()
+        waveform = track.waveform()
+        return resample(waveform, track.rate or rate, rate) if resample and waveform is not None else waveform
 
 
 def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int

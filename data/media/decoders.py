@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from omnivast.config.extras import import_extra
 
 
 class Decoder(Protocol):
@@ -49,6 +50,8 @@ def load_decoder(name: str) -> Decoder | None:
         return None
     if name not in DECODERS:
         raise ValueError(f"unknown video_decoder '{name}'; valid are av, {', '.join(DECODERS)}")
-    if importlib.util.find_spec(name) is None:
-        raise ValueError(f'video_decoder \'{name}\' is not installed: run `pip install {name}`, or use "video_decoder": "av"')
+    try:
+        import_extra(name)
+    except ImportError as error:
+        raise ValueError(f"video_decoder '{name}': {error}. \"video_decoder\": \"av\" needs no package") from error
     return DECODERS[name]()

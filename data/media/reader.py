@@ -17,6 +17,7 @@ from omnivast.config.paths import looked_up
 from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import Modality, Task
 from omnivast.data import audio, vision
+from omnivast.data.audio_backends import load_backend
 from omnivast.data.media import decode as media
 from omnivast.data.media.cache import MAX_FRAMES, ClipCache
 from omnivast.data.media.decode import Clip, MediaError, MediaFolder
@@ -59,10 +60,11 @@ class ClipReader:
         self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
         try:
             self._decoder = load_decoder(config.video_decoder)
+            self._backend = load_backend(config.audio_backend, spec.audio_frontend)
         except ValueError as error:
             raise DataError(f"{self._where}: {error}") from None
         self._cache = ClipCache(config.cache_dir) if config.cache_dir and (self._vision or self._audio) else None
-        self._frontend = audio.find_frontend(spec.audio_frontend)
+        self._frontend = self._backend.frontend
 
     def read(self, clip_id: str, key: tuple[object, ...]) -> ClipMedia:
         """The clip's frames and sound; in training with the draws of ``key``. Raises MediaError."""
@@ -190,26 +192,28 @@ class ClipReader:
         return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder)
 
     def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
-        return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend)
+        other = () if self.config.audio_backend == "native" else (self.config.audio_backend,)
+        return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend, *other)
 
     def _slices(self, mel: Tensor, indices: list[int]) -> Tensor:
         return audio.take_slices(mel, len(mel), self.spec.mel_bins, indices, self.spec.target_length, self._frontend)
 
     def _decode_files(self, seen: Source | None, heard: Source | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
-        """Frames and sound of the files, in one pass where they are one file."""
+        """Frames and sound of the files, in one pass where they are one file and FFmpeg resamples."""
         transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"))
+        together = heard == seen and not self._backend.resample
         clip = Clip()
         if seen:
             if self.config.vision_format == "video_rawvideo":
-                clip = media.read_clip(seen, choose, transform=transform, sound=heard == seen, decoder=self._decoder,
+                clip = media.read_clip(seen, choose, transform=transform, sound=together, decoder=self._decoder,
                                        rate=self._frontend.rate)
             elif self.config.vision_format == "video_frame":
                 clip = media.read_frame_folder(str(seen), choose, transform)
             else:
                 image = media.read_image(seen, transform)
                 clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
-        if heard and heard != seen:
-            clip.waveform = media.read_sound(heard, self._frontend.rate)
+        if heard and not together:
+            clip.waveform = media.read_sound(heard, self._frontend.rate, self._backend.resample)
         return clip
 
     def _draws(self, key: tuple[object, ...], purpose: str) -> torch.Generator | None:

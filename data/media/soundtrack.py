@@ -17,9 +17,12 @@ _PART = 16_384
 
 
 class SoundTrack:
-    """Collects decoded sound as mono at one rate. Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted."""
+    """Collects decoded sound as mono at one rate, in Hz; None: the rate of its first part.
 
-    def __init__(self, rate: int) -> None:
+    Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted.
+    """
+
+    def __init__(self, rate: int | None) -> None:
         self._rate = rate
         self._resampler: av.AudioResampler | None = None
         self._layout: tuple[object, ...] | None = None
@@ -28,6 +31,7 @@ class SoundTrack:
 
     def add(self, frame: av.AudioFrame) -> None:
         """The next part of the sound. Raises ValueError past ``MAX_SECONDS``."""
+        self._rate = self._rate or frame.sample_rate
         layout = (frame.format.name, frame.layout.name, frame.sample_rate)
         if layout != self._layout:
             self._flush()
@@ -41,9 +45,14 @@ class SoundTrack:
             self._keep(self._resampler.resample(frame))
 
     @property
+    def rate(self) -> int | None:
+        """Samples a second; None where none was asked for and no part has come yet."""
+        return self._rate
+
+    @property
     def seconds(self) -> float:
         """Length of the sound so far."""
-        return self._samples / self._rate
+        return self._samples / self._rate if self._rate else 0.0
 
     def waveform(self) -> Tensor | None:
         """(samples,) float32 in [-1, 1]; None where there was no sound."""

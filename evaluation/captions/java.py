@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import omnivast
+from omnivast.config.extras import not_installed
 
 METRICS = ("meteor", "spice")
 SECONDS = 900
@@ -61,7 +62,7 @@ def missing(metric: str) -> str:
     """What the metric lacks on this machine, with what to do about it; "" when nothing."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
-        return "pycocoevalcap is not installed (pip install pycocoevalcap)"
+        return not_installed("pycocoevalcap")
     if shutil.which("java") is None:
         return "there is no 'java' on the PATH (Java 8 or newer; 17 is tested)"
     if metric == "spice":

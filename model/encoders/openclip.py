@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from omnivast.config.extras import import_extra
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
 from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision
@@ -58,11 +59,11 @@ class OpenClipTower(VisionEncoder):
 def any_open_clip_tower(cfg: ModelConfig) -> VisionEncoder:
     """``open_clip:<model>[:<tag>]``: its weights come from ``pretrained_weights/open_clip/<model>[.<tag>].safetensors`` or from scratch."""
     try:
-        import open_clip
-        from open_clip.model import _build_vision_tower
-    except ImportError:
-        raise EncoderError(f"model_cfg.vision_encoder_type '{cfg.vision_encoder_type}' needs open_clip: "
-                           "pip install open_clip_torch") from None
+        open_clip = import_extra("open_clip")
+    except ImportError as error:
+        raise EncoderError(f"model_cfg.vision_encoder_type '{cfg.vision_encoder_type}': {error}") from None
+    from open_clip.model import _build_vision_tower
+
     name, _, tag = str(cfg.vision_encoder_type).partition(":")[2].partition(":")
     settings = open_clip.get_model_config(name)
     if settings is None:

@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     path = write_json(tmp_path / "a.json", vast_rows(4))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(AnnotationError, match="a.json.*pip install pyarrow"):
+    with pytest.raises(AnnotationError, match=r'a.json.*pip install "omnivast\[large\]"'):
         load_annotations(path, VAS, training=True)
     assert len(small(path, training=True)) == 4
 

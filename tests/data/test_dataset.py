@@ -155,7 +155,7 @@ BAD_SETTINGS = {
     "no frame number": ({"vision_sample_num": None}, "vision_sample_num"),
     "no slice number": ({"audio_sample_num": None}, "audio_sample_num"),
     "cache and crops": ({"cache_dir": "x", "vision_transforms": "crop_flip"}, "cache_dir.*crop_flip"),
-    "decoder": ({"video_decoder": "decord"}, "pip install decord"),
+    "decoder": ({"video_decoder": "decord"}, r'video_decoder .decord.*pip install "omnivast\[decord\]"'),
 }
 
 

@@ -224,7 +224,7 @@ def test_ids_that_leave_the_folder_are_refused(tmp_path, clip_id):
 def test_other_decoders_are_selectable_and_their_absence_names_the_package(monkeypatch):
     assert load_decoder("av") is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install decord"):
+    with pytest.raises(ValueError, match=r'pip install "omnivast\[decord\]"'):
         load_decoder("decord")
 
 
@@ -244,6 +244,26 @@ def test_frames_of_another_decoder_and_sound_of_pyav(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", frames=6)
     clip = read_clip(path, lambda n: [0, n - 1], sound=True, decoder=load_decoder("decord"))
     assert levels(clip.frames, 6) == [0, 5] and clip.frame_count == 6 and clip.waveform is not None
+
+
+@pytest.mark.parametrize("name", ["decord", "torchcodec"])
+@pytest.mark.parametrize("file", ["a.mp4", "a.webm", "a.mkv"])
+def test_other_decoders_give_the_frames_that_ours_gives(name, file, tmp_path):
+    """Moving pictures in H.264 and VP9, the first and the last frame among those chosen."""
+    try:
+        decoder = load_decoder(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+    path = write_video(tmp_path / file, images=images, fps=10)
+
+    def choose(count):
+        return [0, 1, count // 2, count - 2, count - 1]
+
+    ours, theirs = read_clip(path, choose), read_clip(path, choose, decoder=decoder)
+    assert theirs.frame_count == ours.frame_count == 20 and theirs.decoded == 0
+    assert theirs.frames.shape == ours.frames.shape
+    assert (theirs.frames.int() - ours.frames.int()).abs().max() <= 2
 
 
 def test_empty_chunks_of_an_avi_are_no_missing_frames(tmp_path):

@@ -38,15 +38,18 @@ def test_help(name):
 
 @pytest.fixture
 def repository(tmp_path):
-    """The installing scripts with requirements that need no download, and how to run bash there without an environment."""
+    """The installing scripts with requirements that need no download but for one that cannot be had, and how to run bash there without an
+    environment."""
     (tmp_path / "repo" / "scripts").mkdir(parents=True)
     for name in ("preinstall.sh", "scripts/_environment.sh"):
         shutil.copy(ROOT / name, tmp_path / "repo" / name)
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        (tmp_path / "repo" / name).write_text("# nothing\n")
+    (tmp_path / "repo" / "requirements.txt").write_text("# nothing\n")
+    (tmp_path / "repo" / "pyproject.toml").write_text(
+        '[project.optional-dependencies]\none = ["pip"]\nlost = ["omnivast-lost>=1", "pip"]\ntwo = ["pip>=1"]\n'
+        'all = ["omnivast[one,lost,two]"]\ndev = ["omnivast[one]", "pip>=2"]\n')
     (tmp_path / "bin").mkdir()
     environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON")}
-    environment["PATH"] = f"{tmp_path / 'bin'}:/usr/local/bin:/usr/bin:/bin"
+    environment |= {"PATH": f"{tmp_path / 'bin'}:/usr/local/bin:/usr/bin:/bin", "PIP_NO_INDEX": "1"}
 
     def bash(command, **variables):
         return subprocess.run(["bash", "-c", command], cwd=tmp_path, env={**environment, **variables}, text=True, stdout=subprocess.PIPE,
@@ -70,11 +73,25 @@ def test_an_environment_is_made_once_and_installed_into_once(repository):
     assert {"TOKENIZERS_PARALLELISM=false", "MALLOC_TOP_PAD_=268435456"} <= set(lines)
 
     again = bash(command + "; bash preinstall.sh --dev", PYTHON=base_python(), MALLOC_TOP_PAD_="1")
-    assert again.returncode == 0 and "making .venv" not in again.stdout and "requirements.txt is installed" in again.stdout
-    assert "installing requirements-dev.txt" in again.stdout and "MALLOC_TOP_PAD_=1" in again.stdout
+    assert again.returncode == 0 and "making .venv" not in again.stdout and "requirements.txt: installed in" in again.stdout
+    assert "installing requirements.txt and the extra dev" in again.stdout and "MALLOC_TOP_PAD_=1" in again.stdout
+
+    command = "source repo/.venv/bin/activate; bash repo/preinstall.sh --all"
+    every = bash(command)
+    assert every.returncode == 0 and "requirements.txt: installed in" in every.stdout
+    assert all(f"installing the extra {name}" in every.stdout for name in ("one (pip)", "lost (omnivast-lost>=1", "two (pip>=1)"))
+    assert "No matching distribution found for omnivast-lost" in every.stdout and "pip could not install: lost (" in every.stdout
+    tried = bash(command).stdout
+    assert [f"extra {name}: installed in" in tried for name in ("one", "lost", "two")] == [True, False, True]
+
     (folder / "repo" / "requirements.txt").write_text("# changed\n")
-    changed = bash("source repo/.venv/bin/activate; bash repo/preinstall.sh; bash repo/preinstall.sh")
-    assert changed.stdout.count("installing requirements.txt") == 1 and changed.stdout.count("is installed in") == 1
+    (folder / "repo" / "pyproject.toml").write_text('[project.optional-dependencies]\ntwo = ["pip>=1"]\nall = ["omnivast[two]"]\n')
+    changed = bash(f"{command}; bash repo/preinstall.sh")
+    assert changed.stdout.count("installing requirements.txt") == 1 and changed.stdout.count("requirements.txt: installed in") == 1
+    assert "installing the extra two" in changed.stdout and "all extras are installed" in changed.stdout
+    (folder / "repo" / "pyproject.toml").write_text("[project")
+    broken = bash(command)
+    assert broken.returncode == 1 and "the extras in pyproject.toml cannot be read" in broken.stdout
 
 
 def test_what_is_missing_for_an_environment_is_said(repository):

@@ -49,7 +49,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     assert found.meteor is None and found.spice is None
     assert "no 'java' on the PATH" in found.not_computed["meteor"]
     monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
-    assert "pycocoevalcap is not installed" in java_scores([["a"]], [["a"]]).not_computed["spice"]
+    assert 'pycocoevalcap is not installed: pip install "omnivast[java]"' in java_scores([["a"]], [["a"]]).not_computed["spice"]
 
 
 def test_absent_models_are_named(monkeypatch):

@@ -266,7 +266,7 @@ def test_open_clip_s_other_towers(tmp_path):
 
 def test_open_clip_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(EncoderError, match=r"'open_clip:ViT-B-16:openai' needs open_clip: pip install open_clip_torch"):
+    with pytest.raises(EncoderError, match=r"'open_clip:ViT-B-16:openai': open_clip is not installed: pip install .omnivast\[open_clip\]"):
         build("open_clip:ViT-B-16:openai", 16, {})
     assert tower_file("open_clip:ViT-B-16:openai").url is None
 

@@ -154,7 +154,7 @@ def test_in_bfloat16_every_weight_learns():
     assert all(bool(gradient.isfinite().all()) for gradient in found[torch.bfloat16].values())
 
 
-@pytest.mark.parametrize(("search", "baseline", "learnt"), [("sample", "greedy", 150), ("sample", "mean", 90), ("beam", "mean", 90)])
+@pytest.mark.parametrize(("search", "baseline", "learnt"), [("sample", "greedy", 150), ("sample", "mean", 90), ("beam", "mean", 60)])
 def test_the_reward_rises(search, baseline, learnt):
     """CIDEr, 10 at best, of captions drawn from a half learnt model, or of its greedy ones, before and after."""
     model = vast()

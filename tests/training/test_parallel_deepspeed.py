@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from omnivast.config.extras import not_installed
 from omnivast.config.tasks import Task
 from omnivast.training.checkpoints.checkpoint import CheckpointError
 from omnivast.training.engines import zero
@@ -60,7 +61,7 @@ def test_files_that_do_not_do(tmp_path, content, message):
 
 def test_what_to_install_where_it_is_absent(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    with pytest.raises(ValueError, match="pip install deepspeed.*--parallel fsdp"):
+    with pytest.raises(ValueError, match=r'pip install "omnivast\[deepspeed\]".*--parallel fsdp'):
         zero.ZeRO(vast(), run(tmp_path, {"zero_optimization": {"stage": 2}}), torch.device("cpu"))
 
 
@@ -84,7 +85,7 @@ class Broken:
 
 
 def test_what_is_not_finite_stops_with_the_clips_saved(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=lambda **options: [Broken(**options)]))
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=lambda **options: [Broken(**options)], __spec__=object()))
     settings = run(tmp_path, {"zero_optimization": {"stage": 2}}, gradient_accumulation_steps=2)
     engine = zero.ZeRO(vast(), settings, torch.device("cpu"))
     first, second = batch(seed=1), dataclasses.replace(batch(seed=2), clip_ids=["w", "x", "y", "z"])
@@ -126,7 +127,7 @@ def stages(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     if not INSTALLED:
-        pytest.skip("DeepSpeed is not installed: pip install deepspeed")
+        pytest.skip(not_installed("deepspeed"))
     folder = tmp_path_factory.mktemp("deepspeed")
     together(stages, 2, folder, seconds=900)
     TRAINING(0, folder / "one")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from omnivast.config.extras import import_extra
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
@@ -138,8 +139,7 @@ def read_settings(run_cfg: RunConfig) -> dict[str, Any]:
 
 def _deepspeed() -> ModuleType:
     try:
-        import deepspeed
+        return import_extra("deepspeed")
     except ImportError as error:
-        raise ValueError("run_cfg.parallel deepspeed needs DeepSpeed, which is not installed: pip install deepspeed (on a machine with the "
-                         "CUDA toolkit), or choose --parallel fsdp, which shares out as much as its stage 3") from error
-    return deepspeed
+        raise ValueError(f"run_cfg.parallel deepspeed: {error}. --parallel fsdp needs no package and shares out as much as its stage 3"
+                         ) from error
