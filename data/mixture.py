@@ -33,7 +33,7 @@ class Corpus:
     shards: torch.Tensor | None = None
     """(rows,) the shard of each row, where ``config.shuffle_shards`` of them are read at a time."""
     identity: Identity = field(default_factory=dict)
-    """What it consists of (data/annotations/identity.py)."""
+    """What it consists of (data/identity.py)."""
 
 
 Mix = Literal["random", "round-robin", "in-order", "interleaved"]
