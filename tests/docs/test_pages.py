@@ -38,6 +38,11 @@ def test_commands_are_verbs(page):
     assert set(named) <= set(VERBS)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_personal_paths(page):
+    assert re.findall(r"/(?:home|root|work|Users|mnt)/", page.read_text()) == []
+
+
 def test_every_page_of_docs_is_linked_from_the_readme():
     assert {path.name for path in (ROOT / "docs").glob("*.md")} == {
         target.removeprefix("docs/").partition("#")[0] for target in links(ROOT / "README.md")
