@@ -40,29 +40,6 @@ def why_not_json(error: Exception) -> str:
     return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
 
 
-def find_config(path: str) -> Path:
-    """``path`` where it is; else that of OmniVAST's own configs which it names: ``config/debug/tiny.json`` or ``debug/tiny.json``.
-
-    Raises ConfigError, with the nearest of these, where there is neither.
-    """
-    here, shipped = Path(path), _shipped(path)
-    if shipped is None or os.path.exists(here):
-        return here
-    if not shipped.is_file():
-        own = [f"config/{file.relative_to(SHIPPED).as_posix()}" for file in SHIPPED.rglob("*.json")]
-        raise ConfigError(f"{path}: no such file{looked_up(path)} (named by --config), nor one of OmniVAST's own configs."
-                          f"{did_you_mean(path, own)}")
-    return shipped
-
-
-def _shipped(path: str) -> Path | None:
-    """Where the config would be if OmniVAST had one of this name; None for what cannot be one."""
-    parts = Path(path).parts
-    if os.path.isabs(path) or ".." in parts or not path.endswith(".json"):
-        return None
-    return SHIPPED.joinpath(*parts[parts[:1] == ("config",):])
-
-
 def read_json(path: Path, wanted_by: str = "") -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError, with file and line, when it is absent, not JSON, or repeats a key."""
     try:
@@ -146,6 +123,29 @@ def _default_path(section: str, value: Any, chain: list[Path]) -> Path:
         raise ConfigError(f"{section}: the default file {value} does not exist (looked for {tried}, from {os.getcwd()}); "
                           f"named by {_names(chain)}")
     return here
+
+
+def find_config(path: str) -> Path:
+    """``path`` where it is; else that of OmniVAST's own configs which it names: ``config/debug/tiny.json`` or ``debug/tiny.json``.
+
+    Raises ConfigError, with the nearest of these, where there is neither.
+    """
+    here, shipped = Path(path), _shipped(path)
+    if shipped is None or os.path.exists(here):
+        return here
+    if not shipped.is_file():
+        own = [f"config/{file.relative_to(SHIPPED).as_posix()}" for file in SHIPPED.rglob("*.json")]
+        raise ConfigError(f"{path}: no such file{looked_up(path)} (named by --config), nor one of OmniVAST's own configs."
+                          f"{did_you_mean(path, own)}")
+    return shipped
+
+
+def _shipped(path: str) -> Path | None:
+    """Where the config would be if OmniVAST had one of this name; None for what cannot be one."""
+    parts = Path(path).parts
+    if os.path.isabs(path) or ".." in parts or not path.endswith(".json"):
+        return None
+    return SHIPPED.joinpath(*parts[parts[:1] == ("config",):])
 
 
 def _names(chain: list[Path]) -> str:

@@ -3,6 +3,8 @@
     config = omnivast.load_config(["--config", "debug/tiny.json", "--seed", "1"])
     model = omnivast.build_model(config.model_cfg)
 
+A config alone needs no flags: ``omnivast.load_config("debug/tiny.json")``. Those that come with OmniVAST are found from any folder.
+
 An installed package holds its subpackages (``omnivast/model`` …) beside this file. In a checkout they lie one folder up, where a
 user of the project looks for them; there the search path of the package is extended, so that ``omnivast.model`` is ``model/``.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,7 @@ from omnivast.model.vast.model import VAST
 from omnivast.scripts.tools import check_parity as parity
 from tests.model.tiny import VAST_TINY, relative
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "check_parity.py"
-"""The older spelling."""
+ROOT = Path(__file__).parents[2]
 
 
 def check(folder, *flags):
@@ -232,8 +232,9 @@ def fill(folder, golden):
 
 def test_a_folder_of_another_layout(tmp_path):
     record(tmp_path / "other")
-    # A process of its own, started elsewhere: the script finds the house by itself.
-    run = subprocess.run([sys.executable, str(SCRIPT), "other"], cwd=tmp_path, capture_output=True, text=True)
+    # A process of its own, started elsewhere.
+    run = subprocess.run([sys.executable, "-m", "omnivast", "parity", "other"], cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     lines = run.stdout.splitlines()
     assert lines[0].startswith("other: 3 clips") and lines[-1] == "passed"

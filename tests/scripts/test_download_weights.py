@@ -18,7 +18,6 @@ from omnivast.model.weights import TowerFile, towers
 from omnivast.scripts.tools import download_weights
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "download_weights.py"
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: three chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -307,8 +306,8 @@ def test_interrupted(server, tmp_path):
     """Ctrl-C in the middle, then the same command again; and --help."""
     server.files["/google-bert/b/resolve/main/model.safetensors"], server.stalls = CONTENT, 1 << 20
     server.files |= {f"/google-bert/b/resolve/main/{name}": b"{}" for name in ("config.json", "vocab.txt")}
-    command = [sys.executable, str(SCRIPT), "text:b", "--folder", str(tmp_path), "--mirror", server.url]
-    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    command = [sys.executable, "-m", "omnivast", "weights", "text:b", "--folder", str(tmp_path), "--mirror", server.url]
+    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()} | {"PYTHONPATH": str(ROOT)}
     # A shell that runs the tests in the background has them ignore Ctrl-C, which the program would inherit.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
