@@ -31,6 +31,7 @@ SHORTHANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "vision_transforms": (LISTS, "vision_transforms"),
     "n_workers": (LISTS, "n_workers"),
     "video_decoder": (LISTS, "video_decoder"),
+    "audio_backend": (LISTS, "audio_backend"),
     "cache_dir": (LISTS, "cache_dir"),
 }
 HELP = " python run.py --help, or omnivast train --help, lists all of them."
