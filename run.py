@@ -6,6 +6,10 @@ The work is done in omnivast/launch.py, whose docstring lists the exit statuses.
 
 import sys
 
+from omnivast.utils.requirements import require_installed
+
+require_installed()
+
 from omnivast.launch import run
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What a test has found so far, batch by batch, so that a run that is killed, or that fails at its last clip, can be continued.
 
 ``<results>/unfinished/<dataset>.<settings>/part_<rank>.jsonl`` holds a line per batch: the annotation rows of its clips, and what each
-objective found of them (captions, answers, contrastive features). Another run with the same weights, clips and settings, on however many
-processes, takes them over and tests the other clips; when the results of all datasets are written, the folder goes.
+objective found of them (captions, answers, contrastive features); ``matched_<rank>.jsonl`` one per chunk of pairs that re-ranking has
+scored. Another run with the same weights, clips and settings, on however many processes, takes them over and does the rest; when the
+results of all datasets are written, the folder goes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class Journal:
         # Only when all have read does any write.
         self.done = set().union(*distributed.all_gather_objects(done))
         self._writer: JsonlWriter | None = None
+        self._file = f"part_{distributed.rank():05d}.jsonl"
         self._synced = time.monotonic()
         if self.done:
             logger.info("%s: %d of %d clips were tested by an earlier run, and are taken from %s", loader.name, len(self.done),
@@ -63,12 +65,36 @@ class Journal:
 
     def add(self, rows: list[int], found: Mapping[str, Any]) -> None:
         """Note what was found of the clips in these rows. A disk that takes no more is told of; the test goes on."""
+        self._write({"rows": rows, **_encoded(found)})
+
+    def matched(self, rows: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By group (P,) int64 keys and (P,) float64 scores of the pairs noted by :meth:`add_matched` in earlier runs that tested just the
+        clips of these annotation rows, which the keys number. Called on every process, the same on all, before any is added."""
+        self._file, self._of = f"matched_{distributed.rank():05d}.jsonl", _digest(list(rows))
+        return computed_once(self._matched)
+
+    def _matched(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for path in sorted(self.folder.glob("matched_*.jsonl")) if self.folder else ():
+            for line in iterate_jsonl(path):
+                if line["of"] == self._of:
+                    pair = np.frombuffer(base64.b64decode(line["keys"]), np.int64), np.frombuffer(base64.b64decode(line["scores"]))
+                    found.setdefault(line["group"], []).append(pair)
+        return {group: (np.concatenate([keys for keys, _ in pairs]), np.concatenate([scores for _, scores in pairs]))
+                for group, pairs in found.items()}
+
+    def add_matched(self, group: str, keys: np.ndarray, scores: np.ndarray) -> None:
+        """Note the scores of pairs, see :meth:`matched`."""
+        as_text = {name: base64.b64encode(values.tobytes()).decode() for name, values in (("keys", keys), ("scores", scores))}
+        self._write({"of": self._of, "group": group, **as_text})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
         if self.folder is None:
             return
         try:
             if self._writer is None:
-                self._writer = JsonlWriter(self.folder / f"part_{distributed.rank():05d}.jsonl")
-            self._writer.append({"rows": rows, **_encoded(found)})
+                self._writer = JsonlWriter(self.folder / self._file)
+            self._writer.append(dict(line))
             if time.monotonic() - self._synced > labelling.SYNC_SECONDS:
                 self._writer.sync()
                 self._synced = time.monotonic()
@@ -85,6 +111,7 @@ class Journal:
 
     def remove(self) -> None:
         """The results of the whole test are written."""
+        self.close()
         if self.folder is not None and distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # where another test is unfinished
@@ -112,7 +139,11 @@ def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> s
         "model_cfg": {key: value for key, value in settings["model_cfg"].items() if key not in NOT_DECIDING_MODEL},
         "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
     }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
+    return _digest(deciding)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _encoded(value: Any) -> Any:

@@ -163,7 +163,7 @@ def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.dev
     for objective in loader.task.objectives:
         start = time.monotonic()
         if objective is Objective.RETRIEVAL and evaluators.retrieval:
-            outcome = evaluators.retrieval.finish(model, device, encode_again)
+            outcome = evaluators.retrieval.finish(model, device, encode_again, journal)
         elif objective is Objective.CAPTION and evaluators.captioning:
             outcome = evaluators.captioning.finish()
         elif objective is Objective.QA and evaluators.qa:

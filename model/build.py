@@ -14,6 +14,7 @@ from omnivast.config.fields import check_value, settings_of
 from omnivast.config.files import read_json
 from omnivast.config.schema import Config, ModelConfig, task_of
 from omnivast.config.words import did_you_mean
+from omnivast.model.fitting import Fitting, sizes_of
 from omnivast.model.text.bert import TextSizes
 from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
 from omnivast.model.vast.model import VAST
@@ -60,7 +61,8 @@ def build_model(cfg: ModelConfig, *, load_towers: bool = True) -> VAST:
     files = pretrained_files(cfg) if load_towers else []
     _need(files)
     tokenizer, sizes = text_parts(cfg)
-    model = VAST(cfg, tokenizer, sizes)
+    with Fitting(sizes_of(cfg, sizes)):
+        model = VAST(cfg, tokenizer, sizes)
     longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len)
     if longest > sizes.max_position_embeddings:
         raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Where Linux says what share of the cores a container may use: so many microseconds, or "max", of so many."""
+
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where it says how much memory a container may use, in bytes, or "max"."""
 
 
 def cores() -> int:
@@ -18,3 +22,27 @@ def cores() -> int:
         return max(1, min(allowed, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no such file, or no quota: "max 100000"
         return allowed
+
+
+def memory() -> int:
+    """Bytes of memory that the machine, or the container around this process, has."""
+    found = []
+    with suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
+        found.append(int(MEMORY_LIMIT.read_text()))
+    return min(found, default=1 << 33)
+
+
+def free_memory() -> int:
+    """Bytes of memory that the machine, or the container around this process, has left."""
+    found = []
+    with suppress(OSError, ValueError, KeyError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+    with suppress(OSError, ValueError, KeyError):
+        group = Path("/sys/fs/cgroup")
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(stat["inactive_file"]) - int(stat["active_file"])
+        found.append(int((group / "memory.max").read_text()) - used)
+    return max(0, min(found, default=memory()))

@@ -25,6 +25,8 @@ without 0.01 to 0.3: what else the machine does meanwhile does not turn the choi
 ROWS, REPEATS = 2048, 7
 OPERATIONS = 2**28
 """About so many operations are in a product that is timed on a CPU, by one thread, which waits for no other: some milliseconds."""
+WEIGHTS = 2**18
+"""Their weights are at most so many, from 32 columns on: a wide model's take longer to make, and to convert, than the product."""
 GLANCE = 2**23
 """So many in a first one, which says whether bf16 is only emulated, at a hundredth of the rate."""
 
@@ -39,7 +41,7 @@ class Machine:
     capability: tuple[int, int] | None
     """CUDA's compute capability."""
     width: int
-    """Of the products measured: (rows, width) × (width, 4 · width)."""
+    """Of the products measured: (rows, width) × (width, columns), 4 · width columns or, on a CPU, as many as ``WEIGHTS`` allows."""
     rates: Mapping[str, float]
     """Operations per second of these products in each format; 0 where torch refuses it. Without float32: not measured."""
 
@@ -158,26 +160,29 @@ def device_name(device: torch.device) -> str:
 
 
 def measure(device: torch.device, width: int) -> dict[str, float]:
-    """Operations per second of (rows, width) × (width, 4 · width) in each format that the device may train in; of a CPU, of one thread."""
+    """Operations per second of products of this width in each format that the device may train in; of a CPU, of one thread."""
     if device.type != "cpu":
-        return _rates(device, width, ROWS, list(DTYPES))
-    threads, per_row = torch.get_num_threads(), 8 * width * width
+        return _rates(device, (ROWS, width, 4 * width), list(DTYPES))
+    columns = min(4 * width, max(32, WEIGHTS // width))
+    threads, per_row = torch.get_num_threads(), 2 * width * columns
     torch.set_num_threads(1)
     try:
-        glance = _rates(device, width, max(4, min(64, GLANCE // per_row)), ["float32", "bf16"])
+        glance = _rates(device, (max(4, min(64, GLANCE // per_row)), width, columns), ["float32", "bf16"])
         if glance["bf16"] < glance["float32"] / 2:
             return glance
-        return _rates(device, width, max(64, min(ROWS, OPERATIONS // per_row)), ["float32", "bf16"])
+        return _rates(device, (max(64, min(ROWS, OPERATIONS // per_row)), width, columns), ["float32", "bf16"])
     finally:
         torch.set_num_threads(threads)
 
 
-def _rates(device: torch.device, width: int, rows: int, names: Collection[str]) -> dict[str, float]:
-    """By the fastest of several calls, which other work on the machine disturbed least; the formats take turns."""
+def _rates(device: torch.device, sizes: tuple[int, int, int], names: Collection[str]) -> dict[str, float]:
+    """Of products (rows, width) × (width, columns), by the fastest of several calls, which other work on the machine disturbed least; the
+    formats take turns."""
+    rows, width, columns = sizes
     work = {}
     for name in names:
         try:
-            inputs, weights = (torch.full((n, width), 0.5, device=device, dtype=DTYPES[name]) for n in (rows, 4 * width))
+            inputs, weights = (torch.full((n, width), 0.5, device=device, dtype=DTYPES[name]) for n in (rows, columns))
             F.linear(inputs, weights)
             work[name] = inputs, weights
         except (RuntimeError, TypeError):  # Metal has no bfloat16 before macOS 14
@@ -190,7 +195,7 @@ def _rates(device: torch.device, width: int, rows: int, names: Collection[str]) 
             F.linear(inputs, weights)
             _wait(device)
             least[name] = min(least[name], time.perf_counter() - began)
-    return {name: 8.0 * rows * width * width / max(least[name], 1e-9) if name in least else 0.0 for name in names}
+    return {name: 2.0 * rows * width * columns / max(least[name], 1e-9) if name in least else 0.0 for name in names}
 
 
 def _wait(device: torch.device) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from omnivast.corpus.omnistamps.facts import Clip
 from omnivast.corpus.omnistamps.picks import SAME_RECORDING
 
 GROUPS = ("v", "a", "s", "va", "vs", "as", "vas")
 RANKS = (1, 5, 10)
-_FIELDS = {"v": "seen", "a": "heard", "s": "said"}
+FACT_OF = {"v": "seen", "a": "heard", "s": "said"}
+"""The fact that each track carries."""
 _RECORDING = {other: first for first, *others in SAME_RECORDING for other in others}
 
 
@@ -22,15 +23,16 @@ def ceilings(clips: Sequence[Clip]) -> dict:
     """
     result: dict = {"clips": len(clips), "chance": _recalls([len(clips)] * len(clips))}
     for group in GROUPS:
-        keys = [tuple(_key(clip, letter) for letter in group) for clip in clips]
+        keys = [told(vars(clip), group) for clip in clips]
         sharing = Counter(keys)
         result[group] = _recalls(sharing[key] for key in keys)
     return result
 
 
-def _key(clip: Clip, letter: str) -> str:
-    name = getattr(clip, _FIELDS[letter])
-    return _RECORDING.get(name, name) if letter == "a" else name
+def told(stamps: Mapping[str, str], group: str) -> tuple[str, ...]:
+    """What the tracks of a group (``"va"``) tell of a clip, from its stamps by fact. Clips of which it is equal nobody can tell apart."""
+    names = {letter: stamps[FACT_OF[letter]] for letter in group}
+    return tuple(_RECORDING.get(name, name) if letter == "a" else name for letter, name in names.items())
 
 
 def _recalls(candidates: Iterable[int]) -> dict[str, float]:

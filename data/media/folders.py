@@ -68,18 +68,25 @@ class MediaFolder:
 
     def _nearest(self, clip_id: str) -> str:
         """What the folder holds in its place, as the end of a sentence. Each folder is read once, however many clips are missing."""
-        inner, name = os.path.split(clip_id.replace("\\", "/").rstrip("/"))
-        folder = os.path.join(self.folder, inner) if inner else self.folder
-        if folder not in self._names:
-            self._names[folder] = Names(folder)
-        found = self._names[folder].nearest(name)
+        *parents, name = clip_id.replace("\\", "/").rstrip("/").split("/")
+        # An id may begin with folders that lead to this one: the first that is there counts, without those before it.
+        inners = ["/".join(parents[start:]) for start in range(len(parents) + 1)]
+        inner = next((inner for inner in inners if self._names_in(inner)), None)
+        if inner is None:
+            return f"; the folder {self.folder} is empty or missing"
+        found = self._names_in(inner).nearest(name)
         if found is None:
-            return "; the folder is empty or missing" if not self._names[folder] else ""
-        path = os.path.join(folder, found)
+            return "" if inner == inners[0] else f"; there is no folder {inners[0]!r} in it"
+        path = os.path.join(self.folder, inner, found)
         other = "" if os.path.isdir(path) == self._directories else " (a folder of frames: vision_format video_frame)" if os.path.isdir(
             path) else " (a file: vision_format video_rawvideo)" if self._directories else ""
         special = " (not a regular file)" if not os.path.isdir(path) and not os.path.isfile(path) else ""
         return f"; nearest is {os.path.join(inner, found)!r}{special or other}"
+
+    def _names_in(self, inner: str) -> Names:
+        if inner not in self._names:
+            self._names[inner] = Names(os.path.join(self.folder, inner))
+        return self._names[inner]
 
 
 class Names:

@@ -28,6 +28,7 @@ from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress
 
 if TYPE_CHECKING:
+    from omnivast.evaluation.journal import Journal
     from omnivast.model.vast.model import VAST
 
 SHOWN = 5
@@ -135,11 +136,13 @@ class RetrievalEvaluator:
             pool.row.extend(texts["row"])
             pool.ids.extend(texts["ids"])
 
-    def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None) -> Outcome:
+    def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None,
+               journal: Journal | None = None) -> Outcome:
         """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
         alone), ``dual_softmax`` where asked for, with ``_v2t`` behind the name for video to text. Called on every process.
 
-        ``again`` encodes clips whose condition features memory did not hold. Raises ValueError when it is needed and absent.
+        ``again`` encodes clips whose condition features memory did not hold. Raises ValueError when it is needed and absent. ``journal``
+        keeps the pairs scored so far.
         """
         parts = distributed.all_gather_objects(self._own)
         clip_ids, owner = _join_clips(parts)
@@ -147,7 +150,7 @@ class RetrievalEvaluator:
         clips = {group: self._joined([part.clips[group] for part in parts], order, f"all_clips_{group}") for group in self.groups}
         texts = {kind: self._join_texts(parts, kind, owner) for kind in self._own.texts}
         searches = {group: self._search(group, texts[group.caption_kind], clips[group]) for group in self.groups}
-        matched = self._match(model, device, searches, texts, owner, again) if self._conditions is not None else {}
+        matched = self._match(model, device, searches, texts, owner, again, journal) if self._conditions is not None else {}
         found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, found)
         metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
@@ -234,13 +237,8 @@ class RetrievalEvaluator:
         return searches
 
     def _match(
-        self,
-        model: VAST,
-        device: torch.device | str,
-        searches: dict[Group, dict[str, Search]],
-        texts: dict[CaptionKind, _Texts],
-        owner: dict[int, tuple[int, int, int]],
-        again: Again | None,
+        self, model: VAST, device: torch.device | str, searches: dict[Group, dict[str, Search]], texts: dict[CaptionKind, _Texts],
+        owner: dict[int, tuple[int, int, int]], again: Again | None, journal: Journal | None,
     ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
         """Per group: sorted pair keys (text · clips + clip) of all processes, and the margins of their matching logits."""
         clips = len(owner)
@@ -252,7 +250,9 @@ class RetrievalEvaluator:
         for number, rank, position in owner.values():
             if rank == distributed.rank():
                 local[number] = position
-        own = {group: all_keys[local[all_keys % clips] >= 0] for group, all_keys in keys.items()}
+        known = journal.matched(list(owner)) if journal else {}
+        before = {group: known.get(str(group), (np.empty(0, np.int64), np.empty(0))) for group in self.groups}
+        own = {group: all_keys[(local[all_keys % clips] >= 0) & ~np.isin(all_keys, before[group][0])] for group, all_keys in keys.items()}
         assert self._conditions is not None, "called only for re-ranking"
         wanted = np.zeros(len(self._own.rows), dtype=bool)
         for own_keys in own.values():
@@ -262,12 +262,13 @@ class RetrievalEvaluator:
         bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
         with bar:
             matcher = PairMatcher(model, self._conditions.chunks(wanted, again), device)
-            scores = matcher.margins(pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update)
+            scores = matcher.margins(
+                pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update,
+                lambda group, chosen, found: journal.add_matched(str(group), own[group][chosen], found) if journal else None)
         gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
         result = {}
         for group in self.groups:
-            all_keys = np.concatenate([part[group][0] for part in gathered])
-            all_scores = np.concatenate([part[group][1] for part in gathered])
+            all_keys, all_scores = (np.concatenate(column) for column in zip(before[group], *(part[group] for part in gathered)))
             order = np.argsort(all_keys)
             result[group] = (asked[group], all_scores[order][np.searchsorted(all_keys[order], first[group])])
         return result
@@ -324,8 +325,8 @@ def _pair_keys(direction: str, found: Search, depth: int, clips: int) -> np.ndar
 
 
 def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray] | None, depth: int) -> dict[str, np.ndarray]:
-    """Of a group, one row per text: ``top`` clips; ``itc_rank``, where re-ranked ``itm_rank``, and ``dual_softmax_rank``; with ``_v2t``
-    before ``_rank`` those of the text's clip in the search for texts."""
+    """Of a group, one row per text: ``top`` clips, and ``itc_top``, the contrastive order where ``top`` is re-ranked; ``itc_rank``, where
+    re-ranked ``itm_rank``, and ``dual_softmax_rank``; with ``_v2t`` before ``_rank`` those of the text's clip in the search for texts."""
     plain = directions[""]
     clips = len(plain.candidate_keys)
     found: dict[str, np.ndarray] = {"top": plain.top}
@@ -341,6 +342,7 @@ def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray]
             if not name:
                 best_first = np.argsort(-scores, axis=1, kind="stable")
                 found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), own.top[:, depth:]], 1)
+                found["itc_top"] = own.top
         found[f"itc{name}_rank"] = own.ranks[rows]
         if own.dual_ranks is not None:
             found[f"dual_softmax{name}_rank"] = own.dual_ranks[rows]
@@ -407,8 +409,8 @@ def _predictions(
         for number, (raw, clip) in enumerate(zip(own.raw, own.clip.tolist())):
             entry: dict[str, Any] = {"text": raw, "clip_id": clip_ids[clip]}
             for group in using:
-                columns = found[group]
-                ranks = {name: int(values[number]) for name, values in columns.items() if name != "top"}
-                entry[str(group)] = {**ranks, "top": [clip_ids[n] for n in columns["top"][number, :SHOWN]]}
+                own_row = {name: values[number].tolist() for name, values in found[group].items()}
+                entry[str(group)] = {name: [clip_ids[n] for n in value[:SHOWN]] if isinstance(value, list) else value
+                                     for name, value in own_row.items()}
             predictions.append(entry)
     return predictions

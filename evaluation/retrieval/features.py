@@ -9,7 +9,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from omnivast.config.tasks import Modality
 from omnivast.evaluation.retrieval.same import projections
 from omnivast.evaluation.retrieval.search import Features
 from omnivast.utils.log import Progress, progress
+from omnivast.utils.machine import free_memory
 
 logger = logging.getLogger("omnivast")
 
@@ -233,22 +233,6 @@ class _Chunks:
 def reranked_share(clips: int, texts: int, depth: int) -> float:
     """Of ``clips``, about how large a part ``texts`` will re-rank, as if each drew its ``depth`` clips by chance."""
     return 1 - max(0.0, 1 - depth / clips) ** texts if clips else 1.0
-
-
-def free_memory() -> int:
-    """Bytes of memory that the machine, or the container around this process, has left."""
-    found = []
-    with suppress(OSError, ValueError, KeyError):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(1024 * int(lines["MemAvailable"].split()[0]))
-    with suppress(OSError, ValueError, KeyError):
-        group = Path("/sys/fs/cgroup")
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / "memory.current").read_text()) - int(stat["inactive_file"]) - int(stat["active_file"])
-        found.append(int((group / "memory.max").read_text()) - used)
-    with suppress(OSError, ValueError):
-        found = found or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    return max(0, min(found, default=1 << 33))
 
 
 def share_of_memory(gigabytes: float | None) -> int:

@@ -45,6 +45,7 @@ class PairMatcher:
         pairs: Mapping[Group, tuple[np.ndarray, np.ndarray]],
         texts: Mapping[Group, Sequence[Sequence[int]]],
         advance: Callable[[int], Any] = lambda count: None,
+        scored: Callable[[Group, np.ndarray, np.ndarray], Any] = lambda group, chosen, scores: None,
     ) -> dict[Group, np.ndarray]:
         """(P,) float64 matching margin of every pair of every group.
 
@@ -52,6 +53,7 @@ class PairMatcher:
             pairs: per group, (P,) text numbers and (P,) own clip numbers.
             texts: per group, the token ids of every text, without padding.
             advance: told how many pairs were done, for a progress bar.
+            scored: told, chunk by chunk of the clips, the numbers of a group's pairs and their margins.
         """
         scores = {group: np.full(len(clips), np.nan) for group, (_, clips) in pairs.items()}
         wanted = np.unique(np.concatenate([clips for _, clips in pairs.values()])) if pairs else np.empty(0, dtype=np.int64)
@@ -67,6 +69,8 @@ class PairMatcher:
                     found = self.model.match(memory, group, ids.to(self.device), mask.to(self.device), memory_rows.to(self.device))
                     scores[group][chosen[batch]] = found.double().cpu().numpy()
                     advance(len(batch))
+                if len(chosen):
+                    scored(group, chosen, scores[group][chosen])
         return scores
 
     def _memory_chunks(self, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:

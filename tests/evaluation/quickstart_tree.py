@@ -24,7 +24,8 @@ def make_data(data: Path, clips: int = 6) -> None:
         {"clip_id": f"test{n}", "split": "test", "seen": NOUNS[n % 6], "motion": "left", "background": "red", "heard": NOUNS[(n + 1) % 6],
          "said": NOUNS[(n + 2) % 6], "number": "two"} for n in range(clips)
     ]
-    write(data / "clips.json", rows)
+    roles = ("seen", "heard", "said")
+    write(data / "clips.json", [{**row, "stamps": {role: row[role].replace(" ", "_") for role in roles}} for row in rows])
     write(data / "build.json", {"size": "quick"})
     ceilings = {group[1:]: {"r1": 10.0 * len(group), "r5": 90.0, "r10": 100.0} for group in GROUPS}
     write(data / "ceilings.json", {"clips": clips, "chance": {"r1": 1.0}, **ceilings})
@@ -67,7 +68,7 @@ def make_results(folder: Path, data: Path) -> None:
     for row in rows:
         top = rng.sample([i for i in ids if i != row["clip_id"]], min(5, len(ids) - 1))
         top[rng.randrange(len(top))] = row["clip_id"]
-        ranks = {"itc_rank": 4, "itm_rank": top.index(row["clip_id"]) + 1, "top": top}
+        ranks = {"itc_rank": 4, "itm_rank": top.index(row["clip_id"]) + 1, "top": top, "itc_top": top[::-1]}
         ret["predictions"].append({"text": texts[row["clip_id"]]["desc"], "clip_id": row["clip_id"], **dict.fromkeys(GROUPS, ranks)})
     cap = {"protocol": protocol, "metrics": {g: {"cider": 80.0 + len(g), "bleu4": 30.0, "rougeL": 50.0} for g in GROUPS}, "predictions": []}
     for row in rows:

@@ -79,6 +79,7 @@ def test_reranking_equals_the_dense_reference(tmp_path, monkeypatch, depth, pair
             assert metrics[f"toy.ret.{group}.{stage}.r5"] == pytest.approx(100 * np.mean(ranks <= 5))
         best = [loader.clip_ids[c] for c in np.argsort(-reranked[0], kind="stable")[:5]]
         assert own[0][str(group)]["top"] == best
+        assert own[0][str(group)]["itc_top"] == [loader.clip_ids[c] for c in np.argsort(-scores[0], kind="stable")[:5]]
 
 
 def test_video_to_text_equals_the_dense_reference(tmp_path):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from omnivast.data.spec import UnreadableError
+from omnivast.evaluation.retrieval.matching import PairMatcher
 from omnivast.evaluation.run import evaluate
 from omnivast.utils.log import JsonlWriter
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
@@ -62,6 +63,45 @@ def test_killed_and_continued_equals_unbroken(tmp_path, whole, torn, caplog):
     assert not (tmp_path / "unfinished").exists()
     protocol = json.loads((tmp_path / "toy.cap.json").read_text())["protocol"]
     assert protocol["clips_of_an_earlier_run"] == kept
+
+
+class Stopping(FakeModel):
+    """Is stopped in the midst of re-ranking, after so many calls."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after, self.pairs = after, 0
+
+    def match(self, memory, group, ids, mask, rows):
+        if not self.after:
+            raise KeyboardInterrupt
+        self.after -= 1
+        self.pairs += len(ids)
+        return super().match(memory, group, ids, mask, rows)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_killed_while_re_ranking_only_the_other_pairs_are_scored(tmp_path, monkeypatch, torn):
+    monkeypatch.setitem(PairMatcher.__init__.__kwdefaults__, "memory_tokens", 12)  # few clips at once
+
+    def tested(folder, after):
+        model = Stopping(after)
+        try:
+            evaluate(model, [Breaking("ret%tvas%tv")], config_of(itm_rerank_num=3), folder=folder, provenance=WEIGHTS)
+        except KeyboardInterrupt:
+            return model.pairs, None
+        own = json.loads((folder / "toy.ret.json").read_text())
+        return model.pairs, (own["metrics"], own["predictions"])
+
+    pairs, whole = tested(tmp_path / "whole", -1)
+    first, nothing = tested(tmp_path, 9)
+    assert nothing is None and 0 < first < pairs
+    [file] = tmp_path.glob("unfinished/toy.*/matched_*.jsonl")
+    if torn:
+        file.write_text(file.read_text()[:-30])
+    second, found = tested(tmp_path, -1)
+    assert pairs - first <= second < pairs
+    assert found == whole and not (tmp_path / "unfinished").exists()
 
 
 def test_broken_at_the_last_clip_only_that_one_is_left(tmp_path):

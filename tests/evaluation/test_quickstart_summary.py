@@ -31,7 +31,7 @@ def test_metrics_have_the_keys_that_were_promised(summary, tree, capsys):
     assert set(metrics["retrieval"]) == {*groups, "chance", "ceiling"}
     for group in groups:
         assert set(metrics["retrieval"][group]) == {"itc", "itm"}
-        assert all(set(stage) == {"r1", "r5", "r10"} for stage in metrics["retrieval"][group].values())
+        assert all(set(stage) == {"r1", "r5", "r10", "facts"} for stage in metrics["retrieval"][group].values())
         assert set(metrics["caption"][group]) == {"bleu4", "rougeL", "cider", "facts_named"}
     assert metrics["retrieval"]["chance"] == pytest.approx({"r1": 100 / 6, "r5": 500 / 6, "r10": 100.0})
     assert metrics["retrieval"]["ceiling"] == {group: 10.0 * (len(group) + 1) for group in groups}
@@ -53,6 +53,28 @@ def test_facts_and_majority_are_counted_by_hand(summary, tree):
     assert summary.names_facts("An electric guitar, a cat and a Drum Kit", clip)
     assert not summary.names_facts("an electric guitar, a caterpillar and a drum kit", clip)
     assert not summary.names_facts("a guitar, a cat and a drum kit", clip)
+
+
+def test_the_first_clip_of_each_order_is_held_against_the_facts_that_its_tracks_tell(summary):
+    stamps = {"a": ("cow", "badger", "owl"), "b": ("cow", "beaver", "cat"), "c": ("dog", "badger", "owl")}
+    clips = {name: {"stamps": dict(zip(("seen", "heard", "said"), own))} for name, own in stamps.items()}
+    groups = ("tv", "ta", "ts", "tva", "tvas")
+    recalls = {"r1": 50.0, "r5": 100.0, "r10": 100.0}
+
+    def entry(own: str, top: str, itc_top: str) -> dict:
+        return {"clip_id": own, **{group: {"top": [*top], "itc_top": [*itc_top]} for group in groups}}
+
+    result = {"metrics": {group: {"itm": recalls, "itc": recalls} for group in groups},
+              "predictions": [entry("a", "bc", "cb"), entry("a", "ab", "ba")]}
+    found = summary.retrieval_numbers(result, clips)
+    # Re-ranked: b, which shares what is seen, and by ear (one recording) what is heard; then a itself. Contrastive: c, then b.
+    assert {key: own["itm"]["facts"] for key, own in found.items()} == {"v": 100.0, "a": 100.0, "s": 50.0, "va": 100.0, "vas": 50.0}
+    assert {key: own["itc"]["facts"] for key, own in found.items()} == {"v": 50.0, "a": 100.0, "s": 50.0, "va": 50.0, "vas": 0.0}
+
+    alone = {"metrics": {"tv": {"itc": recalls}}, "predictions": [{"clip_id": "a", "tv": {"top": ["c"]}}]}
+    assert summary.retrieval_numbers(alone, clips)["v"]["itc"]["facts"] == 0.0
+    older = {"metrics": {"tv": {"itm": recalls, "itc": recalls}}, "predictions": [{"clip_id": "a", "tv": {"top": ["b"]}}]}
+    assert summary.retrieval_numbers(older, clips)["v"]["itc"]["facts"] is None
 
 
 def test_the_report_stands_alone(summary, tree):

@@ -97,6 +97,22 @@ def test_measuring(monkeypatch):
     assert measure(torch.device("cpu"), 64)["bf16"] == 0
 
 
+@pytest.mark.parametrize("width", [1, 64, 256, 768, 2048, 8192])
+def test_the_products_measured_stay_small_however_wide_the_model(monkeypatch, width):
+    linear, seen = precision.F.linear, []
+
+    def noting(inputs, weights):
+        seen.append((len(inputs), *weights.shape))
+        return linear(inputs, weights)
+
+    monkeypatch.setattr(precision.F, "linear", noting)
+    measure(torch.device("cpu"), width)
+    assert all(own == width and columns >= min(32, 4 * width) for _, columns, own in seen)
+    assert max(rows * columns * own for rows, columns, own in seen) <= 2**27 and max(columns * own for _, columns, own in seen) <= 2**18
+    if width == 256:  # narrow ones are measured as the model computes them
+        assert {size[1:] for size in seen} == {(1024, 256)}
+
+
 def test_a_cpu_without_bf16_computes_in_float32():
     limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     code = ("import torch; from utils.precision import resolve\n"
