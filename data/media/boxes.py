@@ -8,8 +8,19 @@ from collections.abc import Iterator
 
 from omnivast.data.media.parts import Source, span
 
+EBML = b"\x1a\x45\xdf\xa3"
+"""The first bytes of Matroska and WebM."""
 UNKNOWN = 2**31 - 2**16
 """Recorders and pipes write 2³¹ − 1, a little less, or 2³² − 1 for a length that they do not know."""
+
+
+def describes_itself(source: Source) -> bool:
+    """Whether the file is MP4, QuickTime, Matroska or WebM, which say what decoders need to know. Raises OSError and CutError."""
+    path, first, _ = span(source)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(first)
+        head = file.read(8)
+    return head[4:] == b"ftyp" or head[:4] == EBML
 
 
 def outermost(source: Source) -> Iterator[tuple[bytes, int, int]]:

@@ -6,6 +6,7 @@ whatever goes wrong in a file is a ``MediaError`` that names it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +17,12 @@ from typing import Any, cast
 
 import av
 import torch
+from av.codec import codecs_available
 from av.container import InputContainer
 from torch import Tensor
 
 from omnivast.data.audio import SAMPLE_RATE
-from omnivast.data.media.boxes import cut_in_index, share_of_riff
+from omnivast.data.media.boxes import cut_in_index, describes_itself, share_of_riff
 from omnivast.data.media.containers import EXTENSIONS as EXTENSIONS
 from omnivast.data.media.containers import FORMATS
 from omnivast.data.media.containers import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
@@ -33,10 +35,12 @@ from omnivast.data.media.folders import check_id as check_id
 from omnivast.data.media.groups import plan_by_tables
 from omnivast.data.media.images import MAX_PIXELS, is_animation, read_animation, read_frames
 from omnivast.data.media.images import read_image as read_image
+from omnivast.data.media.matroska import read_blocks
 from omnivast.data.media.packets import PacketTable, Plan, Run
 from omnivast.data.media.parts import Part, Source, as_source, span, url
 from omnivast.data.media.pictures import picture_reader
 from omnivast.data.media.pixels import ToPixels
+from omnivast.data.media.sample_tables import Samples, read_samples
 from omnivast.data.media.soundtrack import SoundTrack
 from omnivast.data.vision import FrameTransform
 
@@ -46,6 +50,10 @@ so it must be a function of the number alone."""
 
 Resample = Callable[[Tensor, int, int], Tensor]
 """((samples,) float32, its rate, the rate wanted) → (samples,) at that rate."""
+
+
+class _NotAsDescribedError(Exception):
+    """Frames are not as large as their container says, or fewer come than its packets promise."""
 
 
 @dataclass
@@ -97,12 +105,11 @@ def read_clip(
     if moving:
         frames, count = read_animation(path, choose, transform)
         return Clip(frames, count, count)
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        if picture_reader(stream.codec_context.name, stream.codec_context.extradata):
-            found = _decode_chosen(container, path, choose, transform, sound, rate)
-            if found is not None:
-                return found
+    with named(path):
+        described = describes_itself(path)
+    found = _read_chosen(path, choose, transform, sound, rate, described)
+    if found is not None:
+        return found
     with named(path):
         return _decode_whole(path, choose, transform, sound, rate)
 
@@ -152,8 +159,20 @@ def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE, resample: Resam
         return resample(waveform, track.rate or rate, rate) if resample and waveform is not None else waveform
 
 
-def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int
-                   ) -> Clip | None:
+def _read_chosen(path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int, described: bool) -> Clip | None:
+    """What ``_decode_chosen`` gives, None for a codec whose packets are not understood. ``described``: what the container says of the
+    video is believed at first. It may be too little: of some H.264 only decoding tells how far frames are shown out of order."""
+    with _open(path, described) as container:
+        context = _video_stream(container, path).codec_context
+        if not picture_reader(context.name, context.extradata):
+            return None
+        with suppress(_NotAsDescribedError):
+            return _decode_chosen(container, path, choose, transform, sound, rate, described)
+    return _read_chosen(path, choose, transform, sound, rate, False)
+
+
+def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int,
+                   described: bool) -> Clip | None:
     """The sound, and of the video only what the chosen frames need, from key frame to key frame, as the file's own tables tell, or one pass
     over its packets. None where neither does, or decoding did not give the frames that they promise."""
     video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
@@ -172,23 +191,29 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
         table.add(packet)
         if not table.usable:
             return None
-        if len(table) == 1 and packet.size and container.format.name.startswith("mov"):
-            plan = plan_by_tables(path, video.id, packet, choose, reader)
+        if len(table) == 1 and packet.size:
+            plan = plan_by_tables(path, _samples(container, path, video), packet, choose, reader)
             if plan is not None:
                 break
     if plan is not None and audio is not None:
         for packet in container.demux(audio):
             _hear(track, packet)
-    if plan is None:
-        times = table.times()
-        end = max(float(times[-1] * video.time_base) if times else 0.0, track.seconds)
-        _check_whole(path, container, len(times), end, audio is not None)
-        plan = table.plan(choose)
-    found = _decode_plan(container, video, plan, ToPixels(transform)) if plan is not None else None
+    times = table.times()
+    count, last = (plan.count, plan.last) if plan is not None else (len(times), times[-1] if times else 0)
+    _check_whole(path, container, count, max(float(last * video.time_base), track.seconds), audio is not None)
+    plan = plan or table.plan(choose)
+    found = _decode_plan(container, video, plan, ToPixels(transform), described) if plan is not None else None
     if plan is None or found is None:
         return None
     kept, decoded = found
     return Clip(torch.stack([kept[time] for time in plan.wanted]), plan.count, decoded, track.waveform())
+
+
+def _samples(container: InputContainer, path: Source, video: Any) -> Samples | None:
+    """The packets of the video as the file lists them; None where it does not, or not everything."""
+    if container.format.name.startswith("mov"):
+        return read_samples(path, video.id)
+    return read_blocks(path) if container.format.name.startswith("matroska") else None
 
 
 def _hear(track: SoundTrack, packet: Any) -> None:
@@ -196,7 +221,8 @@ def _hear(track: SoundTrack, packet: Any) -> None:
         track.add(frame)
 
 
-def _decode_plan(container: InputContainer, video: Any, plan: Plan, to_pixels: ToPixels) -> tuple[dict[int, Tensor], int] | None:
+def _decode_plan(container: InputContainer, video: Any, plan: Plan, to_pixels: ToPixels, described: bool
+                 ) -> tuple[dict[int, Tensor], int] | None:
     """(the wanted frames by their times, how many were decoded); None where decoding gives other frames than planned."""
     size = (video.codec_context.width, video.codec_context.height)
     wanted = set(plan.wanted)
@@ -205,12 +231,18 @@ def _decode_plan(container: InputContainer, video: Any, plan: Plan, to_pixels: T
     for run in plan.runs:
         promised += sum(time >= run.start for time in run.times)
         for frame in _decode_run(container, video, run):
+            if described and (frame.width, frame.height) != size:
+                raise _NotAsDescribedError
             if frame.pts is None or frame.pts < run.start:
                 continue
             decoded += 1
             if frame.pts in wanted:
                 kept[frame.pts] = to_pixels(frame, size)
-    return (kept, decoded) if decoded == promised and kept.keys() == wanted else None
+    if decoded == promised and kept.keys() == wanted:
+        return kept, decoded
+    if described:
+        raise _NotAsDescribedError
+    return None
 
 
 def _decode_run(container: InputContainer, video: Any, run: Run) -> Iterator[Any]:
@@ -295,14 +327,23 @@ def _tagged_seconds(tag: str) -> float | None:
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
+@functools.cache
+def _decoders() -> str:
+    """The decoders by which FFmpeg may learn what is in a container that describes itself: all but those that would decode a picture for
+    what its header says too."""
+    return ",".join(sorted(codecs_available - {"h264", "vp9"}))
+
+
 @contextmanager
-def _open(path: Source) -> Iterator[InputContainer]:
-    """The container, closed at the end; every failure in between becomes a MediaError."""
+def _open(path: Source, described: bool = False) -> Iterator[InputContainer]:
+    """The container, closed at the end; every failure in between becomes a MediaError. ``described``: nothing of H.264 and VP9 is decoded
+    to know more of the stream than the container says."""
     with named(path):
         if span(path)[2] == 0:
             raise MediaError(path, "the file is empty")
+        options = {"format_whitelist": FORMATS} | ({"codec_whitelist": _decoders()} if described else {})
         try:
-            container = av.open(url(path), metadata_errors="ignore", options={"format_whitelist": FORMATS})
+            container = av.open(url(path), metadata_errors="ignore", options=options)
         except av.InvalidDataError:
             raise MediaError(path, "not a video or sound file, or truncated") from None
         except av.ArgumentError:  # FFmpeg knows it, and the list of formats does not

@@ -12,32 +12,34 @@ import numpy as np
 from omnivast.data.media.packets import PacketTable, Plan, Run
 from omnivast.data.media.parts import Source, span
 from omnivast.data.media.pictures import CLOSED, INSIDE, PictureReader
-from omnivast.data.media.sample_tables import Samples, read_samples
+from omnivast.data.media.sample_tables import Samples
 
 MakeReader = Callable[[], PictureReader | None]
 """Makes one that has read nothing."""
 SMALLEST = 32
 """So many of the smallest packets of a video are looked at."""
+MOST = 128
+"""So many groups at most, evenly spread, are looked at for what they may have in common."""
 
 
-def plan_by_tables(source: Source, track: int, first: Any, choose: Callable[[int], list[int]], reader: MakeReader) -> Plan | None:
-    """What to decode of an MP4 or QuickTime file. ``first``: the first packet of the video, by which the tables' times are those of the
-    demuxer. None where tables or packets do not tell, or contradict each other: looked at are the packets that may be needed, of every
-    group the first and the last, and the smallest of all. Raises OSError and CutError."""
-    samples = read_samples(source, track)
-    if samples is None or (first.pos, first.size) != (samples.offsets[0], samples.sizes[0]):
+def plan_by_tables(source: Source, samples: Samples | None, first: Any, choose: Callable[[int], list[int]], reader: MakeReader
+                   ) -> Plan | None:
+    """What to decode of a file with these packets. ``first``: the first of them, by which the tables' times are those of the demuxer. None
+    where there are no tables, or packets do not tell, or contradict them: looked at are the packets that may be needed, the first and the
+    last of up to ``MOST`` groups, and the smallest of all. Raises OSError and CutError."""
+    if samples is None:
         return None
     times = samples.times + (first.pts - samples.times[0])
     numbers = choose(len(times))
     path, start, _ = span(source)
     runs: list[Run] = []
     with open(path, "rb", buffering=0) as file:
-        offsets, sizes, descriptor = (start + samples.offsets).tolist(), samples.sizes.tolist(), file.fileno()
+        descriptor = file.fileno()
 
         def content(place: int) -> bytes:
-            return os.pread(descriptor, sizes[place], offsets[place])
+            return os.pread(descriptor, int(samples.sizes[place]), start + int(samples.offsets[place]))
 
-        if not _is_grouped(samples, content, reader):
+        if content(0) != bytes(first) or not _is_grouped(samples, content, reader):
             return None
         for begin, end, wanted in _stretches(samples, numbers):
             table = PacketTable(reader())
@@ -47,17 +49,18 @@ def plan_by_tables(source: Source, track: int, first: Any, choose: Callable[[int
             if found is None:
                 return None
             runs += found
-    return Plan(len(times), times[samples.order[numbers]].tolist(), runs)
+    return Plan(len(times), times[samples.order[numbers]].tolist(), runs, int(times[samples.order[-1]]))
 
 
 def _is_grouped(samples: Samples, content: Callable[[int], bytes], reader: MakeReader) -> bool:
-    """Whether every group begins with a picture at which decoding may begin, is shown as such groups are, and ends with a packet that is
+    """Whether groups begin with a picture at which decoding may begin, are shown as such groups are, and end with a packet that is
     understood, and so are the smallest packets, which are the likeliest to hold no picture."""
     entries, times = samples.entries, samples.times
     if (np.maximum.accumulate(times)[entries[1:] - 1] >= times[entries[1:]]).any():
         return False
-    closed = dict(zip(entries.tolist(), np.minimum.reduceat(times, entries) == times[entries]))
-    ends = np.append(entries[1:], len(times)) - 1
+    seen = np.unique(np.linspace(0, len(entries) - 1, MOST).round().astype(np.int64))
+    ends = (np.append(entries[1:], len(times)) - 1)[seen]
+    closed = dict(zip(entries[seen].tolist(), (np.minimum.reduceat(times, entries) == times[entries])[seen]))
     smallest = samples.sizes.argpartition(min(SMALLEST, len(times)) - 1)[:SMALLEST]
     for place in {*closed, *ends.tolist(), *smallest.tolist()}:
         read = reader()

@@ -32,6 +32,8 @@ class Plan:
     wanted: list[int]
     """Times of the chosen frames, in the order of the choice."""
     runs: list[Run]
+    last: int
+    """Time of the frame shown last of all."""
 
 
 class PacketTable:
@@ -76,7 +78,7 @@ class PacketTable:
         times = self.times()
         wanted = [times[number] for number in choose(len(times))]
         runs = self.runs(wanted)
-        return None if runs is None else Plan(len(times), wanted, runs)
+        return None if runs is None else Plan(len(times), wanted, runs, times[-1])
 
     def runs(self, wanted: Sequence[int]) -> list[Run] | None:
         """What to decode for the frames at these times, in decoding order. None where the packets do not tell: two share a time, one is

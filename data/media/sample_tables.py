@@ -35,6 +35,11 @@ class Samples:
     entries: np.ndarray
     """(k,) int64, ascending: the packets that the file calls key frames, 0 the first."""
 
+    def are_whole(self, end: int) -> bool:
+        """Whether no packet is empty or reaches past ``end``, and no two are shown at once."""
+        whole = (self.sizes > 0).all() and (self.offsets >= 0).all() and (self.offsets + self.sizes <= end).all()
+        return bool(whole and (np.diff(self.times[self.order]) > 0).all())
+
 
 def read_samples(source: Source, track: int) -> Samples | None:
     """The packets of the track with this number. None where the tables do not tell everything: the file is in fragments, edits leave out
@@ -51,8 +56,7 @@ def read_samples(source: Source, track: int) -> Samples | None:
         samples = _samples(movie, track)
     except (_UnknownError, struct.error, ValueError, IndexError):  # the last two: tables shorter than they say
         return None
-    whole = (samples.sizes > 0).all() and (samples.offsets >= 0).all() and (samples.offsets + samples.sizes <= end).all()
-    return samples if whole and (np.diff(samples.times[samples.order]) > 0).all() else None
+    return samples if samples.are_whole(end) else None
 
 
 def _samples(movie: memoryview, track: int) -> Samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import av
 import numpy as np
 import torch
+from av.audio.fifo import AudioFifo
 from torch import Tensor
 
 MAX_SECONDS = 6 * 3600
@@ -13,7 +14,7 @@ MAX_SECONDS = 6 * 3600
 _READY = ("s16", "s16p", "flt", "fltp")
 """Formats in which sound, mono and at the rate wanted, needs no resampling."""
 _PART = 16_384
-"""Samples that the resampler gives out at once: each part costs some time of its own."""
+"""Samples that the resampler takes and gives out at once: each part costs some time of its own."""
 
 
 class SoundTrack:
@@ -25,13 +26,19 @@ class SoundTrack:
     def __init__(self, rate: int | None) -> None:
         self._rate = rate
         self._resampler: av.AudioResampler | None = None
+        self._waiting = AudioFifo()
         self._layout: tuple[object, ...] | None = None
         self._parts: list[np.ndarray] = []
         self._samples = 0
+        self.seconds = 0.0
+        """Length of the sound so far."""
 
     def add(self, frame: av.AudioFrame) -> None:
         """The next part of the sound. Raises ValueError past ``MAX_SECONDS``."""
         self._rate = self._rate or frame.sample_rate
+        self.seconds += frame.samples / max(frame.sample_rate, 1)
+        if self.seconds > MAX_SECONDS:
+            raise ValueError(f"its sound is longer than {MAX_SECONDS / 3600:g} hours")
         layout = (frame.format.name, frame.layout.name, frame.sample_rate)
         if layout != self._layout:
             self._flush()
@@ -42,17 +49,14 @@ class SoundTrack:
             self._keep([frame])
         else:
             frame.pts = None
-            self._keep(self._resampler.resample(frame))
+            self._waiting.write(frame)
+            if self._waiting.samples >= _PART:
+                self._resample()
 
     @property
     def rate(self) -> int | None:
         """Samples a second; None where none was asked for and no part has come yet."""
         return self._rate
-
-    @property
-    def seconds(self) -> float:
-        """Length of the sound so far."""
-        return self._samples / self._rate if self._rate else 0.0
 
     def waveform(self) -> Tensor | None:
         """(samples,) float32 in [-1, 1]; None where there was no sound."""
@@ -72,13 +76,18 @@ class SoundTrack:
 
     def _flush(self) -> None:
         if self._resampler is not None:
+            self._resample()
             self._keep(self._resampler.resample(None))
-            self._resampler = None
+            self._resampler, self._waiting = None, AudioFifo()
+
+    def _resample(self) -> None:
+        frame = self._waiting.read(0, True)
+        if frame is not None and self._resampler is not None:
+            frame.pts = None
+            self._keep(self._resampler.resample(frame))
 
     def _keep(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
             samples = frame.to_ndarray()[0]
             self._parts.append(samples)
             self._samples += len(samples)
-        if self.seconds > MAX_SECONDS:
-            raise ValueError(f"its sound is longer than {MAX_SECONDS / 3600:g} hours")

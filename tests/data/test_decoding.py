@@ -135,6 +135,40 @@ def test_sound_beside_chosen_frames_is_the_whole_sound(tmp_path):
     assert torch.equal(read_clip(path, eight, sound=True).waveform, media.read_sound(path))
 
 
+@pytest.mark.parametrize("ending, codec", [("mp4", "libx264"), ("mkv", "libx264"), ("webm", "libvpx-vp9")])
+def test_opening_decodes_nothing(tmp_path, ending, codec):
+    """What the container says of the video is enough; the format of its pixels is known only where one was decoded."""
+    path = write(tmp_path / f"a.{ending}", 4, codec=codec)
+    for described in (True, False):
+        with media._open(str(path), described) as container:
+            context = container.streams.video[0].codec_context
+            assert (context.width, context.height) == (48, 48) and (context.pix_fmt is None) == described
+
+
+def test_a_size_that_the_container_has_wrong(tmp_path):
+    path = write(tmp_path / "a.mp4", options={"g": "10"})
+    content = bytearray(path.read_bytes())
+    place = content.index(b"avc1", content.index(b"stsd")) + 28
+    assert content[place : place + 4] == struct.pack(">HH", 48, 48)
+    content[place : place + 4] = struct.pack(">HH", 32, 40)
+    path.write_bytes(content)
+    assert is_plain(path).frames.shape[-2:] == (48, 48)
+    assert is_plain(path).decoded < 40
+
+
+def test_what_the_container_does_not_say_is_found_by_decoding(tmp_path, monkeypatch):
+    """Fewer frames than promised, as of H.264 that is shown further out of order than a decoder expects: it is opened anew."""
+    path, real, opened = write(tmp_path / "a.mp4", options={"g": "10"}), media._decode_run, []
+
+    def decode_run(container, video, run):
+        opened.append(video.codec_context.pix_fmt)
+        return real(container, video, run) if opened[0] != opened[-1] else iter(())
+
+    monkeypatch.setattr(media, "_decode_run", decode_run)
+    assert is_plain(path).decoded < 40
+    assert opened[0] is None and opened[-1] == "yuv420p"
+
+
 class Packet(bytes):
     size = property(len)
     is_discard = is_corrupt = False
@@ -190,6 +224,34 @@ def test_packets_that_do_not_tell(packets):
 def test_a_packet_without_a_time_or_picture_makes_the_table_useless():
     assert table((CLOSED_PICTURE, 0)).usable
     assert not table((CLOSED_PICTURE, 0), (REFERENCE, None)).usable and not table((REFERENCE, 0)).usable
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_sound_in_large_parts_is_that_of_every_frame_on_its_own(tmp_path, ending):
+    """The rate, 11,025 Hz, is that of neither."""
+    path, parts, track = write_video(tmp_path / f"a.{ending}", frames=40), [], soundtrack.SoundTrack(11_025)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=11_025)
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            frame.pts = None
+            parts += resampler.resample(frame)
+            track.add(frame)
+    parts += resampler.resample(None)
+    plain = np.concatenate([part.to_ndarray()[0] for part in parts]) / np.float32(2**15)
+    assert torch.equal(track.waveform(), torch.from_numpy(plain)) and track.seconds == pytest.approx(len(plain) / 11_025, abs=1e-3)
+
+
+def test_sound_that_changes_on_its_way():
+    """Two rates one after the other, each shorter than a part: both are kept, in their order."""
+    track = soundtrack.SoundTrack(16_000)
+    for rate, level in ((8_000, 0.5), (32_000, -0.5)):
+        frame = av.AudioFrame.from_ndarray(np.full((1, rate), level, np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        track.add(frame)
+    assert track.seconds == 2
+    waveform = track.waveform()
+    assert len(waveform) == pytest.approx(32_000, abs=50)
+    assert waveform[8_000] == pytest.approx(0.5, abs=1e-3) and waveform[24_000] == pytest.approx(-0.5, abs=1e-3)
 
 
 def test_sound_without_end_is_refused(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_a_hole_in_a_group_that_is_not_wanted_is_found(tmp_path, which):
     with av.open(str(path)) as container:
         first = next(container.demux(video=0))
         extradata = container.streams.video[0].codec_context.extradata
-    assert groups.plan_by_tables(str(path), 1, first, lambda n: [0], partial(picture_reader, "h264", extradata)) is None
+    assert groups.plan_by_tables(str(path), samples, first, lambda n: [0], partial(picture_reader, "h264", extradata)) is None
 
 
 def samples_of(*packets):
@@ -143,6 +143,19 @@ def test_stretches_begin_at_key_frames_and_grow_together():
     assert groups._stretches(made, [0, 6, 6]) == [(0, 0, [0]), (6, 6, [6])]
     assert groups._stretches(made, [3]) == [(0, 4, [4])]  # shown before the key frame that it follows
     assert groups._stretches(made, [1, 5, 3]) == [(0, 4, [2, 3, 4])]
+
+
+def test_of_many_groups_some_are_looked_at():
+    count, seen = 2 * 5000, set()
+    packets = [(REFERENCE if place % 2 else CLOSED_PICTURE, place) for place in range(count)]
+
+    def content(place):
+        seen.add(place)
+        return place.to_bytes(4, "big")
+
+    assert groups._is_grouped(samples_of(*packets), content, lambda: lambda data: packets[int.from_bytes(data, "big")][0])
+    assert {0, 1, count - 2, count - 1} <= seen and max(np.diff(sorted(seen))) < 3 * count / groups.MOST
+    assert len(seen) <= 2 * groups.MOST + groups.SMALLEST
 
 
 def test_every_group_is_looked_at():
