@@ -10,7 +10,8 @@ import torch
 from omnivast.config.schema import DatasetConfig, task_of
 from omnivast.config.tasks import CaptionKind, Modality, Objective, TaskError
 from omnivast.data.annotations.identity import Identity, identity
-from omnivast.data.annotations.table import Row, load_annotations
+from omnivast.data.annotations.load import load_annotations
+from omnivast.data.annotations.rows import Row
 from omnivast.data.batch import Sample
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within

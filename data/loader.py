@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import CaptionKind, Objective, Task
-from omnivast.data.annotations.table import load_references
+from omnivast.data.annotations.load import load_references
 from omnivast.data.batch import Batch, Sample, collate
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained

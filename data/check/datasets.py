@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from omnivast.config.load import ConfigError, load_config
 from omnivast.config.schema import Config
 from omnivast.config.tasks import CaptionKind
-from omnivast.data.annotations.table import Row
+from omnivast.data.annotations.rows import Row
 from omnivast.data.check.shared import log_shared, size_of
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.loader import BatchStream, Key, LoaderError, data_loader

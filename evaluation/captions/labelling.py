@@ -19,7 +19,7 @@ import torch
 
 from omnivast.config.compare import precision_of, resolved
 from omnivast.config.tasks import CaptionKind, Group, Objective
-from omnivast.data.annotations.table import CAPTION_KEYS
+from omnivast.data.annotations.rows import CAPTION_KEYS
 from omnivast.evaluation import protocol
 from omnivast.evaluation.captions.evaluator import LENGTH_PENALTY
 from omnivast.evaluation.collect import computed_once

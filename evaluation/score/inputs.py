@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnivast.data.annotations.table import load_references, without_blanks
+from omnivast.data.annotations.load import load_references, without_blanks
 from omnivast.evaluation.inputs import is_result, read_json
 
 SYSTEM = "scored"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from omnivast.config.tasks import CaptionKind, Modality
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.batch import Sample, collate
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.spec import DataError, UnreadableError

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from omnivast.config.load import ConfigError, load_config
 from omnivast.config.tasks import Task
-from omnivast.data.annotations.table import AnnotationError, load_annotations, load_references
+from omnivast.data.annotations.load import load_annotations, load_references
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.loader import EvalLoader
 from omnivast.data.media.deadline import DeadlineError, within
 from omnivast.data.media.decode import SOUND_EXTENSIONS, MediaError, MediaFolder, read_clip, read_image, read_sound

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omnivast.config.tasks import CaptionKind, Modality
 from omnivast.data import loader
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.limits import LimitError, check_start
 from omnivast.data.loader import EvalLoader, LoaderError, TrainLoader, workers_explained
 from omnivast.data.spec import DataError, UnreadableError

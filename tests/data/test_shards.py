@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from omnivast.config.tasks import Modality
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.batch import Sample
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.media.decode import MediaError, read_clip, read_sound

@@ -12,7 +12,7 @@ import torch
 
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import CaptionKind, Task
-from omnivast.data.annotations.table import load_annotations
+from omnivast.data.annotations.load import load_annotations
 from omnivast.data.batch import Batch
 from omnivast.evaluation.captions.labelling import LabellingError, label
 from omnivast.evaluation.run import evaluate

@@ -21,7 +21,7 @@ from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
 from omnivast.training.checkpoints import optimizer_shards as shards
-from omnivast.training.engines.fsdp import Apart, twin, without_scalars
+from omnivast.training.engines.base import ShardedEngine, twin, without_scalars
 from omnivast.training.logs.nonfinite import ADVICE, REMEDIES, NonFiniteLoss, report
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
@@ -36,7 +36,7 @@ DECIDED = {"train_batch_size": "the corpora's batch_size", "train_micro_batch_si
 """Keys of DeepSpeed's file that the run's config decides, and by which of its keys."""
 
 
-class ZeRO(Apart):
+class ZeRO(ShardedEngine):
     """DeepSpeed's engine."""
 
     def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:

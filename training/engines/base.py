@@ -1,11 +1,11 @@
-"""How the processes of a training share its work, behind one interface that the loop drives: ``Engine``, for a single process;
-``DataParallel`` (DistributedDataParallel); ``training.sharded`` (FSDP2); ``training.zero`` (DeepSpeed).
+"""``Engine``: how one process trains, behind the interface that the training loop drives; and what engines with several processes share.
+
+``ddp``, ``fsdp`` and ``zero`` hold the engines of several processes, and ``build`` picks the one that the config names.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
+import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from omnivast.config.schema import RunConfig
@@ -27,37 +26,6 @@ from omnivast.utils.random import StepRandom
 
 if TYPE_CHECKING:
     from omnivast.model.vast.model import VAST
-
-logger = logging.getLogger("omnivast")
-
-
-def build_engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engine:
-    """The engine that ``run_cfg.parallel`` names, around ``model`` on ``device``; one process alone needs none, whatever the name.
-
-    Raises ValueError when DeepSpeed is asked for and is not installed, or its file does not do.
-    """
-    engine = _engine(model, run_cfg, device)
-    if run_cfg.compile:
-        from omnivast.training.engines.compile import compile_layers
-
-        logger.info("%d layers will be compiled, each kind when it is first used", compile_layers(engine.trained))
-    return engine
-
-
-def _engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engine:
-    if distributed.world_size() == 1:
-        if run_cfg.parallel != "ddp":
-            logger.info("run_cfg.parallel %s shares nothing out: there is one process", run_cfg.parallel)
-        return Engine(model, run_cfg, device)
-    if run_cfg.parallel == "deepspeed":
-        from omnivast.training.engines.zero import ZeRO
-
-        return ZeRO(model, run_cfg, device)
-    if run_cfg.parallel == "fsdp":
-        from omnivast.training.engines.fsdp import Sharded
-
-        return Sharded(model, run_cfg, device)
-    return DataParallel(model, run_cfg, device)
 
 
 class Engine:
@@ -128,57 +96,72 @@ class Engine:
         """Let go of what must not outlive the process group."""
 
 
-class DataParallel(Engine):
-    """DistributedDataParallel: every process holds all weights, and gradients are averaged in buckets during the backward pass."""
+class ShardedEngine(Engine):
+    """``trained`` is shared out among the processes; ``model`` shares its buffers, and has parameters only within ``whole``.
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
-        super().__init__(model, run_cfg, device)
-        self.wrapped: DistributedDataParallel | None = None
-        self.idle: list[nn.Parameter] = []
-        """Parameters that have no part in the only task; no gradient is asked for them."""
+    Evaluation calls the model's parts in its own order and as often as each process has batches, which hooks that gather could not
+    follow: it gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers are then those of
+    testing the saved weights.
+    """
 
-    def begin(self, first: Batch, tasks: Collection[Task]) -> None:
-        """Parameters that take no part in a step have to be searched for in each, which costs a walk through the graph. Which ones do
-        follows from the task: where all corpora have one, a trial pass over the first batch tells, and these are left out. Only tasks
-        that differ, and layers skipped at random, need the search.
-        """
-        search = len(set(tasks)) > 1 or skips_layers(self.model)
-        if not search:
-            names = self.unused(first, next(iter(tasks)))
-            search = any(other != names for other in distributed.all_gather_objects(names))
-            if not search:
-                parameters = dict(self.model.named_parameters())
-                self.idle = [parameters[name] for name in names]
-                for parameter in self.idle:
-                    parameter.requires_grad_(False)
-        self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=search, gradient_as_bucket_view=True)
+    def weights(self) -> dict[str, Tensor]:
+        """On rank 0, on the CPU; empty elsewhere."""
+        main = distributed.is_main()
+        self._gather(torch.device("cpu"), keep=main)
+        state = self.model.state_dict() if main else {}
+        self._drop()
+        return state
 
-    def unused(self, batch: Batch, task: Task) -> list[str]:
-        """Trainable parameters that a pass over ``batch`` leaves without gradient; changes neither weights nor buffers."""
-        self.model.train()
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        draws = StepRandom(self.run_cfg.seed, 0, distributed.rank() * len(batch), len(batch) * distributed.world_size())
-        self.model(batch.to(self.device), task, draws)["loss"].backward()
-        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad and parameter.grad is None]
-        self.optimizer.zero_grad(set_to_none=True)
-        for buffer, before in zip(self.model.buffers(), buffers):
-            buffer.copy_(before)
-        return names
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        self.share_buffers()
+        self._gather(self.device, keep=True)
+        try:
+            yield
+        finally:
+            self._drop()
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        assert self.wrapped is not None
-        return nullcontext() if last else self.wrapped.no_sync()
+    def _full(self, part: nn.Parameter) -> Tensor:
+        """A parameter of ``trained``, put together from all processes."""
+        raise NotImplementedError
 
-    def __call__(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
-        assert self.wrapped is not None
-        return self.wrapped(batch, task, draws)
+    def _gather(self, device: torch.device, keep: bool) -> None:
+        """Give ``model`` the parameters; on processes without ``keep`` they are dropped at once."""
+        whole: dict[int, Tensor] = {}
+        for part, own in zip(self.trained.parameters(), self.model.parameters()):
+            full = self._full(part)
+            if keep:
+                whole[id(own)] = full.reshape(own.shape).to(device)
+        if keep:
+            self._replace(lambda parameter: whole[id(parameter)])
 
-    def close(self) -> None:
-        """A DistributedDataParallel that outlives its process group can abort the process at exit and hide the exit code."""
-        self.wrapped = None
-        for parameter in self.idle:
-            parameter.requires_grad_(True)
-        gc.collect()
+    def _drop(self) -> None:
+        self._replace(lambda parameter: torch.empty_like(parameter, device="meta"))
+
+    def _replace(self, make: Callable[[nn.Parameter], Tensor]) -> None:
+        """Replace each parameter of ``model`` by ``make`` of it; one that has two places stays one."""
+        made: dict[int, nn.Parameter] = {}
+        for module in self.model.modules():
+            for key, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                if id(parameter) not in made:
+                    made[id(parameter)] = nn.Parameter(make(parameter), parameter.requires_grad)
+                module._parameters[key] = made[id(parameter)]
+
+
+def twin(model: VAST) -> VAST:
+    """A model of the same structure, which shares the tensors of ``model``, and all else that is no module."""
+    shared: list[Any] = [*model.parameters(), *model.buffers(), *(value for key, value in vars(model).items() if not key.startswith("_"))]
+    return copy.deepcopy(model, {id(value): value for value in shared})
+
+
+def without_scalars(model: nn.Module) -> None:
+    """Scalars, which cannot be shared out, become vectors of one element."""
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter.ndim == 0:
+                module._parameters[key] = nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad)
 
 
 def skips_layers(model: nn.Module) -> bool:
