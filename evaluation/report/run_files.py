@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.config.files import read_text, why_not_json
+from omnivast.config.metrics import Ranks
 from omnivast.config.paths import looked_up
 from omnivast.evaluation import published as benchmarks
 from omnivast.evaluation.inputs import is_result, read_json
@@ -42,9 +43,9 @@ class Result:
         """The group of the headline."""
         return benchmarks.headline(self.metrics, self.protocol.get("groups", ()), self.name)[0]
 
-    def interval(self, group: str, key: str, kind: str | None = None) -> str | None:
-        """The 95 % interval of a metric in words; of ranks of a kind (``itm``), or of those that the headline is of."""
-        names = [f"{group}.{part}{key}" for part in ([f"{kind}."] if kind else ["itm.", "itc.", ""])]
+    def interval(self, group: str, metric: str, ranks: Ranks | None = None) -> str | None:
+        """The 95 % interval of a metric in words. ``ranks``: by which score, in retrieval; None: as in :func:`published.headline`."""
+        names = [f"{group}.{part}{metric}" for part in ([f"{ranks.value}."] if ranks else ["itm.", "itc.", ""])]
         pair = next((self.intervals[name] for name in names if name in self.intervals), None)
         return f"{pair[0]:.1f} – {pair[1]:.1f}" if pair else None
 

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from omnivast.config.metrics import (
+    ACCURACY,
+    CIDER,
+    MEAN_RANK,
+    MEDIAN_RANK,
+    METRICS,
+    R1,
+    R5,
+    R10,
+    R50,
+    VQA_ACCURACY,
+    MetricName,
+    Ranks,
+)
 from omnivast.config.paths import as_path
 from omnivast.evaluation import published as benchmarks
 from omnivast.evaluation.report.cases import CASES, cases_of
@@ -18,16 +31,17 @@ from omnivast.evaluation.report.run_files import Result, Run, RunError, annotati
 
 logger = logging.getLogger("omnivast")
 RANKINGS = {
-    "itm": "Text to clip, the first {depth} re-ranked by the matching score", "itc": "Text to clip, contrastive score alone",
-    "itm_v2t": "Clip to text, the first {depth} re-ranked by the matching score", "itc_v2t": "Clip to text, contrastive score alone",
-    "dual_softmax": "Text to clip, contrastive score with dual softmax (an extra: it looks at all test texts at once)",
-    "dual_softmax_v2t": "Clip to text, contrastive score with dual softmax (an extra)",
+    Ranks.ITM: "Text to clip, the first {depth} re-ranked by the matching score", Ranks.ITC: "Text to clip, contrastive score alone",
+    Ranks.ITM_V2T: "Clip to text, the first {depth} re-ranked by the matching score",
+    Ranks.ITC_V2T: "Clip to text, contrastive score alone",
+    Ranks.DUAL_SOFTMAX: "Text to clip, contrastive score with dual softmax (an extra: it looks at all test texts at once)",
+    Ranks.DUAL_SOFTMAX_V2T: "Clip to text, contrastive score with dual softmax (an extra)",
 }
 CURVES = {
-    ("ret", "itm.r1"): "R@1, re-ranked", ("ret", "itc.r1"): "R@1, contrastive", ("cap", "cider"): "CIDEr", ("qa", "accuracy"): "accuracy",
+    (Ranks.ITM, R1): "R@1, re-ranked", (Ranks.ITC, R1): "R@1, contrastive", (None, CIDER): "CIDEr", (None, ACCURACY): "accuracy",
 }
 """Metrics shown over the steps."""
-RANK_COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "r50": "R@50", "median_rank": "median rank", "mean_rank": "mean rank"}
+RANK_COLUMNS = (R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK)
 SIZES = ((0, 8, "up to 8 words"), (9, 16, "9 to 16 words"), (17, 10**9, "17 words or more"))
 
 
@@ -73,8 +87,11 @@ def training_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     charts.append(line_chart("Learning rate × 10⁶", [Series(role, [(x, 1e6 * y) for x, y in points]) for role, points in lines.items()]))
     smooth = max(1, len(rows) // 20)
     for key, title, name in (("grad_norm", "Gradient norm before clipping", "norm"), ("clips_per_second", "Clips per second", "clips/s"),
-                             ("data_wait", "Waiting for data, seconds a step", "wait")):
-        charts.append(line_chart(title, [Series(name, _points(rows, lambda row, key=key: row.get(key)))], smooth=smooth))
+                             ("data_wait", "Waiting for data, % of the time", "wait")):
+        points = _points(rows, lambda row, key=key: row.get(key))
+        if key == "data_wait":  # logged as a share
+            points = [(step, 100.0 * share) for step, share in points]
+        charts.append(line_chart(title, [Series(name, points)], smooth=smooth))
     return [chart for chart in charts if chart]
 
 
@@ -88,11 +105,11 @@ def _evaluations(report: Report, run: Run) -> None:
         return
     curves: dict[str, list[Series]] = defaultdict(list)
     for name in run.evaluations[-1]:
-        parts = re.fullmatch(r"(.+)\.(ret|cap|qa)\.([a-z]+)\.(.+)", name)
-        words = CURVES.get((parts[2], parts[4])) if parts else None
-        if parts and words:
+        parsed = MetricName.parse(name)
+        words = CURVES.get((parsed.ranks, parsed.metric)) if parsed else None
+        if parsed and words:
             points = _points(run.evaluations, lambda row, name=name: row.get(name))
-            curves[f"{parts[1]}: {words}"].append(Series(parts[3], points))
+            curves[f"{parsed.dataset}: {words}"].append(Series(str(parsed.group), points))
     last = " · ".join(f"{title}: {', '.join(f'{own.name} {own.points[-1][1]:.1f}' for own in lines if own.points)}"
                       for title, lines in curves.items())
     report.section(f"Evaluation over the steps: {run.folder}")
@@ -105,7 +122,7 @@ def _course(rows: Sequence[Mapping[str, Any]], parts: int = 5) -> str:
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     values: dict[str, Callable[..., Any]] = {f"{LOSS_WORDS[name]} loss": lambda row, name=name: loss_of(row, name) for name in LOSSES}
     values |= {"gradient norm": lambda row: row.get("grad_norm"), "clips per second": lambda row: row.get("clips_per_second"),
-               "data wait, s": lambda row: row.get("data_wait")}
+               "waiting for data, %": lambda row: 100.0 * row["data_wait"] if isinstance(row.get("data_wait"), (int, float)) else None}
     lines = [["steps", *values], ["---"] * (1 + len(values))]
     for chunk in chunks:
         points = [[y for _, y in _points(chunk, value)] for value in values.values()]
@@ -155,15 +172,15 @@ def _ablation(report: Report, result: Result) -> None:
     if result.objective == "ret":
         kinds = [kind for kind in RANKINGS if any(kind in own for own in result.metrics.values())]
         for kind in kinds:
-            columns = ["group", "R@1", "95 % interval", *list(RANK_COLUMNS.values())[1:]]
+            columns = ["group", "R@1", "95 % interval", *(metric.label for metric in RANK_COLUMNS[1:])]
             rows: list[list[Any]] = []
             for group, own in result.metrics.items():
-                r1, *others = (mapping(own.get(kind)).get(key) for key in RANK_COLUMNS)
-                rows.append([group, r1, result.interval(group, "r1", kind), *others])
+                r1, *others = (mapping(own.get(kind)).get(metric.key) for metric in RANK_COLUMNS)
+                rows.append([group, r1, result.interval(group, R1.key, kind), *others])
             report.table(columns, rows, caption=RANKINGS[kind].format(depth=result.protocol.get("rerank_depth", "k")))
-        marks = {kind: words for kind, words in (("itm", "re-ranked"), ("itc", "contrastive")) if kind in kinds}
-        values = {group: [mapping(own.get(kind)).get("r1") for kind in marks] for group, own in result.metrics.items()}
-        name, names, unit = "R@1", list(marks.values()), "%"
+        marks = {kind: words for kind, words in ((Ranks.ITM, "re-ranked"), (Ranks.ITC, "contrastive")) if kind in kinds}
+        values = {group: [mapping(own.get(kind)).get(R1.key) for kind in marks] for group, own in result.metrics.items()}
+        name, names, unit = R1.label, list(marks.values()), "%"
     else:
         found = {group: benchmarks.headline({group: own}, (group,))[1] for group, own in result.metrics.items()}
         keys = list(dict.fromkeys(key for own in found.values() for key in own))
@@ -172,11 +189,11 @@ def _ablation(report: Report, result: Result) -> None:
         columns = ["group", *(benchmarks.HEADLINES[key] for key in keys)]
         lines = [[group, *map(own.get, keys)] for group, own in found.items()]
         report.table(columns, lines, caption="By group of modalities, one checkpoint")
-        first = next((key for key in ("cider", "vqa_accuracy", "accuracy") if key in keys), "")
-        values = {group: [own[first]] for group, own in found.items() if first in own}
-        name = benchmarks.HEADLINES.get(first, "")
+        first = next((metric for metric in (CIDER, VQA_ACCURACY, ACCURACY) if metric.key in keys), METRICS[keys[0]])
+        values = {group: [own[first.key]] for group, own in found.items() if first.key in own}
+        name = first.label
         names = [name]
-        unit = "" if first == "cider" else "%"
+        unit = "%" if first.percent else ""
     if len(values) > 1 and names:
         high = max(100.0, *(value for own in values.values() for value in own if value is not None))
         report.charts([dot_chart(f"{name} by group", names, [Dots(group, own) for group, own in values.items()], high=high, unit=unit)])
