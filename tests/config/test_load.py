@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omnivast.config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS, precision_of
+from omnivast.config.compare import precision_of, same_but_for_length
 from omnivast.config.load import ConfigError, config_hash, diff, load_config, resolved
 from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
 from tests.config.conftest import BASE, DATASET
@@ -284,10 +284,24 @@ def test_hash_counts_what_decides_the_training(shop):
     assert config_hash(older) == config_hash(base)
 
 
-def test_key_tables_name_existing_keys():
-    names = [{f.name for f in dataclasses.fields(c)} for c in (RunConfig, ModelConfig, DatasetConfig)]
-    assert all(set(keys) <= known for keys, known in zip((DECIDING_RUN_KEYS, PASSIVE_MODEL_KEYS, PASSIVE_DATASET_KEYS), names, strict=True))
-    assert not names[0] & names[1], "a flag must mean one key"
+def test_some_settings_decide_only_beside_others(shop):
+    base = shop.load()
+    assert config_hash(shop.load("--scst_candidates", "9")) == config_hash(base)  # nothing is self-critical here
+    critical = shop.load("--scst_finetuning", "true", "--train_task", "cap%tv", "--checkpoint", "x.pt")
+    other = shop.load("--scst_finetuning", "true", "--train_task", "cap%tv", "--checkpoint", "x.pt", "--scst_candidates", "9")
+    assert diff(critical, other) == ["run_cfg.scst_candidates: 5, now 9"]
+    longer = shop.load("--num_train_steps", "7", "--train_steps", "5")
+    assert config_hash(longer) != config_hash(base) and same_but_for_length(base, longer)
+    assert not same_but_for_length(base, shop.load("--seed", "1"))
+
+
+def test_metadata_name_existing_keys():
+    sections = [{f.name: f for f in dataclasses.fields(c)} for c in (RunConfig, ModelConfig, DatasetConfig)]
+    for section in sections:
+        for field in section.values():
+            decides = field.metadata.get("decides", True)
+            assert isinstance(decides, bool) or decides[0] in section, field.name
+    assert not sections[0].keys() & sections[1].keys(), "a flag must mean one key"
 
 
 @pytest.mark.parametrize("path", sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "config").rglob("*.json")))
