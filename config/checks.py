@@ -92,14 +92,14 @@ def _model(config: Config) -> Iterator[str]:
     model, run = config.model_cfg, config.run_cfg
     if model.text_encoder_type == "bert" and not model.tokenizer:
         yield "model_cfg.text_encoder_type 'bert' has no folder to find a vocabulary in; set model_cfg.tokenizer to a vocab.txt"
-    if model.captioner_mode:
+    if run.captioner_mode:
         yield from _labelling(config)
-    elif model.generate_nums > 1:
-        note(f"model_cfg.generate_nums {model.generate_nums} has no effect without captioner_mode")
+    elif run.generate_nums > 1:
+        note(f"run_cfg.generate_nums {run.generate_nums} has no effect without captioner_mode")
     if model.frozen_vision and not (model.pretrained or run.checkpoint or run.pretrain_dir or run.resume):
         note("model_cfg.frozen_vision with pretrained false and no checkpoint: the vision encoder stays random")
-    if model.ret_features_dir and (obstacle := _unwritable(model.ret_features_dir)):
-        yield f"model_cfg.ret_features_dir '{model.ret_features_dir}' cannot be written: {obstacle}"
+    if run.ret_features_dir and (obstacle := _unwritable(run.ret_features_dir)):
+        yield f"run_cfg.ret_features_dir '{run.ret_features_dir}' cannot be written: {obstacle}"
     rows = model.text_encoder_cfg.get("max_position_embeddings", 512)
     needed = {"max_caption_len": model.max_caption_len, "max_omni_caption_len": model.max_omni_caption_len,
               "max_subtitle_len": model.max_subtitle_len}
@@ -122,11 +122,11 @@ def _unwritable(folder: str) -> str:
 
 
 def _labelling(config: Config) -> Iterator[str]:
-    model = config.model_cfg
-    if config.run_cfg.mode != "testing":
-        yield "model_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"
-    if model.generate_by == "beam" and model.generate_nums > model.beam_size:
-        yield (f"model_cfg.generate_nums is {model.generate_nums}, but generate_by 'beam' finds beam_size {model.beam_size} captions; "
+    run = config.run_cfg
+    if run.mode != "testing":
+        yield "run_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"
+    if run.generate_by == "beam" and run.generate_nums > run.beam_size:
+        yield (f"run_cfg.generate_nums is {run.generate_nums}, but generate_by 'beam' finds beam_size {run.beam_size} captions; "
                "raise beam_size")
     for index, dataset in enumerate(config.data_cfg.val):
         task = _task(dataset)

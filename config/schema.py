@@ -16,6 +16,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
 
     - minimum, maximum; path: ~ and $VARIABLES are expanded;
     - unset: values with which released configs say "not set": they stand for the default;
+    - was_in: the section in which older configs, those of the release among them, have it, and where it is still accepted;
     - obsolete: what replaces the key, which is accepted without effect; older: it is an older name of another;
     - decides: whether another value makes another training, which a checkpoint then does not continue (default True). A pair (key, value):
       only where that setting of the same section has that value. Where the weights start is not among what decides: a resumed run does
@@ -30,7 +31,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the program runs: mode, folders, optimisation, precision."""
+    """How the program runs: mode, folders, optimisation, precision, testing."""
 
     mode: Literal["training", "testing"] = setting("training", "train and evaluate, or only evaluate a checkpoint", decides=False)
     checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True, decides=False)
@@ -119,10 +120,31 @@ class RunConfig:
     deepspeed_config: str | None = setting(None, "parallel deepspeed: its JSON file, with zero_optimization.stage 1, 2 or 3",
                                            path=True, decides=False)
 
+    beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1, decides=False, was_in="model_cfg")
+    captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
+                                          "a JSON list of ids, or of objects with one", decides=False, was_in="model_cfg")
+    generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1, decides=False, was_in="model_cfg")
+    generate_by: Literal["sample", "beam"] = setting("sample", "captioner_mode: draw each token among the 10 most likely, or take the "
+                                                               "best texts of a search with beam_size beams",
+                                                     decides=False, was_in="model_cfg")
+    itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0, decides=False, was_in="model_cfg")
+    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval", decides=False, was_in="model_cfg")
+    dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own",
+                                            decides=False, was_in="model_cfg")
+    ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
+                                            "as released: only with the clip that it came with", decides=False, was_in="model_cfg")
+    ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
+                                                 "files during a test of very many clips; null: float32 in memory", path=True,
+                                           decides=False, was_in="model_cfg")
+    rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
+                                                   "encoded again, with equal results; null: half of what is free", minimum=0.0,
+                                             decides=False, was_in="model_cfg")
+    java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
+                                        minimum=0, decides=False, was_in="model_cfg")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model: towers, widths, text lengths, generation."""
+    """The model: towers, widths, text lengths."""
 
     model_type: Literal["vast"] = setting("vast", "the model")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
@@ -159,26 +181,6 @@ class ModelConfig:
     max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
-    beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1, decides=False)
-    captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
-                                          "a JSON list of ids, or of objects with one", decides=False)
-    generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1, decides=False)
-    generate_by: Literal["sample", "beam"] = setting("sample", "captioner_mode: draw each token among the 10 most likely, or take the "
-                                                               "best texts of a search with beam_size beams", decides=False)
-    itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0, decides=False)
-    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval", decides=False)
-    dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own",
-                                            decides=False)
-    ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
-                                            "as released: only with the clip that it came with", decides=False)
-    ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
-                                                 "files during a test of very many clips; null: float32 in memory", path=True,
-                                           decides=False)
-    rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
-                                                   "encoded again, with equal results; null: half of what is free", minimum=0.0,
-                                             decides=False)
-    java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
-                                        minimum=0, decides=False)
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 

@@ -23,7 +23,8 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
     ``tokenizer`` and ``audio_frontend`` (a name in data/audio.py) are the model's. Reads and checks all annotations, and looks
     for the clips of the evaluation sets. Raises DataError, AnnotationError, UnreadableError.
     """
-    run, data, spec = config.run_cfg, config.data_cfg, InputSpec.of(config.model_cfg, audio_frontend)
+    run, data = config.run_cfg, config.data_cfg
+    spec = InputSpec.of(config.model_cfg, audio_frontend, run.captioner_mode)
     shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
                               "pin_memory": run.pin_mem and device.type == "cuda"}
     loader = None
@@ -33,7 +34,7 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
                              num_train_steps=run.num_train_steps, mix=run.dataset_mix_type, **shared)
     evaluations = [EvalLoader(dataset, spec, tokenizer, skip_unreadable=run.skip_unreadable, **shared) for dataset in data.val]
     if not run.dry_run:
-        _glance(evaluations, borne=run.skip_unreadable or config.model_cfg.captioner_mode)
+        _glance(evaluations, borne=run.skip_unreadable or run.captioner_mode)
     return loader, evaluations
 
 

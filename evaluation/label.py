@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import omnivast
-from omnivast.config.fields import ConfigError, section_keys
+from omnivast.config.fields import ConfigError, accepted_keys
 from omnivast.config.files import read_json
 from omnivast.config.tasks import Group, Modality, Objective, Task, TaskError
 from omnivast.data.annotations.own_clips import Found, Kind, OwnClip, find_files, look_into
@@ -109,13 +109,13 @@ def choose(clip: OwnClip, groups: Sequence[Group], every: bool) -> tuple[Group, 
 
 def config_of(model: Model, state: State, output: Path, captions: int) -> dict[str, Any]:
     """The config that labels the lists of ``state``: the model as it was trained, on these clips."""
-    kept = [key for key, setting in section_keys("model_cfg").items() if key not in NOT_INHERITED and "obsolete" not in setting.metadata]
-    run = {"mode": "testing", "pretrain_dir": str(model.run), "output_dir": str(output)}
+    kept = [key for key, setting in accepted_keys("model_cfg").items() if key not in NOT_INHERITED and "obsolete" not in setting.metadata]
+    run: dict[str, Any] = {"mode": "testing", "pretrain_dir": str(model.run), "output_dir": str(output), "captioner_mode": True,
+                           "generate_nums": captions, "generate_by": "beam" if captions == 1 else "sample"}
     if model.checkpoint:
         run["checkpoint"] = str(model.checkpoint)
-    search = "beam" if captions == 1 else "sample"
     return {"run_cfg": run,
-            "model_cfg": {"inherit_keys": kept, "captioner_mode": True, "generate_nums": captions, "generate_by": search},
+            "model_cfg": {"inherit_keys": kept},
             "data_cfg": {"train": [], "val": [_dataset(name, own, model, state, output) for name, own in state.lists.items()]}}
 
 

@@ -86,7 +86,7 @@ class Report:
 def check(config: Config, clips: int | None = None, workers: int = 0, threshold: float | None = None) -> list[Report]:
     """Open ``clips`` clips of each dataset (None: all) with ``workers`` processes, and log tables of what was found. ``threshold``: the
     share of unreadable clips that is borne; None: as much as the run would."""
-    spec, reports, sources = InputSpec.of(config.model_cfg), [], {}
+    spec, reports, sources = InputSpec.of(config.model_cfg, captioner_mode=config.run_cfg.captioner_mode), [], {}
     for training, datasets in ((True, config.data_cfg.train), (False, config.data_cfg.val)):
         for dataset in datasets:
             report = Report(f"{'train' if training else 'val'} {dataset.name}",

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from omnivast.config.compare import precision_of, same_but_for_length
+from omnivast.config.fields import moved_keys
 from omnivast.config.load import ConfigError, config_hash, diff, load_config, resolved
 from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
 from tests.config.conftest import BASE, DATASET
@@ -178,6 +179,22 @@ def test_obsolete_keys_say_what_replaces_them(shop, caplog):
         "c.json: data_cfg.train[0].datatype has no effect: vision_format says what the vision folder holds"])
 
 
+def test_settings_of_testing_are_accepted_where_older_configs_have_them(shop, caplog):
+    assert shop.load(model={"beam_size": 5, "itm_rerank_num": 7}).run_cfg.beam_size == 5
+    assert shop.load("--model_cfg.beam_size", "6", model={"beam_size": 5}).run_cfg.beam_size == 6
+    assert shop.load("--run_cfg.beam_size", "6").run_cfg.beam_size == shop.load("--beam_size", "6").run_cfg.beam_size == 6
+    assert not caplog.messages
+    # The stronger place holds, whichever section it writes it in; where both are as strong they must agree.
+    shop.write("d.json", {"beam_size": 2})
+    assert shop.load(run={"default": "d.json"}, model={"beam_size": 5}).run_cfg.beam_size == 5
+    assert shop.load(run={"beam_size": 5}, model={"default": "d.json"}).run_cfg.beam_size == 5
+    assert shop.load(run={"beam_size": 5}, model={"beam_size": 5}).run_cfg.beam_size == 5
+    with pytest.raises(ConfigError, match=r"c.json: model_cfg.beam_size is 4 \(int\), but run_cfg.beam_size is 5 .*the older spelling"):
+        shop.load(run={"beam_size": 5}, model={"beam_size": 4})
+    with pytest.raises(ConfigError, match="model_cfg.beam_size: expected int of at least 1"):
+        shop.load(model={"beam_size": 0})
+
+
 class TestInherit:
     KEYS = {"inherit_keys": ["contra_dim", "vision_encoder_type", "text_encoder_cfg", "max_caption_len"]}
     THEIRS = {"contra_dim": 33, "video_encoder_type": "evaclip02_base", "text_encoder_cfg": {"hidden_size": 8, "x": 1}, "beam_size": 9}
@@ -188,11 +205,21 @@ class TestInherit:
 
     def test_inherited_keys_win_over_default_files_only(self, shop):
         self.prepare(shop)
-        model = shop.load("--pretrain_dir", "pre", model={"default": "d.json"}).model_cfg
-        assert (model.contra_dim, model.vision_encoder_type, model.max_caption_len, model.beam_size) == (33, "evaclip02_base", 40, 3)
+        config = shop.load("--pretrain_dir", "pre", model={"default": "d.json"})
+        model = config.model_cfg
+        assert (model.contra_dim, model.vision_encoder_type, model.max_caption_len) == (33, "evaclip02_base", 40)
+        assert config.run_cfg.beam_size == 3
         assert shop.load("--pretrain_dir", "pre", model={"default": "d.json", "contra_dim": 22}).model_cfg.contra_dim == 22
         assert shop.load("--pretrain_dir", "pre", "--contra_dim", "44", model={"default": "d.json"}).model_cfg.contra_dim == 44
         assert shop.load(model={"default": "d.json"}).model_cfg.contra_dim == 11
+
+    def test_what_has_moved_is_inherited_from_runs_old_and_new(self, shop):
+        keys = {"inherit_keys": ["beam_size"]}
+        self.prepare(shop)
+        assert shop.load("--pretrain_dir", "pre", model=keys).run_cfg.beam_size == 9
+        assert shop.load("--pretrain_dir", "pre", model=keys, run={"beam_size": 4}).run_cfg.beam_size == 4
+        self.prepare(shop, {"run_cfg": {"beam_size": 7}, "model_cfg": {}})
+        assert shop.load("--pretrain_dir", "pre", model=keys).run_cfg.beam_size == 7
 
     def test_a_dotted_flag_edits_the_inherited_dict(self, shop):
         self.prepare(shop)
@@ -318,7 +345,9 @@ def test_every_json_in_config_loads(path, monkeypatch, shop):
     shop.write("c.json", {**BASE, section: {"default": path}})
     config = load_config(["--config", str(shop.folder / "c.json")])
     chain = {k: v for k, v in content.items() if k != "default"}
-    assert {k: v for k, v in resolved(config)[section].items() if k in chain} == chain
+    moved = moved_keys(section)
+    whole = resolved(config)
+    assert {k: whole[moved.get(k, section)][k] for k in chain} == chain
 
 
 def test_debug_config_takes_ten_steps_of_every_objective(monkeypatch):
