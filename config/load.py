@@ -32,7 +32,7 @@ from omnivast.config.fields import (
     section_keys,
     show,
 )
-from omnivast.config.files import layers, read_json
+from omnivast.config.files import layers, read_config
 from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Task, TaskError
@@ -98,7 +98,7 @@ def load_config(argv: Sequence[str]) -> Config:
 
 
 def _read_file(file: Path) -> Draft:
-    content = read_json(file, " (named by --config)")
+    content = read_config(file, " (named by --config)")
     draft = Draft(file, {name: {} for name in SECTIONS})
     for key in content:
         if key in ("local_rank", "local-rank"):
@@ -257,7 +257,7 @@ def _inherit(draft: Draft) -> None:
     if folder is None or folder.value is None or not wanted.value:
         return
     file = Path(folder.value) / "log" / "hps.json"
-    content = read_json(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
+    content = read_config(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
     if not isinstance(content.get("model_cfg"), dict):
         raise ConfigError(f"{file}: has no model_cfg to inherit from")
     for key in wanted.value:

@@ -6,14 +6,11 @@ Everything wrong is an ``AnnotationError`` before training starts; it names the 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from omnivast.config.files import why_not_json
-from omnivast.config.paths import looked_up
+from omnivast.config.files import parse_json, read_bytes, read_json
 from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
 from omnivast.data.annotations.columns import load_mapped
 from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, RowReader, typename
@@ -59,14 +56,15 @@ def _is_long_list(path: Path) -> bool:
 
 
 def _load_whole(path: Path, reader: RowReader) -> Annotations:
-    items, digest = _read_json(path)
+    content = read_bytes(path, AnnotationError, what="annotation file")
+    items = parse_json(content, path, AnnotationError, expected="a JSON list of objects")
     if isinstance(items, dict) and "annotations" in items:
         raise AnnotationError(f"{path}: this is a COCO-style reference file; give it as 'annfile', and as 'txt' a JSON list of objects")
     if not isinstance(items, list):
         raise AnnotationError(f"{path}: expected a JSON list of objects, found {typename(items)}")
     if not items:
         raise AnnotationError(f"{path}: the list is empty")
-    return Annotations(path, digest, (reader.read(i, item) for i, item in enumerate(items)))
+    return Annotations(path, hashlib.sha256(content).hexdigest(), (reader.read(i, item) for i, item in enumerate(items)))
 
 
 def load_references(path: str | Path) -> dict[str, list[str]]:
@@ -75,7 +73,7 @@ def load_references(path: str | Path) -> dict[str, list[str]]:
     The id may be under any of the annotation files' id keys but ``id``, which in COCO numbers the captions. Raises AnnotationError.
     """
     path = Path(path)
-    value, _ = _read_json(path)
+    value = read_json(path, AnnotationError, what="annotation file", expected="reference captions")
     items = value.get("annotations") if isinstance(value, dict) else None
     if not isinstance(items, list):
         raise AnnotationError(f'{path}: expected reference captions as {{"annotations": [{{"video_id": …, "caption": …}}, …]}}')
@@ -139,21 +137,3 @@ def _check_duplicates(annotations: Annotations, task: Task, training: bool) -> N
             f"{annotations.path}: row {index}: duplicate id '{annotations[index].clip_id}' (first in row {earlier}); give a clip one row, "
             "with a list of captions"
         )
-
-
-def _read_json(path: Path) -> tuple[Any, str]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise AnnotationError(f"{path}: no such annotation file{looked_up(path)}") from None
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
-    try:
-        return json.loads(content), hashlib.sha256(content).hexdigest()
-    except json.JSONDecodeError as error:
-        if not content.strip():
-            raise AnnotationError(f"{path}: the file is empty; expected a JSON list of objects") from None
-        lines = "; one object per line is JSON Lines: write one list of them" if error.msg == "Extra data" and error.lineno > 1 else ""
-        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}{lines}") from None
-    except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
-        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import av
 from PIL import Image
 
+from omnivast.config.files import parse_json
 from omnivast.config.tasks import Modality
 from omnivast.data.annotations.rows import ID_KEYS
 from omnivast.data.annotations.sidecars import Sidecars, read_sidecar
@@ -239,10 +239,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _json_entries(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
+    items = parse_json(text, path, DataError, expected="a JSON list")
     if not isinstance(items, list):
         raise DataError(f"{path}: expected a JSON list of ids or paths, or of objects with one")
     for number, item in enumerate(items):

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from omnivast.config.files import parse_json
 from omnivast.config.paths import looked_up
 from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, typename
 from omnivast.data.derived import first_writable, locked, places
@@ -381,10 +382,7 @@ def _item(file: BinaryIO, where: str, key: str, members: dict[str, tuple[int, in
                 raise AnnotationError(f"{where}{ending}: not UTF-8") from None
     if not texts:
         return None
-    try:
-        item = json.loads(texts.get(".json", "{}"))
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{where}.json: not JSON: {error}") from None
+    item = parse_json(texts.get(".json", "{}"), f"{where}.json", AnnotationError, expected="an object")
     if not isinstance(item, dict):
         raise AnnotationError(f"{where}.json: expected an object, found {typename(item)}")
     if ".txt" in texts and item.keys().isdisjoint(CAPTION_KEYS):

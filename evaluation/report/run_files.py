@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnivast.config.files import read_text, why_not_json
+from omnivast.config.files import read_json
 from omnivast.config.metrics import Ranks
 from omnivast.config.paths import looked_up
 from omnivast.evaluation import published as benchmarks
-from omnivast.evaluation.inputs import is_result, read_json
+from omnivast.evaluation.inputs import is_result
 from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.rouge import rouge_l
 from omnivast.evaluation.metrics.tokenizer import tokenize
@@ -114,10 +113,9 @@ def annotation_rows(result: Result) -> dict[str, dict[str, Any]]:
     """Clip id → its annotation row; empty where the file is not there any more."""
     path = found_from(result.path, str(result.protocol.get("split_file", "")))
     try:
-        rows = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        logger.warning("%s: its split file %s cannot be read (%s), subtitles and categories are left out", result.path, path,
-                       why_not_json(error))
+        rows = read_json(path, RunError, what="split file")
+    except RunError as error:
+        logger.warning("%s: without its split file, subtitles and categories are left out: %s", result.path, error)
         return {}
     ids = ("clip_id", "video_id", "image_id", "image", "id")
     named = [(next((row[key] for key in ids if key in row), None), row) for row in rows if isinstance(row, dict)]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnivast.config.files import read_json
 from omnivast.data.annotations.load import load_references, without_blanks
-from omnivast.evaluation.inputs import is_result, read_json
+from omnivast.evaluation.inputs import is_result
 
 SYSTEM = "scored"
 """Stands where result files have a group."""

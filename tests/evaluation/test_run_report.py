@@ -47,7 +47,7 @@ def test_files_that_a_run_named_from_its_own_folder_are_found_from_any(tmp_path,
     assert run_report.annotation_rows(result) == {"a": {"video_id": "a", "subtitle": "said"}}
     assert run_files.found_from(result.path, "data") == tmp_path / "data" and run_files.found_from(result.path, "gone") == Path("gone")
     result.protocol["split_file"] = "gone.json"
-    assert run_report.annotation_rows(result) == {} and "its split file gone.json cannot be read (No such file" in caplog.text
+    assert run_report.annotation_rows(result) == {} and "categories are left out: gone.json: no such split file" in caplog.text
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):

@@ -80,7 +80,7 @@ def test_captions_of_a_subset_and_of_a_result_file(scored):
     ([{"video_id": "a"}], CAPTIONS, "prediction 0 (video 'a') has no 'caption'"),
     ([{"caption": "x"}], CAPTIONS, "row 0 has no id; expected one of video_id"),
     ([], CAPTIONS, "there is no prediction"),
-    ("{", CAPTIONS, "is not JSON"),
+    ("{", CAPTIONS, "not JSON: line 1"),
     ({"a": "x"}, CAPTIONS, 'expected [{"video_id": …, "caption": …}, …]'),
     (GIVEN, [1], "row 0 has no caption; expected one of caption, desc"),
     (GIVEN, [], "expected reference captions as"),
@@ -160,7 +160,7 @@ def test_vqa_annotations_and_submission(scored, files, tmp_path):
 
 def test_a_file_that_is_absent(capsys, tmp_path):
     assert main(["--task", "cap", "--predictions", str(tmp_path / "no.json"), "--references", "x"]) == 2
-    assert "no.json cannot be read: No such file" in capsys.readouterr().err
+    assert "no.json: no such file" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written(files, tmp_path, capsys):

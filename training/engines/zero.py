@@ -6,7 +6,6 @@ whole, as DistributedDataParallel's, and is resumed by ddp or fsdp.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from omnivast.config.files import read_json
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
@@ -120,10 +120,7 @@ class ZeRO(ShardedEngine):
 def read_settings(run_cfg: RunConfig) -> dict[str, Any]:
     """DeepSpeed's settings: those of ``deepspeed_config``, and what the run decides. Raises ValueError that names file and key."""
     path = Path(run_cfg.deepspeed_config or "")
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"run_cfg.deepspeed_config '{path}' cannot be read as JSON: {error}") from error
+    settings = read_json(path, ValueError, wanted_by=" (named by run_cfg.deepspeed_config)")
     stage = settings.get("zero_optimization", {}).get("stage") if isinstance(settings, dict) else None
     if stage not in (1, 2, 3):
         raise ValueError(f"run_cfg.deepspeed_config '{path}': zero_optimization.stage must be 1, 2 or 3, got {stage}")
