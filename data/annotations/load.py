@@ -13,7 +13,7 @@ from pathlib import Path
 from omnivast.config.files import parse_json, read_bytes, read_json
 from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
 from omnivast.data.annotations.columns import load_mapped
-from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, RowReader, typename
+from omnivast.data.annotations.rows import CAPTION_KEYS, REFERENCE_ID_KEYS, AnnotationError, RowReader, id_of, typename
 from omnivast.data.annotations.table import Annotations
 
 MAPPED_FROM = 64 * 2**20
@@ -81,14 +81,14 @@ def load_references(path: str | Path) -> dict[str, list[str]]:
     for index, item in enumerate(items):
         if not isinstance(item, dict):
             raise AnnotationError(f"{path}: annotation {index}: expected an object, found {typename(item)}")
-        key = next((k for k in ID_KEYS if k in item and k != "id"), None)
-        if key is None or not isinstance(item[key], (str, int)):
-            raise AnnotationError(f"{path}: annotation {index} has no id; expected one of {', '.join(ID_KEYS[:-1])}")
+        clip_id = id_of(item, REFERENCE_ID_KEYS)
+        if clip_id is None:
+            raise AnnotationError(f"{path}: annotation {index} has no id; expected one of {', '.join(REFERENCE_ID_KEYS)}")
         captions = item.get("caption")
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
-            raise AnnotationError(f"{path}: annotation {index} (id '{item[key]}') has no caption; expected 'caption': a string")
-        references.setdefault(str(item[key]), []).extend(captions)
+            raise AnnotationError(f"{path}: annotation {index} (id '{clip_id}') has no caption; expected 'caption': a string")
+        references.setdefault(clip_id, []).extend(captions)
     return without_blanks(references, path)
 
 

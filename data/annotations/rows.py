@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from omnivast.data.media.decode import MediaError, check_id
 from omnivast.data.spec import DataError
 
 ID_KEYS = ("clip_id", "video_id", "image_id", "image", "id")
+"""Under which a row may have the id of its clip."""
+REFERENCE_ID_KEYS = ID_KEYS[:-1]
+"""The same in files of COCO's and VQA's forms and in predictions, where ``id`` numbers the captions."""
 CAPTION_KEYS = {
     "desc": CaptionKind.OMNI,
     "caption": CaptionKind.OMNI,
@@ -174,6 +178,12 @@ class RowReader:
             if key in ("question", "answer") and not str(entry).strip():
                 raise AnnotationError(f"{where}: '{key}' is empty")
         return [str(entry) for entry in values]
+
+
+def id_of(row: Mapping[str, Any], keys: Sequence[str] = ID_KEYS) -> str | None:
+    """The clip's id in a row that is not further checked: what the first of ``keys`` with a string or a whole number holds."""
+    values = (row.get(key) for key in keys)
+    return next((str(value) for value in values if isinstance(value, (str, int)) and not isinstance(value, bool)), None)
 
 
 def typename(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from omnivast.config.files import read_json
 from omnivast.config.metrics import Ranks
 from omnivast.config.paths import looked_up
+from omnivast.data.annotations.rows import id_of
 from omnivast.evaluation import published as benchmarks
 from omnivast.evaluation.inputs import is_result
 from omnivast.evaluation.metrics.accuracy import exact_matches
@@ -117,9 +118,8 @@ def annotation_rows(result: Result) -> dict[str, dict[str, Any]]:
     except RunError as error:
         logger.warning("%s: without its split file, subtitles and categories are left out: %s", result.path, error)
         return {}
-    ids = ("clip_id", "video_id", "image_id", "image", "id")
-    named = [(next((row[key] for key in ids if key in row), None), row) for row in rows if isinstance(row, dict)]
-    return {str(clip_id): row for clip_id, row in named if clip_id is not None}
+    named = ((id_of(row), row) for row in rows if isinstance(row, dict))
+    return {clip_id: row for clip_id, row in named if clip_id is not None}
 
 
 def found_from(result: Path, name: str) -> Path:

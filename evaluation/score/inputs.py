@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.config.files import read_json
+from omnivast.config.tasks import CaptionKind
+from omnivast.data.annotations import rows
 from omnivast.data.annotations.load import load_references, without_blanks
 from omnivast.evaluation.inputs import is_result
 
 SYSTEM = "scored"
 """Stands where result files have a group."""
-ID_KEYS = ("video_id", "clip_id", "image_id")
-CAPTION_KEYS = ("caption", "desc", "vast_cap")
+CAPTION_KEYS = [key for key, kind in rows.CAPTION_KEYS.items() if kind is CaptionKind.OMNI]
+"""Under which a list of references may have a video's captions."""
 FORMS = {
     "cap": '[{"video_id": …, "caption": …}, …]',
     "ret": '[{"caption": …, "ranked": [video ids]}, …] or [{"video_id": …, "ranked": [captions]}, …]',
@@ -199,11 +201,11 @@ def _captions_by_video(references: Path) -> dict[str, list[str]]:
 def _questions(references: Path) -> list[dict[str, Any]]:
     """Entries with ``clip_id``, ``answer`` and, where known, ``answers``, ``question``, ``question_id``, ``type``, ``answer_type``."""
     value = read_json(references, ScoreError)
-    rows = value.get("annotations") if isinstance(value, dict) else value
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+    asked_rows = value.get("annotations") if isinstance(value, dict) else value
+    if not isinstance(asked_rows, list) or not asked_rows or not all(isinstance(row, dict) for row in asked_rows):
         raise ScoreError(f"{references}: expected a list of rows with questions and answers, or VQAv2's {{\"annotations\": […]}}")
     entries = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(asked_rows):
         clip_id, where = _id(row, references, number), f"{references}: row {number}"
         people = row.get("answers")
         if people is not None:
@@ -257,7 +259,7 @@ def _of_result(result: Mapping[str, Any], path: Path, task: str, group: str | No
 
 
 def _id(row: Mapping[str, Any], path: Path, number: int) -> str:
-    key = next((key for key in ID_KEYS if isinstance(row.get(key), (str, int))), None)
-    if key is None:
-        raise ScoreError(f"{path}: row {number} has no id; expected one of {', '.join(ID_KEYS)}")
-    return str(row[key])
+    clip_id = rows.id_of(row, rows.REFERENCE_ID_KEYS)
+    if clip_id is None:
+        raise ScoreError(f"{path}: row {number} has no id; expected one of {', '.join(rows.REFERENCE_ID_KEYS)}")
+    return clip_id
