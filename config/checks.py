@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omnivast.config.fields import LISTS, ConfigError, note
+from omnivast.config.needs import lacks
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Modality, Objective, Task, TaskError
@@ -201,40 +202,16 @@ def _training(dataset: DatasetConfig) -> Iterator[str]:
         yield "neither epoch nor steps is set: how long is it trained on?"
     elif not (dataset.epoch or dataset.steps):
         yield f"{'epoch' if dataset.steps is None else 'steps'} is 0; leave the dataset out of the list instead"
-    if dataset.cache_dir and dataset.vision_transforms == "crop_flip":
-        yield "cache_dir keeps frames as first read, so vision_transforms 'crop_flip' would repeat one crop; use 'none', or no cache_dir"
 
 
 def _needs(dataset: DatasetConfig, task: Task, which: str, model: ModelConfig) -> Iterator[str]:
     """What the task's groups need of the dataset and of the model."""
     if which == "train" and Objective.RETRIEVAL in task.objectives and dataset.batch_size < 2:
         yield f"batch_size is {dataset.batch_size}, but the contrastive loss of 'ret' compares clips of a batch: at least 2"
-    for modality in task.modalities:
-        group = next(g for g in task.all_groups if modality in g)
-        why = f"group '{group}' of task '{dataset.task}' needs {modality.word}"
-        if modality is Modality.VISION:
-            yield from _vision(dataset, model, why)
-        elif modality is Modality.AUDIO:
-            yield from _audio(dataset, model, why)
+    yield from lacks(dataset, task, None if dataset.type == "annoindexed" else True)
+    for modality, encoder in ((Modality.VISION, "vision_encoder_type"), (Modality.AUDIO, "audio_encoder_type")):
+        group = next((group for group in task.all_groups if modality in group), None)
+        if group and getattr(model, encoder) is None:
+            yield f"group '{group}' of task '{task}' needs {modality.word}, but model_cfg.{encoder} is null"
     if dataset.vision_format == "image_rawimage" and (dataset.vision_sample_num or 1) > 1:
         yield f"vision_sample_num is {dataset.vision_sample_num}, but images (vision_format image_rawimage) have one frame"
-
-
-def _vision(dataset: DatasetConfig, model: ModelConfig, why: str) -> Iterator[str]:
-    if dataset.vision is None and dataset.type == "annoindexed":
-        yield f"{why}, but 'vision', the folder of videos or images, is not set"
-    if dataset.vision_sample_num is None:
-        yield f"{why}, but 'vision_sample_num', the frames per clip, is not set"
-    if model.vision_encoder_type is None:
-        yield f"{why}, but model_cfg.vision_encoder_type is null"
-
-
-def _audio(dataset: DatasetConfig, model: ModelConfig, why: str) -> Iterator[str]:
-    own_track = dataset.vision is not None and dataset.vision_format == "video_rawvideo"
-    if dataset.audio is None and not own_track and dataset.type == "annoindexed":
-        reason = "no videos are named whose own track could serve" if dataset.vision is None else f"{dataset.vision_format} has no track"
-        yield f"{why}, but 'audio', the folder of sound files, is not set, and {reason}"
-    if dataset.audio_sample_num is None:
-        yield f"{why}, but 'audio_sample_num', the sound slices per clip, is not set"
-    if model.audio_encoder_type is None:
-        yield f"{why}, but model_cfg.audio_encoder_type is null"

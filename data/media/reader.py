@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from omnivast.config.needs import lacks
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import Modality, Task
@@ -52,8 +53,10 @@ class ClipReader:
         self.config, self.spec, self.training, self._shards = config, spec, training, shards
         self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
         self._where = f"dataset '{config.name}'"
-        self._check_settings(task)
-        apart = bool(config.audio) if shards is None else shards.holds(media.SOUND_EXTENSIONS)
+        sounds_in_shards = None if shards is None else shards.holds(media.SOUND_EXTENSIONS)
+        if lacking := next(lacks(config, task, sounds_in_shards), None):
+            raise DataError(f"{self._where}: {lacking}")
+        apart = bool(config.audio) if sounds_in_shards is None else sounds_in_shards
         own_sound = self.needs_audio and not apart
         self._vision = self._folder("vision") if self.needs_vision or own_sound else None
         self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
@@ -217,24 +220,6 @@ class ClipReader:
         return generator(*key, purpose) if self.training else None
 
     # ------------------------------------------------------------------------------------------------------- settings
-
-    def _check_settings(self, task: Task) -> None:
-        config, where = self.config, self._where
-        lacks = f"{where}: dataset without the modality that its task needs: task '{task}' has a group with"
-        if self._shards is None and self.needs_vision and not config.vision:
-            raise DataError(f"{lacks} v (vision); give the folder of videos, frames or images as 'vision'")
-        in_videos = bool(config.vision or self._shards) and config.vision_format == "video_rawvideo"
-        if self.needs_audio and not config.audio and not in_videos and not (self._shards and self._shards.holds(media.SOUND_EXTENSIONS)):
-            raise DataError(f"{lacks} a (audio); give the folder of sound files as 'audio', or videos with sound as 'vision'")
-        if self.needs_vision and config.vision_sample_num is None:
-            raise DataError(f"{where}: its task needs vision; give 'vision_sample_num', the frames per clip")
-        if self.needs_audio and config.audio_sample_num is None:
-            raise DataError(f"{where}: its task needs audio; give 'audio_sample_num', the sound slices per clip")
-        if config.cache_dir and self.needs_vision:
-            if config.vision_transforms != "none":
-                raise DataError(f'{where}: cache_dir keeps resized frames, so it needs "vision_transforms": "none", not \'crop_flip\'')
-            if config.vision_format == "video_frame":
-                raise DataError(f'{where}: cache_dir is for videos and images; "vision_format": "video_frame" is decoded already')
 
     def _folder(self, key: str) -> MediaFolder | ShardFolder:
         """The folder under ``key``, checked. Raises DataError."""

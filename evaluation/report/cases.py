@@ -70,7 +70,7 @@ def cases_of(result: Result, run: Run, rows: Mapping[str, Mapping[str, Any]], ca
     middle = max(0, (len(order) - cases) // 2)
     sections = [("Best", order), ("Median", order[middle:]), ("Worst", order[::-1])] if result.answered else [("Case", order)]
     datasets = mapping(run.config.get("data_cfg")).get("val", ())
-    settings = next((dataset for dataset in datasets if dataset.get("name") == result.name), {})
+    settings = mapping(next((dataset for dataset in datasets if dataset.get("name") == result.name), None))
     folders = {key: str(found_from(result.path, settings[key])) if settings.get(key) else None for key in ("vision", "audio")}
     files = ClipFiles(folders["vision"], settings.get("vision_format"), folders["audio"])
     cards: list[Card] = []
