@@ -22,8 +22,8 @@ from omnivast.config.fields import moved_keys
 from omnivast.config.tasks import CaptionKind, Group, Objective
 from omnivast.data.annotations.rows import CAPTION_KEYS
 from omnivast.evaluation import protocol
-from omnivast.evaluation.captions.evaluator import LENGTH_PENALTY
 from omnivast.evaluation.collect import computed_once
+from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.utils.log import JsonlWriter, Progress, progress, read_jsonl
@@ -184,7 +184,7 @@ def _captions(model: VAST, memory: Any, group: Group, clip_ids: Sequence[str], c
     run, longest = config.run_cfg, config.model_cfg.max_caption_len
     number = run.generate_nums
     if run.generate_by == "beam":
-        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=LENGTH_PENALTY)
+        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=CAPTION_LENGTH_PENALTY)
         return [captions[:number] for captions in found]
     keyed = (generator(run.seed, "label", group, clip_id) for clip_id in clip_ids)
     draws = torch.stack([torch.rand(number, longest, generator=own) for own in keyed])
