@@ -15,7 +15,7 @@ from omnivast.data.annotations.rows import Row
 from omnivast.data.batch import Sample
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
-from omnivast.data.media.decode import MediaError
+from omnivast.data.media.errors import MediaError
 from omnivast.data.media.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
 from omnivast.data.shards.shard_set import gather_texts, open_shards
 from omnivast.data.spec import DataError, InputSpec, UnreadableError

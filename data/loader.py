@@ -21,7 +21,7 @@ from omnivast.data.annotations.load import load_references
 from omnivast.data.batch import Batch, Sample, collate
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
-from omnivast.data.media.decode import MediaError
+from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import is_empty
 from omnivast.data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
 from omnivast.data.parcel import Parcel

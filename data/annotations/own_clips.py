@@ -21,7 +21,9 @@ from omnivast.config.files import parse_json
 from omnivast.config.tasks import Modality
 from omnivast.data.annotations.rows import ID_KEYS
 from omnivast.data.annotations.sidecars import Sidecars, read_sidecar
-from omnivast.data.media.decode import FORMATS, IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaFolder
+from omnivast.data.media.containers import FORMATS, IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
 from omnivast.data.spec import DataError
 from omnivast.utils.log import Progress, progress
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.config.tasks import CaptionKind
-from omnivast.data.media.decode import MediaError, check_id
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import check_id
 from omnivast.data.spec import DataError
 
 ID_KEYS = ("clip_id", "video_id", "image_id", "image", "id")

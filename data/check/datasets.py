@@ -24,8 +24,9 @@ from omnivast.config.tasks import CaptionKind
 from omnivast.data.annotations.rows import Row
 from omnivast.data.check.shared import log_shared, size_of
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.loader import BatchStream, Key, LoaderError, data_loader
-from omnivast.data.media.decode import MediaError
+from omnivast.data.limits import LoaderError
+from omnivast.data.loader import BatchStream, Key, data_loader
+from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError, InputSpec, kind_of_fault
 from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress, setup_logging

@@ -33,7 +33,9 @@ from omnivast.config.paths import expanded, looked_up
 from omnivast.data.annotations.json_stream import entries
 from omnivast.data.annotations.rows import AnnotationError, RowReader
 from omnivast.data.derived import locked
-from omnivast.data.media.decode import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaFolder
+from omnivast.data.media.containers import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
 from omnivast.data.shards.shard_index import ShardError, ShardIndex, key_of, scan, tally, unread
 from omnivast.data.shards.shard_set import MANIFEST, dotted_keys, expand, key_hash, read_manifest
 from omnivast.data.spec import DataError

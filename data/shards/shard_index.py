@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.data.derived import places, writable
-from omnivast.data.media.decode import EXTENSIONS, MediaError, check_id
+from omnivast.data.media.containers import EXTENSIONS
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import check_id
 from omnivast.data.spec import DataError
 from omnivast.utils.files import write_atomically
 

@@ -24,7 +24,8 @@ from omnivast.config.files import parse_json
 from omnivast.config.paths import looked_up
 from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, typename
 from omnivast.data.derived import first_writable, locked, places
-from omnivast.data.media.decode import MediaError, check_id
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import check_id
 from omnivast.data.media.parts import Part
 from omnivast.data.shards.shard_index import (
     FORMAT,
