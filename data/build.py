@@ -39,8 +39,9 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
 
 
 def _glance(evaluations: Sequence[EvalLoader], borne: bool) -> None:
-    """Clips that would end a test, or a training at its evaluation, are better told of before hours of work: what the main process sees at
-    once, all tell. ``borne``: they are left out, and only told of."""
+    """Look for unreadable clips in the evaluation sets now, since they would otherwise stop a test, or a training at its first
+    evaluation, after hours of work. The main process looks, and every process raises the same error. ``borne``: such clips will be left
+    out of the evaluation, so they are only logged."""
     found = [(loader.name, faults) for loader in evaluations if (faults := loader.glance())] if distributed.is_main() else []
     for name, faults in distributed.all_gather_objects(found)[0]:
         if not borne:

@@ -30,11 +30,11 @@ from omnivast.utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
 OPENED = 8
-"""Clips of an evaluation set that are read before a run starts; all are looked for."""
+"""How many clips of an evaluation set are read before a run starts. For the others it is only checked that their files exist."""
 GLANCE_SECONDS = 120.0
-"""After so long a look the rest is left to the run: millions of clips, or a slow disk."""
+"""The look before a run ends after so many seconds, for sets of millions of clips and slow disks."""
 MOST_WORKERS = 16
-"""Of one process, when they are sized automatically: more rarely feed a GPU better, and each takes memory."""
+"""Most workers of one process where their number is chosen automatically: more rarely feed a GPU better, and each takes memory."""
 
 logger = logging.getLogger("omnivast")
 Key = tuple[int, int, int]
@@ -101,7 +101,8 @@ class TrainLoader:
         return next(own.task for own in self.corpora if own.name == corpus)
 
     def steps_by_corpora(self, start: int) -> dict[str, int]:
-        """How many of the steps from ``start`` on read which corpora; several of one step are joined by a plus."""
+        """Corpus → how many of the steps from ``start`` on read it. A step that reads several counts under their names, joined by a
+        plus."""
         return self._mixture.steps_by_corpora(start)
 
     def references(self) -> dict[tuple[str, CaptionKind], dict[str, list[str]]]:
@@ -185,8 +186,8 @@ class EvalLoader:
             )
 
     def glance(self) -> list[tuple[str, str]]:
-        """(clip id, reason) of clips that cannot be read, as far as a moment tells: all are looked for, and ``OPENED`` of them, evenly
-        spread, are read, as are empty files."""
+        """(clip id, reason) of the clips that a quick look finds unreadable: it checks that every file exists and is not empty, and
+        reads ``OPENED`` clips, evenly spread."""
         source, found, start = self._source, [], time.monotonic()
         number = min(self.clips, OPENED)
         opened = {place * self.clips // number for place in range(number)}
@@ -224,7 +225,7 @@ class EvalLoader:
 
 
 class BatchStream(Iterator[Batch]):
-    """An iterator over batches that knows how long it was waited for."""
+    """An iterator over batches that measures how long its caller waits for them."""
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
@@ -309,7 +310,7 @@ class _StepSampler:
 
 
 def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
-    """A batch takes as many clips as it is told to, the same ones again where there are not so many."""
+    """Warn of a corpus with fewer clips than a batch has: the batch then holds some of them twice."""
     for corpus in corpora:
         if corpus.batch_size > corpus.rows:
             cost = ": the contrastive loss then calls a clip's own text wrong" if corpus.task.groups(Objective.RETRIEVAL) else ""
@@ -318,8 +319,8 @@ def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
 
 
 def workers(config: DatasetConfig) -> int:
-    """Processes that read a dataset for one process of the training; -1 in the config: one for each core that this process may use but
-    the one that it computes with itself."""
+    """The number of worker processes that read a dataset for one process of the training. -1 in the config stands for one per core that
+    this process may use, except the core that it computes with."""
     if config.n_workers >= 0:
         return config.n_workers
     return max(1, min(MOST_WORKERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))

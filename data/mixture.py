@@ -33,7 +33,7 @@ class Corpus:
     shards: torch.Tensor | None = None
     """(rows,) the shard of each row, where ``config.shuffle_shards`` of them are read at a time."""
     identity: Identity = field(default_factory=dict)
-    """What it consists of (data/identity.py)."""
+    """The corpus's fingerprint (data/annotations/identity.py)."""
 
 
 Mix = Literal["random", "round-robin", "in-order", "interleaved"]
@@ -63,7 +63,7 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
 
 
 def _order_of(turns: np.ndarray, seed: int, mix: Mix, stage: int) -> np.ndarray:
-    """(sum of turns,) whose turn it is; ``turns``: of each corpus."""
+    """(sum of turns,) the index of the corpus that has each turn; ``turns``: how many turns each corpus gets."""
     owners = np.repeat(np.arange(len(turns), dtype=np.int16), turns)
     if mix == "random":
         # The stages of a run that was made longer draw anew; the first draws as a run without any.
@@ -89,7 +89,7 @@ class Mixture:
         stages = np.array(plan or [[corpus.steps for corpus in corpora]], dtype=np.int64)
         self.total_steps = int(stages[-1].sum())
         self._together = 1 if mix == "interleaved" else accumulation
-        """Micro-batches that are of one corpus: a turn."""
+        """Consecutive micro-batches that read the same corpus, which make a turn."""
         added = np.diff(stages, axis=0, prepend=0) * (accumulation // self._together)
         self._owners = np.concatenate([_order_of(turns, seed, mix, stage) for stage, turns in enumerate(added)])
         self._earlier = np.empty(len(self._owners), dtype=np.int64)

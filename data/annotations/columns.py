@@ -63,7 +63,7 @@ class MappedAnnotations(Annotations):
         return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS))
 
     def marks(self) -> tuple[int, str]:
-        """As ``Annotations.marks``; none, "", of files converted before there were any."""
+        """As ``Annotations.marks``; without marks ("") for files that were converted by a version that wrote none."""
         return ROWS, self._facts.get("marks", "")
 
     def ids(self) -> list[str]:
@@ -135,7 +135,7 @@ def load_mapped(path: Path, reader: RowReader) -> MappedAnnotations:
 
 
 def _known(path: Path, arrow: Path) -> dict[str, Any] | None:
-    """What is known of the rows; None where they have to be read (again)."""
+    """The facts beside the Arrow file, if they still hold for the JSON file; None where the rows must be converted (again)."""
     beside, status = _facts_of(arrow), path.stat()
     try:
         facts = json.loads(beside.read_bytes())
@@ -160,7 +160,7 @@ def _facts_of(arrow: Path) -> Path:
 
 
 class _Totals:
-    """What is known of all rows."""
+    """Counts and hashes over all rows, gathered while they are converted."""
 
     def __init__(self, training: bool) -> None:
         self.kinds: set[CaptionKind] = set()
@@ -177,7 +177,8 @@ class _Totals:
         self._hashes.append(hash(_content(row)) if self._training else hash(row.clip_id))
 
     def repeats(self) -> tuple[int, int, int] | None:
-        """As ``Annotations.repeats``: of whole rows in training, of clip ids in evaluation. By their 64-bit hashes, 8 bytes a row."""
+        """As ``Annotations.repeats``, comparing whole rows in training and clip ids in evaluation. It compares 64-bit hashes, which take
+        8 bytes a row."""
         hashes = np.frombuffer(self._hashes, dtype=np.int64)
         order = np.argsort(hashes, kind="stable")
         again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1

@@ -1,7 +1,8 @@
-"""What a corpus consists of, in few bytes, so that a training that goes on can tell whether its data are still those it began with.
+"""A fingerprint of a corpus, in few bytes, so that a resumed training can tell whether its data are still those it began with.
 
-Compared is content, not time or place: the rows, by a mark for each block of them, and the shards, by a mark for each (the names, sizes
-and last bytes of its members). Files in media folders are not looked at: of millions even their sizes would take minutes.
+The fingerprint covers content, not file times or paths: a hash (a mark) for each block of rows, and one for each shard, made from the
+names, sizes and last bytes of its members. Files in media folders are left out: for millions of them, even reading their sizes would
+take minutes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DIGITS = 16
-"""Of a mark."""
+"""Hexadecimal digits of a mark."""
 Identity = dict[str, Any]
 """Plain values, that checkpoints and JSON take."""
 
 
 def identity(annotations: Annotations, shards: Shards | None) -> Identity:
-    """What a corpus consists of."""
+    """The fingerprint of a corpus."""
     block, marks = annotations.marks()
     found = {"format": FORMAT, "txt": str(annotations.path), "rows": len(annotations), "sha256": annotations.sha256, "block": block,
              "marks": marks}
@@ -28,7 +29,7 @@ def identity(annotations: Annotations, shards: Shards | None) -> Identity:
 
 
 def changes(before: Identity, now: Identity, paths: list[str] | None = None) -> list[str]:
-    """What differs between two identities of a corpus, a phrase each; ``paths``: its shards, as they are now."""
+    """The differences between two fingerprints of a corpus, one phrase each. ``paths``: the corpus's shards as they are now."""
     found = []
     rows = _rows(before, now)
     if rows:
@@ -60,6 +61,6 @@ def _rows(before: Identity, now: Identity) -> str:
 
 
 def _differing(old: str, new: str) -> list[int]:
-    """Places at which the marks differ, or only one has any."""
+    """Indices of the blocks whose marks differ, or which only one of the two has."""
     return [start // DIGITS for start in range(0, max(len(old), len(new)), DIGITS)
             if old[start : start + DIGITS] != new[start : start + DIGITS]]

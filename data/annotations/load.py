@@ -45,7 +45,7 @@ def load_annotations(
 
 
 def _is_long_list(path: Path) -> bool:
-    """Whether the rows are better kept on disk. A file that is no list is read, and refused, whole."""
+    """Whether the file is a list that is too large to keep in memory. A file that is no list is read whole, and refused then."""
     try:
         if path.stat().st_size < MAPPED_FROM:
             return False
@@ -93,7 +93,7 @@ def load_references(path: str | Path) -> dict[str, list[str]]:
 
 
 def without_blanks(references: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
-    """Clip id → its reference captions that hold a word; how many do not is said. Raises AnnotationError for a clip without any."""
+    """The references without blank captions, whose number is logged. Raises AnnotationError for a clip that has only blank ones."""
     kept = {clip_id: [text for text in texts if text.strip()] for clip_id, texts in references.items()}
     bare = next((clip_id for clip_id, texts in kept.items() if not texts), None)
     if bare is not None:
@@ -124,8 +124,9 @@ def _check_task(annotations: Annotations, task: Task, captions_optional: bool) -
 
 
 def _check_duplicates(annotations: Annotations, task: Task, training: bool) -> None:
-    """In evaluation a clip would be its own wrong answer. In training a row repeated exactly is only said: released files with a row
-    per caption have some, because two people described a clip in the same words."""
+    """Refuse clips that occur twice in an evaluation set, where each would count as a wrong answer for the other. In training, rows that
+    are repeated exactly are only logged: released files with a row per caption have some, because two people described a clip in the
+    same words."""
     with_captions = any(task.groups(objective) for objective in (Objective.RETRIEVAL, Objective.CAPTION))
     if training and (repeats := annotations.repeats()):
         count, index, earlier = repeats

@@ -107,10 +107,10 @@ def find_files(sources: Sequence[str], media: str | None = None) -> Found:
 
 
 def look_into(found: Found, names: Iterable[str], with_subtitles: bool) -> tuple[list[OwnClip], list[str]]:
-    """What these files (paths below the root) are, and the names of those that are no media at all.
+    """Open these files (paths below the root) to see what they hold. Returns the clips, and the names of files that are no media.
 
-    A file that cannot be opened counts as what its ending says, so that reading it tells why. ``with_subtitles``: those of a list, or
-    else of a file beside the clip.
+    A file that cannot be opened is taken for what its ending says, so that reading it later tells what is wrong. ``with_subtitles``:
+    also look up subtitles, in the list or else in a file beside the clip.
     """
     names, sidecars = list(names), Sidecars()
     clips, others = [], []
@@ -174,7 +174,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _once(files: Iterable[Path]) -> list[Path]:
-    """The files without those that a link to a folder leads to again."""
+    """The files, each only once although a link to a folder may lead to it again."""
     return list({Path(os.path.realpath(file.parent), file.name): file for file in reversed(list(files))}.values())[::-1]
 
 

@@ -48,7 +48,7 @@ class Row:
     question_ids: list[str]
     question_types: list[str]
     answer_types: list[str]
-    """Each as many as questions, or none."""
+    """Aligned with ``questions``, or empty; so are the ids and types above."""
 
 
 class RowReader:
@@ -65,7 +65,7 @@ class RowReader:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What changes the rows that are read of a file."""
+        """The options that change which rows are read from a file."""
         return sorted(self._ignored), self.training, self._ids_suffice
 
     def read(self, index: int, item: Any) -> Row:
@@ -98,7 +98,8 @@ class RowReader:
         return row
 
     def _check_answers(self, questions: list[str], answers: list[str], where: str) -> None:
-        """As many answers as questions; outside training none at all is right too, as in VQAv2's test splits, if it is so in every row."""
+        """Require one answer per question. Outside training a file may also have no answers at all, as VQAv2's test splits have, but
+        then in no row."""
         if len(questions) != len(answers) and (answers or self.training):
             needed = ", which training needs" if not answers else "; expected as many of each"
             raise AnnotationError(f"{where}: {len(questions)} question(s) but {len(answers)} answer(s){needed}")
@@ -199,7 +200,7 @@ KINDS = tuple(CaptionKind)
 
 
 def pack(row: Row) -> bytes:
-    """A row in few bytes."""
+    """A row as compact JSON, the inverse of ``unpack``."""
     captions = [row.captions.get(kind) for kind in KINDS]
     asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
     return json.dumps([row.clip_id, captions, row.subtitle, *asked]).encode()

@@ -13,7 +13,7 @@ from omnivast.config.tasks import CaptionKind
 from omnivast.data.annotations.rows import Row, pack, unpack
 
 BLOCK = 64
-"""Rows that share a mark: a change of the file is told to so many rows."""
+"""Rows per mark: a change of the file can be located to a block of so many rows."""
 
 
 class Annotations(Sequence[Row]):
@@ -49,7 +49,8 @@ class Annotations(Sequence[Row]):
         return unpack(self._bytes[start : self._ends[index]].tobytes())
 
     def marks(self) -> tuple[int, str]:
-        """(rows of a block, 16 hexadecimal digits for each block of rows): a hash of their content, however the file spells it."""
+        """(rows per block, the marks one after the other): a mark is 16 hexadecimal digits, a hash of the content of a block of rows. It
+        does not depend on how the file formats them."""
         ends = [0, *self._ends[BLOCK - 1 : -1 : BLOCK].tolist(), len(self._bytes)]
         return BLOCK, "".join(mark_of([self._bytes[start:end].tobytes()]) for start, end in itertools.pairwise(ends))
 
@@ -76,7 +77,7 @@ class Annotations(Sequence[Row]):
 
 
 def mark_of(contents: Iterable[bytes]) -> str:
-    """16 hexadecimal digits that stand for packed rows."""
+    """The mark of packed rows: 16 hexadecimal digits of a hash of them."""
     digest = hashlib.blake2b(digest_size=8)
     for content in contents:
         digest.update(content)

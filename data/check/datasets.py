@@ -66,7 +66,7 @@ class Report:
     name: str
     rows: int = 0
     bearable: float = 0.0
-    """Share of unreadable clips that the run would bear."""
+    """Share of unreadable clips that the run would accept."""
     fault: str = ""
     """Why the dataset cannot be used; "" where it can."""
     findings: list[Finding] = field(default_factory=list)
@@ -162,7 +162,7 @@ def _open_clips(source: IndexedDataset, report: Report, clips: int | None, worke
 
 
 def lengths_of(row: Row) -> dict[str, list[int]]:
-    """Tokens of each text of a row, at least: a word or a sign is one token or several, and two frame each text."""
+    """A lower bound of the tokens of each text of a row: one for each word and sign (which may take several), and [CLS] and [SEP]."""
     texts = {f"{kind.value} captions": row.captions.get(kind, []) for kind in CaptionKind}
     texts["subtitles"] = [row.subtitle] if (row.subtitle or "").strip() else []  # type: ignore[list-item]
     return {kind: [len(re.findall(r"\w+|[^\w\s]", text)) + 2 for text in own] for kind, own in texts.items() if own}
@@ -211,7 +211,7 @@ def _log_lengths(report: Report) -> None:
 
 
 def _quantile(lengths: Counter[int], share: float) -> int:
-    """The length that so large a share of the texts does not exceed."""
+    """A quantile of the texts' lengths: the length that this share of them does not exceed."""
     left = share * lengths.total()
     for length in sorted(lengths):
         left -= lengths[length]
