@@ -1,4 +1,4 @@
-"""What single keys cannot tell: settings that contradict each other, and datasets that lack what their task needs."""
+"""Checks across several keys: settings that contradict each other, and datasets that lack what their task needs."""
 
 from __future__ import annotations
 

@@ -241,6 +241,6 @@ def _refuse_constant(name: str) -> None:
 
 
 def note(message: str) -> None:
-    """One line about something that was understood and has no effect; from the first process only."""
+    """Log one line about a setting that was understood and has no effect, on the first process only."""
     if os.environ.get("RANK", "0") == "0":
         logging.getLogger("omnivast").warning(message)

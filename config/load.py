@@ -273,7 +273,7 @@ def _inherit(draft: Draft) -> None:
 
 
 def _settle(draft: Draft) -> None:
-    """Of settings that exclude each other, keep the one from the stronger place; equal strength is left for the checks."""
+    """Where two settings exclude each other, keep the one from the stronger source. Those of equal strength are left for the checks."""
     run = draft.sections["run_cfg"]
     _settle_precision(run, draft.file)
     asked, device = run.get("precision"), run.get("device")

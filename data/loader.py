@@ -76,9 +76,9 @@ class TrainLoader:
             raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
-            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config, source.shard_numbers(),
+            Corpus(source.name, len(source), count, source.task, source.config.batch_size, source.config, source.shard_numbers(),
                    source.identity())
-            for source, own in zip(self._sources, steps)
+            for source, count in zip(self._sources, steps)
         ]
         if rank == 0:
             _warn_of_repetition(self.corpora)
@@ -98,7 +98,7 @@ class TrainLoader:
 
     def task(self, corpus: str) -> Task:
         """The task of a corpus by its name."""
-        return next(own.task for own in self.corpora if own.name == corpus)
+        return next(known.task for known in self.corpora if known.name == corpus)
 
     def steps_by_corpora(self, start: int) -> dict[str, int]:
         """Corpus → how many of the steps from ``start`` on read it. A step that reads several counts under their names, joined by a
@@ -107,13 +107,13 @@ class TrainLoader:
 
     def references(self) -> dict[tuple[str, CaptionKind], dict[str, list[str]]]:
         """Clip id → all its captions, by corpus and by the caption kinds that captioning is trained on."""
-        found: dict[tuple[str, CaptionKind], dict[str, list[str]]] = {}
+        references: dict[tuple[str, CaptionKind], dict[str, list[str]]] = {}
         for source in self._sources:
             for kind in {group.caption_kind for group in source.task.groups(Objective.CAPTION)}:
-                own = found.setdefault((source.name, kind), {})
+                captions = references.setdefault((source.name, kind), {})
                 for row in source.annotations:
-                    own.setdefault(row.clip_id, []).extend(row.captions.get(kind) or row.captions[CaptionKind.OMNI])
-        return found
+                    captions.setdefault(row.clip_id, []).extend(row.captions.get(kind) or row.captions[CaptionKind.OMNI])
+        return references
 
     def __iter__(self) -> BatchStream:
         return self.batches(0)
@@ -188,20 +188,20 @@ class EvalLoader:
     def glance(self) -> list[tuple[str, str]]:
         """(clip id, reason) of the clips that a quick look finds unreadable: it checks that every file exists and is not empty, and
         reads ``OPENED`` clips, evenly spread."""
-        source, found, start = self._source, [], time.monotonic()
+        source, faults, start = self._source, [], time.monotonic()
         number = min(self.clips, OPENED)
-        opened = {place * self.clips // number for place in range(number)}
+        opened = {n * self.clips // number for n in range(number)}
         for row, clip_id in enumerate(self.clip_ids):
             try:
                 if row in opened or any(map(is_empty, source.reader.find(clip_id))):
                     source.media(clip_id, row)
             except MediaError as error:
-                found.append((clip_id, str(error)))
+                faults.append((clip_id, str(error)))
             if time.monotonic() - start > GLANCE_SECONDS:
                 logger.info("dataset '%s': looked for the first %d of %d clips; the others are found missing when they are read", self.name,
                             row + 1, self.clips)
                 break
-        return found
+        return faults
 
     def batches(self, rows: Sequence[int]) -> BatchStream:
         """The clips of these annotation rows, in this order. Unreadable ones are left out and named in their batch's ``unreadable``."""
@@ -242,8 +242,8 @@ class BatchStream(Iterator[Batch]):
             with workers_explained():
                 if self._iterator is None:
                     self._iterator = self._started()
-                found = next(self._iterator)
-                found = found.open() if isinstance(found, Parcel) else found
+                item = next(self._iterator)
+                item = item.open() if isinstance(item, Parcel) else item
         except (OSError, EOFError) as error:
             if out_of_files():
                 raise no_more_files() from error
@@ -252,9 +252,9 @@ class BatchStream(Iterator[Batch]):
             raise
         finally:
             self.wait_seconds += time.perf_counter() - start
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     def _started(self) -> Iterator[Batch]:
         if not self._loader.num_workers:

@@ -54,7 +54,7 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
     """``steps`` brought to a sum of ``total`` in the same proportions (largest remainders are rounded up first)."""
     if total is None or sum(steps) == total:
         return list(steps)
-    exact = [total * own / sum(steps) for own in steps]
+    exact = [total * count / sum(steps) for count in steps]
     scaled = [math.floor(value) for value in exact]
     order = sorted(range(len(steps)), key=lambda i: (scaled[i] - exact[i], i))
     for i in order[: total - sum(scaled)]:
@@ -105,11 +105,11 @@ class Mixture:
         """How many of the steps from ``start`` on read which corpora; several of one step are joined by a plus, in the order of names."""
         turns = self._owners.reshape(self.total_steps, -1)[start:]
         read, counts = np.unique(np.sort(turns, axis=1), axis=0, return_counts=True)
-        found: dict[str, int] = {}
+        steps: dict[str, int] = {}
         for row, count in zip(read.tolist(), counts.tolist()):
             name = "+".join(sorted({self.corpora[i].name for i in row}))
-            found[name] = found.get(name, 0) + count
-        return found
+            steps[name] = steps.get(name, 0) + count
+        return steps
 
     def batch(self, step: int, micro: int) -> tuple[int, list[tuple[int, int]]]:
         """The corpus and the global batch of micro-batch ``micro`` of a step, as (position, row). Positions count the clips read

@@ -57,8 +57,8 @@ class MappedAnnotations(Annotations):
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
-        batch, place = divmod(index, ROWS)
-        values = {name: column[place].as_py() for name, column in self._columns(batch).items()}
+        batch, row = divmod(index, ROWS)
+        values = {name: column[row].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
         return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS))
 
@@ -110,8 +110,8 @@ class MappedAnnotations(Annotations):
     def _columns(self, batch: int) -> dict[str, Any]:
         """Name → Arrow array of a record batch; nothing is copied."""
         if batch not in self._batches:
-            found = self._reader.get_batch(batch)
-            self._batches[batch] = dict(zip(found.schema.names, found.columns))
+            record = self._reader.get_batch(batch)
+            self._batches[batch] = dict(zip(record.schema.names, record.columns))
         return self._batches[batch]
 
 

@@ -23,24 +23,24 @@ Identity = dict[str, Any]
 def identity(annotations: Annotations, shards: Shards | None) -> Identity:
     """The fingerprint of a corpus."""
     block, marks = annotations.marks()
-    found = {"format": FORMAT, "txt": str(annotations.path), "rows": len(annotations), "sha256": annotations.sha256, "block": block,
+    fingerprint = {"format": FORMAT, "txt": str(annotations.path), "rows": len(annotations), "sha256": annotations.sha256, "block": block,
              "marks": marks}
-    return found if shards is None else {**found, "samples": len(shards), "shards": shards.header["marks"]}
+    return fingerprint if shards is None else {**fingerprint, "samples": len(shards), "shards": shards.header["marks"]}
 
 
 def changes(before: Identity, now: Identity, paths: list[str] | None = None) -> list[str]:
     """The differences between two fingerprints of a corpus, one phrase each. ``paths``: the corpus's shards as they are now."""
-    found = []
+    differences = []
     rows = _rows(before, now)
     if rows:
-        found.append(rows)
+        differences.append(rows)
     old, new = before.get("shards", ""), now.get("shards", "")
     if old != new and before["format"] == now["format"]:
         differing = _differing(old, new)
-        names = [paths[place] for place in differing if paths and place < len(paths)]
+        names = [paths[shard] for shard in differing if paths and shard < len(paths)]
         counts = f"{len(old) // DIGITS} shards of {before.get('samples', 0)} clips, now {len(new) // DIGITS} of {now.get('samples', 0)}"
-        found.append(f"{counts}; {len(differing)} of them are not the same{f', {names[0]} first' if names else ''}")
-    return found
+        differences.append(f"{counts}; {len(differing)} of them are not the same{f', {names[0]} first' if names else ''}")
+    return differences
 
 
 def _rows(before: Identity, now: Identity) -> str:

@@ -72,8 +72,8 @@ class Annotations(Sequence[Row]):
 
     def repeated_id(self) -> tuple[int, int] | None:
         """(the first row whose clip id an earlier row has, that row); None for none."""
-        found = first_repeats(clip_id.encode() for clip_id in self.ids())
-        return found and found[1:]
+        repeats = first_repeats(clip_id.encode() for clip_id in self.ids())
+        return repeats and repeats[1:]
 
 
 def mark_of(contents: Iterable[bytes]) -> str:
@@ -88,5 +88,5 @@ def first_repeats(contents: Iterable[bytes]) -> tuple[int, int, int] | None:
     """(number of contents that occurred before, index of the first of them, index of what it repeats); None for none."""
     seen: dict[bytes, int] = {}
     digests = (hashlib.blake2b(content, digest_size=16).digest() for content in contents)
-    found = [(index, first) for index, digest in enumerate(digests) if (first := seen.setdefault(digest, index)) != index]
-    return (len(found), *found[0]) if found else None
+    repeats = [(index, first) for index, digest in enumerate(digests) if (first := seen.setdefault(digest, index)) != index]
+    return (len(repeats), *repeats[0]) if repeats else None

@@ -112,8 +112,8 @@ def check(config: Config, clips: int | None = None, workers: int = 0, threshold:
 def require(config: Config, clips: int = DRY_RUN_CLIPS) -> None:
     """``check`` of so many clips of each dataset, on the main process. Raises DataError, on all, naming the datasets at which the run
     would stop."""
-    found = [report.name for report in check(config, clips, cores()) if report.failed] if distributed.is_main() else []
-    failed = distributed.all_gather_objects(found)[0]
+    failing = [report.name for report in check(config, clips, cores()) if report.failed] if distributed.is_main() else []
+    failed = distributed.all_gather_objects(failing)[0]
     if failed:
         raise DataError(f"the run would stop at {', '.join(failed)}: see above; `python -m omnivast check` opens every clip")
 
@@ -131,7 +131,7 @@ class _Opener(Dataset):
         source = self._source
         row = source.annotations[index]
         lengths, limits = lengths_of(row), limits_of(source)
-        cut = sum(length > limits[kind] for kind, own in lengths.items() for length in own)
+        cut = sum(length > limits[kind] for kind, tokens in lengths.items() for length in tokens)
         finding = Finding(row.clip_id, without_subtitle=not (row.subtitle or "").strip(), long_texts=cut, lengths=lengths)
         finding.sizes = tuple(size_of(file) for file in source.reader.files(row.clip_id))
         try:
@@ -147,18 +147,18 @@ class _Opener(Dataset):
 def _open_clips(source: IndexedDataset, report: Report, clips: int | None, workers: int) -> None:
     report.rows, report.limits = len(source), limits_of(source)
     number = min(len(source), clips or len(source))
-    rows = [place * len(source) // number for place in range(number)]
+    rows = [n * len(source) // number for n in range(number)]
     batches = [[(0, row, row) for row in rows[start : start + CLIPS_AT_ONCE]] for start in range(0, number, CLIPS_AT_ONCE)]
     bar: Progress[Any] = progress(number, report.name, unit="clip")
     stream = BatchStream(data_loader(_Opener(source), batches, min(workers, len(batches)), pin_memory=False))
     with bar:
-        for found in cast(Iterator[list[Finding]], stream):
-            for finding in found:
+        for findings in cast(Iterator[list[Finding]], stream):
+            for finding in findings:
                 for kind, lengths in finding.lengths.items():
                     report.lengths[kind].update(lengths)
                 finding.lengths = {}
-            report.findings += found
-            bar.update(len(found))
+            report.findings += findings
+            bar.update(len(findings))
 
 
 def lengths_of(row: Row) -> dict[str, list[int]]:
@@ -227,10 +227,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--clips", type=_at_least(1), help="open so many clips of each dataset; default: all")
     parser.add_argument("--workers", type=_at_least(0), default=cores(), help="processes that read; default: one per core")
     parser.add_argument("--threshold", type=_share, help="share of unreadable clips of a dataset from which the status is 1")
-    own, rest = parser.parse_known_args(argv)
+    options, rest = parser.parse_known_args(argv)
     setup_logging(None)
     try:
-        reports = check(load_config(rest), own.clips, own.workers, own.threshold)
+        reports = check(load_config(rest), options.clips, options.workers, options.threshold)
     except (ConfigError, LoaderError) as error:
         logger.error("%s: %s", type(error).__name__, error)
         return 2

@@ -53,7 +53,7 @@ logger = logging.getLogger("omnivast")
 
 @dataclass(frozen=True)
 class Packing:
-    """What is packed, and how."""
+    """The options of packing."""
 
     txt: str
     output: str
@@ -263,7 +263,7 @@ class _Shard:
         self.digest = stream.sha256.hexdigest()
 
     def _add(self, tar: tarfile.TarFile, name: str, content: str | bytes) -> None:
-        """Nothing of the machine goes into a shard: the same clips give the same bytes."""
+        """Append a member, without the machine's times and users in its header, so that the same clips always give the same bytes."""
         info = tarfile.TarInfo(name)
         if isinstance(content, bytes):
             info.size = len(content)

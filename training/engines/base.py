@@ -43,7 +43,7 @@ class Engine:
         """Called once before the first step, with its first batch and the tasks of all corpora."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        """Around the passes of one batch; ``last``: of its step."""
+        """The context of the forward and backward pass of one batch. ``last``: whether it is the last one of its step."""
         return nullcontext()
 
     def __call__(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class Engine:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Within, ``model`` holds the current weights on every rank and may be called freely, without gradient."""
+        """While this context is active, ``model`` holds the current weights on every rank and may be called freely, without gradient."""
         self.share_buffers()
         yield
 
@@ -139,7 +139,7 @@ class ShardedEngine(Engine):
         self._replace(lambda parameter: torch.empty_like(parameter, device="meta"))
 
     def _replace(self, make: Callable[[nn.Parameter], Tensor]) -> None:
-        """Replace each parameter of ``model`` by ``make`` of it; one that has two places stays one."""
+        """Replace each parameter of ``model`` by ``make(parameter)``. A parameter that two modules share stays shared."""
         made: dict[int, nn.Parameter] = {}
         for module in self.model.modules():
             for key, parameter in module._parameters.items():

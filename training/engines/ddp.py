@@ -29,12 +29,14 @@ class DataParallel(Engine):
         super().__init__(model, run_cfg, device)
         self.wrapped: DistributedDataParallel | None = None
         self.idle: list[nn.Parameter] = []
-        """Parameters that have no part in the only task; no gradient is asked for them."""
+        """Parameters that the only task does not use. They do not require a gradient while this engine trains."""
 
     def begin(self, first: Batch, tasks: Collection[Task]) -> None:
-        """Parameters that take no part in a step have to be searched for in each, which costs a walk through the graph. Which ones do
-        follows from the task: where all corpora have one, a trial pass over the first batch tells, and these are left out. Only tasks
-        that differ, and layers skipped at random, need the search.
+        """Wrap the model. DistributedDataParallel must know which parameters get no gradient in a step.
+
+        Searching for them walks through the autograd graph in every step. But they depend on the task alone: where all corpora have the
+        same task, a trial pass over the first batch finds them once, and they stop requiring a gradient. The search is needed only where
+        tasks differ or layers are skipped at random.
         """
         search = len(set(tasks)) > 1 or skips_layers(self.model)
         if not search:

@@ -57,7 +57,8 @@ class Monitor:
             self.events.close()
 
     def step(self, row: dict[str, Any] | None, shown: Mapping[str, str], left: str) -> None:
-        """Count a step on the bar; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard. ``left``: the time, in words."""
+        """Advance the progress bar by a step; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard. ``left``: the time
+        left, in words."""
         self.bar.set_left(left)
         self.bar.set_postfix(**shown)
         self.bar.update()
@@ -166,7 +167,7 @@ class Ranking:
 
 
 def _number(value: float | None) -> bool:
-    """Whether it can be compared; eval.jsonl holds null for what is not finite."""
+    """Whether the value is a finite number; eval.jsonl holds null for one that is not."""
     return value is not None and math.isfinite(value)
 
 
