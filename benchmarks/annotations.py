@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from omnivast.config.tasks import Task  # noqa: E402
-from omnivast.data.annotations.table import load_annotations  # noqa: E402
+from omnivast.data.annotations.load import load_annotations  # noqa: E402
 
 TASK = Task.parse("ret%tvas%tv%ta")
 WORDS = [f"{a}{b}{c}" for a in ("ba", "ste", "ki", "lo", "un") for b in ("r", "nd", "ll", "t") for c in ("a", "ing", "er", "o", "")]

@@ -40,8 +40,8 @@ from benchmarks.released import GROUP, SIZES, TASK, Size, endless, make_batch, m
 from omnivast.config.schema import RunConfig  # noqa: E402
 from omnivast.evaluation.retrieval.matching import PairMatcher  # noqa: E402
 from omnivast.model.vast.model import VAST  # noqa: E402
+from omnivast.training.engines.base import Engine  # noqa: E402
 from omnivast.training.engines.compile import compile_layers, leave_uncompiled  # noqa: E402
-from omnivast.training.engines.parallel import Engine  # noqa: E402
 from omnivast.utils.files import write_atomically  # noqa: E402
 from omnivast.utils.precision import DTYPES, Precision, resolve  # noqa: E402
 from omnivast.utils.random import StepRandom  # noqa: E402

@@ -1,4 +1,4 @@
-"""What single keys cannot tell: settings that contradict each other, and datasets that lack what their task needs."""
+"""Checks across several keys: settings that contradict each other, and datasets that lack what their task needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omnivast.config.fields import LISTS, ConfigError, note
+from omnivast.config.needs import lacks
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Modality, Objective, Task, TaskError
@@ -94,14 +95,14 @@ def _model(config: Config) -> Iterator[str]:
     model, run = config.model_cfg, config.run_cfg
     if model.text_encoder_type == "bert" and not model.tokenizer:
         yield "model_cfg.text_encoder_type 'bert' has no folder to find a vocabulary in; set model_cfg.tokenizer to a vocab.txt"
-    if model.captioner_mode:
+    if run.captioner_mode:
         yield from _labelling(config)
-    elif model.generate_nums > 1:
-        note(f"model_cfg.generate_nums {model.generate_nums} has no effect without captioner_mode")
+    elif run.generate_nums > 1:
+        note(f"run_cfg.generate_nums {run.generate_nums} has no effect without captioner_mode")
     if model.frozen_vision and not (model.pretrained or run.checkpoint or run.pretrain_dir or run.resume):
         note("model_cfg.frozen_vision with pretrained false and no checkpoint: the vision encoder stays random")
-    if model.ret_features_dir and (obstacle := _unwritable(model.ret_features_dir)):
-        yield f"model_cfg.ret_features_dir '{model.ret_features_dir}' cannot be written: {obstacle}"
+    if run.ret_features_dir and (obstacle := _unwritable(run.ret_features_dir)):
+        yield f"run_cfg.ret_features_dir '{run.ret_features_dir}' cannot be written: {obstacle}"
     rows = model.text_encoder_cfg.get("max_position_embeddings", 512)
     needed = {"max_caption_len": model.max_caption_len, "max_omni_caption_len": model.max_omni_caption_len,
               "max_subtitle_len": model.max_subtitle_len}
@@ -124,11 +125,11 @@ def _unwritable(folder: str) -> str:
 
 
 def _labelling(config: Config) -> Iterator[str]:
-    model = config.model_cfg
-    if config.run_cfg.mode != "testing":
-        yield "model_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"
-    if model.generate_by == "beam" and model.generate_nums > model.beam_size:
-        yield (f"model_cfg.generate_nums is {model.generate_nums}, but generate_by 'beam' finds beam_size {model.beam_size} captions; "
+    run = config.run_cfg
+    if run.mode != "testing":
+        yield "run_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"
+    if run.generate_by == "beam" and run.generate_nums > run.beam_size:
+        yield (f"run_cfg.generate_nums is {run.generate_nums}, but generate_by 'beam' finds beam_size {run.beam_size} captions; "
                "raise beam_size")
     for index, dataset in enumerate(config.data_cfg.val):
         task = _task(dataset)
@@ -203,40 +204,16 @@ def _training(dataset: DatasetConfig) -> Iterator[str]:
         yield "neither epoch nor steps is set: how long is it trained on?"
     elif not (dataset.epoch or dataset.steps):
         yield f"{'epoch' if dataset.steps is None else 'steps'} is 0; leave the dataset out of the list instead"
-    if dataset.cache_dir and dataset.vision_transforms == "crop_flip":
-        yield "cache_dir keeps frames as first read, so vision_transforms 'crop_flip' would repeat one crop; use 'none', or no cache_dir"
 
 
 def _needs(dataset: DatasetConfig, task: Task, which: str, model: ModelConfig) -> Iterator[str]:
     """What the task's groups need of the dataset and of the model."""
     if which == "train" and Objective.RETRIEVAL in task.objectives and dataset.batch_size < 2:
         yield f"batch_size is {dataset.batch_size}, but the contrastive loss of 'ret' compares clips of a batch: at least 2"
-    for modality in task.modalities:
-        group = next(g for g in task.all_groups if modality in g)
-        why = f"group '{group}' of task '{dataset.task}' needs {modality.word}"
-        if modality is Modality.VISION:
-            yield from _vision(dataset, model, why)
-        elif modality is Modality.AUDIO:
-            yield from _audio(dataset, model, why)
+    yield from lacks(dataset, task, None if dataset.type == "annoindexed" else True)
+    for modality, encoder in ((Modality.VISION, "vision_encoder_type"), (Modality.AUDIO, "audio_encoder_type")):
+        group = next((group for group in task.all_groups if modality in group), None)
+        if group and getattr(model, encoder) is None:
+            yield f"group '{group}' of task '{task}' needs {modality.word}, but model_cfg.{encoder} is null"
     if dataset.vision_format == "image_rawimage" and (dataset.vision_sample_num or 1) > 1:
         yield f"vision_sample_num is {dataset.vision_sample_num}, but images (vision_format image_rawimage) have one frame"
-
-
-def _vision(dataset: DatasetConfig, model: ModelConfig, why: str) -> Iterator[str]:
-    if dataset.vision is None and dataset.type == "annoindexed":
-        yield f"{why}, but 'vision', the folder of videos or images, is not set"
-    if dataset.vision_sample_num is None:
-        yield f"{why}, but 'vision_sample_num', the frames per clip, is not set"
-    if model.vision_encoder_type is None:
-        yield f"{why}, but model_cfg.vision_encoder_type is null"
-
-
-def _audio(dataset: DatasetConfig, model: ModelConfig, why: str) -> Iterator[str]:
-    own_track = dataset.vision is not None and dataset.vision_format == "video_rawvideo"
-    if dataset.audio is None and not own_track and dataset.type == "annoindexed":
-        reason = "no videos are named whose own track could serve" if dataset.vision is None else f"{dataset.vision_format} has no track"
-        yield f"{why}, but 'audio', the folder of sound files, is not set, and {reason}"
-    if dataset.audio_sample_num is None:
-        yield f"{why}, but 'audio_sample_num', the sound slices per clip, is not set"
-    if model.audio_encoder_type is None:
-        yield f"{why}, but model_cfg.audio_encoder_type is null"

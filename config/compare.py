@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,20 +13,7 @@ from omnivast.config.extras import import_extra
 from omnivast.config.fields import LISTS, SECTIONS, section_keys
 from omnivast.config.schema import Config
 
-# Of run_cfg, what changes the mathematics. Where the weights start is not among it: a resumed run does not read that again.
-DECIDING_RUN_KEYS = ("seed", "learning_rate", "clip_lr", "new_lr", "new_params_name", "optim", "betas", "weight_decay", "grad_norm",
-                     "scheduler", "warmup_ratio", "gradient_accumulation_steps", "num_train_steps", "precision", "gather_with_grad",
-                     "dataset_mix_type")
 OLDER_PRECISION = ("bf16", "fp16")
-SCST_KEYS = ("scst_finetuning", "scst_candidates", "scst_search", "scst_baseline")
-# Of model_cfg and the training datasets, what does not change the training.
-PASSIVE_MODEL_KEYS = ("pretrained", "checkpointing", "beam_size", "captioner_mode", "generate_nums", "generate_by",
-                      "itm_rerank_num", "ret_bidirection_evaluation", "dual_softmax_evaluation", "ret_shared_texts", "ret_features_dir",
-                      "rerank_memory_gb", "java_metrics_seconds", "inherit_keys")
-# How long a run is, which a resumed one may extend.
-LENGTH_KEYS = ("num_train_steps", "steps", "epoch")
-SHARD_KEYS = ("shards", "shuffle_shards")
-PASSIVE_DATASET_KEYS = ("training", "n_workers", "annfile", "cache_dir")
 
 
 def resolved(config: Config) -> dict[str, Any]:
@@ -83,23 +71,32 @@ def same_but_for_length(before: Config | Mapping[str, Any], after: Config | Mapp
 
 def _without_length(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_length(inner) for key, inner in value.items() if key not in LENGTH_KEYS}
+        return {key: _without_length(inner) for key, inner in value.items() if key not in _length_keys()}
     return [_without_length(inner) for inner in value] if isinstance(value, list) else value
 
 
+@functools.cache
+def _length_keys() -> frozenset[str]:
+    return frozenset(key for name in (*SECTIONS, "data_cfg") for key, setting in section_keys(name).items()
+                     if setting.metadata.get("length"))
+
+
 def _deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide the training, in the config's structure."""
     whole = resolved(config) if isinstance(config, Config) else config
-    sections = {name: _filled(whole.get(name) or {}, name) for name in SECTIONS}
-    datasets = [_filled(d, "data_cfg") for d in (whole.get("data_cfg") or {}).get("train") or []]
-    scst = SCST_KEYS if sections["run_cfg"]["scst_finetuning"] else ()
-    return {"run_cfg": {key: sections["run_cfg"][key] for key in (*DECIDING_RUN_KEYS, *scst)},
-            "model_cfg": {key: v for key, v in sections["model_cfg"].items() if key not in PASSIVE_MODEL_KEYS},
-            "data_cfg": {"train": [_deciding_of(dataset) for dataset in datasets]}}
+    datasets = (whole.get("data_cfg") or {}).get("train") or []
+    return {**{name: _deciding_of(whole.get(name) or {}, name) for name in SECTIONS},
+            "data_cfg": {"train": [_deciding_of(dataset, "data_cfg") for dataset in datasets]}}
 
 
-def _deciding_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    passive = (*PASSIVE_DATASET_KEYS, *(SHARD_KEYS if dataset["type"] == "annoindexed" else ()))
-    return {key: value for key, value in dataset.items() if key not in passive}
+def _deciding_of(section: Mapping[str, Any], name: str) -> dict[str, Any]:
+    filled = _filled(section, name)
+
+    def decides(key: str) -> bool:
+        decides = section_keys(name)[key].metadata.get("decides", True)
+        return filled[decides[0]] == decides[1] if isinstance(decides, tuple) else decides
+
+    return {key: value for key, value in filled.items() if decides(key)}
 
 
 def _filled(section: Mapping[str, Any], name: str) -> dict[str, Any]:

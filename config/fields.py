@@ -115,6 +115,17 @@ def section_keys(name: str) -> Mapping[str, Setting]:
     return settings_of(SECTIONS.get(name, DatasetConfig))
 
 
+@functools.cache
+def moved_keys(name: str) -> Mapping[str, str]:
+    """Keys that older configs have in this section → the section that they stand in now."""
+    return {key: home for home in SECTIONS for key, setting in section_keys(home).items() if setting.metadata.get("was_in") == name}
+
+
+def accepted_keys(name: str) -> Mapping[str, Setting]:
+    """The keys of a section, and those that older configs have in it."""
+    return {**section_keys(name), **{key: section_keys(home)[key] for key, home in moved_keys(name).items()}}
+
+
 def show(value: Any) -> str:
     """A value as messages quote it: ``'abc' (str)``, ``null``, ``true (bool)``."""
     if value is None:
@@ -230,6 +241,6 @@ def _refuse_constant(name: str) -> None:
 
 
 def note(message: str) -> None:
-    """One line about something that was understood and has no effect; from the first process only."""
+    """Log one line about a setting that was understood and has no effect, on the first process only."""
     if os.environ.get("RANK", "0") == "0":
         logging.getLogger("omnivast").warning(message)

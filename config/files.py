@@ -1,4 +1,4 @@
-"""Reading config files: strict JSON, and the chains of ``default`` files behind a section."""
+"""Reading JSON files, and of configs the chains of ``default`` files behind a section."""
 
 from __future__ import annotations
 
@@ -15,13 +15,45 @@ SHIPPED = Path(__file__).resolve().parent
 """The folder of the configs that come with OmniVAST, in a checkout and in an installed package."""
 
 
-def read_text(path: Path) -> str:
-    """A file of text as editors and shells write it: UTF-8 with or without a byte order mark, or UTF-16, as PowerShell's ``>`` does.
+def read_json(path: Path, fault: type[Exception], *, what: str = "file", expected: str = "JSON", wanted_by: str = "") -> Any:
+    """The content of a JSON file, in UTF-8 with or without a byte order mark, or in UTF-16, as PowerShell's ``>`` writes it.
 
-    Raises OSError, and UnicodeDecodeError for other encodings.
+    Args:
+        fault: raised, with a message that names the file, where there is none, or where it cannot be read or is not JSON.
+        what, expected, wanted_by: words of messages: the kind of file, what it should hold, and (``" (named by --config)"``) who asks.
     """
-    content = path.read_bytes()
-    return content.decode(json.detect_encoding(content))
+    return parse_json(read_bytes(path, fault, what=what, wanted_by=wanted_by), path, fault, expected=expected, wanted_by=wanted_by)
+
+
+def read_bytes(path: Path, fault: type[Exception], *, what: str = "file", wanted_by: str = "") -> bytes:
+    """The content of a file; see :func:`read_json`."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise fault(f"{path}: no such {what}{looked_up(path)}{wanted_by}") from None
+    except OSError as error:
+        reason = "it is a folder" if path.is_dir() else error.strerror or error
+        raise fault(f"{path}: cannot be read{wanted_by}: {reason}") from None
+
+
+def parse_json(content: bytes | str, name: object, fault: type[Exception], *, expected: str = "JSON", wanted_by: str = "",
+               strict: bool = False) -> Any:
+    """The value that a JSON text stands for; ``name`` says in messages what holds it, see :func:`read_json` for the rest.
+
+    ``strict`` also refuses what :mod:`json` lets pass: a key that an object has twice, and NaN.
+    """
+    hooks: dict[str, Any] = {"object_pairs_hook": _unique, "parse_constant": _no_constant} if strict else {}
+    try:
+        return json.loads(content, **hooks)
+    except json.JSONDecodeError as error:
+        if not content.strip():
+            raise fault(f"{name}: the file is empty; expected {expected}{wanted_by}") from None
+        one_per_line = error.msg == "Extra data" and error.lineno > 1
+        hint = "; one object per line is JSON Lines: write one list of them" if one_per_line and not strict else ""
+        hint = ". JSON has no comments and no comma after the last item" if strict else hint
+        raise fault(f"{name}: not JSON: {why_not_json(error)}{hint}{wanted_by}") from None
+    except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
+        raise fault(f"{name}: not JSON: {why_not_json(error)}{wanted_by}") from None
 
 
 def why_not_json(error: Exception) -> str:
@@ -40,26 +72,10 @@ def why_not_json(error: Exception) -> str:
     return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
 
 
-def read_json(path: Path, wanted_by: str = "") -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError, with file and line, when it is absent, not JSON, or repeats a key."""
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{looked_up(path)}{wanted_by}") from None
-    except (OSError, ValueError) as error:
-        reason = "it is a folder" if path.is_dir() else why_not_json(error)
-        raise ConfigError(f"{path}: cannot be read as a text file{wanted_by}: {reason}") from None
-    if not text.strip():
-        raise ConfigError(f"{path}: the file is empty; expected a JSON object{wanted_by}")
-    try:
-        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno}). "
-                          "JSON has no comments and no comma after the last item.") from None
-    except RecursionError as error:
-        raise ConfigError(f"{path}: not a config: {why_not_json(error)}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+def read_config(path: Path, wanted_by: str = "") -> dict[str, Any]:
+    """The JSON object in a config file. Raises ConfigError when it is absent, not JSON, or repeats a key."""
+    content = parse_json(read_bytes(path, ConfigError, wanted_by=wanted_by), path, ConfigError, expected="a JSON object",
+                         wanted_by=wanted_by, strict=True)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {show(content)}")
     return content
@@ -98,7 +114,7 @@ def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, di
         if file.resolve() in seen:
             raise ConfigError(f"{section}: its default files form a cycle: {_names(chain)}")
         seen.add(file.resolve())
-        own = read_json(file, f" ({section} names it as default: {_names(chain)})")
+        own = read_config(file, f" ({section} names it as default: {_names(chain)})")
         whole = [key for key in ("run_cfg", "model_cfg", "data_cfg") if key in own]
         if whole:
             raise ConfigError(f"{file}: is the default file of {section} and may hold only keys of that section, not '{whole[0]}' "

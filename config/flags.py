@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from omnivast.config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, note, section_keys
+from omnivast.config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, accepted_keys, moved_keys, note, section_keys
 from omnivast.config.paths import PathError, expanded
 from omnivast.config.schema import DataConfig
 from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
@@ -123,8 +123,8 @@ def target(name: str) -> tuple[str, ...]:
     if first in SHORTHANDS and not rest:
         lists, key = SHORTHANDS[first]
         return ("data_cfg", lists[0] if len(lists) == 1 else ANY, ANY, key)
-    if first in SECTIONS and rest and rest[0] in section_keys(first):
-        return _inside(name, (first, *rest))
+    if first in SECTIONS and rest and rest[0] in accepted_keys(first):
+        return _inside(name, (moved_keys(first).get(rest[0], first), *rest))
     if first == "data_cfg" and rest and rest[0] in LISTS:
         if len(rest) == 1:
             return first, rest[0]

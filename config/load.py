@@ -23,14 +23,16 @@ from omnivast.config.fields import (
     SECTIONS,
     ConfigError,
     Setting,
+    accepted_keys,
     check_value,
     json_or_text,
+    moved_keys,
     note,
     parse_tokens,
     section_keys,
     show,
 )
-from omnivast.config.files import find_config, layers, read_json
+from omnivast.config.files import find_config, layers, read_config
 from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Task, TaskError
@@ -104,7 +106,7 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
 
 
 def _read_file(file: Path) -> Draft:
-    content = read_json(file, " (named by --config)")
+    content = read_config(file, " (named by --config)")
     draft = Draft(file, {name: {} for name in SECTIONS})
     for key in content:
         if key in ("local_rank", "local-rank"):
@@ -116,7 +118,8 @@ def _read_file(file: Path) -> Draft:
         own = _object(content.get(name, {}), f"{file}: {name}")
         for depth, (source, keys) in enumerate(layers(name, own, file)):
             for key, value in _checked(name, keys, str(source), name).items():
-                draft.sections[name].setdefault(key, Value(value, str(source), OWN - depth))
+                home = moved_keys(name).get(key, name)
+                _add(draft.sections[home], key, Value(value, str(source), OWN - depth), f"{home}.{key}", f"{name}.{key}")
     data = _object(content.get("data_cfg", {}), f"{file}: data_cfg")
     for key, value in data.items():
         if key in OBSOLETE["data_cfg"]:
@@ -127,6 +130,16 @@ def _read_file(file: Path) -> Draft:
                               f"{did_you_mean(key, LISTS)}")
         draft.datasets[key] = _dataset_list(value, key, str(file), OWN)
     return draft
+
+
+def _add(section: Section, key: str, entry: Value, spelt: str, as_written: str) -> None:
+    """Take a setting, unless a stronger place has it. Raises ConfigError where its older spelling says something else."""
+    there = section.get(key)
+    if there is None or there.level < entry.level:
+        section[key] = entry
+    elif spelt != as_written and there.level == entry.level and there.value != entry.value:
+        raise ConfigError(f"{entry.source}: {as_written} is {show(entry.value)}, but {spelt} is {show(there.value)} ({there.source}); "
+                          f"{as_written} is the older spelling of {spelt}: keep one")
 
 
 def _dataset_list(value: Any, name: str, source: str, level: float) -> list[Section]:
@@ -156,7 +169,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 def _checked(section: str, keys: dict[str, Any], source: str, place: str) -> dict[str, Any]:
     """The section's keys with checked values; obsolete ones are noted, unknown ones refused."""
-    known = section_keys(section)
+    known = accepted_keys(section)
     found = {}
     for key, value in keys.items():
         if key in known:
@@ -243,7 +256,7 @@ def _inherit(draft: Draft) -> None:
     folder = run.get("pretrain_dir")
     if wanted is None:
         return
-    known = section_keys("model_cfg")
+    known, moved = accepted_keys("model_cfg"), moved_keys("model_cfg")
     for key in wanted.value:
         if key in OBSOLETE["model_cfg"]:
             note(f"{wanted.source}: model_cfg.inherit_keys: '{key}' has no effect: {OBSOLETE['model_cfg'][key]}")
@@ -252,20 +265,23 @@ def _inherit(draft: Draft) -> None:
     if folder is None or folder.value is None or not wanted.value:
         return
     file = Path(folder.value) / "log" / "hps.json"
-    content = read_json(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
-    theirs = content.get("model_cfg")
-    if not isinstance(theirs, dict):
+    content = read_config(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
+    if not isinstance(content.get("model_cfg"), dict):
         raise ConfigError(f"{file}: has no model_cfg to inherit from")
     for key in wanted.value:
-        # Runs of the oldest releases spell vision as video.
-        name = next((n for n in (key, key.replace("vision", "video")) if n in theirs), None)
-        if name is None or key not in known or (key in model and model[key].level > INHERITED):
+        home = moved.get(key, "model_cfg")
+        ours = draft.sections[home]
+        # Runs of the oldest releases spell vision as video; older ones have some settings of run_cfg in model_cfg.
+        places = [(section, name) for section in dict.fromkeys((home, "model_cfg")) for name in (key, key.replace("vision", "video"))]
+        place = next(((section, name) for section, name in places if name in (content.get(section) or {})), None)
+        if place is None or key not in known or (key in ours and ours[key].level > INHERITED):
             continue
-        model[key] = Value(check_value(theirs[name], known[key], f"{file}: model_cfg.{name}"), str(file), INHERITED)
+        value = content[place[0]][place[1]]
+        ours[key] = Value(check_value(value, known[key], f"{file}: {'.'.join(place)}"), str(file), INHERITED)
 
 
 def _settle(draft: Draft) -> None:
-    """Of settings that exclude each other, keep the one from the stronger place; equal strength is left for the checks."""
+    """Where two settings exclude each other, keep the one from the stronger source. Those of equal strength are left for the checks."""
     run = draft.sections["run_cfg"]
     _settle_precision(run, draft.file)
     asked, device = run.get("precision"), run.get("device")

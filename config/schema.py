@@ -12,8 +12,17 @@ from omnivast.config.tasks import Task
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, obsolete (what replaces the key),
-    unset (values with which released configs say "not set": they stand for the default) and path (~ and $VARIABLES are expanded)."""
+    """A dataclass field with a help text. ``metadata`` may hold
+
+    - minimum, maximum; path: ~ and $VARIABLES are expanded;
+    - unset: values with which released configs say "not set": they stand for the default;
+    - was_in: the section in which older configs, those of the release among them, have it, and where it is still accepted;
+    - obsolete: what replaces the key, which is accepted without effect; older: it is an older name of another;
+    - decides: whether another value makes another training, which a checkpoint then does not continue (default True). A pair (key, value):
+      only where that setting of the same section has that value. Where the weights start is not among what decides: a resumed run does
+      not read that again;
+    - length: it says how long a training is, which a resumed one may extend.
+    """
     details = {"help": help, **metadata}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=details)
@@ -22,17 +31,18 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the program runs: mode, folders, optimisation, precision."""
+    """How the program runs: mode, folders, optimisation, precision, testing."""
 
-    mode: Literal["training", "testing"] = setting("training", "train and evaluate, or only evaluate a checkpoint")
-    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True)
+    mode: Literal["training", "testing"] = setting("training", "train and evaluate, or only evaluate a checkpoint", decides=False)
+    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True, decides=False)
     pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
-                                             "model_cfg.inherit_keys are taken from its log/hps.json", path=True)
-    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True)
-    resume: bool = setting(False, "continue the run in output_dir from its last checkpoint")
+                                             "model_cfg.inherit_keys are taken from its log/hps.json", path=True, decides=False)
+    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True, decides=False)
+    resume: bool = setting(False, "continue the run in output_dir from its last checkpoint", decides=False)
     seed: int = setting(50, "seed of every draw")
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = setting(
-        "auto", "auto takes a GPU of CUDA or ROCm where there is one, else the CPU; mps (Apple) and xpu (Intel), untested, by name")
+        "auto", "auto takes a GPU of CUDA or ROCm where there is one, else the CPU; mps (Apple) and xpu (Intel), untested, by name",
+        decides=False)
     learning_rate: float = setting(1e-4, "peak learning rate of everything but the vision encoder", minimum=0.0)
     clip_lr: float | None = setting(None, "peak learning rate of the vision encoder; null: learning_rate", minimum=0.0)
     new_lr: float | None = setting(None, "peak learning rate of the parameters in new_params_name; null: learning_rate", minimum=0.0)
@@ -47,71 +57,98 @@ class RunConfig:
     warmup_ratio: float = setting(0.1, "share of the steps in which the learning rate rises from 0", minimum=0.0, maximum=1.0)
     gradient_accumulation_steps: int = setting(1, "batches of batch_size clips per optimiser step", minimum=1)
     num_train_steps: int | None = setting(None, "stop after so many optimiser steps (each corpus keeps its share); null: the sum of the "
-                                                "corpora's steps", minimum=1, unset=(0,))
+                                                "corpora's steps", minimum=1, unset=(0,), length=True)
     precision: Literal["auto", "float32", "bf16", "fp16"] = setting(
         "auto", "number format of products; auto: bf16 where the hardware computes it (A100 and later; CPUs by a measurement), fp16 with a "
                 "gradient scaler on V100 and T4, else float32")
-    fp16: bool | None = setting(None, "older: true is precision fp16", older=True)
-    bf16: bool | None = setting(None, "older: true is precision bf16", older=True)
+    fp16: bool | None = setting(None, "older: true is precision fp16", older=True, decides=False)
+    bf16: bool | None = setting(None, "older: true is precision bf16", older=True, decides=False)
     compile: bool = setting(False, "training: the layers of the vision and audio towers through torch.compile, which needs a C++ compiler, "
-                                   "for a GPU Triton; a layer that cannot be compiled runs as it is, with a warning")
+                                   "for a GPU Triton; a layer that cannot be compiled runs as it is, with a warning", decides=False)
     gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "
                                            "false: as in the release")
-    valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0)
-    first_eval: bool = setting(False, "evaluate once before training")
-    save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric")
+    valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0, decides=False)
+    first_eval: bool = setting(False, "evaluate once before training", decides=False)
+    save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric", decides=False)
     keep_best: int = setting(0, "keep the models of so many of the best evaluations by that metric; 0: one with save_best, else none",
-                             minimum=0)
-    save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0)
-    save_minutes: float = setting(0.0, "also save when so many minutes have passed since the last save (0: never)", minimum=0.0)
+                             minimum=0, decides=False)
+    save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0, decides=False)
+    save_minutes: float = setting(0.0, "also save when so many minutes have passed since the last save (0: never)", minimum=0.0,
+                                  decides=False)
     async_save: bool = setting(False, "saving stalls the training only for a copy to host memory, and is written while the next steps run; "
-                                      "needs host memory for another model and optimiser state")
-    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written; false: keep all")
-    keep_last: int = setting(0, "keep so many of the newest checkpoints; 0: as remove_before_ckpt says", minimum=0)
+                                      "needs host memory for another model and optimiser state", decides=False)
+    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written; false: keep all", decides=False)
+    keep_last: int = setting(0, "keep so many of the newest checkpoints; 0: as remove_before_ckpt says", minimum=0, decides=False)
     max_nonfinite_steps: int = setting(10, "steps whose loss or gradient is not finite that are left out over the whole run, each with the "
-                                           "ids of its clips in log/, before the run stops; 0: the first one stops it", minimum=0)
+                                           "ids of its clips in log/, before the run stops; 0: the first one stops it", minimum=0,
+                                       decides=False)
     loss_spike_factor: float = setting(6.0, "a loss so many deviations above the median of its corpus's last 100 goes to "
-                                            "log/loss_spikes.jsonl with the ids of its clips (0: none does)", minimum=0.0)
+                                            "log/loss_spikes.jsonl with the ids of its clips (0: none does)", minimum=0.0, decides=False)
     scst_finetuning: bool = setting(False, "captions ('cap') are learnt by self-critical sequence training (Rennie et al. 2017): CIDEr "
-                                           "against the clip's training captions is the reward")
-    scst_candidates: int = setting(5, "scst_finetuning: captions tried per clip", minimum=1)
+                                           "against the clip's training captions is the reward", decides=("scst_finetuning", True))
+    scst_candidates: int = setting(5, "scst_finetuning: captions tried per clip", minimum=1, decides=("scst_finetuning", True))
     scst_search: Literal["sample", "beam"] = setting("sample", "scst_finetuning: captions tried are drawn, or the best of a beam search "
-                                                               "with scst_candidates beams")
+                                                               "with scst_candidates beams", decides=("scst_finetuning", True))
     scst_baseline: Literal["greedy", "mean"] = setting("greedy", "scst_finetuning: a caption is good when its reward is above that of the "
-                                                                 "greedy caption, or above the mean of the other captions tried")
+                                                                 "greedy caption, or above the mean of the other captions tried",
+                                                       decides=("scst_finetuning", True))
     hang_minutes: float = setting(20.0, "several processes: when a step makes no progress for so many minutes, all of them say which are "
                                         "behind and where, and exit with status 75, so that the launcher can start again (0: never); in an "
-                                        "evaluation, when none of them makes any for three times as long", minimum=0.0)
-    log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1)
-    zero_shot: bool = setting(False, "evaluate the start weights and stop")
-    dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop")
+                                        "evaluation, when none of them makes any for three times as long", minimum=0.0, decides=False)
+    log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1, decides=False)
+    zero_shot: bool = setting(False, "evaluate the start weights and stop", decides=False)
+    dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop", decides=False)
     resume_changed_data: bool = setting(False, "resume: go on although the training data (annotation files, shards) changed since the "
                                                "checkpoint was written, as when unreadable clips were removed; false: say what differs and "
-                                               "stop")
-    max_unreadable: float = setting(0.05, "share of unreadable training clips above which the run stops", minimum=0.0, maximum=1.0)
-    skip_unreadable: bool = setting(False, "testing: leave unreadable clips out (the report says how many) instead of stopping")
-    allow_missing: list[str] = setting([], "starts of parameter names that a checkpoint may lack or have in excess; * stands for anything")
-    num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0)
-    tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs")
+                                               "stop", decides=False)
+    max_unreadable: float = setting(0.05, "share of unreadable training clips above which the run stops", minimum=0.0, maximum=1.0,
+                                    decides=False)
+    skip_unreadable: bool = setting(False, "testing: leave unreadable clips out (the report says how many) instead of stopping",
+                                    decides=False)
+    allow_missing: list[str] = setting([], "starts of parameter names that a checkpoint may lack or have in excess; * stands for anything",
+                                       decides=False)
+    num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0, decides=False)
+    tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs", decides=False)
     dataset_mix_type: Literal["random", "round-robin", "in-order", "interleaved"] = setting(
         "random", "how the next step's corpus is chosen: at random or in turns, in proportion to the corpora's steps; one corpus after the "
                   "other, as listed; or interleaved: the gradient_accumulation_steps batches of a step take turns")
-    pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU")
+    pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU", decides=False)
     use_ddp: bool = setting(True, "accepted; several processes work together as parallel says",
-                            obsolete="the number of processes decides")
+                            obsolete="the number of processes decides", decides=False)
     parallel: Literal["ddp", "fsdp", "deepspeed"] = setting("ddp", "how several processes train: each with the whole model, averaging "
                                                                    "gradients (ddp); with shares of weights, gradients and optimiser "
-                                                                   "(fsdp); or as deepspeed_config says")
+                                                                   "(fsdp); or as deepspeed_config says", decides=False)
     deepspeed_config: str | None = setting(None, "parallel deepspeed: its JSON file, with zero_optimization.stage 1, 2 or 3",
-                                           path=True)
+                                           path=True, decides=False)
 
+    beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1, decides=False, was_in="model_cfg")
+    captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
+                                          "a JSON list of ids, or of objects with one", decides=False, was_in="model_cfg")
+    generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1, decides=False, was_in="model_cfg")
+    generate_by: Literal["sample", "beam"] = setting("sample", "captioner_mode: draw each token among the 10 most likely, or take the "
+                                                               "best texts of a search with beam_size beams",
+                                                     decides=False, was_in="model_cfg")
+    itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0, decides=False, was_in="model_cfg")
+    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval", decides=False, was_in="model_cfg")
+    dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own",
+                                            decides=False, was_in="model_cfg")
+    ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
+                                            "as released: only with the clip that it came with", decides=False, was_in="model_cfg")
+    ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
+                                                 "files during a test of very many clips; null: float32 in memory", path=True,
+                                           decides=False, was_in="model_cfg")
+    rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
+                                                   "encoded again, with equal results; null: half of what is free", minimum=0.0,
+                                             decides=False, was_in="model_cfg")
+    java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
+                                        minimum=0, decides=False, was_in="model_cfg")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model: towers, widths, text lengths, generation."""
+    """The model: towers, widths, text lengths."""
 
     model_type: Literal["vast"] = setting("vast", "the model")
-    pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose")
+    pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none")
     vision_encoder_cfg: dict[str, Any] = setting({}, "sizes of the vision encoder where they differ from its name's")
@@ -137,7 +174,7 @@ class ModelConfig:
     label_smoothing: float = setting(0.1, "label smoothing of the contrastive loss", minimum=0.0, maximum=1.0)
     frozen_vision: bool = setting(False, "the vision encoder is not trained")
     frozen_audio: bool = setting(False, "the audio encoder is not trained")
-    checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
     missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
                                                                   "or its tokens are masked")
     mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)")
@@ -145,24 +182,7 @@ class ModelConfig:
     max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
-    beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1)
-    captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
-                                          "a JSON list of ids, or of objects with one")
-    generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1)
-    generate_by: Literal["sample", "beam"] = setting("sample", "captioner_mode: draw each token among the 10 most likely, or take the "
-                                                               "best texts of a search with beam_size beams")
-    itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0)
-    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval")
-    dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own")
-    ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
-                                            "as released: only with the clip that it came with")
-    ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
-                                                 "files during a test of very many clips; null: float32 in memory", path=True)
-    rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
-                                                   "encoded again, with equal results; null: half of what is free", minimum=0.0)
-    java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
-                                        minimum=0)
-    inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here")
+    inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 
 @dataclass(frozen=True)
@@ -172,13 +192,14 @@ class DatasetConfig:
     name: str = setting("", "name in logs and metrics")
     type: Literal["annoindexed", "srcindexed"] = setting("annoindexed", "annoindexed: a JSON list and media folders; "
                                                                           "srcindexed: tar shards")
-    training: bool | None = setting(None, "as in the release; must agree with the list it stands in")
+    training: bool | None = setting(None, "as in the release; must agree with the list it stands in", decides=False)
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
     txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)", path=True)
     shards: list[str] = setting([], "srcindexed: tar files, folders of them, or patterns (with *, {000..127} or {a,b}) with members "
-                                    "key.mp4, key.jpg, key.wav, key.json …", path=True)
+                                    "key.mp4, key.jpg, key.wav, key.json …", path=True, decides=("type", "srcindexed"))
     shuffle_shards: int = setting(0, "srcindexed: training reads so many shards at a time, in a random order of shards, and shuffles "
-                                     "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0)
+                                     "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0,
+                                  decides=("type", "srcindexed"))
     vision: str | None = setting(None, "folder of videos, frame folders or images", path=True)
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
@@ -186,12 +207,13 @@ class DatasetConfig:
                                                                              "and flip in training")
     vision_sample_num: int | None = setting(None, "frames per clip", minimum=1)
     audio_sample_num: int | None = setting(None, "sound slices per clip", minimum=1)
-    epoch: float | None = setting(None, "passes over the corpus", minimum=0.0)
-    steps: int | None = setting(None, "optimiser steps with this corpus, instead of epoch", minimum=0)
+    epoch: float | None = setting(None, "passes over the corpus", minimum=0.0, length=True)
+    steps: int | None = setting(None, "optimiser steps with this corpus, instead of epoch", minimum=0, length=True)
     batch_size: int = setting(64, "clips per step over all processes", minimum=1)
     n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
-                             minimum=-1)
-    annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True)
+                             minimum=-1, decides=False)
+    annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True,
+                                  decides=False)
     video_decoder: Literal["av", "decord", "torchcodec"] = setting(
         "av", "library that decodes the frames of videos: av (PyAV, nothing else needed); torchcodec (extra torchcodec, and FFmpeg's "
               "shared libraries on the machine), the same frames, but it cannot read H.264 in AVI; decord (extra decord; no new version "
@@ -201,7 +223,7 @@ class DatasetConfig:
                   "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
                   "by less than 0.02 on average")
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
-                                      path=True)
+                                      path=True, decides=False)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")
 
 

@@ -1,4 +1,4 @@
-"""Words of messages: what may be meant by a name that is none."""
+"""Suggestions for names that are not known: words of error messages."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
     ``tokenizer`` and ``audio_frontend`` (a name in data/audio.py) are the model's. Reads and checks all annotations, and looks
     for the clips of the evaluation sets. Raises DataError, AnnotationError, UnreadableError.
     """
-    run, data, spec = config.run_cfg, config.data_cfg, InputSpec.of(config.model_cfg, audio_frontend)
+    run, data = config.run_cfg, config.data_cfg
+    spec = InputSpec.of(config.model_cfg, audio_frontend, run.captioner_mode)
     shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
                               "pin_memory": run.pin_mem and device.type == "cuda"}
     loader = None
@@ -33,13 +34,14 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, dev
                              num_train_steps=run.num_train_steps, mix=run.dataset_mix_type, **shared)
     evaluations = [EvalLoader(dataset, spec, tokenizer, skip_unreadable=run.skip_unreadable, **shared) for dataset in data.val]
     if not run.dry_run:
-        _glance(evaluations, borne=run.skip_unreadable or config.model_cfg.captioner_mode)
+        _glance(evaluations, borne=run.skip_unreadable or run.captioner_mode)
     return loader, evaluations
 
 
 def _glance(evaluations: Sequence[EvalLoader], borne: bool) -> None:
-    """Clips that would end a test, or a training at its evaluation, are better told of before hours of work: what the main process sees at
-    once, all tell. ``borne``: they are left out, and only told of."""
+    """Look for unreadable clips in the evaluation sets now, since they would otherwise stop a test, or a training at its first
+    evaluation, after hours of work. The main process looks, and every process raises the same error. ``borne``: such clips will be left
+    out of the evaluation, so they are only logged."""
     found = [(loader.name, faults) for loader in evaluations if (faults := loader.glance())] if distributed.is_main() else []
     for name, faults in distributed.all_gather_objects(found)[0]:
         if not borne:

@@ -10,11 +10,12 @@ import torch
 from omnivast.config.schema import DatasetConfig, task_of
 from omnivast.config.tasks import CaptionKind, Modality, Objective, TaskError
 from omnivast.data.annotations.identity import Identity, identity
-from omnivast.data.annotations.table import Row, load_annotations
+from omnivast.data.annotations.load import load_annotations
+from omnivast.data.annotations.rows import Row
 from omnivast.data.batch import Sample
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
-from omnivast.data.media.decode import MediaError
+from omnivast.data.media.errors import MediaError
 from omnivast.data.media.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
 from omnivast.data.shards.shard_set import gather_texts, open_shards
 from omnivast.data.spec import DataError, InputSpec, UnreadableError

@@ -14,7 +14,7 @@ logger = logging.getLogger("omnivast")
 
 
 def places(original: Path, kind: str, ending: str) -> list[Path]:
-    """Where what is made of ``original`` may lie: ``<original>.<ending>``, or under the cache folder of ``kind``."""
+    """The possible paths of a file that is made from ``original``: ``<original>.<ending>``, or a file in the cache folder of ``kind``."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "omnivast", kind)
     own = hashlib.sha256(str(original.resolve()).encode()).hexdigest()[:16]
     return [original.with_name(f"{original.name}.{ending}"), cache / f"{own}.{original.name}.{ending}"]
@@ -28,7 +28,7 @@ def writable(folder: Path) -> bool:
 
 
 def first_writable(candidates: Sequence[Path], needed: str, fault: type[Exception]) -> Path:
-    """The first of the places where files can be made. Raises ``fault``, which begins with why one is ``needed``, where none is."""
+    """The first of the paths whose folder can be written. Raises ``fault``, whose message begins with ``needed``, where none can."""
     for place in candidates:
         if writable(place.parent):
             return place

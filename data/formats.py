@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from omnivast.data.annotations.table import CAPTION_KEYS, ID_KEYS
+from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS
 from omnivast.data.media.containers import IMAGES, SOUNDS, VIDEOS, Format
 
 VIDEO_CODECS = {"H.264": "h264", "HEVC": "hevc", "VP8": "vp8", "VP9": "vp9", "AV1": "av1", "MPEG-1": "mpeg1video", "MPEG-2": "mpeg2video",

@@ -25,7 +25,8 @@ class LimitError(LoaderError):
 
 @contextmanager
 def workers_explained() -> Iterator[None]:
-    """Within, the death of a worker is a LoaderError, wherever it strikes: torch tells of it by a signal, which interrupts anything."""
+    """While this context is active, a worker that dies raises LoaderError. torch reports its death by a signal, which can interrupt any
+    line of code."""
     try:
         yield
     except RuntimeError as error:
@@ -38,8 +39,9 @@ def workers_explained() -> Iterator[None]:
 
 @contextmanager
 def check_start(workers: int, context: Any) -> Iterator[None]:
-    """Within, worker processes are started; raises LimitError where the system does not allow it, beforehand as far as it can be known:
-    a loader that fails half-way complains again when it is dropped. ``context``: multiprocessing's."""
+    """Worker processes are started within this context. Raises LimitError where the system does not allow it, before the first one
+    starts if that can be known: a loader that fails half-way raises again when it is dropped. ``context``: the start method, one of
+    multiprocessing's."""
     try:
         if out_of_files(FILES_PER_WORKER * workers):
             raise no_more_files()
@@ -57,7 +59,8 @@ def died(error: Exception) -> LoaderError:
 
 
 def out_of_files(more: int = 0) -> bool:
-    """Whether this process can hardly open any files beside ``more``: what then cannot be read is not damaged."""
+    """Whether this process has (nearly) reached its limit of open files, with ``more`` to be opened: then a file that cannot be read
+    need not be damaged."""
     opened: list[int] = []
     try:
         while len(opened) < SPARE_FILES + more:

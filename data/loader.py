@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import CaptionKind, Objective, Task
-from omnivast.data.annotations.table import load_references
+from omnivast.data.annotations.load import load_references
 from omnivast.data.batch import Batch, Sample, collate
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
-from omnivast.data.media.decode import MediaError
+from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import is_empty
 from omnivast.data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
 from omnivast.data.parcel import Parcel
@@ -30,11 +30,11 @@ from omnivast.utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
 OPENED = 8
-"""Clips of an evaluation set that are read before a run starts; all are looked for."""
+"""How many clips of an evaluation set are read before a run starts. For the others it is only checked that their files exist."""
 GLANCE_SECONDS = 120.0
-"""After so long a look the rest is left to the run: millions of clips, or a slow disk."""
+"""The look before a run ends after so many seconds, for sets of millions of clips and slow disks."""
 MOST_WORKERS = 16
-"""Of one process, when they are sized automatically: more rarely feed a GPU better, and each takes memory."""
+"""Most workers of one process where their number is chosen automatically: more rarely feed a GPU better, and each takes memory."""
 
 logger = logging.getLogger("omnivast")
 Key = tuple[int, int, int]
@@ -76,9 +76,9 @@ class TrainLoader:
             raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
-            Corpus(source.name, len(source), own, source.task, source.config.batch_size, source.config, source.shard_numbers(),
+            Corpus(source.name, len(source), count, source.task, source.config.batch_size, source.config, source.shard_numbers(),
                    source.identity())
-            for source, own in zip(self._sources, steps)
+            for source, count in zip(self._sources, steps)
         ]
         if rank == 0:
             _warn_of_repetition(self.corpora)
@@ -98,21 +98,22 @@ class TrainLoader:
 
     def task(self, corpus: str) -> Task:
         """The task of a corpus by its name."""
-        return next(own.task for own in self.corpora if own.name == corpus)
+        return next(known.task for known in self.corpora if known.name == corpus)
 
     def steps_by_corpora(self, start: int) -> dict[str, int]:
-        """How many of the steps from ``start`` on read which corpora; several of one step are joined by a plus."""
+        """Corpus → how many of the steps from ``start`` on read it. A step that reads several counts under their names, joined by a
+        plus."""
         return self._mixture.steps_by_corpora(start)
 
     def references(self) -> dict[tuple[str, CaptionKind], dict[str, list[str]]]:
         """Clip id → all its captions, by corpus and by the caption kinds that captioning is trained on."""
-        found: dict[tuple[str, CaptionKind], dict[str, list[str]]] = {}
+        references: dict[tuple[str, CaptionKind], dict[str, list[str]]] = {}
         for source in self._sources:
             for kind in {group.caption_kind for group in source.task.groups(Objective.CAPTION)}:
-                own = found.setdefault((source.name, kind), {})
+                captions = references.setdefault((source.name, kind), {})
                 for row in source.annotations:
-                    own.setdefault(row.clip_id, []).extend(row.captions.get(kind) or row.captions[CaptionKind.OMNI])
-        return found
+                    captions.setdefault(row.clip_id, []).extend(row.captions.get(kind) or row.captions[CaptionKind.OMNI])
+        return references
 
     def __iter__(self) -> BatchStream:
         return self.batches(0)
@@ -185,22 +186,22 @@ class EvalLoader:
             )
 
     def glance(self) -> list[tuple[str, str]]:
-        """(clip id, reason) of clips that cannot be read, as far as a moment tells: all are looked for, and ``OPENED`` of them, evenly
-        spread, are read, as are empty files."""
-        source, found, start = self._source, [], time.monotonic()
+        """(clip id, reason) of the clips that a quick look finds unreadable: it checks that every file exists and is not empty, and
+        reads ``OPENED`` clips, evenly spread."""
+        source, faults, start = self._source, [], time.monotonic()
         number = min(self.clips, OPENED)
-        opened = {place * self.clips // number for place in range(number)}
+        opened = {n * self.clips // number for n in range(number)}
         for row, clip_id in enumerate(self.clip_ids):
             try:
                 if row in opened or any(map(is_empty, source.reader.find(clip_id))):
                     source.media(clip_id, row)
             except MediaError as error:
-                found.append((clip_id, str(error)))
+                faults.append((clip_id, str(error)))
             if time.monotonic() - start > GLANCE_SECONDS:
                 logger.info("dataset '%s': looked for the first %d of %d clips; the others are found missing when they are read", self.name,
                             row + 1, self.clips)
                 break
-        return found
+        return faults
 
     def batches(self, rows: Sequence[int]) -> BatchStream:
         """The clips of these annotation rows, in this order. Unreadable ones are left out and named in their batch's ``unreadable``."""
@@ -224,7 +225,7 @@ class EvalLoader:
 
 
 class BatchStream(Iterator[Batch]):
-    """An iterator over batches that knows how long it was waited for."""
+    """An iterator over batches that measures how long its caller waits for them."""
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
@@ -241,8 +242,8 @@ class BatchStream(Iterator[Batch]):
             with workers_explained():
                 if self._iterator is None:
                     self._iterator = self._started()
-                found = next(self._iterator)
-                found = found.open() if isinstance(found, Parcel) else found
+                item = next(self._iterator)
+                item = item.open() if isinstance(item, Parcel) else item
         except (OSError, EOFError) as error:
             if out_of_files():
                 raise no_more_files() from error
@@ -251,9 +252,9 @@ class BatchStream(Iterator[Batch]):
             raise
         finally:
             self.wait_seconds += time.perf_counter() - start
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     def _started(self) -> Iterator[Batch]:
         if not self._loader.num_workers:
@@ -309,7 +310,7 @@ class _StepSampler:
 
 
 def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
-    """A batch takes as many clips as it is told to, the same ones again where there are not so many."""
+    """Warn of a corpus with fewer clips than a batch has: the batch then holds some of them twice."""
     for corpus in corpora:
         if corpus.batch_size > corpus.rows:
             cost = ": the contrastive loss then calls a clip's own text wrong" if corpus.task.groups(Objective.RETRIEVAL) else ""
@@ -318,8 +319,8 @@ def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
 
 
 def workers(config: DatasetConfig) -> int:
-    """Processes that read a dataset for one process of the training; -1 in the config: one for each core that this process may use but
-    the one that it computes with itself."""
+    """The number of worker processes that read a dataset for one process of the training. -1 in the config stands for one per core that
+    this process may use, except the core that it computes with."""
     if config.n_workers >= 0:
         return config.n_workers
     return max(1, min(MOST_WORKERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))

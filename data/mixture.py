@@ -33,7 +33,7 @@ class Corpus:
     shards: torch.Tensor | None = None
     """(rows,) the shard of each row, where ``config.shuffle_shards`` of them are read at a time."""
     identity: Identity = field(default_factory=dict)
-    """What it consists of (data/identity.py)."""
+    """The corpus's fingerprint (data/annotations/identity.py)."""
 
 
 Mix = Literal["random", "round-robin", "in-order", "interleaved"]
@@ -54,7 +54,7 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
     """``steps`` brought to a sum of ``total`` in the same proportions (largest remainders are rounded up first)."""
     if total is None or sum(steps) == total:
         return list(steps)
-    exact = [total * own / sum(steps) for own in steps]
+    exact = [total * count / sum(steps) for count in steps]
     scaled = [math.floor(value) for value in exact]
     order = sorted(range(len(steps)), key=lambda i: (scaled[i] - exact[i], i))
     for i in order[: total - sum(scaled)]:
@@ -63,7 +63,7 @@ def scale_steps(steps: Sequence[int], total: int | None) -> list[int]:
 
 
 def _order_of(turns: np.ndarray, seed: int, mix: Mix, stage: int) -> np.ndarray:
-    """(sum of turns,) whose turn it is; ``turns``: of each corpus."""
+    """(sum of turns,) the index of the corpus that has each turn; ``turns``: how many turns each corpus gets."""
     owners = np.repeat(np.arange(len(turns), dtype=np.int16), turns)
     if mix == "random":
         # The stages of a run that was made longer draw anew; the first draws as a run without any.
@@ -89,7 +89,7 @@ class Mixture:
         stages = np.array(plan or [[corpus.steps for corpus in corpora]], dtype=np.int64)
         self.total_steps = int(stages[-1].sum())
         self._together = 1 if mix == "interleaved" else accumulation
-        """Micro-batches that are of one corpus: a turn."""
+        """Consecutive micro-batches that read the same corpus, which make a turn."""
         added = np.diff(stages, axis=0, prepend=0) * (accumulation // self._together)
         self._owners = np.concatenate([_order_of(turns, seed, mix, stage) for stage, turns in enumerate(added)])
         self._earlier = np.empty(len(self._owners), dtype=np.int64)
@@ -105,11 +105,11 @@ class Mixture:
         """How many of the steps from ``start`` on read which corpora; several of one step are joined by a plus, in the order of names."""
         turns = self._owners.reshape(self.total_steps, -1)[start:]
         read, counts = np.unique(np.sort(turns, axis=1), axis=0, return_counts=True)
-        found: dict[str, int] = {}
+        steps: dict[str, int] = {}
         for row, count in zip(read.tolist(), counts.tolist()):
             name = "+".join(sorted({self.corpora[i].name for i in row}))
-            found[name] = found.get(name, 0) + count
-        return found
+            steps[name] = steps.get(name, 0) + count
+        return steps
 
     def batch(self, step: int, micro: int) -> tuple[int, list[tuple[int, int]]]:
         """The corpus and the global batch of micro-batch ``micro`` of a step, as (position, row). Positions count the clips read

@@ -71,7 +71,7 @@ class InputSpec:
     """Clips are to be labelled: evaluation needs no captions."""
 
     @classmethod
-    def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats") -> InputSpec:
+    def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False) -> InputSpec:
         """The sizes that a model of this config takes."""
         return cls(
             resolution=model_cfg.vision_resolution,
@@ -82,7 +82,7 @@ class InputSpec:
             max_omni_caption_len=model_cfg.max_omni_caption_len,
             max_subtitle_len=model_cfg.max_subtitle_len,
             max_answer_len=model_cfg.max_answer_len,
-            captioner_mode=model_cfg.captioner_mode,
+            captioner_mode=captioner_mode,
         )
 
     def lengths(self, several_kinds: bool) -> TextLengths:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnivast.config.files import read_json
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import Objective
 from omnivast.evaluation.captions.evaluator import caption_measures
-from omnivast.evaluation.inputs import is_result, read_json
+from omnivast.evaluation.inputs import is_result
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.questions.evaluator import answer_measures
 from omnivast.evaluation.retrieval.evaluator import rank_measures

@@ -1,24 +1,9 @@
-"""JSON files given on a command line: read and looked over, so that a wrong one is told in a line."""
+"""Result files given on a command line: looked over, so that a wrong one is told in a line."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from omnivast.config.files import read_text, why_not_json
-from omnivast.config.paths import looked_up
-
-
-def read_json(path: Path, fault: type[Exception]) -> Any:
-    """The content of a JSON file. Raises ``fault`` where there is none."""
-    try:
-        return json.loads(read_text(path))
-    except OSError as error:
-        raise fault(f"{path} cannot be read: {why_not_json(error)}{looked_up(path)}") from None
-    except (ValueError, RecursionError) as error:
-        raise fault(f"{path} is not JSON: {why_not_json(error)}") from None
 
 
 def is_result(content: Any) -> bool:

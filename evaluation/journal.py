@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from omnivast.config.schema import Config
     from omnivast.data.loader import EvalLoader
 
-DECIDING_RUN = ("seed", "bf16", "fp16", "precision")
-NOT_DECIDING_MODEL = labelling.NOT_DECIDING_MODEL | {"generate_nums", "generate_by"}
+DECIDING_RUN = ("seed", "precision", "beam_size")
 NOT_DECIDING_DATA = labelling.NOT_DECIDING_DATA - {"ignore_fields"}
 
 logger = logging.getLogger("omnivast")
@@ -136,7 +135,7 @@ def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> s
         "weights": weights,
         "clips": loader.provenance["split_sha256"],
         "run_cfg": {key: value for key, value in settings["run_cfg"].items() if key in DECIDING_RUN},
-        "model_cfg": {key: value for key, value in settings["model_cfg"].items() if key not in NOT_DECIDING_MODEL},
+        "model_cfg": {key: value for key, value in settings["model_cfg"].items() if key not in labelling.NOT_DECIDING_MODEL},
         "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
     }
     return _digest(deciding)

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 import omnivast
-from omnivast.config.fields import ConfigError, section_keys
-from omnivast.config.files import read_json
+from omnivast.config.fields import ConfigError, accepted_keys
+from omnivast.config.files import read_config
 from omnivast.config.tasks import Group, Modality, Objective, Task, TaskError
 from omnivast.data.annotations.own_clips import Found, Kind, OwnClip, find_files, look_into
 from omnivast.data.spec import DataError
@@ -81,11 +81,11 @@ def read_model(path: Path) -> Model:
     run = next((folder for folder in places if (folder / "log" / "hps.json").is_file()), None)
     if run is None or not path.exists():
         tested = next((file for folder in places if (file := folder / "log" / "hps_testing.json").is_file()), None)
-        weights = read_json(tested).get("run_cfg", {}) if tested else {}
+        weights = read_config(tested).get("run_cfg", {}) if tested else {}
         hint = f"; it holds a test of {weights.get('checkpoint') or weights.get('pretrain_dir')}: name that" if tested else ""
         raise LabelError(f"--model {path}: expected the output folder of a training (log/hps.json and ckpt/model_step_N.pt), or a "
                          f"checkpoint inside one{hint if path.exists() else '; there is nothing at this path'}")
-    datasets = [own for own in (read_json(run / "log" / "hps.json").get("data_cfg") or {}).get("train") or () if isinstance(own, dict)]
+    datasets = [own for own in (read_config(run / "log" / "hps.json").get("data_cfg") or {}).get("train") or () if isinstance(own, dict)]
     groups = dict.fromkeys(group for dataset in datasets for group in _caption_groups(dataset))
     return Model(run, path if path.is_file() else None, tuple(groups), datasets)
 
@@ -109,13 +109,13 @@ def choose(clip: OwnClip, groups: Sequence[Group], every: bool) -> tuple[Group, 
 
 def config_of(model: Model, state: State, output: Path, captions: int) -> dict[str, Any]:
     """The config that labels the lists of ``state``: the model as it was trained, on these clips."""
-    kept = [key for key, setting in section_keys("model_cfg").items() if key not in NOT_INHERITED and "obsolete" not in setting.metadata]
-    run = {"mode": "testing", "pretrain_dir": str(model.run), "output_dir": str(output)}
+    kept = [key for key, setting in accepted_keys("model_cfg").items() if key not in NOT_INHERITED and "obsolete" not in setting.metadata]
+    run: dict[str, Any] = {"mode": "testing", "pretrain_dir": str(model.run), "output_dir": str(output), "captioner_mode": True,
+                           "generate_nums": captions, "generate_by": "beam" if captions == 1 else "sample"}
     if model.checkpoint:
         run["checkpoint"] = str(model.checkpoint)
-    search = "beam" if captions == 1 else "sample"
     return {"run_cfg": run,
-            "model_cfg": {"inherit_keys": kept, "captioner_mode": True, "generate_nums": captions, "generate_by": search},
+            "model_cfg": {"inherit_keys": kept},
             "data_cfg": {"train": [], "val": [_dataset(name, own, model, state, output) for name, own in state.lists.items()]}}
 
 

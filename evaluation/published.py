@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivast.config.metrics import METRICS, Ranks
 from omnivast.config.tasks import Objective
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("omnivast")
 FILE = Path(__file__).with_name("published.json")
-HEADLINES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "bleu4": "BLEU-4", "meteor": "METEOR", "rougeL": "ROUGE-L", "cider": "CIDEr",
-             "spice": "SPICE", "accuracy": "accuracy", "vqa_accuracy": "VQA accuracy"}
+HEADLINES = {key: metric.label for key, metric in METRICS.items() if metric.in_paper}
 """Metrics that the paper publishes, and their names in tables."""
 
 
@@ -118,5 +118,5 @@ def headline(metrics: Mapping[str, Any], groups: Sequence[str], name: str = "") 
     wanted = known().get(name, {}).get("settings", {}).get("group")
     group = wanted if wanted in metrics else max((own for own in groups if own in metrics), key=len, default=next(iter(metrics)))
     own = metrics[group]
-    own = own.get("itm") or own.get("itc") or own
+    own = own.get(Ranks.ITM.value) or own.get(Ranks.ITC.value) or own
     return group, {key: own[key] for key in HEADLINES if isinstance(own.get(key), (int, float))}

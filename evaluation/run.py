@@ -98,7 +98,7 @@ def evaluate(
     journals: list[Journal] = []
     device = next(model.parameters()).device
     with _evaluating(model):
-        if config.model_cfg.captioner_mode:
+        if config.run_cfg.captioner_mode:
             return label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
             data: dict[str, Any] = {}
@@ -125,7 +125,7 @@ class _Evaluators:
 
 
 def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
-    settings = config.model_cfg
+    settings = config.run_cfg
     groups = {objective: loader.task.groups(objective) for objective in Objective}
     # In the other direction every clip has texts re-ranked.
     texts, depth = loader.provenance["texts"], settings.itm_rerank_num
@@ -136,8 +136,8 @@ def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
                            shared_texts=settings.ret_shared_texts, features_dir=settings.ret_features_dir,
                            memory_gb=settings.rerank_memory_gb, share=share)
         if groups[Objective.RETRIEVAL] else None,
-        CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size, max_length=settings.max_caption_len,
-                         java_seconds=settings.java_metrics_seconds)
+        CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size,
+                         max_length=config.model_cfg.max_caption_len, java_seconds=settings.java_metrics_seconds)
         if groups[Objective.CAPTION] else None,
         QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size, people=answers_of_people(loader.config.txt),
                     source=loader.provenance["split_file"])

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from omnivast.config.fields import check_value, settings_of
-from omnivast.config.files import read_json
+from omnivast.config.files import read_config
 from omnivast.config.schema import Config, ModelConfig, task_of
 from omnivast.config.words import did_you_mean
 from omnivast.model.fitting import Fitting, sizes_of
@@ -80,7 +80,7 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
             raise ModelError(f"model_cfg.text_encoder_type '{cfg.text_encoder_type}': no {file}; expected a BERT folder in Hugging Face "
                              "layout (config.json, vocab.txt, model.safetensors), or \"bert\" with text_encoder_cfg and tokenizer. "
                              f"`python -m omnivast weights text:{cfg.text_encoder_type}` fetches a published one")
-        settings = read_json(file)
+        settings = read_config(file)
         _check_bert(settings, file)
     names = [f.name for f in fields(TextSizes)]
     own = {}

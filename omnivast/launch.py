@@ -17,7 +17,7 @@ from pathlib import Path
 from omnivast.config.load import load_config, resolved
 from omnivast.data.build import build_loaders
 from omnivast.data.check.datasets import require
-from omnivast.data.loader import LoaderError, workers_explained
+from omnivast.data.limits import LoaderError, workers_explained
 from omnivast.data.spec import UnreadableError
 from omnivast.evaluation.captions.reward import set_reward
 from omnivast.evaluation.published import log_splits
@@ -28,7 +28,8 @@ from omnivast.training.checkpoints.checkpoint import CheckpointError, check_outp
 from omnivast.training.checkpoints.lock import OutputLock
 from omnivast.training.dry_run import dry_run
 from omnivast.training.logs.monitor import UnreadableShare
-from omnivast.training.loop import NonFiniteLoss, train
+from omnivast.training.logs.nonfinite import NonFiniteLoss
+from omnivast.training.loop import train
 from omnivast.utils import distributed
 from omnivast.utils.ending import end_with
 from omnivast.utils.files import write_atomically

@@ -28,7 +28,7 @@ from omnivast.data.prefetch import on_device
 from omnivast.training.checkpoints import checkpoint
 from omnivast.training.checkpoints.saving import Saver, best_kept
 from omnivast.training.continuing import check_data, plan_of, tell_longer
-from omnivast.training.engines.parallel import build_engine
+from omnivast.training.engines.build import build_engine
 from omnivast.training.logs.data_report import DataReport
 from omnivast.training.logs.monitor import Monitor, Ranking, check_unreadable, primary_metric
 from omnivast.training.logs.nonfinite import ADVICE, NonFiniteLoss, report

@@ -57,13 +57,13 @@ class MappedAnnotations(Annotations):
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
-        batch, place = divmod(index, ROWS)
-        values = {name: column[place].as_py() for name, column in self._columns(batch).items()}
+        batch, row = divmod(index, ROWS)
+        values = {name: column[row].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
         return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS))
 
     def marks(self) -> tuple[int, str]:
-        """As ``Annotations.marks``; none, "", of files converted before there were any."""
+        """As ``Annotations.marks``; without marks ("") for files that were converted by a version that wrote none."""
         return ROWS, self._facts.get("marks", "")
 
     def ids(self) -> list[str]:
@@ -110,8 +110,8 @@ class MappedAnnotations(Annotations):
     def _columns(self, batch: int) -> dict[str, Any]:
         """Name → Arrow array of a record batch; nothing is copied."""
         if batch not in self._batches:
-            found = self._reader.get_batch(batch)
-            self._batches[batch] = dict(zip(found.schema.names, found.columns))
+            record = self._reader.get_batch(batch)
+            self._batches[batch] = dict(zip(record.schema.names, record.columns))
         return self._batches[batch]
 
 
@@ -135,7 +135,7 @@ def load_mapped(path: Path, reader: RowReader) -> MappedAnnotations:
 
 
 def _known(path: Path, arrow: Path) -> dict[str, Any] | None:
-    """What is known of the rows; None where they have to be read (again)."""
+    """The facts beside the Arrow file, if they still hold for the JSON file; None where the rows must be converted (again)."""
     beside, status = _facts_of(arrow), path.stat()
     try:
         facts = json.loads(beside.read_bytes())
@@ -160,7 +160,7 @@ def _facts_of(arrow: Path) -> Path:
 
 
 class _Totals:
-    """What is known of all rows."""
+    """Counts and hashes over all rows, gathered while they are converted."""
 
     def __init__(self, training: bool) -> None:
         self.kinds: set[CaptionKind] = set()
@@ -177,7 +177,8 @@ class _Totals:
         self._hashes.append(hash(_content(row)) if self._training else hash(row.clip_id))
 
     def repeats(self) -> tuple[int, int, int] | None:
-        """As ``Annotations.repeats``: of whole rows in training, of clip ids in evaluation. By their 64-bit hashes, 8 bytes a row."""
+        """As ``Annotations.repeats``, comparing whole rows in training and clip ids in evaluation. It compares 64-bit hashes, which take
+        8 bytes a row."""
         hashes = np.frombuffer(self._hashes, dtype=np.int64)
         order = np.argsort(hashes, kind="stable")
         again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1

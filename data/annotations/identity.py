@@ -1,7 +1,8 @@
-"""What a corpus consists of, in few bytes, so that a training that goes on can tell whether its data are still those it began with.
+"""A fingerprint of a corpus, in few bytes, so that a resumed training can tell whether its data are still those it began with.
 
-Compared is content, not time or place: the rows, by a mark for each block of them, and the shards, by a mark for each (the names, sizes
-and last bytes of its members). Files in media folders are not looked at: of millions even their sizes would take minutes.
+The fingerprint covers content, not file times or paths: a hash (a mark) for each block of rows, and one for each shard, made from the
+names, sizes and last bytes of its members. Files in media folders are left out: for millions of them, even reading their sizes would
+take minutes.
 """
 
 from __future__ import annotations
@@ -14,32 +15,32 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DIGITS = 16
-"""Of a mark."""
+"""Hexadecimal digits of a mark."""
 Identity = dict[str, Any]
 """Plain values, that checkpoints and JSON take."""
 
 
 def identity(annotations: Annotations, shards: Shards | None) -> Identity:
-    """What a corpus consists of."""
+    """The fingerprint of a corpus."""
     block, marks = annotations.marks()
-    found = {"format": FORMAT, "txt": str(annotations.path), "rows": len(annotations), "sha256": annotations.sha256, "block": block,
+    fingerprint = {"format": FORMAT, "txt": str(annotations.path), "rows": len(annotations), "sha256": annotations.sha256, "block": block,
              "marks": marks}
-    return found if shards is None else {**found, "samples": len(shards), "shards": shards.header["marks"]}
+    return fingerprint if shards is None else {**fingerprint, "samples": len(shards), "shards": shards.header["marks"]}
 
 
 def changes(before: Identity, now: Identity, paths: list[str] | None = None) -> list[str]:
-    """What differs between two identities of a corpus, a phrase each; ``paths``: its shards, as they are now."""
-    found = []
+    """The differences between two fingerprints of a corpus, one phrase each. ``paths``: the corpus's shards as they are now."""
+    differences = []
     rows = _rows(before, now)
     if rows:
-        found.append(rows)
+        differences.append(rows)
     old, new = before.get("shards", ""), now.get("shards", "")
     if old != new and before["format"] == now["format"]:
         differing = _differing(old, new)
-        names = [paths[place] for place in differing if paths and place < len(paths)]
+        names = [paths[shard] for shard in differing if paths and shard < len(paths)]
         counts = f"{len(old) // DIGITS} shards of {before.get('samples', 0)} clips, now {len(new) // DIGITS} of {now.get('samples', 0)}"
-        found.append(f"{counts}; {len(differing)} of them are not the same{f', {names[0]} first' if names else ''}")
-    return found
+        differences.append(f"{counts}; {len(differing)} of them are not the same{f', {names[0]} first' if names else ''}")
+    return differences
 
 
 def _rows(before: Identity, now: Identity) -> str:
@@ -60,6 +61,6 @@ def _rows(before: Identity, now: Identity) -> str:
 
 
 def _differing(old: str, new: str) -> list[int]:
-    """Places at which the marks differ, or only one has any."""
+    """Indices of the blocks whose marks differ, or which only one of the two has."""
     return [start // DIGITS for start in range(0, max(len(old), len(new)), DIGITS)
             if old[start : start + DIGITS] != new[start : start + DIGITS]]

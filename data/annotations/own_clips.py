@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,13 @@ from typing import Any, Literal
 import av
 from PIL import Image
 
+from omnivast.config.files import parse_json
 from omnivast.config.tasks import Modality
 from omnivast.data.annotations.rows import ID_KEYS
 from omnivast.data.annotations.sidecars import Sidecars, read_sidecar
-from omnivast.data.media.decode import FORMATS, IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaFolder
+from omnivast.data.media.containers import FORMATS, IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
 from omnivast.data.spec import DataError
 from omnivast.utils.log import Progress, progress
 
@@ -105,10 +107,10 @@ def find_files(sources: Sequence[str], media: str | None = None) -> Found:
 
 
 def look_into(found: Found, names: Iterable[str], with_subtitles: bool) -> tuple[list[OwnClip], list[str]]:
-    """What these files (paths below the root) are, and the names of those that are no media at all.
+    """Open these files (paths below the root) to see what they hold. Returns the clips, and the names of files that are no media.
 
-    A file that cannot be opened counts as what its ending says, so that reading it tells why. ``with_subtitles``: those of a list, or
-    else of a file beside the clip.
+    A file that cannot be opened is taken for what its ending says, so that reading it later tells what is wrong. ``with_subtitles``:
+    also look up subtitles, in the list or else in a file beside the clip.
     """
     names, sidecars = list(names), Sidecars()
     clips, others = [], []
@@ -172,7 +174,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _once(files: Iterable[Path]) -> list[Path]:
-    """The files without those that a link to a folder leads to again."""
+    """The files, each only once although a link to a folder may lead to it again."""
     return list({Path(os.path.realpath(file.parent), file.name): file for file in reversed(list(files))}.values())[::-1]
 
 
@@ -239,10 +241,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _json_entries(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
+    items = parse_json(text, path, DataError, expected="a JSON list")
     if not isinstance(items, list):
         raise DataError(f"{path}: expected a JSON list of ids or paths, or of objects with one")
     for number, item in enumerate(items):

@@ -5,15 +5,20 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omnivast.config.tasks import CaptionKind
-from omnivast.data.media.decode import MediaError, check_id
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import check_id
 from omnivast.data.spec import DataError
 
 ID_KEYS = ("clip_id", "video_id", "image_id", "image", "id")
+"""Under which a row may have the id of its clip."""
+REFERENCE_ID_KEYS = ID_KEYS[:-1]
+"""The same in files of COCO's and VQA's forms and in predictions, where ``id`` numbers the captions."""
 CAPTION_KEYS = {
     "desc": CaptionKind.OMNI,
     "caption": CaptionKind.OMNI,
@@ -43,7 +48,7 @@ class Row:
     question_ids: list[str]
     question_types: list[str]
     answer_types: list[str]
-    """Each as many as questions, or none."""
+    """Aligned with ``questions``, or empty; so are the ids and types above."""
 
 
 class RowReader:
@@ -60,7 +65,7 @@ class RowReader:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What changes the rows that are read of a file."""
+        """The options that change which rows are read from a file."""
         return sorted(self._ignored), self.training, self._ids_suffice
 
     def read(self, index: int, item: Any) -> Row:
@@ -93,7 +98,8 @@ class RowReader:
         return row
 
     def _check_answers(self, questions: list[str], answers: list[str], where: str) -> None:
-        """As many answers as questions; outside training none at all is right too, as in VQAv2's test splits, if it is so in every row."""
+        """Require one answer per question. Outside training a file may also have no answers at all, as VQAv2's test splits have, but
+        then in no row."""
         if len(questions) != len(answers) and (answers or self.training):
             needed = ", which training needs" if not answers else "; expected as many of each"
             raise AnnotationError(f"{where}: {len(questions)} question(s) but {len(answers)} answer(s){needed}")
@@ -176,6 +182,12 @@ class RowReader:
         return [str(entry) for entry in values]
 
 
+def id_of(row: Mapping[str, Any], keys: Sequence[str] = ID_KEYS) -> str | None:
+    """The clip's id in a row that is not further checked: what the first of ``keys`` with a string or a whole number holds."""
+    values = (row.get(key) for key in keys)
+    return next((str(value) for value in values if isinstance(value, (str, int)) and not isinstance(value, bool)), None)
+
+
 def typename(value: Any) -> str:
     """What a JSON value is, in words."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -188,7 +200,7 @@ KINDS = tuple(CaptionKind)
 
 
 def pack(row: Row) -> bytes:
-    """A row in few bytes."""
+    """A row as compact JSON, the inverse of ``unpack``."""
     captions = [row.captions.get(kind) for kind in KINDS]
     asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
     return json.dumps([row.clip_id, captions, row.subtitle, *asked]).encode()

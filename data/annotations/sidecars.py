@@ -1,4 +1,4 @@
-"""What is said in a clip, from a subtitle file beside it: SubRip (.srt), WebVTT (.vtt), or a transcript (.txt)."""
+"""The subtitle of a clip, from a file beside it: SubRip (.srt), WebVTT (.vtt), or a transcript (.txt)."""
 
 from __future__ import annotations
 

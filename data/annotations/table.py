@@ -1,33 +1,19 @@
-"""Annotation files: a JSON list of objects, read, checked against the task, and kept compactly in memory, or large ones on disk.
-
-Everything wrong is an ``AnnotationError`` before training starts; it names the file, the row, the id and what was expected.
-"""
+"""The rows of an annotation file, kept compactly in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from omnivast.config.files import why_not_json
-from omnivast.config.paths import looked_up
-from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
-from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, Row, RowReader, pack, typename, unpack
-
-__all__ = ["CAPTION_KEYS", "AnnotationError", "Annotations", "Row", "load_annotations", "load_references"]
+from omnivast.config.tasks import CaptionKind
+from omnivast.data.annotations.rows import Row, pack, unpack
 
 BLOCK = 64
-"""Rows that share a mark: a change of the file is told to so many rows."""
-MAPPED_FROM = 64 * 2**20
-"""Bytes of an annotation file from which its rows are kept in a memory-mapped file (data/columns.py) instead of in memory."""
-
-logger = logging.getLogger("omnivast")
+"""Rows per mark: a change of the file can be located to a block of so many rows."""
 
 
 class Annotations(Sequence[Row]):
@@ -63,7 +49,8 @@ class Annotations(Sequence[Row]):
         return unpack(self._bytes[start : self._ends[index]].tobytes())
 
     def marks(self) -> tuple[int, str]:
-        """(rows of a block, 16 hexadecimal digits for each block of rows): a hash of their content, however the file spells it."""
+        """(rows per block, the marks one after the other): a mark is 16 hexadecimal digits, a hash of the content of a block of rows. It
+        does not depend on how the file formats them."""
         ends = [0, *self._ends[BLOCK - 1 : -1 : BLOCK].tolist(), len(self._bytes)]
         return BLOCK, "".join(mark_of([self._bytes[start:end].tobytes()]) for start, end in itertools.pairwise(ends))
 
@@ -85,12 +72,12 @@ class Annotations(Sequence[Row]):
 
     def repeated_id(self) -> tuple[int, int] | None:
         """(the first row whose clip id an earlier row has, that row); None for none."""
-        found = first_repeats(clip_id.encode() for clip_id in self.ids())
-        return found and found[1:]
+        repeats = first_repeats(clip_id.encode() for clip_id in self.ids())
+        return repeats and repeats[1:]
 
 
 def mark_of(contents: Iterable[bytes]) -> str:
-    """16 hexadecimal digits that stand for packed rows."""
+    """The mark of packed rows: 16 hexadecimal digits of a hash of them."""
     digest = hashlib.blake2b(digest_size=8)
     for content in contents:
         digest.update(content)
@@ -101,144 +88,5 @@ def first_repeats(contents: Iterable[bytes]) -> tuple[int, int, int] | None:
     """(number of contents that occurred before, index of the first of them, index of what it repeats); None for none."""
     seen: dict[bytes, int] = {}
     digests = (hashlib.blake2b(content, digest_size=16).digest() for content in contents)
-    found = [(index, first) for index, digest in enumerate(digests) if (first := seen.setdefault(digest, index)) != index]
-    return (len(found), *found[0]) if found else None
-
-
-def load_annotations(
-    path: str | Path, task: Task, *, training: bool, ignore_fields: Sequence[str] = (), captions_optional: bool = False
-) -> Annotations:
-    """Read an annotation file and check every row against the task.
-
-    ``captions_optional``: rows without a caption are fine for captioning (labelling one's own clips, or references come from
-    elsewhere), and so is an id in place of a row. Raises AnnotationError.
-    """
-    path = Path(path)
-    reader = RowReader(path, frozenset(ignore_fields), training=training, ids_suffice=captions_optional)
-    if _is_long_list(path):
-        from omnivast.data.annotations.columns import load_mapped
-
-        annotations: Annotations = load_mapped(path, reader)
-    else:
-        annotations = _load_whole(path, reader)
-    if reader.blanks:
-        logger.warning("%s: %d blank caption(s) are left out%s", path, reader.blanks,
-                       f", the first in {reader.first_blank}" if reader.first_blank else "")
-    _check_task(annotations, task, captions_optional)
-    _check_duplicates(annotations, task, training)
-    return annotations
-
-
-def _is_long_list(path: Path) -> bool:
-    """Whether the rows are better kept on disk. A file that is no list is read, and refused, whole."""
-    try:
-        if path.stat().st_size < MAPPED_FROM:
-            return False
-        with open(path, "rb") as file:
-            return file.read(4096).decode("utf-8-sig", "replace").lstrip(" \t\n\r").startswith("[")
-    except OSError:
-        return False
-
-
-def _load_whole(path: Path, reader: RowReader) -> Annotations:
-    items, digest = _read_json(path)
-    if isinstance(items, dict) and "annotations" in items:
-        raise AnnotationError(f"{path}: this is a COCO-style reference file; give it as 'annfile', and as 'txt' a JSON list of objects")
-    if not isinstance(items, list):
-        raise AnnotationError(f"{path}: expected a JSON list of objects, found {typename(items)}")
-    if not items:
-        raise AnnotationError(f"{path}: the list is empty")
-    return Annotations(path, digest, (reader.read(i, item) for i, item in enumerate(items)))
-
-
-def load_references(path: str | Path) -> dict[str, list[str]]:
-    """A COCO-style file ``{"annotations": [{"video_id": …, "caption": …}]}`` → clip id → reference captions.
-
-    The id may be under any of the annotation files' id keys but ``id``, which in COCO numbers the captions. Raises AnnotationError.
-    """
-    path = Path(path)
-    value, _ = _read_json(path)
-    items = value.get("annotations") if isinstance(value, dict) else None
-    if not isinstance(items, list):
-        raise AnnotationError(f'{path}: expected reference captions as {{"annotations": [{{"video_id": …, "caption": …}}, …]}}')
-    references: dict[str, list[str]] = {}
-    for index, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise AnnotationError(f"{path}: annotation {index}: expected an object, found {typename(item)}")
-        key = next((k for k in ID_KEYS if k in item and k != "id"), None)
-        if key is None or not isinstance(item[key], (str, int)):
-            raise AnnotationError(f"{path}: annotation {index} has no id; expected one of {', '.join(ID_KEYS[:-1])}")
-        captions = item.get("caption")
-        captions = [captions] if isinstance(captions, str) else captions
-        if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
-            raise AnnotationError(f"{path}: annotation {index} (id '{item[key]}') has no caption; expected 'caption': a string")
-        references.setdefault(str(item[key]), []).extend(captions)
-    return without_blanks(references, path)
-
-
-def without_blanks(references: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
-    """Clip id → its reference captions that hold a word; how many do not is said. Raises AnnotationError for a clip without any."""
-    kept = {clip_id: [text for text in texts if text.strip()] for clip_id, texts in references.items()}
-    bare = next((clip_id for clip_id, texts in kept.items() if not texts), None)
-    if bare is not None:
-        raise AnnotationError(f"{path}: clip '{bare}' has only blank reference captions; give it one, or leave the clip out")
-    if blanks := sum(map(len, references.values())) - sum(map(len, kept.values())):
-        logger.warning("%s: %d blank reference caption(s) are left out", path, blanks)
-    return kept
-
-
-# ---------------------------------------------------------------------------------------------------------- whole files
-
-
-def _check_task(annotations: Annotations, task: Task, captions_optional: bool) -> None:
-    objectives = [Objective.RETRIEVAL] if captions_optional else [Objective.RETRIEVAL, Objective.CAPTION]
-    kinds = {group.caption_kind for objective in objectives for group in task.groups(objective)}
-    needs_qa = Objective.QA in task.objectives
-    index = annotations.first_lacking(kinds, needs_qa) if kinds or needs_qa else None
-    if index is not None:
-        row = annotations[index]
-        where = f"{annotations.path}: row {index} (id '{row.clip_id}')"
-        missing = [kind for kind in kinds if kind not in row.captions and CaptionKind.OMNI not in row.captions]
-        if missing:
-            keys = [key for key, kind in CAPTION_KEYS.items() if kind in (missing[0], CaptionKind.OMNI)]
-            raise AnnotationError(f"{where} has no caption for task '{task}'; expected one of {', '.join(keys)}")
-        raise AnnotationError(f"{where} has no question and answer, which task '{task}' needs")
-    if Modality.SUBTITLE in task.modalities and not annotations.with_subtitle:
-        raise AnnotationError(
-            f"{annotations.path}: dataset without the modality that its task needs: task '{task}' has a group with s (subtitle), "
-            "but no row has a 'subtitle'"
-        )
-
-
-def _check_duplicates(annotations: Annotations, task: Task, training: bool) -> None:
-    """In evaluation a clip would be its own wrong answer. In training a row repeated exactly is only said: released files with a row
-    per caption have some, because two people described a clip in the same words."""
-    with_captions = any(task.groups(objective) for objective in (Objective.RETRIEVAL, Objective.CAPTION))
-    if training and (repeats := annotations.repeats()):
-        count, index, earlier = repeats
-        logger.warning("%s: %d of %d rows repeat another exactly; the first is row %d (id '%s'), which repeats row %d",
-                       annotations.path, count, len(annotations), index, annotations[index].clip_id, earlier)
-    if not training and with_captions and (repeated := annotations.repeated_id()):
-        index, earlier = repeated
-        raise AnnotationError(
-            f"{annotations.path}: row {index}: duplicate id '{annotations[index].clip_id}' (first in row {earlier}); give a clip one row, "
-            "with a list of captions"
-        )
-
-
-def _read_json(path: Path) -> tuple[Any, str]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise AnnotationError(f"{path}: no such annotation file{looked_up(path)}") from None
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
-    try:
-        return json.loads(content), hashlib.sha256(content).hexdigest()
-    except json.JSONDecodeError as error:
-        if not content.strip():
-            raise AnnotationError(f"{path}: the file is empty; expected a JSON list of objects") from None
-        lines = "; one object per line is JSON Lines: write one list of them" if error.msg == "Extra data" and error.lineno > 1 else ""
-        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}{lines}") from None
-    except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
-        raise AnnotationError(f"{path}: not JSON: {why_not_json(error)}") from None
+    repeats = [(index, first) for index, digest in enumerate(digests) if (first := seen.setdefault(digest, index)) != index]
+    return (len(repeats), *repeats[0]) if repeats else None

@@ -21,11 +21,12 @@ from torch.utils.data import Dataset
 from omnivast.config.load import ConfigError, load_config
 from omnivast.config.schema import Config
 from omnivast.config.tasks import CaptionKind
-from omnivast.data.annotations.table import Row
+from omnivast.data.annotations.rows import Row
 from omnivast.data.check.shared import log_shared, size_of
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.loader import BatchStream, Key, LoaderError, data_loader
-from omnivast.data.media.decode import MediaError
+from omnivast.data.limits import LoaderError
+from omnivast.data.loader import BatchStream, Key, data_loader
+from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError, InputSpec, kind_of_fault
 from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress, setup_logging
@@ -65,7 +66,7 @@ class Report:
     name: str
     rows: int = 0
     bearable: float = 0.0
-    """Share of unreadable clips that the run would bear."""
+    """Share of unreadable clips that the run would accept."""
     fault: str = ""
     """Why the dataset cannot be used; "" where it can."""
     findings: list[Finding] = field(default_factory=list)
@@ -86,7 +87,7 @@ class Report:
 def check(config: Config, clips: int | None = None, workers: int = 0, threshold: float | None = None) -> list[Report]:
     """Open ``clips`` clips of each dataset (None: all) with ``workers`` processes, and log tables of what was found. ``threshold``: the
     share of unreadable clips that is borne; None: as much as the run would."""
-    spec, reports, sources = InputSpec.of(config.model_cfg), [], {}
+    spec, reports, sources = InputSpec.of(config.model_cfg, captioner_mode=config.run_cfg.captioner_mode), [], {}
     for training, datasets in ((True, config.data_cfg.train), (False, config.data_cfg.val)):
         for dataset in datasets:
             report = Report(f"{'train' if training else 'val'} {dataset.name}",
@@ -111,8 +112,8 @@ def check(config: Config, clips: int | None = None, workers: int = 0, threshold:
 def require(config: Config, clips: int = DRY_RUN_CLIPS) -> None:
     """``check`` of so many clips of each dataset, on the main process. Raises DataError, on all, naming the datasets at which the run
     would stop."""
-    found = [report.name for report in check(config, clips, cores()) if report.failed] if distributed.is_main() else []
-    failed = distributed.all_gather_objects(found)[0]
+    failing = [report.name for report in check(config, clips, cores()) if report.failed] if distributed.is_main() else []
+    failed = distributed.all_gather_objects(failing)[0]
     if failed:
         raise DataError(f"the run would stop at {', '.join(failed)}: see above; `python -m omnivast check` opens every clip")
 
@@ -130,7 +131,7 @@ class _Opener(Dataset):
         source = self._source
         row = source.annotations[index]
         lengths, limits = lengths_of(row), limits_of(source)
-        cut = sum(length > limits[kind] for kind, own in lengths.items() for length in own)
+        cut = sum(length > limits[kind] for kind, tokens in lengths.items() for length in tokens)
         finding = Finding(row.clip_id, without_subtitle=not (row.subtitle or "").strip(), long_texts=cut, lengths=lengths)
         finding.sizes = tuple(size_of(file) for file in source.reader.files(row.clip_id))
         try:
@@ -146,22 +147,22 @@ class _Opener(Dataset):
 def _open_clips(source: IndexedDataset, report: Report, clips: int | None, workers: int) -> None:
     report.rows, report.limits = len(source), limits_of(source)
     number = min(len(source), clips or len(source))
-    rows = [place * len(source) // number for place in range(number)]
+    rows = [n * len(source) // number for n in range(number)]
     batches = [[(0, row, row) for row in rows[start : start + CLIPS_AT_ONCE]] for start in range(0, number, CLIPS_AT_ONCE)]
     bar: Progress[Any] = progress(number, report.name, unit="clip")
     stream = BatchStream(data_loader(_Opener(source), batches, min(workers, len(batches)), pin_memory=False))
     with bar:
-        for found in cast(Iterator[list[Finding]], stream):
-            for finding in found:
+        for findings in cast(Iterator[list[Finding]], stream):
+            for finding in findings:
                 for kind, lengths in finding.lengths.items():
                     report.lengths[kind].update(lengths)
                 finding.lengths = {}
-            report.findings += found
-            bar.update(len(found))
+            report.findings += findings
+            bar.update(len(findings))
 
 
 def lengths_of(row: Row) -> dict[str, list[int]]:
-    """Tokens of each text of a row, at least: a word or a sign is one token or several, and two frame each text."""
+    """A lower bound of the tokens of each text of a row: one for each word and sign (which may take several), and [CLS] and [SEP]."""
     texts = {f"{kind.value} captions": row.captions.get(kind, []) for kind in CaptionKind}
     texts["subtitles"] = [row.subtitle] if (row.subtitle or "").strip() else []  # type: ignore[list-item]
     return {kind: [len(re.findall(r"\w+|[^\w\s]", text)) + 2 for text in own] for kind, own in texts.items() if own}
@@ -210,7 +211,7 @@ def _log_lengths(report: Report) -> None:
 
 
 def _quantile(lengths: Counter[int], share: float) -> int:
-    """The length that so large a share of the texts does not exceed."""
+    """A quantile of the texts' lengths: the length that this share of them does not exceed."""
     left = share * lengths.total()
     for length in sorted(lengths):
         left -= lengths[length]
@@ -226,10 +227,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--clips", type=_at_least(1), help="open so many clips of each dataset; default: all")
     parser.add_argument("--workers", type=_at_least(0), default=cores(), help="processes that read; default: one per core")
     parser.add_argument("--threshold", type=_share, help="share of unreadable clips of a dataset from which the status is 1")
-    own, rest = parser.parse_known_args(argv)
+    options, rest = parser.parse_known_args(argv)
     setup_logging(None)
     try:
-        reports = check(load_config(rest), own.clips, own.workers, own.threshold)
+        reports = check(load_config(rest), options.clips, options.workers, options.threshold)
     except (ConfigError, LoaderError) as error:
         logger.error("%s: %s", type(error).__name__, error)
         return 2

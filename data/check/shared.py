@@ -1,4 +1,5 @@
-"""Clips that are in training and in a test: under one id, or with one content under two. Either makes the test worthless."""
+"""Clips that are both in training and in a test, under the same id, or with the same content under two ids. Either makes the test
+worthless."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class HasFindings(Protocol):
 
 
 def log_shared(train: IndexedDataset, test: IndexedDataset, in_train: HasFindings, in_test: HasFindings) -> None:
-    """Warn of clips in both. All ids are compared; contents under different ids only of the clips that were opened."""
+    """Warn of clips that are in both. All ids are compared; the contents of clips with different ids only for clips that were opened."""
     ids = set(test.annotations.ids())
     shared = sorted(clip_id for clip_id in ids.intersection(train.annotations.ids()) if _same_clip(clip_id, train, test))
     if shared:
@@ -60,22 +61,22 @@ def _same_content(train: IndexedDataset, test: IndexedDataset, in_train: HasFind
         if finding.sizes in wanted:
             by_sizes[finding.sizes].append(finding.clip_id)
     known: dict[str, list[str]] = {}
-    found = []
+    pairs = []
     for finding in in_test.findings:
         candidates = by_sizes.get(finding.sizes, [])
         if candidates:
-            own = [digest(file) for file in test.reader.files(finding.clip_id)]
+            digests = [digest(file) for file in test.reader.files(finding.clip_id)]
             for other in dict.fromkeys(candidates):
                 if other not in known:
                     known[other] = [digest(file) for file in train.reader.files(other)]
-                if own and own == known[other]:
-                    found.append((finding.clip_id, other))
+                if digests and digests == known[other]:
+                    pairs.append((finding.clip_id, other))
                     break
-    return found
+    return pairs
 
 
 def size_of(file: Source) -> int:
-    """Bytes of a file; 0 for a folder of frames, and for what cannot be had."""
+    """The size of a file in bytes; 0 for a folder of frames, and where it cannot be read."""
     if isinstance(file, Part):
         return file.size
     return os.path.getsize(file) if os.path.isfile(file) else 0
@@ -86,13 +87,13 @@ def digest(file: Source) -> str:
     if isinstance(file, str) and not os.path.isfile(file):
         return ""
     path, start, left = span(file)
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     with open(path, "rb") as opened:
         opened.seek(start)
         while left and (block := opened.read(min(left, BLOCK))):
-            found.update(block)
+            content.update(block)
             left -= len(block)
-    return found.hexdigest()
+    return content.hexdigest()
 
 
 def _place(file: Source) -> tuple[object, ...]:

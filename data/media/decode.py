@@ -23,18 +23,11 @@ from torch import Tensor
 
 from omnivast.data.audio import SAMPLE_RATE
 from omnivast.data.media.boxes import cut_in_index, describes_itself, share_of_riff
-from omnivast.data.media.containers import EXTENSIONS as EXTENSIONS
 from omnivast.data.media.containers import FORMATS
-from omnivast.data.media.containers import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
-from omnivast.data.media.containers import SOUND_EXTENSIONS as SOUND_EXTENSIONS
-from omnivast.data.media.containers import VIDEO_EXTENSIONS as VIDEO_EXTENSIONS
 from omnivast.data.media.decoders import Decoder
 from omnivast.data.media.errors import MediaError, named
-from omnivast.data.media.folders import MediaFolder as MediaFolder
-from omnivast.data.media.folders import check_id as check_id
 from omnivast.data.media.groups import plan_by_tables
 from omnivast.data.media.images import MAX_PIXELS, is_animation, read_animation, read_frames
-from omnivast.data.media.images import read_image as read_image
 from omnivast.data.media.matroska import read_blocks
 from omnivast.data.media.packets import PacketTable, Plan, Run
 from omnivast.data.media.parts import Part, Source, as_source, span, url

@@ -13,15 +13,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from omnivast.config.needs import lacks
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import Modality, Task
 from omnivast.data import audio, vision
 from omnivast.data.audio_backends import load_backend
-from omnivast.data.media import decode as media
+from omnivast.data.media import decode, images
 from omnivast.data.media.cache import MAX_FRAMES, ClipCache
-from omnivast.data.media.decode import Clip, MediaError, MediaFolder
+from omnivast.data.media.containers import EXTENSIONS, IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from omnivast.data.media.decode import Clip
 from omnivast.data.media.decoders import load_decoder
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
 from omnivast.data.media.parts import Source
 from omnivast.data.shards.shard_set import ShardFolder, Shards
 from omnivast.data.spec import DataError, InputSpec
@@ -53,8 +57,10 @@ class ClipReader:
         self.config, self.spec, self.training, self._shards = config, spec, training, shards
         self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
         self._where = f"dataset '{config.name}'"
-        self._check_settings(task)
-        apart = bool(config.audio) if shards is None else shards.holds(media.SOUND_EXTENSIONS)
+        sounds_in_shards = None if shards is None else shards.holds(SOUND_EXTENSIONS)
+        if lacking := next(lacks(config, task, sounds_in_shards), None):
+            raise DataError(f"{self._where}: {lacking}")
+        apart = bool(config.audio) if sounds_in_shards is None else sounds_in_shards
         own_sound = self.needs_audio and not apart
         self._vision = self._folder("vision") if self.needs_vision or own_sound else None
         self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
@@ -153,13 +159,13 @@ class ClipReader:
                 where = f"is in the {key} folder '{folder.folder}'" if self._shards is None else f"has a {key} member in {self._shards}"
                 raise DataError(
                     f"{self._where}: none of its first {len(missing)} clips {where}; looked for {', '.join(missing[:3])} with the "
-                    f"extensions {', '.join(media.EXTENSIONS)}"
+                    f"extensions {', '.join(EXTENSIONS)}"
                 )
 
     # ------------------------------------------------------------------------------------------------------- decoding
 
     def _decode(
-        self, seen: Source | None, heard: Source | None, choose: media.Choice, plan: media.Choice, key: tuple[object, ...]
+        self, seen: Source | None, heard: Source | None, choose: decode.Choice, plan: decode.Choice, key: tuple[object, ...]
     ) -> tuple[Tensor | None, Tensor | None]:
         """(frames of ``seen``, spectrogram slices of ``heard``); None where the clip has none, or none is asked for. Fills the cache."""
 
@@ -178,8 +184,8 @@ class ClipReader:
             self._cache.write_mel(self._mel_entry(self._cache, heard), mel)
         return frames, self._slices(mel, plan(len(mel))) if mel is not None else None
 
-    def _kept(self, seen: Source | None, heard: Source | None, choose: media.Choice,
-              plan: media.Choice) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
+    def _kept(self, seen: Source | None, heard: Source | None, choose: decode.Choice,
+              plan: decode.Choice) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
         """What the cache has of the frames and slices that the task needs."""
         frames, slices = None, None
         if self._cache and self.needs_vision and seen:
@@ -198,22 +204,22 @@ class ClipReader:
     def _slices(self, mel: Tensor, indices: list[int]) -> Tensor:
         return audio.take_slices(mel, len(mel), self.spec.mel_bins, indices, self.spec.target_length, self._frontend)
 
-    def _decode_files(self, seen: Source | None, heard: Source | None, choose: media.Choice, key: tuple[object, ...]) -> Clip:
+    def _decode_files(self, seen: Source | None, heard: Source | None, choose: decode.Choice, key: tuple[object, ...]) -> Clip:
         """Frames and sound of the files, in one pass where they are one file and FFmpeg resamples."""
         transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"))
         together = heard == seen and not self._backend.resample
         clip = Clip()
         if seen:
             if self.config.vision_format == "video_rawvideo":
-                clip = media.read_clip(seen, choose, transform=transform, sound=together, decoder=self._decoder,
+                clip = decode.read_clip(seen, choose, transform=transform, sound=together, decoder=self._decoder,
                                        rate=self._frontend.rate)
             elif self.config.vision_format == "video_frame":
-                clip = media.read_frame_folder(str(seen), choose, transform)
+                clip = decode.read_frame_folder(str(seen), choose, transform)
             else:
-                image = media.read_image(seen, transform)
+                image = images.read_image(seen, transform)
                 clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
         if heard and not together:
-            clip.waveform = media.read_sound(heard, self._frontend.rate, self._backend.resample)
+            clip.waveform = decode.read_sound(heard, self._frontend.rate, self._backend.resample)
         return clip
 
     def _draws(self, key: tuple[object, ...], purpose: str) -> torch.Generator | None:
@@ -222,35 +228,17 @@ class ClipReader:
 
     # ------------------------------------------------------------------------------------------------------- settings
 
-    def _check_settings(self, task: Task) -> None:
-        config, where = self.config, self._where
-        lacks = f"{where}: dataset without the modality that its task needs: task '{task}' has a group with"
-        if self._shards is None and self.needs_vision and not config.vision:
-            raise DataError(f"{lacks} v (vision); give the folder of videos, frames or images as 'vision'")
-        in_videos = bool(config.vision or self._shards) and config.vision_format == "video_rawvideo"
-        if self.needs_audio and not config.audio and not in_videos and not (self._shards and self._shards.holds(media.SOUND_EXTENSIONS)):
-            raise DataError(f"{lacks} a (audio); give the folder of sound files as 'audio', or videos with sound as 'vision'")
-        if self.needs_vision and config.vision_sample_num is None:
-            raise DataError(f"{where}: its task needs vision; give 'vision_sample_num', the frames per clip")
-        if self.needs_audio and config.audio_sample_num is None:
-            raise DataError(f"{where}: its task needs audio; give 'audio_sample_num', the sound slices per clip")
-        if config.cache_dir and self.needs_vision:
-            if config.vision_transforms != "none":
-                raise DataError(f'{where}: cache_dir keeps resized frames, so it needs "vision_transforms": "none", not \'crop_flip\'')
-            if config.vision_format == "video_frame":
-                raise DataError(f'{where}: cache_dir is for videos and images; "vision_format": "video_frame" is decoded already')
-
     def _folder(self, key: str) -> MediaFolder | ShardFolder:
         """The folder under ``key``, checked. Raises DataError."""
         if self._shards is not None:
             kind = "sound" if key == "audio" else "image" if self.config.vision_format == "image_rawimage" else "video"
-            endings = {"sound": media.SOUND_EXTENSIONS, "image": media.IMAGE_EXTENSIONS, "video": media.VIDEO_EXTENSIONS}[kind]
+            endings = {"sound": SOUND_EXTENSIONS, "image": IMAGE_EXTENSIONS, "video": VIDEO_EXTENSIONS}[kind]
             return ShardFolder(self._shards, kind, endings)
         folder = getattr(self.config, key)
         if not Path(folder).is_dir():
             raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder{looked_up(folder)}")
         if key == "audio":
-            return MediaFolder(folder, media.SOUND_EXTENSIONS)
+            return MediaFolder(folder, SOUND_EXTENSIONS)
         if self.config.vision_format == "video_frame":
             return MediaFolder(folder, directories=True)
-        return MediaFolder(folder, media.IMAGE_EXTENSIONS if self.config.vision_format == "image_rawimage" else media.VIDEO_EXTENSIONS)
+        return MediaFolder(folder, IMAGE_EXTENSIONS if self.config.vision_format == "image_rawimage" else VIDEO_EXTENSIONS)

@@ -33,7 +33,9 @@ from omnivast.config.paths import expanded, looked_up
 from omnivast.data.annotations.json_stream import entries
 from omnivast.data.annotations.rows import AnnotationError, RowReader
 from omnivast.data.derived import locked
-from omnivast.data.media.decode import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaFolder
+from omnivast.data.media.containers import IMAGE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
 from omnivast.data.shards.shard_index import ShardError, ShardIndex, key_of, scan, tally, unread
 from omnivast.data.shards.shard_set import MANIFEST, dotted_keys, expand, key_hash, read_manifest
 from omnivast.data.spec import DataError
@@ -51,7 +53,7 @@ logger = logging.getLogger("omnivast")
 
 @dataclass(frozen=True)
 class Packing:
-    """What is packed, and how."""
+    """The options of packing."""
 
     txt: str
     output: str
@@ -261,7 +263,7 @@ class _Shard:
         self.digest = stream.sha256.hexdigest()
 
     def _add(self, tar: tarfile.TarFile, name: str, content: str | bytes) -> None:
-        """Nothing of the machine goes into a shard: the same clips give the same bytes."""
+        """Append a member, without the machine's times and users in its header, so that the same clips always give the same bytes."""
         info = tarfile.TarInfo(name)
         if isinstance(content, bytes):
             info.size = len(content)

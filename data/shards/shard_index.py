@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.data.derived import places, writable
-from omnivast.data.media.decode import EXTENSIONS, MediaError, check_id
+from omnivast.data.media.containers import EXTENSIONS
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import check_id
 from omnivast.data.spec import DataError
 from omnivast.utils.files import write_atomically
 
@@ -41,7 +43,7 @@ class ShardIndex:
     samples: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     """Key → extension → (first byte, bytes) of its media and texts, in the shard's order."""
     fault: str = ""
-    """What is wrong with the archive itself: samples after that place are lost. "" for a whole one."""
+    """Where and how the archive is damaged, "" for a whole one. Samples after the damage are lost."""
     nameless: list[str] = field(default_factory=list)
     """Members that belong to no sample, since their names have no extension."""
     unknown: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class ShardIndex:
     dotted: tuple[int, str] = (0, "")
     """(number, an example) of the samples whose keys have dots, against the convention."""
     mark: str = ""
-    """Stands for the content: a hash of each member's name, size and last bytes, which cost no further seek."""
+    """A fingerprint of the content: a hash of each member's name, size and last bytes, which need no further seek."""
 
 
 def key_of(clip_id: str) -> str:
@@ -61,7 +63,7 @@ def key_of(clip_id: str) -> str:
 
 
 def keys_of(clip_id: str) -> tuple[str, ...]:
-    """Where a clip may be found, the likeliest first."""
+    """The keys under which a shard may hold the clip, the likeliest first."""
     return tuple(dict.fromkeys([clip_id, without_extension(clip_id), key_of(clip_id)]))
 
 
@@ -221,10 +223,10 @@ def _stamp(shard: str) -> dict[str, Any]:
     return {"format": FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _known(place: Path, shard: str) -> ShardIndex | None:
-    """The index kept at ``place``; None where it is of another format or time, or damaged."""
+def _known(file: Path, shard: str) -> ShardIndex | None:
+    """The index kept in a file; None where it is damaged, of another format, or was made of a shard of another size or time."""
     try:
-        kept = json.loads(place.read_bytes())
+        kept = json.loads(file.read_bytes())
         if any(kept[name] != value for name, value in _stamp(shard).items()):
             return None
         samples = {key: {ending: (int(start), int(size)) for ending, (start, size) in members.items()}

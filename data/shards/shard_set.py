@@ -20,10 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from omnivast.config.files import parse_json
 from omnivast.config.paths import looked_up
 from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, typename
 from omnivast.data.derived import first_writable, locked, places
-from omnivast.data.media.decode import MediaError, check_id
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import check_id
 from omnivast.data.media.parts import Part
 from omnivast.data.shards.shard_index import (
     FORMAT,
@@ -41,7 +43,7 @@ from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, progress
 
 READERS = 8
-"""Threads that index shards: on network disks nearly all of the time is waiting."""
+"""Threads that index shards: on network disks they spend nearly all of their time waiting."""
 SHOWN = 5
 PAGE = 4096
 MANIFEST = "shards.json"
@@ -233,7 +235,7 @@ def open_shards(name: str, patterns: Sequence[str], *, training: bool) -> Shards
 
 
 def dotted_keys(count: int, example: str) -> str:
-    """What is said of samples whose names have dots before the extension."""
+    """How samples were read whose names have dots before the extension, in words."""
     return (f"{count} samples have dots in their names, such as '{example}', where by webdataset's convention the key ends at the first; "
             "they are grouped by the name up to the last dot")
 
@@ -244,15 +246,15 @@ def _corpus(paths: Sequence[str]) -> Path:
 
 
 def _made(candidates: Sequence[Path], write: Callable[[BinaryIO], None]) -> Path:
-    """The first of the places that has the file, which is written by one process where none has it."""
-    for place in candidates:
-        if place.exists():
-            return place
-    place = first_writable(candidates, "the shards' index needs a place", ShardError)
-    with locked(place, "made"):
-        if not place.exists():
-            write_atomically(place, write)
-    return place
+    """The first of the paths at which the file exists. Where it exists nowhere, one process writes it."""
+    for path in candidates:
+        if path.exists():
+            return path
+    path = first_writable(candidates, "the shards' index needs a place", ShardError)
+    with locked(path, "made"):
+        if not path.exists():
+            write_atomically(path, write)
+    return path
 
 
 def _join(paths: Sequence[str], fingerprint: str, output: BinaryIO) -> None:
@@ -381,10 +383,7 @@ def _item(file: BinaryIO, where: str, key: str, members: dict[str, tuple[int, in
                 raise AnnotationError(f"{where}{ending}: not UTF-8") from None
     if not texts:
         return None
-    try:
-        item = json.loads(texts.get(".json", "{}"))
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{where}.json: not JSON: {error}") from None
+    item = parse_json(texts.get(".json", "{}"), f"{where}.json", AnnotationError, expected="an object")
     if not isinstance(item, dict):
         raise AnnotationError(f"{where}.json: expected an object, found {typename(item)}")
     if ".txt" in texts and item.keys().isdisjoint(CAPTION_KEYS):

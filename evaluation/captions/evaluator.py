@@ -21,12 +21,12 @@ from omnivast.evaluation.metrics.bleu import ORDER, bleu_of_sums, bleu_terms, ch
 from omnivast.evaluation.metrics.meteor import meteor_of_sums, meteor_terms
 from omnivast.evaluation.metrics.rouge import rouge_l
 from omnivast.evaluation.metrics.tokenizer import tokenize
+from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from omnivast.model.vast.model import VAST
 
 logger = logging.getLogger("omnivast")
-LENGTH_PENALTY = 0.6
 ONE_CLIP = "says nothing of one clip: it weighs words by how few clips have them, and is 0 whatever the caption"
 """Why CIDEr is no measure there."""
 
@@ -62,7 +62,7 @@ class CaptionEvaluator:
             entries.append({"clip_id": clip_id, "references": own})
         for group in self.groups:
             captions = model.caption(
-                memory, group, beam_size=self.beam_size, max_length=self.max_length, length_penalty=LENGTH_PENALTY
+                memory, group, beam_size=self.beam_size, max_length=self.max_length, length_penalty=CAPTION_LENGTH_PENALTY
             )
             for entry, caption in zip(entries, captions):
                 entry[str(group)] = caption
@@ -83,7 +83,7 @@ class CaptionEvaluator:
             "clips": len(predictions),
             "texts": sum(len(entry["references"]) for entry in predictions),
             "beam_size": self.beam_size,
-            "length_penalty": LENGTH_PENALTY,
+            "length_penalty": CAPTION_LENGTH_PENALTY,
             "max_length": self.max_length,
             "caption_metrics": "as the COCO caption evaluation, times 100",
             "not_computed": scored.not_computed,

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from omnivast.config.compare import precision_of, resolved
+from omnivast.config.compare import OLDER_PRECISION, precision_of, resolved
+from omnivast.config.fields import moved_keys
 from omnivast.config.tasks import CaptionKind, Group, Objective
-from omnivast.data.annotations.table import CAPTION_KEYS
+from omnivast.data.annotations.rows import CAPTION_KEYS
 from omnivast.evaluation import protocol
-from omnivast.evaluation.captions.evaluator import LENGTH_PENALTY
 from omnivast.evaluation.collect import computed_once
+from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.utils.log import JsonlWriter, Progress, progress, read_jsonl
@@ -39,9 +40,7 @@ KEYS = {CaptionKind.VISION: "vision_cap", CaptionKind.AUDIO: "audio_cap", Captio
 SYNC_SECONDS = 5.0
 """At most so much work is lost by a power cut; a killed process loses at most its last batch."""
 NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
-                                "itm_ratio", "itm_rerank_num", "ret_bidirection_evaluation",
-                                "dual_softmax_evaluation", "ret_shared_texts", "ret_features_dir", "rerank_memory_gb",
-                                "java_metrics_seconds", "captioner_mode"])
+                                "itm_ratio"])
 NOT_DECIDING_DATA = frozenset(["txt", "training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir", "ignore_fields"])
 
 logger = logging.getLogger("omnivast")
@@ -65,7 +64,7 @@ def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder:
         LabellingError: the folder holds labels made with another checkpoint or other settings.
     """
     counts: dict[str, float] = {}
-    nums = config.model_cfg.generate_nums
+    nums = config.run_cfg.generate_nums
     for loader in loaders:
         own = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
@@ -84,19 +83,20 @@ def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder:
 def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides which captions a clip gets, ready for JSON; batch size and processes do not."""
     run, model = config.run_cfg, resolved(config)["model_cfg"]
-    unused = NOT_DECIDING_MODEL | ({"beam_size"} if config.model_cfg.generate_by == "sample" else set())
+    search = {"beam_size": run.beam_size} if run.generate_by == "beam" else {}
     found = {
         "checkpoint_sha256": provenance.get("checkpoint_sha256"),
         "clips_sha256": loader.provenance["split_sha256"],
-        "run_cfg": {"seed": run.seed, "precision": run.precision},
-        "model_cfg": {key: value for key, value in model.items() if key not in unused},
+        "run_cfg": {"seed": run.seed, "precision": run.precision, "generate_nums": run.generate_nums, "generate_by": run.generate_by,
+                    **search},
+        "model_cfg": {key: value for key, value in model.items() if key not in NOT_DECIDING_MODEL},
         "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
     }
     return json.loads(json.dumps(found))
 
 
 def _protocol(loader: EvalLoader, config: Config, provenance: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    facts = {"generate_by": config.model_cfg.generate_by, "generate_nums": config.model_cfg.generate_nums}
+    facts = {"generate_by": config.run_cfg.generate_by, "generate_nums": config.run_cfg.generate_nums}
     data = {key: value for key, value in loader.provenance.items() if key not in ("texts", "unreadable")}
     made = protocol.build(Objective.CAPTION, loader.config, config, data=data, facts=facts, provenance=provenance, device=device,
                           seconds=0.0)
@@ -107,8 +107,7 @@ def _open(folder: Path, loader: EvalLoader, header: dict[str, Any]) -> list[int]
     """The annotation rows still to be labelled, after the header was written; or why the folder's labels cannot be continued."""
     path = folder / "protocol.json"
     if path.exists():
-        before = json.loads(path.read_text())["settings"]
-        before["run_cfg"] = {"seed": before["run_cfg"]["seed"], "precision": precision_of(before["run_cfg"])}
+        before = _as_spelt_now(json.loads(path.read_text())["settings"])
         differences = list(_differences(before, header["settings"]))
         if differences:
             return "\n  ".join([f"'{folder}' holds labels made otherwise; here is what was, and what is now:", *differences,
@@ -119,6 +118,14 @@ def _open(folder: Path, loader: EvalLoader, header: dict[str, Any]) -> list[int]
     if done:
         logger.info("%s: %d of %d clips are labelled already", loader.name, len(done), loader.clips)
     return [row for row, clip_id in enumerate(loader.clip_ids) if clip_id not in done]
+
+
+def _as_spelt_now(settings: dict[str, Any]) -> dict[str, Any]:
+    """The deciding settings of a folder that an older version may have written: its precision, and what has moved to run_cfg."""
+    run, model = dict(settings["run_cfg"]), dict(settings["model_cfg"])
+    run |= {key: model.pop(key) for key in moved_keys("model_cfg") if key in model}
+    run = {**run, "precision": precision_of(run)}
+    return {**settings, "model_cfg": model, "run_cfg": {key: value for key, value in run.items() if key not in OLDER_PRECISION}}
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -174,12 +181,13 @@ def _lines(model: VAST, batch: Batch, loader: EvalLoader, config: Config) -> lis
 
 def _captions(model: VAST, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
     """``generate_nums`` captions per clip. The draws are keyed by the clip, so that they depend on nothing beside it."""
-    cfg, number = config.model_cfg, config.model_cfg.generate_nums
-    if cfg.generate_by == "beam":
-        found = model.best_captions(memory, group, beam_size=cfg.beam_size, max_length=cfg.max_caption_len, length_penalty=LENGTH_PENALTY)
+    run, longest = config.run_cfg, config.model_cfg.max_caption_len
+    number = run.generate_nums
+    if run.generate_by == "beam":
+        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=CAPTION_LENGTH_PENALTY)
         return [captions[:number] for captions in found]
-    keyed = (generator(config.run_cfg.seed, "label", group, clip_id) for clip_id in clip_ids)
-    draws = torch.stack([torch.rand(number, cfg.max_caption_len, generator=own) for own in keyed])
+    keyed = (generator(run.seed, "label", group, clip_id) for clip_id in clip_ids)
+    draws = torch.stack([torch.rand(number, longest, generator=own) for own in keyed])
     return model.sample_captions(memory, group, draws=draws)
 
 

@@ -16,6 +16,7 @@ from omnivast.evaluation.collect import Outcome, computed_once, in_annotation_or
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.vqa import normalise, vqa_accuracy
+from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from omnivast.model.vast.model import VAST
@@ -89,7 +90,7 @@ class QAEvaluator:
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),
             "beam_size": self.beam_size,
-            "length_penalty": 1.0,
+            "length_penalty": ANSWER_LENGTH_PENALTY,
         }
         if not answered:
             logger.warning("accuracy not computed: no answers in %s", self.source)

@@ -1,53 +1,98 @@
-"""Best, median and worst cases of a result as cards: frames, sound, subtitle, references, and what the model found or said."""
+"""Cases of a result as cards: frames, sound, subtitle, references, and what the model found or said."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from omnivast.data.audio import SAMPLE_RATE
-from omnivast.data.media.decode import MediaError, MediaFolder, read_clip, read_frame_folder, read_image, read_sound
+from omnivast.data.media.decode import read_clip, read_frame_folder, read_sound
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
+from omnivast.data.media.images import read_image
+from omnivast.data.vision import frame_indices
 from omnivast.evaluation.metrics.accuracy import exact_matches
-from omnivast.evaluation.report.page import Card, Line, Picture, jpeg_uri, sound_of
+from omnivast.evaluation.report.page import Card, Line, Picture, Sound, jpeg_uri, sound_of
 from omnivast.evaluation.report.run_files import Result, Run, found_from, goodness, mapping, rank_of
 
-SHOWN_FRAMES = 4
+SHOWN_FRAMES, THUMBNAIL = 4, 96
+"""Frames of a case, and the side of a retrieved clip's picture."""
 CASES = 3
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """Where the clips of a dataset are seen and heard: the folders of its config, None for one that there is not."""
+
+    vision: str | None
+    vision_format: str | None = "video_rawvideo"
+    audio: str | None = None
+    """None: the videos' own tracks are heard."""
+
+    def frames(self, clip_id: str, number: int = SHOWN_FRAMES, side: int = 160) -> list[Picture]:
+        """The ``number`` frames that an evaluation with so many takes; none for datasets without pictures. Raises MediaError."""
+        if not self.vision:
+            return []
+
+        def choose(count: int) -> list[int]:
+            return frame_indices(count, number, training=False)
+
+        path = MediaFolder(self.vision, directories=self.vision_format == "video_frame").find(clip_id)
+        if self.vision_format == "image_rawimage":
+            return [Picture(jpeg_uri(read_image(path), 2 * side), f"frame of {clip_id}")]
+        clip = read_frame_folder(path, choose) if self.vision_format == "video_frame" else read_clip(path, choose)
+        return [] if clip.frames is None else [Picture(jpeg_uri(frame, side), f"frame of {clip_id}") for frame in clip.frames]
+
+    def sound(self, clip_id: str) -> Sound | None:
+        """The clip's sound from its own file or its video's track. Raises MediaError."""
+        folder = self.audio or (self.vision if self.vision_format == "video_rawvideo" else None)
+        return sound_of(read_sound(MediaFolder(folder).find(clip_id)), SAMPLE_RATE) if folder else None
+
+    def retrieved(self, clip_ids: Sequence[str], true: str, words: Mapping[str, str] | None = None) -> list[Picture]:
+        """One frame of each of the clips that were retrieved, the first first, or where it cannot be read its words (its id) alone."""
+        return [Picture(self._thumbnail(clip_id), (words or {}).get(clip_id, clip_id), f"{rank}.", clip_id == true)
+                for rank, clip_id in enumerate(clip_ids, start=1)]
+
+    def _thumbnail(self, clip_id: str) -> str:
+        try:
+            return next((picture.uri for picture in self.frames(clip_id, 1, THUMBNAIL)), "")
+        except MediaError:
+            return ""
 
 
 def cases_of(result: Result, run: Run, rows: Mapping[str, Mapping[str, Any]], cases: int) -> list[Card]:
     """Best, median and worst cases, of different clips, as cards; where nothing can be scored, the first cases."""
     entries = result.entries
     good = goodness(result) if result.answered else [0.0] * len(entries)
-    order = [place for _, place in sorted(zip(good, range(len(entries))), key=lambda pair: (-pair[0], pair[1]))]
+    order = sorted(range(len(entries)), key=lambda index: -good[index])  # stable: equally good ones stay in their order
     middle = max(0, (len(order) - cases) // 2)
     sections = [("Best", order), ("Median", order[middle:]), ("Worst", order[::-1])] if result.answered else [("Case", order)]
     datasets = mapping(run.config.get("data_cfg")).get("val", ())
-    settings: dict[str, Any] = dict(next((own for own in datasets if own.get("name") == result.name), {}))
-    settings |= {key: str(found_from(result.path, settings[key])) for key in ("vision", "audio") if settings.get(key)}
+    settings = mapping(next((dataset for dataset in datasets if dataset.get("name") == result.name), None))
+    folders = {key: str(found_from(result.path, settings[key])) if settings.get(key) else None for key in ("vision", "audio")}
+    files = ClipFiles(folders["vision"], settings.get("vision_format"), folders["audio"])
     cards: list[Card] = []
     used: set[str] = set()
     for title, picked in sections:
         number = 0
-        for place in picked:
-            entry = entries[place]
+        for index in picked:
+            entry = entries[index]
             if number < cases and entry["clip_id"] not in used:
                 used.add(entry["clip_id"])
                 number += 1
-                cards.append(_case(f"{title} {number}", result, entry, settings, rows.get(entry["clip_id"], {})))
+                cards.append(_case(f"{title} {number}", result, entry, files, rows.get(entry["clip_id"], {})))
     return cards
 
 
-def _case(title: str, result: Result, entry: Mapping[str, Any], settings: Mapping[str, Any], row: Mapping[str, Any]) -> Card:
+def _case(title: str, result: Result, entry: Mapping[str, Any], files: ClipFiles, row: Mapping[str, Any]) -> Card:
     clip_id, group = entry["clip_id"], result.group
     frames: list[Picture] = []
-    waveform, lines, blocks = None, [], []
+    sound, lines, blocks = None, [], []
     try:
-        frames = [Picture(uri, f"frame of {clip_id}") for uri in _frames(settings, clip_id)]
-        waveform = _waveform(settings, clip_id)
+        frames = files.frames(clip_id)
+        sound = files.sound(clip_id)
     except MediaError as error:
         lines.append(Line("media", f"not shown: {error}"))
     if row.get("subtitle"):
@@ -55,8 +100,7 @@ def _case(title: str, result: Result, entry: Mapping[str, Any], settings: Mappin
     if result.objective == "ret":
         rank = rank_of(entry, group)
         lines += [Line("text", entry["text"]), Line("rank", f"{rank:,}", rank == 1)]
-        found = enumerate(entry[group]["top"], start=1)
-        blocks = [("Found first", [_thumbnail(settings, other, place, other == clip_id) for place, other in found])]
+        blocks = [("Found first", files.retrieved(entry[group]["top"], clip_id))]
     elif result.objective == "cap":
         lines += [Line("model", entry[group] or "(nothing)"), *(Line("reference", text) for text in entry["references"][:3])]
     elif not result.answered:
@@ -66,35 +110,4 @@ def _case(title: str, result: Result, entry: Mapping[str, Any], settings: Mappin
         answers = Counter(entry.get("answers") or [entry["answer"]]).most_common()
         lines += [Line("question", entry["question"]), Line("model", entry[group] or "(nothing)", bool(right)),
                   Line("answer", ", ".join(f"{answer} ×{count}" if len(answers) > 1 else answer for answer, count in answers))]
-    return Card(title, clip_id, frames, lines, blocks, sound=sound_of(waveform, SAMPLE_RATE))
-
-
-def _thumbnail(settings: Mapping[str, Any], clip_id: str, place: int, right: bool) -> Picture:
-    """One frame of a clip that was found, or its name alone."""
-    try:
-        uri = next(iter(_frames(settings, clip_id, 1, 96)), "")
-    except MediaError:
-        uri = ""
-    return Picture(uri, clip_id, f"{place}.", right)
-
-
-def _frames(settings: Mapping[str, Any], clip_id: str, number: int = SHOWN_FRAMES, side: int = 160) -> list[str]:
-    """Frames at equal distances as embedded pictures; none for datasets without pictures."""
-    folder, kind = settings.get("vision"), settings.get("vision_format")
-    if not folder:
-        return []
-
-    def spread(total: int) -> list[int]:
-        return [(2 * n + 1) * total // (2 * number) for n in range(number)]
-
-    path = MediaFolder(folder, directories=kind == "video_frame").find(clip_id)
-    if kind == "image_rawimage":
-        return [jpeg_uri(read_image(path), 2 * side)]
-    clip = read_frame_folder(path, spread) if kind == "video_frame" else read_clip(path, spread)
-    return [] if clip.frames is None else [jpeg_uri(frame, side) for frame in clip.frames]
-
-
-def _waveform(settings: Mapping[str, Any], clip_id: str) -> Tensor | None:
-    """The clip's sound from its own file or its video's track."""
-    folder = settings.get("audio") or (settings.get("vision") if settings.get("vision_format") == "video_rawvideo" else None)
-    return read_sound(MediaFolder(folder).find(clip_id)) if folder else None
+    return Card(title, clip_id, frames, lines, blocks, sound=sound)

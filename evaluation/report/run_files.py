@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnivast.config.files import read_text, why_not_json
+from omnivast.config.files import read_json
+from omnivast.config.metrics import Ranks
 from omnivast.config.paths import looked_up
+from omnivast.data.annotations.rows import id_of
 from omnivast.evaluation import published as benchmarks
-from omnivast.evaluation.inputs import is_result, read_json
+from omnivast.evaluation.inputs import is_result
 from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.rouge import rouge_l
 from omnivast.evaluation.metrics.tokenizer import tokenize
@@ -42,9 +43,9 @@ class Result:
         """The group of the headline."""
         return benchmarks.headline(self.metrics, self.protocol.get("groups", ()), self.name)[0]
 
-    def interval(self, group: str, key: str, kind: str | None = None) -> str | None:
-        """The 95 % interval of a metric in words; of ranks of a kind (``itm``), or of those that the headline is of."""
-        names = [f"{group}.{part}{key}" for part in ([f"{kind}."] if kind else ["itm.", "itc.", ""])]
+    def interval(self, group: str, metric: str, ranks: Ranks | None = None) -> str | None:
+        """The 95 % interval of a metric in words. ``ranks``: by which score, in retrieval; None: as in :func:`published.headline`."""
+        names = [f"{group}.{part}{metric}" for part in ([f"{ranks.value}."] if ranks else ["itm.", "itc.", ""])]
         pair = next((self.intervals[name] for name in names if name in self.intervals), None)
         return f"{pair[0]:.1f} – {pair[1]:.1f}" if pair else None
 
@@ -113,14 +114,12 @@ def annotation_rows(result: Result) -> dict[str, dict[str, Any]]:
     """Clip id → its annotation row; empty where the file is not there any more."""
     path = found_from(result.path, str(result.protocol.get("split_file", "")))
     try:
-        rows = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        logger.warning("%s: its split file %s cannot be read (%s), subtitles and categories are left out", result.path, path,
-                       why_not_json(error))
+        rows = read_json(path, RunError, what="split file")
+    except RunError as error:
+        logger.warning("%s: without its split file, subtitles and categories are left out: %s", result.path, error)
         return {}
-    ids = ("clip_id", "video_id", "image_id", "image", "id")
-    named = [(next((row[key] for key in ids if key in row), None), row) for row in rows if isinstance(row, dict)]
-    return {str(clip_id): row for clip_id, row in named if clip_id is not None}
+    named = ((id_of(row), row) for row in rows if isinstance(row, dict))
+    return {clip_id: row for clip_id, row in named if clip_id is not None}
 
 
 def found_from(result: Path, name: str) -> Path:

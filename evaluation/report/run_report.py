@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from omnivast.config.metrics import (
+    ACCURACY,
+    CIDER,
+    MEAN_RANK,
+    MEDIAN_RANK,
+    METRICS,
+    R1,
+    R5,
+    R10,
+    R50,
+    VQA_ACCURACY,
+    MetricName,
+    Ranks,
+)
 from omnivast.config.paths import as_path
 from omnivast.evaluation import published as benchmarks
 from omnivast.evaluation.report.cases import CASES, cases_of
@@ -18,16 +31,17 @@ from omnivast.evaluation.report.run_files import Result, Run, RunError, annotati
 
 logger = logging.getLogger("omnivast")
 RANKINGS = {
-    "itm": "Text to clip, the first {depth} re-ranked by the matching score", "itc": "Text to clip, contrastive score alone",
-    "itm_v2t": "Clip to text, the first {depth} re-ranked by the matching score", "itc_v2t": "Clip to text, contrastive score alone",
-    "dual_softmax": "Text to clip, contrastive score with dual softmax (an extra: it looks at all test texts at once)",
-    "dual_softmax_v2t": "Clip to text, contrastive score with dual softmax (an extra)",
+    Ranks.ITM: "Text to clip, the first {depth} re-ranked by the matching score", Ranks.ITC: "Text to clip, contrastive score alone",
+    Ranks.ITM_V2T: "Clip to text, the first {depth} re-ranked by the matching score",
+    Ranks.ITC_V2T: "Clip to text, contrastive score alone",
+    Ranks.DUAL_SOFTMAX: "Text to clip, contrastive score with dual softmax (an extra: it looks at all test texts at once)",
+    Ranks.DUAL_SOFTMAX_V2T: "Clip to text, contrastive score with dual softmax (an extra)",
 }
 CURVES = {
-    ("ret", "itm.r1"): "R@1, re-ranked", ("ret", "itc.r1"): "R@1, contrastive", ("cap", "cider"): "CIDEr", ("qa", "accuracy"): "accuracy",
+    (Ranks.ITM, R1): "R@1, re-ranked", (Ranks.ITC, R1): "R@1, contrastive", (None, CIDER): "CIDEr", (None, ACCURACY): "accuracy",
 }
 """Metrics shown over the steps."""
-RANK_COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "r50": "R@50", "median_rank": "median rank", "mean_rank": "mean rank"}
+RANK_COLUMNS = (R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK)
 SIZES = ((0, 8, "up to 8 words"), (9, 16, "9 to 16 words"), (17, 10**9, "17 words or more"))
 
 
@@ -65,7 +79,7 @@ def training_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     by_corpus: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_corpus[str(row.get("corpus", ""))].append(row)
-    charts = [loss_chart(f"Losses on {corpus}" if corpus else "Losses", own) for corpus, own in by_corpus.items()]
+    charts = [loss_chart(f"Losses on {corpus}" if corpus else "Losses", lines) for corpus, lines in by_corpus.items()]
     rates = sorted({role for row in rows for role in mapping(row.get("lr"))})
     lines = {role: _points(rows, lambda row, role=role: mapping(row.get("lr")).get(role)) for role in rates}
     if len({tuple(points) for points in lines.values()}) == 1:
@@ -73,8 +87,11 @@ def training_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     charts.append(line_chart("Learning rate × 10⁶", [Series(role, [(x, 1e6 * y) for x, y in points]) for role, points in lines.items()]))
     smooth = max(1, len(rows) // 20)
     for key, title, name in (("grad_norm", "Gradient norm before clipping", "norm"), ("clips_per_second", "Clips per second", "clips/s"),
-                             ("data_wait", "Waiting for data, seconds a step", "wait")):
-        charts.append(line_chart(title, [Series(name, _points(rows, lambda row, key=key: row.get(key)))], smooth=smooth))
+                             ("data_wait", "Waiting for data, % of the time", "wait")):
+        points = _points(rows, lambda row, key=key: row.get(key))
+        if key == "data_wait":  # logged as a share
+            points = [(step, 100.0 * share) for step, share in points]
+        charts.append(line_chart(title, [Series(name, points)], smooth=smooth))
     return [chart for chart in charts if chart]
 
 
@@ -88,12 +105,12 @@ def _evaluations(report: Report, run: Run) -> None:
         return
     curves: dict[str, list[Series]] = defaultdict(list)
     for name in run.evaluations[-1]:
-        parts = re.fullmatch(r"(.+)\.(ret|cap|qa)\.([a-z]+)\.(.+)", name)
-        words = CURVES.get((parts[2], parts[4])) if parts else None
-        if parts and words:
+        parsed = MetricName.parse(name)
+        words = CURVES.get((parsed.ranks, parsed.metric)) if parsed else None
+        if parsed and words:
             points = _points(run.evaluations, lambda row, name=name: row.get(name))
-            curves[f"{parts[1]}: {words}"].append(Series(parts[3], points))
-    last = " · ".join(f"{title}: {', '.join(f'{own.name} {own.points[-1][1]:.1f}' for own in lines if own.points)}"
+            curves[f"{parsed.dataset}: {words}"].append(Series(str(parsed.group), points))
+    last = " · ".join(f"{title}: {', '.join(f'{line.name} {line.points[-1][1]:.1f}' for line in lines if line.points)}"
                       for title, lines in curves.items())
     report.section(f"Evaluation over the steps: {run.folder}")
     report.charts([line_chart(title, lines[:7]) for title, lines in curves.items()], plain=f"At the last step: {last}.")
@@ -105,11 +122,12 @@ def _course(rows: Sequence[Mapping[str, Any]], parts: int = 5) -> str:
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     values: dict[str, Callable[..., Any]] = {f"{LOSS_WORDS[name]} loss": lambda row, name=name: loss_of(row, name) for name in LOSSES}
     values |= {"gradient norm": lambda row: row.get("grad_norm"), "clips per second": lambda row: row.get("clips_per_second"),
-               "data wait, s": lambda row: row.get("data_wait")}
+               "waiting for data, %": lambda row: 100.0 * row["data_wait"] if isinstance(row.get("data_wait"), (int, float)) else None}
     lines = [["steps", *values], ["---"] * (1 + len(values))]
     for chunk in chunks:
         points = [[y for _, y in _points(chunk, value)] for value in values.values()]
-        lines.append([f"{chunk[0]['step']} to {chunk[-1]['step']}", *(f"{sum(own) / len(own):.4g}" if own else "–" for own in points)])
+        means = [f"{sum(numbers) / len(numbers):.4g}" if numbers else "–" for numbers in points]
+        lines.append([f"{chunk[0]['step']} to {chunk[-1]['step']}", *means])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -118,16 +136,16 @@ def _published(report: Report, results: Sequence[Result]) -> None:
     notes: list[str] = []
     names = Counter((result.name, result.objective) for result in results)
     for result in results:
-        group, own = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
+        group, numbers = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
         theirs = benchmarks.published(result.name)
         where = f" ({result.path.parent})" if names[result.name, result.objective] > 1 else ""
         rows.append([f"{result.name} {group}{where}", "", "", "", ""])
-        for key, value in own.items():
+        for key, value in numbers.items():
             other = theirs.get(key)
             rows.append([benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), result.interval(group, key), other,
                          None if other is None else f"{value - other:+.1f}"])
         absent = {benchmarks.HEADLINES.get(key, key): why for key, why in mapping(result.protocol.get("not_computed")).items()}
-        if not own:
+        if not numbers:
             rows += [[name, "not computed", None, None, None] for name in absent]
         if absent:
             notes.append(f"{result.name}, not computed: {'; '.join(f'{name}, {why}' for name, why in absent.items())}.")
@@ -153,33 +171,34 @@ def _words(objective: str) -> str:
 def _ablation(report: Report, result: Result) -> None:
     """The same checkpoint by group of modalities; retrieval once for each way of ranking."""
     if result.objective == "ret":
-        kinds = [kind for kind in RANKINGS if any(kind in own for own in result.metrics.values())]
+        kinds = [kind for kind in RANKINGS if any(kind in by_ranks for by_ranks in result.metrics.values())]
         for kind in kinds:
-            columns = ["group", "R@1", "95 % interval", *list(RANK_COLUMNS.values())[1:]]
+            columns = ["group", "R@1", "95 % interval", *(metric.label for metric in RANK_COLUMNS[1:])]
             rows: list[list[Any]] = []
-            for group, own in result.metrics.items():
-                r1, *others = (mapping(own.get(kind)).get(key) for key in RANK_COLUMNS)
-                rows.append([group, r1, result.interval(group, "r1", kind), *others])
+            for group, by_ranks in result.metrics.items():
+                r1, *others = (mapping(by_ranks.get(kind)).get(metric.key) for metric in RANK_COLUMNS)
+                rows.append([group, r1, result.interval(group, R1.key, kind), *others])
             report.table(columns, rows, caption=RANKINGS[kind].format(depth=result.protocol.get("rerank_depth", "k")))
-        marks = {kind: words for kind, words in (("itm", "re-ranked"), ("itc", "contrastive")) if kind in kinds}
-        values = {group: [mapping(own.get(kind)).get("r1") for kind in marks] for group, own in result.metrics.items()}
-        name, names, unit = "R@1", list(marks.values()), "%"
+        marks = {kind: words for kind, words in ((Ranks.ITM, "re-ranked"), (Ranks.ITC, "contrastive")) if kind in kinds}
+        values = {group: [mapping(by_ranks.get(kind)).get(R1.key) for kind in marks] for group, by_ranks in result.metrics.items()}
+        name, names, unit = R1.label, list(marks.values()), "%"
     else:
-        found = {group: benchmarks.headline({group: own}, (group,))[1] for group, own in result.metrics.items()}
-        keys = list(dict.fromkeys(key for own in found.values() for key in own))
+        numbers = {group: benchmarks.headline({group: metrics}, (group,))[1] for group, metrics in result.metrics.items()}
+        keys = list(dict.fromkeys(key for by_key in numbers.values() for key in by_key))
         if not keys:
             return
         columns = ["group", *(benchmarks.HEADLINES[key] for key in keys)]
-        lines = [[group, *map(own.get, keys)] for group, own in found.items()]
+        lines = [[group, *map(by_key.get, keys)] for group, by_key in numbers.items()]
         report.table(columns, lines, caption="By group of modalities, one checkpoint")
-        first = next((key for key in ("cider", "vqa_accuracy", "accuracy") if key in keys), "")
-        values = {group: [own[first]] for group, own in found.items() if first in own}
-        name = benchmarks.HEADLINES.get(first, "")
+        first = next((metric for metric in (CIDER, VQA_ACCURACY, ACCURACY) if metric.key in keys), METRICS[keys[0]])
+        values = {group: [by_key[first.key]] for group, by_key in numbers.items() if first.key in by_key}
+        name = first.label
         names = [name]
-        unit = "" if first == "cider" else "%"
+        unit = "%" if first.percent else ""
     if len(values) > 1 and names:
-        high = max(100.0, *(value for own in values.values() for value in own if value is not None))
-        report.charts([dot_chart(f"{name} by group", names, [Dots(group, own) for group, own in values.items()], high=high, unit=unit)])
+        high = max(100.0, *(value for marked in values.values() for value in marked if value is not None))
+        dots = [Dots(group, marked) for group, marked in values.items()]
+        report.charts([dot_chart(f"{name} by group", names, dots, high=high, unit=unit)])
 
 
 def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[tuple[str, int, float]]]:
@@ -207,10 +226,10 @@ def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[t
 def _breakdowns(report: Report, result: Result, rows: Mapping[str, Mapping[str, Any]]) -> None:
     categories = {clip_id: str(row["category"]) for clip_id, row in rows.items() if row.get("category") is not None}
     measure = {"ret": "text at rank 1, %", "qa": "right, %"}.get(result.objective, "mean score × 100")
-    for kind, own in breakdown(result, categories).items():
-        if len(own) > 1:
+    for kind, cells in breakdown(result, categories).items():
+        if len(cells) > 1:
             title = {"type": "question type", "answer_type": "answer type", "category": "category", "length": "length of the text"}[kind]
-            report.table([title, "cases", measure], [[name, f"{count:,}", value] for name, count, value in own])
+            report.table([title, "cases", measure], [[name, f"{count:,}", value] for name, count, value in cells])
 
 
 def short(value: Any) -> str:
@@ -218,7 +237,7 @@ def short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "") or "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {short(own)}" for key, own in value.items())
+        return ", ".join(f"{key} {short(inner)}" for key, inner in value.items())
     return "–" if value is None else str(value)
 
 

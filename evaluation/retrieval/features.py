@@ -67,7 +67,7 @@ def temporary_folder(inside: str | Path) -> tempfile.TemporaryDirectory[str]:
         Path(inside).mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix="omnivast_features_", dir=inside)
     except OSError as error:
-        raise ValueError(f"model_cfg.ret_features_dir: '{inside}' cannot hold the features of retrieval: {error.strerror}") from None
+        raise ValueError(f"run_cfg.ret_features_dir: '{inside}' cannot hold the features of retrieval: {error.strerror}") from None
 
 
 def mapped(path: Path, count: int, width: int) -> np.ndarray:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnivast.data.annotations.table import load_references, without_blanks
-from omnivast.evaluation.inputs import is_result, read_json
+from omnivast.config.files import read_json
+from omnivast.config.tasks import CaptionKind
+from omnivast.data.annotations import rows
+from omnivast.data.annotations.load import load_references, without_blanks
+from omnivast.evaluation.inputs import is_result
 
 SYSTEM = "scored"
-"""Stands where result files have a group."""
-ID_KEYS = ("video_id", "clip_id", "image_id")
-CAPTION_KEYS = ("caption", "desc", "vast_cap")
+"""The name under which an entry holds what is scored; result files have a group's name there."""
+CAPTION_KEYS = [key for key, kind in rows.CAPTION_KEYS.items() if kind is CaptionKind.OMNI]
+"""Under which a list of references may have a video's captions."""
 FORMS = {
     "cap": '[{"video_id": …, "caption": …}, …]',
     "ret": '[{"caption": …, "ranked": [video ids]}, …] or [{"video_id": …, "ranked": [captions]}, …]',
@@ -58,7 +61,8 @@ def captions(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bo
             raise ScoreError(f"{path}: video '{clip_id}' has two predictions; exactly one per video can be scored")
         by_clip[clip_id] = caption
     left_out = _check_same(by_clip, known, path, references, "video", subset)
-    entries = [{"clip_id": clip_id, "references": own, SYSTEM: by_clip[clip_id]} for clip_id, own in known.items() if clip_id in by_clip]
+    entries = [{"clip_id": clip_id, "references": texts, SYSTEM: by_clip[clip_id]}
+               for clip_id, texts in known.items() if clip_id in by_clip]
     return Joined(entries, left_out)
 
 
@@ -67,8 +71,8 @@ def rankings(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bo
     texts_of = _captions_by_video(references)
     videos_of: dict[str, list[str]] = {}
     for clip_id, texts in texts_of.items():
-        for own in dict.fromkeys(texts):
-            videos_of.setdefault(own, []).append(clip_id)
+        for caption in dict.fromkeys(texts):
+            videos_of.setdefault(caption, []).append(clip_id)
     entries: list[dict[str, Any]] = []
     queries: dict[str, Counter[str]] = {"caption": Counter(), "video": Counter()}
     for number, row in enumerate(given):
@@ -124,25 +128,26 @@ def answers(given: Sequence[Mapping[str, Any]], references: Path, *, subset: boo
         if asked is None:
             raise ScoreError(f"{path}: prediction {number}: {name} is not in {references}")
         given_to.setdefault(name, (asked, []))[1].append(str(answer))
-    found: dict[int, str] = {}
+    answer_of: dict[int, str] = {}
     for name, (asked, said) in given_to.items():
         if len(said) not in (1, len(asked)):
             times = "once" if len(asked) == 1 else f"{len(asked)} times"
             raise ScoreError(f"{path}: {name} has {len(said)} answers, but stands {times} in {references}; exactly one per question can be "
                              "scored")
         for entry, answer in zip(asked, said * (len(asked) if len(said) == 1 else 1)):
-            if id(entry) in found:
+            if id(entry) in answer_of:
                 raise ScoreError(f"{path}: {name} has an answer by its question_id too; exactly one per question can be scored")
-            found[id(entry)] = answer
-    missing = [entry for entry in known if id(entry) not in found]
+            answer_of[id(entry)] = answer
+    missing = [entry for entry in known if id(entry) not in answer_of]
     if missing and not subset:
         raise ScoreError(f"{path}: {len(missing)} of {len(known)} questions of {references} have no answer, for example "
                          f"'{missing[0].get('question_id') or missing[0].get('question')}'; --subset scores the others alone")
-    return Joined([{**entry, SYSTEM: found[id(entry)]} for entry in known if id(entry) in found], len(missing))
+    return Joined([{**entry, SYSTEM: answer_of[id(entry)]} for entry in known if id(entry) in answer_of], len(missing))
 
 
 def _rank(row: Mapping[str, Any], true: set[str], known: Mapping[str, Any], where: str, references: Path) -> int:
-    """From 1, ties against the true candidate; one that is not listed comes after all others."""
+    """The rank of the best true candidate, from 1. Ties count against it, and a candidate that is not listed comes after all listed
+    ones."""
     ranked, scores = row.get("ranked"), row.get("scores")
     if not isinstance(ranked, list):
         raise ScoreError(f"{where} has no 'ranked'; expected {FORMS['ret']}")
@@ -152,13 +157,13 @@ def _rank(row: Mapping[str, Any], true: set[str], known: Mapping[str, Any], wher
         raise ScoreError(f"{where} ranks '{unknown}', which is not in {references}")
     if len(set(ranked)) < len(ranked):
         raise ScoreError(f"{where} ranks '{Counter(ranked).most_common(1)[0][0]}' twice")
-    place = next((n for n, name in enumerate(ranked) if name in true), None)
+    first = next((n for n, name in enumerate(ranked) if name in true), None)
     if scores is None:
         # Best first, so that all before the first true one are false.
-        return place + 1 if place is not None else len(known) - len(true) + 1
+        return first + 1 if first is not None else len(known) - len(true) + 1
     if not isinstance(scores, list) or len(scores) != len(ranked) or not all(isinstance(s, (int, float)) and s == s for s in scores):
         raise ScoreError(f"{where}: expected as many numbers in 'scores' as 'ranked' has names")
-    if place is None:
+    if first is None:
         return len(known) - len(true) + 1
     best = max(score for name, score in zip(ranked, scores) if name in true)
     return 1 + sum(score >= best and name not in true for name, score in zip(ranked, scores))
@@ -182,27 +187,27 @@ def _captions_by_video(references: Path) -> dict[str, list[str]]:
     value = read_json(references, ScoreError)
     if isinstance(value, dict):
         return load_references(references)
-    found: dict[str, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     for number, row in enumerate(value if isinstance(value, list) else ()):
         texts = next((row[key] for key in CAPTION_KEYS if key in row), None) if isinstance(row, dict) else None
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ScoreError(f"{references}: row {number} has no caption; expected one of {', '.join(CAPTION_KEYS)}")
-        found.setdefault(_id(row, references, number), []).extend(texts)
-    if not found:
+        captions.setdefault(_id(row, references, number), []).extend(texts)
+    if not captions:
         raise ScoreError(f'{references}: expected reference captions as {{"annotations": [{{"video_id", "caption"}}, …]}} or a list of '
                          "rows with captions")
-    return without_blanks(found, references)
+    return without_blanks(captions, references)
 
 
 def _questions(references: Path) -> list[dict[str, Any]]:
     """Entries with ``clip_id``, ``answer`` and, where known, ``answers``, ``question``, ``question_id``, ``type``, ``answer_type``."""
     value = read_json(references, ScoreError)
-    rows = value.get("annotations") if isinstance(value, dict) else value
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+    asked_rows = value.get("annotations") if isinstance(value, dict) else value
+    if not isinstance(asked_rows, list) or not asked_rows or not all(isinstance(row, dict) for row in asked_rows):
         raise ScoreError(f"{references}: expected a list of rows with questions and answers, or VQAv2's {{\"annotations\": […]}}")
     entries = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(asked_rows):
         clip_id, where = _id(row, references, number), f"{references}: row {number}"
         people = row.get("answers")
         if people is not None:
@@ -222,13 +227,13 @@ def _questions(references: Path) -> list[dict[str, Any]]:
             parts = [(asked, str(answered))]
         else:
             raise ScoreError(f"{where}: expected an answer for every question")
-        for place, (question, answer) in enumerate(parts):
+        for number_in_row, (question, answer) in enumerate(parts):
             entry: dict[str, Any] = {"clip_id": clip_id, "answer": answer}
             for name, key in (("question_id", "question_id"), ("type", "question_type"), ("answer_type", "answer_type")):
-                own = row.get(key, row.get(name))
-                own = own[place] if isinstance(own, list) and len(own) == len(parts) else own
-                if own not in (None, ""):
-                    entry[name] = str(own)
+                value = row.get(key, row.get(name))
+                value = value[number_in_row] if isinstance(value, list) and len(value) == len(parts) else value
+                if value not in (None, ""):
+                    entry[name] = str(value)
             if question is not None:
                 entry["question"] = str(question)
             if people and len(people) > 1:
@@ -256,7 +261,7 @@ def _of_result(result: Mapping[str, Any], path: Path, task: str, group: str | No
 
 
 def _id(row: Mapping[str, Any], path: Path, number: int) -> str:
-    key = next((key for key in ID_KEYS if isinstance(row.get(key), (str, int))), None)
-    if key is None:
-        raise ScoreError(f"{path}: row {number} has no id; expected one of {', '.join(ID_KEYS)}")
-    return str(row[key])
+    clip_id = rows.id_of(row, rows.REFERENCE_ID_KEYS)
+    if clip_id is None:
+        raise ScoreError(f"{path}: row {number} has no id; expected one of {', '.join(rows.REFERENCE_ID_KEYS)}")
+    return clip_id

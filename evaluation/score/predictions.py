@@ -24,7 +24,7 @@ from typing import Any
 
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import Objective
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.evaluation.captions.evaluator import score_captions
 from omnivast.evaluation.captions.java import SECONDS
 from omnivast.evaluation.collect import flatten

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnivast.config.files import read_json
+from omnivast.config.files import read_config
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
 from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
@@ -174,7 +174,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     name = str(cfg.audio_encoder_type).split(":", 1)[1]
     folder = Path(name) if Path(name).is_dir() else towers.WEIGHTS / "hf" / name
     file = folder / "config.json"
-    found = read_json(file) if file.is_file() else {}
+    found = read_config(file) if file.is_file() else {}
     kind = cfg.audio_encoder_cfg.get("model_type", found.get("model_type"))
     if kind is None:
         raise EncoderError(f"audio encoder 'hf:{name}': no {file}, which states its sizes; fetch it with "
@@ -196,7 +196,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
 
 def _check_extractor(file: Path, wanted: dict[str, Any]) -> None:
     """Refuse a folder whose feature extractor is not the one that data/audio.py has for its kind."""
-    found = read_json(file) if file.is_file() else {}
+    found = read_config(file) if file.is_file() else {}
     for key, value in wanted.items():
         if key in found and found[key] != value:
             raise EncoderError(f"{file}: {key} is {found[key]}; the front end here has {value}")

@@ -14,6 +14,9 @@ from torch import Tensor
 from omnivast.model.text.bert import DecoderState, TextModel
 from omnivast.model.text.tokenizer import Tokenizer
 
+CAPTION_LENGTH_PENALTY, ANSWER_LENGTH_PENALTY = 0.6, 1.0
+"""Of beam search, as released: above 0 a longer text scores higher for the same probability of each of its tokens."""
+
 
 @dataclass
 class _Finished:

@@ -20,7 +20,7 @@ from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders import build_audio, build_vision
 from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.text.bert import TextModel, TextSizes
-from omnivast.model.text.generate import beam_search, best_texts, sample
+from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory, shared_rows
 from omnivast.model.text.tokenizer import Tokenizer
@@ -265,12 +265,14 @@ class VAST(nn.Module):
         """Matching margin of pairs: texts ids, mask (P, L) with memory rows (P,) → (P,) float32, whose sigmoid is their probability."""
         return match_pairs(self, memory, group, ids, mask, rows)
 
-    def caption(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.6) -> list[str]:
+    def caption(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
+                length_penalty: float = CAPTION_LENGTH_PENALTY) -> list[str]:
         """A caption for every memory row by beam search (greedy with one beam)."""
         captions = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
         return [own[0] for own in captions]
 
-    def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[list[int]]:
+    def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
+                   length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
         used, grid, place = shared_rows(questions.clip)
         prompts = questions.ids[grid.T.flatten()], questions.mask[grid.T.flatten()]
@@ -279,13 +281,14 @@ class VAST(nn.Module):
             found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
         return [found[p % len(used) * len(grid) + p // len(used)] for p in place.tolist()]
 
-    def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[str]:
+    def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
+               length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[str]:
         """The answer to every question as text."""
         rows = self.answer_ids(memory, group, questions, beam_size=beam_size, length_penalty=length_penalty)
         return [self.tokenizer.decode(row) for row in rows]
 
     def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
-                      length_penalty: float = 0.6) -> list[list[str]]:
+                      length_penalty: float = CAPTION_LENGTH_PENALTY) -> list[list[str]]:
         """The ``beam_size`` best captions of every memory row that beam search finds, the best first."""
         with self.mixed():
             state = self.multimodal_encoder.start(memory, group)

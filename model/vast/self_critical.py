@@ -18,7 +18,7 @@ from omnivast.config.tasks import CaptionKind, Group
 from omnivast.model.objectives.generation import IGNORED
 from omnivast.model.objectives.self_critical import advantages, self_critical_loss
 from omnivast.model.text.bert import CrossAttention, SelfAttention, TextModel
-from omnivast.model.text.generate import beam_search, best_texts, sample
+from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import CrossPass, Memory
 from omnivast.model.text.tokenizer import Tokenizer
@@ -27,9 +27,6 @@ from omnivast.utils.random import StepRandom
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch
     from omnivast.model.vast.model import VAST, ClipFeatures
-
-LENGTH_PENALTY = 0.6
-"""Of beam search for captions, as in testing."""
 
 Ids = list[int]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
@@ -87,13 +84,13 @@ def _try(model: VAST, settings: SelfCritical, memory: Memory, group: Group, draw
     """n captions of every clip, and the greedy one (a list of one) where it is the baseline, else none."""
     text, longest = model.multimodal_encoder, model.config.max_caption_len
     if settings.search == "beam":
-        tried = best_texts(text, text.start(memory, group), model.tokenizer, settings.candidates, longest, LENGTH_PENALTY)
+        tried = best_texts(text, text.start(memory, group), model.tokenizer, settings.candidates, longest, CAPTION_LENGTH_PENALTY)
     else:
         own = draws.uniform(f"candidates.{group}", len(memory), settings.candidates, longest)
         tried = sample(text, text.start(memory, group), model.tokenizer, own)
     if settings.baseline != "greedy":
         return tried, [[] for _ in tried]
-    return tried, [[ids] for ids in beam_search(text, text.start(memory, group), model.tokenizer, 1, longest, LENGTH_PENALTY)]
+    return tried, [[ids] for ids in beam_search(text, text.start(memory, group), model.tokenizer, 1, longest, CAPTION_LENGTH_PENALTY)]
 
 
 def log_probs(model: TextModel, tokenizer: Tokenizer, memory: Memory, texts: Mapping[Group, Sequence[Sequence[Ids]]],

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnivast.config.metrics import METRICS
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import Group
 from omnivast.corpus.omnistamps.ceilings import FACT_OF, told
-from omnivast.data.audio import SAMPLE_RATE
-from omnivast.data.media.decode import MediaFolder, read_clip, read_sound
 from omnivast.evaluation.metrics.accuracy import accuracy, exact_matches
+from omnivast.evaluation.report.cases import ClipFiles
 from omnivast.evaluation.report.charts import Dots, dot_chart
-from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, loss_chart, sound_of
+from omnivast.evaluation.report.page import Card, Cell, Line, Report, loss_chart
 from omnivast.evaluation.report.run_report import short, training_charts
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import read_jsonl
@@ -38,7 +38,7 @@ GROUP_ORDER = ("v", "a", "s", "va", "vs", "as", "vas")
 GROUP_WORDS = {"v": "vision", "a": "audio", "s": "subtitle"}
 RECALLS = ("r1", "r5", "r10")
 CAPTION_SCORES = ("bleu4", "rougeL", "cider", "facts_named")
-SHOWN_CLIPS, SHOWN_FRAMES, SHOWN_REFERENCES = 12, 4, 2
+SHOWN_CLIPS, SHOWN_REFERENCES = 12, 2
 
 
 class MissingResult(RuntimeError):  # noqa: N818 (named for what the user meets)
@@ -62,7 +62,7 @@ class Inputs:
     subtitles: dict[str, str]
     ceilings: dict[str, Any]
     qa_train: list[dict[str, Any]]
-    media: MediaFolder
+    media: ClipFiles
     size: str
     """Which OmniStamps: quick, full, debug."""
 
@@ -86,7 +86,7 @@ def read_inputs(folder: Path, data: Path) -> Inputs:
         subtitles={row["video_id"]: row.get("subtitle", "") for row in _data(data, "ret_test.json")},
         ceilings=_data(data, "ceilings.json"),
         qa_train=_data(data, "qa_train.json"),
-        media=MediaFolder(data / "clips"),
+        media=ClipFiles(str(data / "clips")),
         size=_data(data, "build.json")["size"],
     )
 
@@ -242,7 +242,7 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
         stages = [retrieval[key].get(stage, {}) for stage in ("itc", "itm")]
         rows.append([_words(key), *(own.get(name) for own in stages for name in (*RECALLS, "facts")), ceiling.get(key)])
     rows.append(["chance", *[*(f"{chance[name]:.2f}" for name in RECALLS), None] * 2, None])
-    names = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L", "cider": "CIDEr", "facts_named": "name all 3 facts"}
+    names = {name: METRICS[name].label if name in METRICS else "name all 3 facts" for name in CAPTION_SCORES}
     return [
         Table("Text-to-video retrieval, % of test texts", ["group", *heads, *heads, "ceiling R@1"], rows,
               [("", 1), ("contrastive", 4), ("re-ranked by matching", 4), ("", 1)]),
@@ -353,10 +353,7 @@ def _case(
     """One clip; ``groups``: the group shown for retrieval, caption and answers."""
     facts, found = inputs.clips[clip_id], ret[groups[0]]
     rank = found.get("itm_rank", found["itc_rank"])
-    retrieved = [
-        Picture(_frames(inputs.media, other, 1, 96)[0], _facts(inputs.clips[other]), f"{place}.", other == clip_id)
-        for place, other in enumerate(found["top"], start=1)
-    ]
+    retrieved = inputs.media.retrieved(found["top"], clip_id, {other: _facts(inputs.clips[other]) for other in found["top"]})
     answers = [
         Line(entry["question"], (entry[groups[2]] or "(nothing)") + ("" if right else f" (true: {entry['answer']})"), right)
         for entry in qa for right in exact_matches([entry[groups[2]]], [entry["answer"]])
@@ -365,8 +362,8 @@ def _case(
     return Card(
         title=_facts(facts),
         aside=clip_id,
-        frames=[Picture(uri, f"frame of {clip_id}") for uri in _frames(inputs.media, clip_id, SHOWN_FRAMES, 160)],
-        sound=sound_of(read_sound(inputs.media.find(clip_id)), SAMPLE_RATE),
+        frames=inputs.media.frames(clip_id),
+        sound=inputs.media.sound(clip_id),
         lines=[Line("seen", f"{facts['seen']}, {facts['motion']}, on {facts['background']}"), Line("sound", facts["heard"]),
                Line("subtitle", f"“{inputs.subtitles.get(clip_id, '')}”")],
         blocks=[
@@ -380,13 +377,6 @@ def _case(
 
 def _facts(clip: Mapping[str, Any]) -> str:
     return " · ".join(clip[fact] for fact in FACTS)
-
-
-def _frames(media: MediaFolder, clip_id: str, number: int, side: int) -> list[str]:
-    """Frames at equal distances, as embedded pictures."""
-    clip = read_clip(media.find(clip_id), lambda total: [(2 * n + 1) * total // (2 * number) for n in range(number)])
-    assert clip.frames is not None, "frames were asked for"
-    return [jpeg_uri(frame, side) for frame in clip.frames]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

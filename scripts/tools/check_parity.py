@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnivast.config.fields import check_value, section_keys
+from omnivast.config.fields import accepted_keys, check_value, section_keys
 from omnivast.config.paths import as_path
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task
@@ -127,9 +127,10 @@ class Recorded:
         self._parse_names()
 
     def _config(self, where: str) -> ModelConfig:
-        golden, valid = self.golden, section_keys("model_cfg")
+        golden, valid = self.golden, accepted_keys("model_cfg")
         known(golden["model_cfg"], valid, f"{where}: model_cfg")
-        own = {key: check_value(value, valid[key], f"{where}: model_cfg.{key}") for key, value in golden["model_cfg"].items()}
+        own = {key: check_value(value, valid[key], f"{where}: model_cfg.{key}") for key, value in golden["model_cfg"].items()
+               if key in section_keys("model_cfg")}
         known(golden["eva"], ("vision_cfg", *EVA_SECTIONS), f"{where}: eva")
         vision = sizes(golden["eva"].get("vision_cfg", {}), EVA01_GIANT, EVA_SWITCHES, f"{where}: eva.vision_cfg")
         audio = sizes(golden["beats"], ITER3_PLUS, BEATS_SWITCHES, f"{where}: beats")

@@ -17,7 +17,7 @@ from tests.config.conftest import BASE, DATASET
     ({"run": {"grad_norm": 0}}, "run_cfg.grad_norm: expected a positive number, or null or -1"),
     ({"run": {"keep_last": 2, "remove_before_ckpt": False}}, "run_cfg.keep_last 2 removes older checkpoints, but run_cfg.remove_before"),
     ({"run": {"parallel": "deepspeed"}}, "run_cfg.parallel is deepspeed, but run_cfg.deepspeed_config, its JSON file, is not set"),
-    ({"model": {"ret_features_dir": "c.json/features"}}, "model_cfg.ret_features_dir 'c.json/features' cannot be written: "),
+    ({"model": {"ret_features_dir": "c.json/features"}}, "run_cfg.ret_features_dir 'c.json/features' cannot be written: "),
     ({"run": {"parallel": "deepspeed", "deepspeed_config": "absent.json"}}, "run_cfg.deepspeed_config 'absent.json': no such file"),
     ({"run": {"parallel": "deepspeed", "fp16": True}}, "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"),
     ({"run": {"deepspeed_config": "zero.json"}}, "run_cfg.deepspeed_config is set, but run_cfg.parallel is ddp"),
@@ -29,7 +29,7 @@ from tests.config.conftest import BASE, DATASET
     ({"run": {"pretrain_dir": "output/a/", "output_dir": "./output/a"}}, "the pretrained run would be overwritten"),
     ({"run": {"mode": "testing"}}, "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir"),
     ({"model": {"text_encoder_type": "bert"}}, "set model_cfg.tokenizer to a vocab.txt"),
-    ({"model": {"captioner_mode": True}}, "model_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"),
+    ({"model": {"captioner_mode": True}}, "run_cfg.captioner_mode labels clips with a trained captioner; it needs --mode testing"),
     ({"model": {"captioner_mode": True}}, "data_cfg.val[0] 'clips': captioner_mode writes captions: expected a task such as cap%tv"),
     ({"model": {"captioner_mode": True}, "val": {"task": "cap%tva%tvas"}}, "would write one kind of caption twice"),
     ({"model": {"captioner_mode": True, "generate_by": "beam", "generate_nums": 4}}, "generate_by 'beam' finds beam_size 3 captions"),
@@ -81,9 +81,9 @@ def test_contradictions(shop, keys, message):
 
 def test_a_config_for_labelling(shop):
     run, val = {"mode": "testing", "checkpoint": "x.pt"}, {"task": "cap%tv%ta"}
-    model = shop.load(run=run, val=val, model={"captioner_mode": True, "generate_nums": 5}).model_cfg
+    model = shop.load(run=run, val=val, model={"captioner_mode": True, "generate_nums": 5}).run_cfg
     assert model.generate_by == "sample" and model.generate_nums == 5
-    assert shop.load("--generate_by", "beam", run=run, val=val, model={"captioner_mode": True}).model_cfg.generate_by == "beam"
+    assert shop.load("--generate_by", "beam", run=run, val=val, model={"captioner_mode": True}).run_cfg.generate_by == "beam"
 
 
 def _load(shop, data, *flags, **run):

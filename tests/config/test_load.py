@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omnivast.config.compare import DECIDING_RUN_KEYS, PASSIVE_DATASET_KEYS, PASSIVE_MODEL_KEYS, precision_of
+from omnivast.config.compare import precision_of, same_but_for_length
+from omnivast.config.fields import moved_keys
 from omnivast.config.load import ConfigError, config_hash, diff, load_config, resolved
 from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
 from tests.config.conftest import BASE, DATASET
@@ -68,10 +69,10 @@ def test_default_that_is_a_whole_config(shop):
 
 
 @pytest.mark.parametrize("text, message", [
-    ('{"run_cfg": {\n  "seed": 1,\n}}', "c.json:3: not JSON"),
-    ('{"run_cfg": {"seed": 1} // comment\n}', "c.json:1: not JSON"),
+    ('{"run_cfg": {\n  "seed": 1,\n}}', "c.json: not JSON: line 3, column 1: "),
+    ('{"run_cfg": {"seed": 1} // comment\n}', "c.json: not JSON: line 1, column 25: "),
     ("[1]", "c.json: expected a JSON object, got [1] (list)"),
-    ('{"run_cfg": {"seed": 1, "seed": 2}}', "c.json: key 'seed' occurs twice"),
+    ('{"run_cfg": {"seed": 1, "seed": 2}}', "c.json: not JSON: key 'seed' occurs twice"),
     ('{"run_cfg": {"learning_rate": NaN}}', "NaN is not a JSON number"),
     ('{"run_cfg": 3}', "c.json: run_cfg: expected an object of keys and values, got 3 (int)"),
     ('{"run_cgf": {}}', "c.json: unknown section 'run_cgf'; a config has run_cfg, model_cfg and data_cfg. Did you mean 'run_cfg'?"),
@@ -96,7 +97,7 @@ def test_absent_config_folder_or_binary(shop):
             load_config(["--config", name])
         assert message in str(error.value)
     (shop.folder / "b.json").write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(ConfigError, match="b.json: cannot be read as a text file"):
+    with pytest.raises(ConfigError, match="b.json: not JSON: it is not UTF-8"):
         load_config(["--config", "b.json"])
 
 
@@ -202,6 +203,22 @@ def test_obsolete_keys_say_what_replaces_them(shop, caplog):
         "c.json: data_cfg.train[0].datatype has no effect: vision_format says what the vision folder holds"])
 
 
+def test_settings_of_testing_are_accepted_where_older_configs_have_them(shop, caplog):
+    assert shop.load(model={"beam_size": 5, "itm_rerank_num": 7}).run_cfg.beam_size == 5
+    assert shop.load("--model_cfg.beam_size", "6", model={"beam_size": 5}).run_cfg.beam_size == 6
+    assert shop.load("--run_cfg.beam_size", "6").run_cfg.beam_size == shop.load("--beam_size", "6").run_cfg.beam_size == 6
+    assert not caplog.messages
+    # The stronger place holds, whichever section it writes it in; where both are as strong they must agree.
+    shop.write("d.json", {"beam_size": 2})
+    assert shop.load(run={"default": "d.json"}, model={"beam_size": 5}).run_cfg.beam_size == 5
+    assert shop.load(run={"beam_size": 5}, model={"default": "d.json"}).run_cfg.beam_size == 5
+    assert shop.load(run={"beam_size": 5}, model={"beam_size": 5}).run_cfg.beam_size == 5
+    with pytest.raises(ConfigError, match=r"c.json: model_cfg.beam_size is 4 \(int\), but run_cfg.beam_size is 5 .*the older spelling"):
+        shop.load(run={"beam_size": 5}, model={"beam_size": 4})
+    with pytest.raises(ConfigError, match="model_cfg.beam_size: expected int of at least 1"):
+        shop.load(model={"beam_size": 0})
+
+
 class TestInherit:
     KEYS = {"inherit_keys": ["contra_dim", "vision_encoder_type", "text_encoder_cfg", "max_caption_len"]}
     THEIRS = {"contra_dim": 33, "video_encoder_type": "evaclip02_base", "text_encoder_cfg": {"hidden_size": 8, "x": 1}, "beam_size": 9}
@@ -212,11 +229,21 @@ class TestInherit:
 
     def test_inherited_keys_win_over_default_files_only(self, shop):
         self.prepare(shop)
-        model = shop.load("--pretrain_dir", "pre", model={"default": "d.json"}).model_cfg
-        assert (model.contra_dim, model.vision_encoder_type, model.max_caption_len, model.beam_size) == (33, "evaclip02_base", 40, 3)
+        config = shop.load("--pretrain_dir", "pre", model={"default": "d.json"})
+        model = config.model_cfg
+        assert (model.contra_dim, model.vision_encoder_type, model.max_caption_len) == (33, "evaclip02_base", 40)
+        assert config.run_cfg.beam_size == 3
         assert shop.load("--pretrain_dir", "pre", model={"default": "d.json", "contra_dim": 22}).model_cfg.contra_dim == 22
         assert shop.load("--pretrain_dir", "pre", "--contra_dim", "44", model={"default": "d.json"}).model_cfg.contra_dim == 44
         assert shop.load(model={"default": "d.json"}).model_cfg.contra_dim == 11
+
+    def test_what_has_moved_is_inherited_from_runs_old_and_new(self, shop):
+        keys = {"inherit_keys": ["beam_size"]}
+        self.prepare(shop)
+        assert shop.load("--pretrain_dir", "pre", model=keys).run_cfg.beam_size == 9
+        assert shop.load("--pretrain_dir", "pre", model=keys, run={"beam_size": 4}).run_cfg.beam_size == 4
+        self.prepare(shop, {"run_cfg": {"beam_size": 7}, "model_cfg": {}})
+        assert shop.load("--pretrain_dir", "pre", model=keys).run_cfg.beam_size == 7
 
     def test_a_dotted_flag_edits_the_inherited_dict(self, shop):
         self.prepare(shop)
@@ -308,10 +335,24 @@ def test_hash_counts_what_decides_the_training(shop):
     assert config_hash(older) == config_hash(base)
 
 
-def test_key_tables_name_existing_keys():
-    names = [{f.name for f in dataclasses.fields(c)} for c in (RunConfig, ModelConfig, DatasetConfig)]
-    assert all(set(keys) <= known for keys, known in zip((DECIDING_RUN_KEYS, PASSIVE_MODEL_KEYS, PASSIVE_DATASET_KEYS), names, strict=True))
-    assert not names[0] & names[1], "a flag must mean one key"
+def test_some_settings_decide_only_beside_others(shop):
+    base = shop.load()
+    assert config_hash(shop.load("--scst_candidates", "9")) == config_hash(base)  # nothing is self-critical here
+    critical = shop.load("--scst_finetuning", "true", "--train_task", "cap%tv", "--checkpoint", "x.pt")
+    other = shop.load("--scst_finetuning", "true", "--train_task", "cap%tv", "--checkpoint", "x.pt", "--scst_candidates", "9")
+    assert diff(critical, other) == ["run_cfg.scst_candidates: 5, now 9"]
+    longer = shop.load("--num_train_steps", "7", "--train_steps", "5")
+    assert config_hash(longer) != config_hash(base) and same_but_for_length(base, longer)
+    assert not same_but_for_length(base, shop.load("--seed", "1"))
+
+
+def test_metadata_name_existing_keys():
+    sections = [{f.name: f for f in dataclasses.fields(c)} for c in (RunConfig, ModelConfig, DatasetConfig)]
+    for section in sections:
+        for field in section.values():
+            decides = field.metadata.get("decides", True)
+            assert isinstance(decides, bool) or decides[0] in section, field.name
+    assert not sections[0].keys() & sections[1].keys(), "a flag must mean one key"
 
 
 @pytest.mark.parametrize("path", sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "config").rglob("*.json")))
@@ -328,7 +369,9 @@ def test_every_json_in_config_loads(path, monkeypatch, shop):
     shop.write("c.json", {**BASE, section: {"default": path}})
     config = load_config(["--config", str(shop.folder / "c.json")])
     chain = {k: v for k, v in content.items() if k != "default"}
-    assert {k: v for k, v in resolved(config)[section].items() if k in chain} == chain
+    moved = moved_keys(section)
+    whole = resolved(config)
+    assert {k: whole[moved.get(k, section)][k] for k in chain} == chain
 
 
 def test_debug_config_takes_ten_steps_of_every_objective(monkeypatch):

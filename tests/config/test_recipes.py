@@ -70,7 +70,7 @@ def test_table_10(kind, row):
     assert config.model_cfg.max_vision_sample_num == (train.vision_sample_num or 1)
     assert bool(test.annfile) is (kind == "captioning")
     # The paper's captioning tables have METEOR and SPICE, too.
-    assert bool(config.model_cfg.java_metrics_seconds) is (kind == "captioning")
+    assert bool(config.run_cfg.java_metrics_seconds) is (kind == "captioning")
 
 
 @needs_tables
@@ -100,9 +100,9 @@ def test_table_8():
 def test_captioners_label_as_the_paper_does(kind):
     """Five captions per clip by sampling; trained on the corpora of section 3 with Table 8's steps."""
     labelling = load(VAST / "captioner_cfg" / f"caption-generation-{kind}.json")
-    model, said = labelling.model_cfg, BENCHMARKS["evaluation_protocol"]["labelling"]
-    assert said == f"{model.generate_nums} vision and {model.generate_nums} audio captions per clip, top-k sampling with k = 10"
-    assert model.captioner_mode and labelling.run_cfg.mode == "testing" and model.generate_by == "sample"
+    run, said = labelling.run_cfg, BENCHMARKS["evaluation_protocol"]["labelling"]
+    assert said == f"{run.generate_nums} vision and {run.generate_nums} audio captions per clip, top-k sampling with k = 10"
+    assert run.captioner_mode and run.mode == "testing" and run.generate_by == "sample"
     training = load(VAST / "captioner_cfg" / f"caption-pretrain-{kind}.json")
     other = {"vision": "audio", "audio": "vision"}[kind]
     assert getattr(training.model_cfg, f"{other}_encoder_type") is None
@@ -183,7 +183,7 @@ def test_a_released_labelling_config_runs_unmodified(released):
     config = load("--checkpoint", "x.pt", "--test_batch_size", "64", "--test_vision_sample_num", "4", "--generate_nums", "3",
                   "--captioner_mode", "true")
     assert config.data_cfg.train == () and config.data_cfg.val[0].vision_sample_num == 4
-    assert config.model_cfg.captioner_mode and config.model_cfg.generate_nums == 3
+    assert config.run_cfg.captioner_mode and config.run_cfg.generate_nums == 3
 
 
 def test_obsolete_keys_of_datasets_say_what_replaces_them(released, caplog):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from omnivast.config.tasks import CaptionKind, Task
-from omnivast.data.annotations.table import AnnotationError, load_annotations, load_references
+from omnivast.data.annotations.load import load_annotations, load_references
+from omnivast.data.annotations.rows import AnnotationError
 from tests.data.conftest import vast_rows
 from tests.media_factory import write_json
 

@@ -6,7 +6,7 @@ from safetensors import safe_open
 
 from omnivast.config.tasks import Modality
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.media import decode as media
+from omnivast.data.media import decode, images
 from omnivast.data.media.cache import ClipCache
 from omnivast.data.spec import DataError
 from tests.data.conftest import vast_rows
@@ -29,8 +29,8 @@ def forbid_decoding(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded although it is kept")
 
-    for name in ("read_clip", "read_sound", "read_image"):
-        monkeypatch.setattr(media, name, refuse)
+    for module, name in ((decode, "read_clip"), (decode, "read_sound"), (images, "read_image")):
+        monkeypatch.setattr(module, name, refuse)
 
 
 @pytest.mark.parametrize("task", ["ret%tva", "ret%tv", "ret%ta"])
@@ -106,10 +106,10 @@ def test_corpora_share_what_they_read_alike(corpus, spec, tmp_path, monkeypatch)
     write_video(tmp_path / "videos" / "clip0.mp4", frames=4, size=32)
     plain = samples(one_clip(corpus, tmp_path, cache_dir=None), spec)
     samples(one_clip(corpus, tmp_path, task="ret%tv"), spec)
-    decode_pictures = media.read_clip
-    monkeypatch.setattr(media, "read_clip", None)
+    decode_pictures = decode.read_clip
+    monkeypatch.setattr(decode, "read_clip", None)
     assert_equal(plain, samples(one_clip(corpus, tmp_path), spec))
-    monkeypatch.setattr(media, "read_clip", decode_pictures)
+    monkeypatch.setattr(decode, "read_clip", decode_pictures)
     forbid_decoding(monkeypatch)
     assert_equal(plain, samples(one_clip(corpus, tmp_path), spec))
 

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from omnivast.config.tasks import Task
 from omnivast.data import derived
 from omnivast.data.annotations import columns, json_stream
-from omnivast.data.annotations import table as annotations
+from omnivast.data.annotations import load as annotations
 from omnivast.data.annotations.columns import MappedAnnotations
 from omnivast.data.annotations.json_stream import entries
-from omnivast.data.annotations.table import AnnotationError, Annotations, load_annotations
+from omnivast.data.annotations.load import load_annotations
+from omnivast.data.annotations.rows import AnnotationError
+from omnivast.data.annotations.table import Annotations
 from tests.data.conftest import vast_rows
 from tests.data.test_annotations import BAD_QUESTIONS, BAD_ROWS
 from tests.media_factory import write_json

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from omnivast.config.tasks import CaptionKind, Modality
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.batch import Sample, collate
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.spec import DataError, UnreadableError
@@ -147,9 +147,9 @@ BAD_SETTINGS = {
     "tar shards": ({"type": "srcindexed"}, "give its tar files, folders of them, or patterns as 'shards'"),
     "task": ({"task": "ret%tvx"}, "unknown letter"),
     "no annotations": ({"txt": ""}, "as 'txt'"),
-    "no vision folder": ({"vision": None, "task": "ret%tv"}, r"without the modality that its task needs.*v \(vision\)"),
-    "no sound": ({"vision_format": "video_frame", "task": "ret%ta"}, r"without the modality that its task needs.*a \(audio\)"),
-    "no sound at all": ({"vision": None, "task": "ret%ta"}, r"without the modality that its task needs.*a \(audio\)"),
+    "no vision folder": ({"vision": None, "task": "ret%tv"}, "'tv' of task 'ret%tv' needs vision, but 'vision', the folder .* is not set"),
+    "no sound": ({"vision_format": "video_frame", "task": "ret%ta"}, "needs audio, .* is not set, and video_frame has no track"),
+    "no sound at all": ({"vision": None, "task": "ret%ta"}, "needs audio, .* and no videos are named whose own track could serve"),
     "absent folder": ({"vision": "/no/such/folder"}, "vision folder '/no/such/folder' does not exist"),
     "absent sound folder": ({"audio": "/no/such/folder"}, "audio folder '/no/such/folder' does not exist"),
     "no frame number": ({"vision_sample_num": None}, "vision_sample_num"),

@@ -11,7 +11,8 @@ import torch
 from omnivast.data import audio
 from omnivast.data.media import decode as media
 from omnivast.data.media import soundtrack
-from omnivast.data.media.decode import MediaError, read_clip
+from omnivast.data.media.decode import read_clip
+from omnivast.data.media.errors import MediaError
 from omnivast.data.media.packets import PacketTable
 from omnivast.data.media.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, Picture
 from omnivast.data.vision import frame_indices

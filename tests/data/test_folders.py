@@ -4,7 +4,8 @@ import unicodedata
 import pytest
 
 from omnivast.data.media.containers import EXTENSIONS
-from omnivast.data.media.decode import MediaError, MediaFolder
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
 
 
 @pytest.mark.parametrize("ending", EXTENSIONS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omnivast.data.media import decode as media
-from omnivast.data.media import groups
+from omnivast.data.media import groups, packets
 from omnivast.data.media.decode import read_clip
 from omnivast.data.media.parts import Part
 from omnivast.data.media.pictures import CLOSED_PICTURE, NON_REFERENCE, OPEN_PICTURE, REFERENCE, picture_reader
@@ -23,7 +23,7 @@ CLOSED = {"g": "12", "bf": "2", "sc_threshold": "0"}
 @pytest.fixture
 def looked_at(monkeypatch):
     """Per clip read, whether the tables told what to decode; and the packets of the pass over all of them."""
-    told, passed, real, add = [], [], groups.plan_by_tables, media.PacketTable.add
+    told, passed, real, add = [], [], groups.plan_by_tables, packets.PacketTable.add
 
     def plan(*args):
         found = real(*args)
@@ -31,7 +31,7 @@ def looked_at(monkeypatch):
         return found
 
     monkeypatch.setattr(media, "plan_by_tables", plan)
-    monkeypatch.setattr(media.PacketTable, "add", lambda table, packet: (passed.append(packet.pts), add(table, packet))[1])
+    monkeypatch.setattr(packets.PacketTable, "add", lambda table, packet: (passed.append(packet.pts), add(table, packet))[1])
     return told, passed
 
 

@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 
 from omnivast.config.load import ConfigError, load_config
 from omnivast.config.tasks import Task
-from omnivast.data.annotations.table import AnnotationError, load_annotations, load_references
+from omnivast.data.annotations.load import load_annotations, load_references
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.loader import EvalLoader
+from omnivast.data.media.containers import SOUND_EXTENSIONS
 from omnivast.data.media.deadline import DeadlineError, within
-from omnivast.data.media.decode import SOUND_EXTENSIONS, MediaError, MediaFolder, read_clip, read_image, read_sound
+from omnivast.data.media.decode import read_clip, read_sound
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
+from omnivast.data.media.images import read_image
 from tests.data.hostile import CLIMBING, Case, cases, images, loops
 from tests.media_factory import frame_of
 from tests.processes import together

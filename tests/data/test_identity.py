@@ -7,10 +7,9 @@ import shutil
 import pytest
 
 from omnivast.config.tasks import Task
-from omnivast.data.annotations import columns
-from omnivast.data.annotations import table as annotations
+from omnivast.data.annotations import columns, load, table
 from omnivast.data.annotations.identity import changes, identity
-from omnivast.data.annotations.table import load_annotations
+from omnivast.data.annotations.load import load_annotations
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.shards.pack import pack
 from tests.data.conftest import vast_rows
@@ -29,10 +28,10 @@ def of_rows(tmp_path, rows, **spelling):
 @pytest.fixture(params=["in memory", "mapped"])
 def rows_of(request, tmp_path, monkeypatch):
     """Identities of rows in blocks of 4."""
-    monkeypatch.setattr(annotations, "BLOCK", 4)
+    monkeypatch.setattr(table, "BLOCK", 4)
     if request.param == "mapped":
         pytest.importorskip("pyarrow")
-        monkeypatch.setattr(annotations, "MAPPED_FROM", 0)
+        monkeypatch.setattr(load, "MAPPED_FROM", 0)
         monkeypatch.setattr(columns, "ROWS", 4)
     return lambda rows, **spelling: of_rows(tmp_path, rows, **spelling)
 

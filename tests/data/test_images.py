@@ -3,7 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from omnivast.data.media.decode import MediaError, read_clip, read_frame_folder, read_image
+from omnivast.data.media.decode import read_clip, read_frame_folder
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.images import read_image
 from tests.media_factory import write_frames
 
 RAMP = np.arange(64)[None].repeat(8, 0)

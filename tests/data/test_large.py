@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.annotations import TASK
 from omnivast.data.annotations.columns import MappedAnnotations
-from omnivast.data.annotations.table import load_annotations
+from omnivast.data.annotations.load import load_annotations
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from omnivast.config.tasks import CaptionKind, Modality
 from omnivast.data import loader
-from omnivast.data.annotations.table import AnnotationError
-from omnivast.data.limits import LimitError, check_start
-from omnivast.data.loader import EvalLoader, LoaderError, TrainLoader, workers_explained
+from omnivast.data.annotations.rows import AnnotationError
+from omnivast.data.limits import LimitError, LoaderError, check_start, workers_explained
+from omnivast.data.loader import EvalLoader, TrainLoader
 from omnivast.data.spec import DataError, UnreadableError
 from tests.data.conftest import WordTokenizer, vast_rows
 from tests.media_factory import write_json, write_video

@@ -9,17 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from omnivast.data.media.decode import (
-    IMAGE_EXTENSIONS,
-    SOUND_EXTENSIONS,
-    MediaError,
-    MediaFolder,
-    read_clip,
-    read_frame_folder,
-    read_image,
-    read_sound,
-)
+from omnivast.data.media.containers import IMAGE_EXTENSIONS, SOUND_EXTENSIONS
+from omnivast.data.media.decode import read_clip, read_frame_folder, read_sound
 from omnivast.data.media.decoders import load_decoder
+from omnivast.data.media.errors import MediaError
+from omnivast.data.media.folders import MediaFolder
+from omnivast.data.media.images import read_image
 from omnivast.data.vision import frame_indices
 from tests.media_factory import frame_of, grey, write_frames, write_image, write_sound, write_video, write_wav
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from omnivast.config.tasks import Modality
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.batch import Sample
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.media.decode import MediaError, read_clip, read_sound
+from omnivast.data.media.decode import read_clip, read_sound
+from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import Part, identity
 from omnivast.data.shards.pack import Packing, _Hashed, main, pack
 from omnivast.data.shards.shard_index import key_of

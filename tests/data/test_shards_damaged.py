@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from omnivast.data import derived
-from omnivast.data.annotations.table import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.batch import Sample
 from omnivast.data.dataset import IndexedDataset
 from omnivast.data.loader import EvalLoader, TrainLoader

@@ -115,7 +115,7 @@ def test_missing_default_file_and_cycle(refused, tiny, tmp_path):
 
 def test_config_that_is_absent_or_no_json(refused, tiny, tmp_path):
     assert "absent.json: no such file" in refused(["--config", str(tmp_path / "absent.json")])
-    assert "config.json:2: not JSON" in refused(tiny(text='{"run_cfg": {},\n model_cfg: {}}'))
+    assert "config.json: not JSON: line 2" in refused(tiny(text='{"run_cfg": {},\n model_cfg: {}}'))
 
 
 # -------------------------------------------------------------------------------------------------- annotations and folders

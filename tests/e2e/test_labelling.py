@@ -12,7 +12,7 @@ import torch
 
 from omnivast.config.load import load_config, resolved
 from omnivast.config.tasks import Task
-from omnivast.data.annotations.table import load_annotations
+from omnivast.data.annotations.load import load_annotations
 from omnivast.model.build import build_model
 from omnivast.utils.log import read_jsonl
 from omnivast.utils.random import seed_everything

@@ -135,6 +135,6 @@ class FakeLoader:
         )
 
 
-def config_of(**model_cfg) -> Config:
-    """Default settings with some of the model's changed."""
-    return Config(RunConfig(), ModelConfig(**model_cfg), DataConfig())
+def config_of(**run_cfg) -> Config:
+    """Default settings with some of run_cfg changed."""
+    return Config(RunConfig(**run_cfg), ModelConfig(), DataConfig())

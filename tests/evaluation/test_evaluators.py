@@ -16,8 +16,8 @@ from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
 EVERYTHING = "ret%tv%ta%tvas_cap%tv%tvas_qa%tva"
 
 
-def run(folder, loader, model=None, **model_cfg):
-    metrics = evaluate(model or FakeModel(), [loader], config_of(**model_cfg), folder=folder, provenance={"checkpoint": "toy.pt"})
+def run(folder, loader, model=None, **run_cfg):
+    metrics = evaluate(model or FakeModel(), [loader], config_of(**run_cfg), folder=folder, provenance={"checkpoint": "toy.pt"})
     return metrics, {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 

@@ -24,8 +24,8 @@ class HalfModel(FakeModel):
         return super().embed_texts(texts).half().float()
 
 
-def run(folder, loader, model, **model_cfg):
-    evaluate(model, [loader], config_of(**model_cfg), folder=folder, provenance={})
+def run(folder, loader, model, **run_cfg):
+    evaluate(model, [loader], config_of(**run_cfg), folder=folder, provenance={})
     return json.loads((folder / f"{loader.name}.ret.json").read_text())
 
 

@@ -75,7 +75,7 @@ def test_every_clip_by_the_group_that_fits(run, clips, labelled, tmp_path):
     assert (found["sounds_ta"].audio, found["sounds_ta"].vision, found["sounds_ta"].audio_sample_num) == (str(clips), None, 3)
     model = config.model_cfg
     assert (model.contra_dim, model.max_vision_sample_num) == (99, 4)  # as it was trained, older spellings too
-    assert model.captioner_mode and (model.generate_nums, model.generate_by) == (1, "beam")
+    assert config.run_cfg.captioner_mode and (config.run_cfg.generate_nums, config.run_cfg.generate_by) == (1, "beam")
     assert config.run_cfg.seed == 3 and config.run_cfg.pretrain_dir == str(run) and config.run_cfg.checkpoint is None
     assert table(tmp_path / "out") == [
         ["clip", "kind", "group", "caption", "problem"], ["both.mp4", "video", "tva", "vast_cap of both.mp4", ""],
@@ -109,7 +109,7 @@ def test_groups_that_are_asked_for(run, clips, labelled, tmp_path, caplog):
     config = labelled[0][0]
     assert {own.name: own.task for own in config.data_cfg.val} == {
         "videos_tva_tv": "cap%tva%tv", "videos_tva_tv_ta": "cap%tva%tv%ta", "sounds_ta": "cap%ta", "images_tv": "cap%tv"}
-    assert (config.model_cfg.generate_nums, config.model_cfg.generate_by) == (2, "sample")
+    assert (config.run_cfg.generate_nums, config.run_cfg.generate_by) == (2, "sample")
     assert ["both.mp4", "video", "tva", "vast_cap of both.mp4", ""] in table(tmp_path / "out")
     assert ["both.mp4", "video", "ta", "audio_cap of both.mp4", ""] in table(tmp_path / "out")
     assert label.main([str(clips), "--model", str(run), "--output", str(tmp_path / "s"), "--groups", "tvs"]) == 0

@@ -12,7 +12,7 @@ import torch
 
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import CaptionKind, Task
-from omnivast.data.annotations.table import load_annotations
+from omnivast.data.annotations.load import load_annotations
 from omnivast.data.batch import Batch
 from omnivast.evaluation.captions.labelling import LabellingError, label
 from omnivast.evaluation.run import evaluate
@@ -71,9 +71,9 @@ class Clips:
             yield batch
 
 
-def settings(seed: int = 1, **model: object) -> Config:
-    return Config(RunConfig(mode="testing", seed=seed),
-                  ModelConfig(**{"captioner_mode": True, "generate_nums": 3, "max_caption_len": 7, **model}), DataConfig())
+def settings(seed: int = 1, max_caption_len: int = 7, **run: object) -> Config:
+    return Config(RunConfig(**{"mode": "testing", "seed": seed, "captioner_mode": True, "generate_nums": 3, **run}),
+                  ModelConfig(max_caption_len=max_caption_len), DataConfig())
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def test_unreadable_clips_are_listed_and_tried_again(tmp_path, ids):
 @pytest.mark.parametrize(("change", "words"), [
     ({"weights": {**WEIGHTS, "checkpoint_sha256": "bb"}}, 'checkpoint_sha256: "aa", now "bb"'),
     ({"config": settings(seed=2)}, "run_cfg.seed: 1, now 2"),
-    ({"config": settings(generate_nums=2)}, "model_cfg.generate_nums: 3, now 2"),
-    ({"config": settings(generate_by="beam")}, 'model_cfg.generate_by: "sample", now "beam"'),
+    ({"config": settings(generate_nums=2)}, "run_cfg.generate_nums: 3, now 2"),
+    ({"config": settings(generate_by="beam")}, 'run_cfg.generate_by: "sample", now "beam"'),
 ])
 def test_other_settings_are_refused(tmp_path, ids, change, words):
     run(tmp_path / "out", Clips(ids))
@@ -187,7 +187,7 @@ def test_another_list_or_another_group_is_refused(tmp_path, ids):
         run(tmp_path / "out", Clips(ids))
 
 
-def test_labels_from_before_the_setting_of_the_precision_are_continued_in_the_same(tmp_path, ids):
+def test_labels_of_older_versions_are_continued_with_the_same_settings(tmp_path, ids):
     def computed_in(precision):
         return Config(dataclasses.replace(settings().run_cfg, precision=precision), settings().model_cfg, settings().data_cfg)
 
@@ -195,10 +195,15 @@ def test_labels_from_before_the_setting_of_the_precision_are_continued_in_the_sa
     file = tmp_path / "out" / "own" / "protocol.json"
     header = json.loads(file.read_text())
     header["settings"]["run_cfg"] = {"seed": 1, "bf16": True, "fp16": False}
+    header["settings"]["model_cfg"] |= {"generate_nums": 3, "generate_by": "sample"}
     file.write_text(json.dumps(header))
     assert run(tmp_path / "out", Clips(ids), config=computed_in("bf16"))["own.labelled"] == 10
     with pytest.raises(LabellingError, match='run_cfg.precision: "bf16", now "float32"'):
         run(tmp_path / "out", Clips(ids), config=computed_in("float32"))
+    header["settings"]["model_cfg"] |= {"generate_nums": 2}
+    file.write_text(json.dumps(header))
+    with pytest.raises(LabellingError, match="run_cfg.generate_nums: 2, now 3"):
+        run(tmp_path / "out", Clips(ids), config=computed_in("bf16"))
 
 
 def test_what_does_not_change_a_caption_may_change(tmp_path, ids):

@@ -80,10 +80,10 @@ def evaluated(rank: int, folder: Path) -> dict[str, dict[str, float]]:
         for parameter in model.parameters():
             if parameter.ndim > 1:  # untrained, it finds all clips so alike that some scores differ by rounding alone
                 parameter.mul_(4)
-    config = dataclasses.replace(CONFIG, itm_rerank_num=5, ret_bidirection_evaluation=True, dual_softmax_evaluation=True)
+    config = RunConfig(itm_rerank_num=5, ret_bidirection_evaluation=True, dual_softmax_evaluation=True)
     on_disk = dataclasses.replace(config, ret_features_dir=str(folder / "features"))
     runs = {**{name: (Loader(clips), config) for name, clips in CLIPS.items()}, "on disk": (Loader(CLIPS["eleven"], "ret%tvas"), on_disk)}
-    return {name: evaluate(model, [loader], Config(RunConfig(), own, DataConfig()), folder=folder / name, provenance={})
+    return {name: evaluate(model, [loader], Config(own, CONFIG, DataConfig()), folder=folder / name, provenance={})
             for name, (loader, own) in runs.items()}
 
 

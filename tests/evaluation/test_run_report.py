@@ -47,7 +47,7 @@ def test_files_that_a_run_named_from_its_own_folder_are_found_from_any(tmp_path,
     assert run_report.annotation_rows(result) == {"a": {"video_id": "a", "subtitle": "said"}}
     assert run_files.found_from(result.path, "data") == tmp_path / "data" and run_files.found_from(result.path, "gone") == Path("gone")
     result.protocol["split_file"] = "gone.json"
-    assert run_report.annotation_rows(result) == {} and "its split file gone.json cannot be read (No such file" in caplog.text
+    assert run_report.annotation_rows(result) == {} and "categories are left out: gone.json: no such split file" in caplog.text
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, caplog):
@@ -98,14 +98,15 @@ def test_metrics_that_were_not_computed_are_named_with_their_reason(tmp_path):
 
 def test_curves_stand_in_the_markdown_as_numbers(tmp_path):
     (tmp_path / "log").mkdir()
-    rows = [{"step": n, "corpus": "x", "losses": {"loss": float(n), "itc": 1.0}, "grad_norm": 2.0} for n in range(1, 11)]
+    rows = [{"step": n, "corpus": "x", "losses": {"loss": float(n), "itc": 1.0}, "grad_norm": 2.0, "data_wait": 0.25}
+            for n in range(1, 11)]
     (tmp_path / "log" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     evaluations = [{"step": n, "a.b.ret.tva.itm.r1": 10.0 * n, "a.b.ret.tva.itc.r1": 5.0, "a.b.ret.tva.itm_v2t.r1": 1.0,
                     "q.qa.tv.accuracy": n} for n in (1, 2)]
     (tmp_path / "log" / "eval.jsonl").write_text("\n".join(map(json.dumps, evaluations)))
     assert run_report.main([str(tmp_path)]) == 0
     plain, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
-    assert "| 1 to 2 | 1.5 | 1 | – | – | – | 2 | – | – |" in plain and "| 9 to 10 | 9.5 |" in plain
+    assert "| 1 to 2 | 1.5 | 1 | – | – | – | 2 | – | 25 |" in plain and "| waiting for data, % |" in plain and "| 9 to 10 | 9.5 |" in plain
     assert "At the last step: a.b: R@1, re-ranked: tva 20.0 · a.b: R@1, contrastive: tva 5.0 · q: accuracy: tv 2.0." in plain
     assert 'aria-label="a.b: R@1, re-ranked"' in page
 

@@ -78,11 +78,11 @@ def test_captions_of_a_subset_and_of_a_result_file(scored):
     ([*GIVEN, GIVEN[0]], CAPTIONS, "video 'c' has two predictions"),
     ([*GIVEN, {"video_id": "d", "caption": "x"}], CAPTIONS, "1 video(s) are not in"),
     ([{"video_id": "a"}], CAPTIONS, "prediction 0 (video 'a') has no 'caption'"),
-    ([{"caption": "x"}], CAPTIONS, "row 0 has no id; expected one of video_id"),
+    ([{"caption": "x"}], CAPTIONS, "row 0 has no id; expected one of clip_id, video_id"),
     ([], CAPTIONS, "there is no prediction"),
-    ("{", CAPTIONS, "is not JSON"),
+    ("{", CAPTIONS, "not JSON: line 1"),
     ({"a": "x"}, CAPTIONS, 'expected [{"video_id": …, "caption": …}, …]'),
-    (GIVEN, [1], "row 0 has no caption; expected one of caption, desc"),
+    (GIVEN, [1], "row 0 has no caption; expected one of desc, caption"),
     (GIVEN, [], "expected reference captions as"),
     (GIVEN, [{"video_id": "a", "desc": [" ", ""]}], "clip 'a' has only blank reference captions"),
 ])
@@ -160,7 +160,7 @@ def test_vqa_annotations_and_submission(scored, files, tmp_path):
 
 def test_a_file_that_is_absent(capsys, tmp_path):
     assert main(["--task", "cap", "--predictions", str(tmp_path / "no.json"), "--references", "x"]) == 2
-    assert "no.json cannot be read: No such file" in capsys.readouterr().err
+    assert "no.json: no such file" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written(files, tmp_path, capsys):

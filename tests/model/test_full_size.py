@@ -30,7 +30,8 @@ VOCABULARY = 30522
 
 def released_config(vocabulary: Path, **changes) -> ModelConfig:
     """config/vast/default_model_cfg.json, with a text encoder of BERT-base's sizes, all weights random."""
-    keys = json.loads((ROOT / "config" / "vast" / "default_model_cfg.json").read_text())
+    written = json.loads((ROOT / "config" / "vast" / "default_model_cfg.json").read_text())
+    keys = {key: value for key, value in written.items() if key in ModelConfig.__dataclass_fields__}
     return ModelConfig(**{**keys, "pretrained": False, "text_encoder_type": "bert", "text_encoder_cfg": {"vocab_size": VOCABULARY},
                           "tokenizer": str(vocabulary), "max_vision_sample_num": 8, "max_audio_sample_num": 2, **changes})
 
@@ -74,7 +75,7 @@ def caption_one_clip(vocabulary: Path) -> dict[str, float]:
         features = model.encode(batch, list(Modality))
         embedded = model.embed_clips(features, group)
         encoded = time.process_time() - cpu
-        caption = model.caption(model.memory(features), group, beam_size=cfg.beam_size, max_length=cfg.max_caption_len)[0]
+        caption = model.caption(model.memory(features), group, beam_size=3, max_length=cfg.max_caption_len)[0]
     assert embedded.shape == (1, 512) and bool(embedded.isfinite().all())
     return {**built, "encode_cpu": encoded, "clip_cpu": time.process_time() - cpu, "clip": time.perf_counter() - start,
             "words": len(caption.split()), "parameters": sum(p.numel() for p in model.parameters()),

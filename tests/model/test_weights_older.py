@@ -172,7 +172,7 @@ def test_a_folder_that_the_release_wrote_is_a_start(tmp_path, caplog):
                                 "audio_sample_num": 1, "steps": 1}]}}))
     config = load_config(["--config", str(tmp_path / "c.json")])
     cfg = config.model_cfg
-    assert (cfg.contra_dim, cfg.audio_target_length, cfg.max_vision_sample_num, cfg.beam_size) == (24, 128, 2, 3)
+    assert (cfg.contra_dim, cfg.audio_target_length, cfg.max_vision_sample_num, config.run_cfg.beam_size) == (24, 128, 2, 3)
     assert "inherit_keys: 'use_flash_attn' has no effect" in caplog.text
     path = start_weights(config.run_cfg.checkpoint, config.run_cfg.pretrain_dir)
     assert path == tmp_path / "pre" / "ckpt" / "model_step_2000.pt"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnivast.training.checkpoints.checkpoint import OutputDirError
-from omnivast.training.logs.monitor import UnreadableShare, primary_metric
+from omnivast.training.logs.monitor import Ranking, UnreadableShare, primary_metric
 from omnivast.training.loop import SKIPS_IN_A_ROW, NonFiniteLoss, Trainer, spread, train
 from omnivast.training.optim import build_optimizer, set_learning_rate
 from omnivast.training.stop import StopSignals
@@ -363,5 +363,15 @@ def test_primary_metric():
     assert primary_metric({"a.cap.tv.cider": 1, "a.ret.tv.itc.r5": 2, "a.ret.tv.itc.r1": 2, "b.ret.tva.itm.r1": 3}) == "b.ret.tva.itm.r1"
     assert primary_metric({"a.qa.tv.accuracy": 1, "a.cap.tv.bleu4": 2, "a.cap.tv.cider": 2}) == "a.cap.tv.cider"
     assert primary_metric({"x": 1, "y": 2}) == "x" and primary_metric({}) is None
+    # What only looks like it: another metric, and a dataset that is called so.
+    assert primary_metric({"a.ret.tv.itm.r10": 1, "a.ret.tv.itc.r1": 2}) == "a.ret.tv.itc.r1"
+    assert primary_metric({"cider.qa.tv.accuracy_normalised": 1, "b.qa.tv.accuracy": 2}) == "b.qa.tv.accuracy"
+
+
+def test_of_some_metrics_less_is_better():
+    ranking = Ranking()
+    for step, rank in ((1, 9.0), (2, 4.0), (3, 4.0)):
+        ranking.add(step, {"a.ret.tv.itc.median_rank": rank})
+    assert ranking.steps() == [2, 3, 1] and ranking.best == {"step": 2, "metric": "a.ret.tv.itc.median_rank", "value": 4.0}
 
 

@@ -48,7 +48,7 @@ def test_the_file_is_completed_by_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("{", "zero.json' cannot be read as JSON"),
+    ("{", r"zero.json: not JSON: .*\(named by run_cfg.deepspeed_config\)"),
     ([], "zero_optimization.stage must be 1, 2 or 3, got None"),
     ({"zero_optimization": {"stage": 0}}, "zero_optimization.stage must be 1, 2 or 3, got 0"),
     ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, "'gradient_clipping' is decided by grad_norm of the run's config"),

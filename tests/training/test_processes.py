@@ -12,8 +12,9 @@ import torch.distributed as dist
 from omnivast.training.checkpoints import checkpoint
 from omnivast.training.checkpoints.checkpoint import CheckpointError
 from omnivast.training.checkpoints.saving import Saver
-from omnivast.training.engines.parallel import DataParallel
-from omnivast.training.loop import NonFiniteLoss, train
+from omnivast.training.engines.ddp import DataParallel
+from omnivast.training.logs.nonfinite import NonFiniteLoss
+from omnivast.training.loop import train
 from omnivast.utils.log import read_jsonl
 from tests.processes import together
 from tests.training.toy import Loader, Toy, config

@@ -80,10 +80,10 @@ def test_the_best_models_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path)
 def test_another_primary_metric_begins_another_ranking(tmp_path):
     kill_at(loader := Loader(), 5)
     with pytest.raises(KilledError):
-        train(config(tmp_path, save_best=True), Toy(), loader, evaluate=lambda step: {"a.itm.r1": 50.0})
-    summary = train(config(tmp_path, save_best=True, resume=True), Toy(), Loader(), evaluate=lambda step: {"b.cider": 2.0})
-    assert summary["best"] == {"step": 8, "metric": "b.cider", "value": 2.0}
-    assert {path.name for path in (tmp_path / "ckpt").glob("best_*")} == {"best_a.itm.r1.pt", "best_b.cider.pt"}
+        train(config(tmp_path, save_best=True), Toy(), loader, evaluate=lambda step: {"a.ret.tv.itm.r1": 50.0})
+    summary = train(config(tmp_path, save_best=True, resume=True), Toy(), Loader(), evaluate=lambda step: {"b.cap.tv.cider": 2.0})
+    assert summary["best"] == {"step": 8, "metric": "b.cap.tv.cider", "value": 2.0}
+    assert {path.name for path in (tmp_path / "ckpt").glob("best_*")} == {"best_a.ret.tv.itm.r1.pt", "best_b.cap.tv.cider.pt"}
 
 
 def test_minutes_are_counted_from_the_last_save(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ class OutputDirError(ValueError):
 
 @dataclass(frozen=True)
 class FileMark:
-    """What a file was when written."""
+    """Size and SHA-256 of a file, as it was written."""
 
     name: str
     bytes: int
@@ -251,8 +251,8 @@ def _kept_precision(folder: Path) -> str | None:
 
 
 def check_config(state: dict[str, Any], config_hash: str, resolved: dict[str, Any], folder: Path) -> bool:
-    """Whether the config asks for another number of steps than the checkpoint's. Raises CheckpointError that lists the differing keys
-    when the checkpoint was made with a config of other mathematics."""
+    """Whether the config asks for more or fewer steps than the checkpoint's. Raises CheckpointError, which lists the differing keys,
+    when another setting that decides the training differs."""
     if state["config_hash"] == config_hash:
         return False
     if same_but_for_length(state["config"], resolved) and diff(state["config"], resolved):
@@ -309,7 +309,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class _Hashing:
-    """Counts and hashes what passes on its way to a file: what was meant, whatever the disk then makes of it."""
+    """A file that counts and hashes the bytes written to it, so that later damage on the disk is recognised."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.bytes = file, hashlib.sha256(), 0
@@ -386,7 +386,7 @@ def _remove_all_but(folder: Path, steps: set[int]) -> None:
 
 
 def _remove_shards(folder: Path, but: set[int], before: float = math.inf) -> None:
-    """Remove the optimiser's shards (training/shards.py) of other steps ``before`` one."""
+    """Remove the optimiser's shards (optimizer_shards.py) of other steps ``before`` one."""
     for path in folder.glob("optimizer_step_*"):
         number = path.name.rpartition("_")[2]
         if path.is_dir() and number.isdecimal() and int(number) not in but and int(number) < before:

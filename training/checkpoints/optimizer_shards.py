@@ -40,7 +40,7 @@ DESCRIBING = {
     "collections": {"OrderedDict"},
     **dict.fromkeys(("pathlib", "pathlib._local"), {"Path", "PosixPath", "WindowsPath"}),
 }
-"""Module → names that a description of shards is made of."""
+"""Module → the names that unpickling a description of shards may import."""
 
 
 def folder_of(step: int) -> str:
@@ -91,7 +91,7 @@ def begin(folder: Path, step: int, optimizer: Optimizer, group: ProcessGroup) ->
 
 
 def _prepared(folder: Path, step: int, optimizer: Optimizer) -> tuple[Path, dict[str, Tensor]]:
-    """The folder to write to, which is not there, and what to write."""
+    """The temporary folder to write to (it does not exist yet) and the tensors to write."""
     temporary = _temporary(folder, step)
     on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
     return temporary, {f"{name}.{key}": value for name, p in named_parameters(optimizer).items()
@@ -176,7 +176,7 @@ def share_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def _target(parameter: nn.Parameter, kind: str, entry: TensorStorageMetadata) -> Tensor:
-    """What a saved tensor is read into."""
+    """An empty tensor that a saved one is read into."""
     if kind == "step" or not isinstance(parameter, DTensor):
         return torch.zeros(entry.size, dtype=entry.properties.dtype)
     if entry.size != parameter.shape:
@@ -211,7 +211,7 @@ def _first_fault(error: BaseException) -> str:
 
 
 class _Describing(pickle.Unpickler):
-    """Reads a description of shards, and refuses whatever else a pickle can hold."""
+    """An unpickler for descriptions of shards that refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in DESCRIBING.get(module, ()):

@@ -1,4 +1,4 @@
-"""When a training saves and keeps what, and saving in the background while the next steps run."""
+"""When a training saves, which checkpoints it keeps, and how it saves in the background while the next steps run."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class HostCopies:
 
     def __init__(self) -> None:
         self.buffers: dict[tuple[int, bool], list[Tensor]] = {}
-        """By size in bytes, and whether page-locked."""
+        """Free buffers by (size in bytes, whether page-locked)."""
         self.used: Counter[tuple[int, bool]] = Counter()
         self.copied: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
         """The copy of each storage, by the device and address of the original."""

@@ -7,10 +7,9 @@ parameters when its ``forward`` is called, so parameters that are used otherwise
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,8 +24,8 @@ from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
 from omnivast.model.text.bert import TextModel
 from omnivast.training.checkpoints import optimizer_shards as shards
+from omnivast.training.engines.base import ShardedEngine, randomly_skipping, twin, without_scalars
 from omnivast.training.engines.blocks import tower_blocks
-from omnivast.training.engines.parallel import Engine, randomly_skipping
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom, stable_seed
@@ -35,61 +34,7 @@ if TYPE_CHECKING:
     from omnivast.model.vast.model import VAST
 
 
-class Apart(Engine):
-    """``trained`` is shared out among the processes; ``model`` shares its buffers, and has parameters only within ``whole``.
-
-    Evaluation calls the model's parts in its own order and as often as each process has batches, which hooks that gather could not
-    follow: it gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers are then those of
-    testing the saved weights.
-    """
-
-    def weights(self) -> dict[str, Tensor]:
-        """On rank 0, on the CPU; empty elsewhere."""
-        main = distributed.is_main()
-        self._gather(torch.device("cpu"), keep=main)
-        state = self.model.state_dict() if main else {}
-        self._drop()
-        return state
-
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        self.share_buffers()
-        self._gather(self.device, keep=True)
-        try:
-            yield
-        finally:
-            self._drop()
-
-    def _full(self, part: nn.Parameter) -> Tensor:
-        """A parameter of ``trained``, put together from all processes."""
-        raise NotImplementedError
-
-    def _gather(self, device: torch.device, keep: bool) -> None:
-        """Give ``model`` the parameters; on processes without ``keep`` they are dropped at once."""
-        whole: dict[int, Tensor] = {}
-        for part, own in zip(self.trained.parameters(), self.model.parameters()):
-            full = self._full(part)
-            if keep:
-                whole[id(own)] = full.reshape(own.shape).to(device)
-        if keep:
-            self._replace(lambda parameter: whole[id(parameter)])
-
-    def _drop(self) -> None:
-        self._replace(lambda parameter: torch.empty_like(parameter, device="meta"))
-
-    def _replace(self, make: Callable[[nn.Parameter], Tensor]) -> None:
-        """Replace each parameter of ``model`` by ``make`` of it; one that has two places stays one."""
-        made: dict[int, nn.Parameter] = {}
-        for module in self.model.modules():
-            for key, parameter in module._parameters.items():
-                if parameter is None:
-                    continue
-                if id(parameter) not in made:
-                    made[id(parameter)] = nn.Parameter(make(parameter), parameter.requires_grad)
-                module._parameters[key] = made[id(parameter)]
-
-
-class Sharded(Apart):
+class FullySharded(ShardedEngine):
     """FSDP2."""
 
     def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
@@ -150,12 +95,6 @@ class Sharded(Apart):
         module.register_forward_hook(apart, always_call=True)
 
 
-def twin(model: VAST) -> VAST:
-    """A model of the same structure, which shares the tensors of ``model``, and all else that is no module."""
-    shared: list[Any] = [*model.parameters(), *model.buffers(), *(value for key, value in vars(model).items() if not key.startswith("_"))]
-    return copy.deepcopy(model, {id(value): value for value in shared})
-
-
 def mixed_precision(precision: torch.dtype | None, device: torch.device) -> MixedPrecisionPolicy:
     """Blocks are gathered in ``precision`` where autocast would cast them at each use; gradients are averaged in float32.
 
@@ -189,11 +128,3 @@ def _shared_parts(blocks: list[nn.Module]) -> list[nn.Module]:
     """Modules that are part of several blocks."""
     counts = Counter(part for block in blocks for part in block.modules())
     return [part for part, count in counts.items() if count > 1 and part._parameters]
-
-
-def without_scalars(model: nn.Module) -> None:
-    """Scalars, which cannot be shared out, become vectors of one element."""
-    for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None and parameter.ndim == 0:
-                module._parameters[key] = nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad)

@@ -6,7 +6,6 @@ whole, as DistributedDataParallel's, and is resumed by ddp or fsdp.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from omnivast.config.extras import import_extra
+from omnivast.config.files import read_json
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
 from omnivast.training.checkpoints import optimizer_shards as shards
-from omnivast.training.engines.fsdp import Apart, twin, without_scalars
+from omnivast.training.engines.base import ShardedEngine, twin, without_scalars
 from omnivast.training.logs.nonfinite import ADVICE, REMEDIES, NonFiniteLoss, report
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
@@ -37,7 +37,7 @@ DECIDED = {"train_batch_size": "the corpora's batch_size", "train_micro_batch_si
 """Keys of DeepSpeed's file that the run's config decides, and by which of its keys."""
 
 
-class ZeRO(Apart):
+class ZeRO(ShardedEngine):
     """DeepSpeed's engine."""
 
     def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
@@ -121,10 +121,7 @@ class ZeRO(Apart):
 def read_settings(run_cfg: RunConfig) -> dict[str, Any]:
     """DeepSpeed's settings: those of ``deepspeed_config``, and what the run decides. Raises ValueError that names file and key."""
     path = Path(run_cfg.deepspeed_config or "")
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"run_cfg.deepspeed_config '{path}' cannot be read as JSON: {error}") from error
+    settings = read_json(path, ValueError, wanted_by=" (named by run_cfg.deepspeed_config)")
     stage = settings.get("zero_optimization", {}).get("stage") if isinstance(settings, dict) else None
     if stage not in (1, 2, 3):
         raise ValueError(f"run_cfg.deepspeed_config '{path}': zero_optimization.stage must be 1, 2 or 3, got {stage}")

@@ -1,5 +1,5 @@
-"""How the data kept up: at the end of each epoch of a corpus, the share of time that the training waited for it, how long reading a clip
-took, what could not be read and why, and how many clips were silent or without a subtitle."""
+"""Whether reading data keeps up with training. At the end of each epoch of a corpus the report gives the share of time that the training
+waited for data, how long reading a clip took, what could not be read and why, and how many clips were silent or without a subtitle."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from omnivast.data.spec import kind_of_fault
 from omnivast.utils import distributed
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Small corpora have many epochs; all are in log/data.jsonl, and the log gets a line no more often than this."""
+"""Least seconds between two lines in the log: small corpora have many epochs, all of which are in log/data.jsonl."""
 
 ABSENT = {Modality.VISION: "without pictures", Modality.AUDIO: "silent", Modality.SUBTITLE: "without subtitle"}
-"""What a clip is called that lacks a modality."""
+"""Modality → the words for a clip without it."""
 
 logger = logging.getLogger("omnivast")
 
 
 class HasRows(Protocol):
-    """What the report asks of a corpus."""
+    """The members of a corpus that the report reads."""
 
     name: str
     rows: int
@@ -40,9 +40,9 @@ class _Part:
     clips: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
     absent: Counter[str] = field(default_factory=Counter)
-    """Clips that lack a modality, by what they are called."""
+    """Words (see ``ABSENT``) → number of clips that lack this modality."""
     examples: dict[str, str] = field(default_factory=dict)
-    """The first id of each."""
+    """Words → id of the first such clip."""
 
 
 @dataclass
@@ -54,7 +54,8 @@ class _Reading:
 
 
 class DataReport:
-    """Every method is called on every rank; what a resumed run has not seen itself is not in its first report."""
+    """Collects the measurements of one training. Every method is called on every rank. The first report of a resumed run covers only
+    what it has read itself."""
 
     def __init__(self, corpora: Sequence[HasRows], clips: Mapping[str, int]) -> None:
         """``clips``: those trained on so far, by corpus, over all processes."""
@@ -103,7 +104,7 @@ class DataReport:
 
 
 def _row(step: int, name: str, epoch: float, parts: Sequence[_Part], speeds: Mapping[str, float]) -> dict[str, Any]:
-    """``parts``: of each rank; ``speeds``: seconds that a clip takes, by corpus."""
+    """A line of data.jsonl. ``parts``: the measurements of each rank; ``speeds``: corpus → seconds that reading one of its clips takes."""
     waits = [part.waited / max(part.seconds, 1e-9) for part in parts]
     unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())
     absent: Counter[str] = sum((part.absent for part in parts), Counter())
@@ -116,7 +117,7 @@ def _row(step: int, name: str, epoch: float, parts: Sequence[_Part], speeds: Map
 
 
 def _line(row: Mapping[str, Any], several: bool) -> str:
-    """A row in words; ``several``: of several corpora the slowest is named."""
+    """A row in words. ``several``: there are several corpora, so the slowest is named."""
     waits, faults = row["data_wait_by_rank"], row["unreadable"]
     worst = max(range(len(waits)), key=lambda rank: waits[rank])
     text = (f"data of {row['corpus']} up to epoch {row['epoch']:.3g}: waited for {100 * row['data_wait']:.1f} % of {row['seconds']:.0f} s"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from omnivast.config.metrics import ACCURACY, CIDER, R1, MetricName, Ranks
 from omnivast.training.checkpoints.checkpoint import OutputDirError
 from omnivast.training.logs.spikes import Spike
 from omnivast.utils import distributed
@@ -19,7 +20,8 @@ from omnivast.utils.log import JsonlWriter, Progress, progress, read_jsonl, trun
 logger = logging.getLogger("omnivast")
 ENOUGH_CLIPS = 100
 """Clips read before the share of unreadable ones means something."""
-METRIC_PREFERENCE = (".itm.r1", "itc.r1", "cider", "accuracy")
+PREFERRED = ((Ranks.ITM, R1), (Ranks.ITC, R1), (None, CIDER), (None, ACCURACY))
+"""What says which checkpoint is best: the first of these that an evaluation has."""
 
 
 class UnreadableShare(RuntimeError):  # noqa: N818 (named for what the user meets)
@@ -55,7 +57,8 @@ class Monitor:
             self.events.close()
 
     def step(self, row: dict[str, Any] | None, shown: Mapping[str, str], left: str) -> None:
-        """Count a step on the bar; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard. ``left``: the time, in words."""
+        """Advance the progress bar by a step; ``row`` (None between log steps) goes to metrics.jsonl and TensorBoard. ``left``: the time
+        left, in words."""
         self.bar.set_left(left)
         self.bar.set_postfix(**shown)
         self.bar.update()
@@ -131,7 +134,7 @@ def _told(writer: JsonlWriter) -> Iterator[None]:
 
 
 class Ranking:
-    """The evaluations so far, ordered by the primary metric of the latest, of which more is better; among equals the earlier is better.
+    """The evaluations so far, ordered by the primary metric of the latest; among equals the earlier is better.
 
     The start weights (step 0) are no candidate, nor is a step without that metric.
     """
@@ -151,8 +154,10 @@ class Ranking:
         name = self.metric
         if name is None:
             return []
-        found = {step: metrics[name] for step, metrics in self.evaluations.items() if _number(metrics.get(name))}
-        return sorted(found, key=lambda step: (-found[step], step))
+        values = {step: metrics[name] for step, metrics in self.evaluations.items() if _number(metrics.get(name))}
+        known = MetricName.parse(name)
+        sign = 1 if known and not known.metric.higher_is_better else -1
+        return sorted(values, key=lambda step: (sign * values[step], step))
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -162,7 +167,7 @@ class Ranking:
 
 
 def _number(value: float | None) -> bool:
-    """Whether it can be compared; eval.jsonl holds null for what is not finite."""
+    """Whether the value is a finite number; eval.jsonl holds null for one that is not."""
     return value is not None and math.isfinite(value)
 
 
@@ -177,12 +182,10 @@ def check_unreadable(unreadable: int, clips: int, limit: float, folder: Path) ->
 
 
 def primary_metric(metrics: Mapping[str, float]) -> str | None:
-    """The metric that says which checkpoint is best: the first matching R@1, else contrastive R@1, CIDEr, accuracy, else the first."""
-    for part in METRIC_PREFERENCE:
-        for name in metrics:
-            if part in name:
-                return name
-    return next(iter(metrics), None)
+    """The metric that says which checkpoint is best: the first re-ranked R@1, else contrastive R@1, CIDEr, accuracy, else the first."""
+    known = {name: parsed for name in metrics if (parsed := MetricName.parse(name))}
+    preferred = (name for kind in PREFERRED for name, parsed in known.items() if (parsed.ranks, parsed.metric) == kind)
+    return next(preferred, next(iter(metrics), None))
 
 
 def _summary_writer(folder: Path, purge_step: int) -> Any:

@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is NaN or infinite: what is told and kept of it."""
+"""Reports of steps whose loss or gradient is NaN or infinite."""
 
 from __future__ import annotations
 

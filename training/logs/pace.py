@@ -15,9 +15,9 @@ from omnivast.utils.log import duration
 
 logger = logging.getLogger("omnivast")
 LONG = 30 * 60.0
-"""Seconds of a training on a CPU that are worth a word before they are spent."""
+"""A training on a CPU that will take longer than this many seconds is announced by a warning."""
 ENOUGH_STEPS, ENOUGH_SECONDS = 4, 20.0
-"""After which the first estimate is worth that word."""
+"""Steps and seconds after which the first estimate is reliable enough for that warning."""
 SMALLER = "OMNIVAST_SMALLER"
 """Environment variable in which a script that starts trainings names its own ways to smaller ones."""
 OWN = ("--num_train_steps N, --train_batch_size N, --train_vision_sample_num N and --vision_resolution N make it shorter; a GPU would be "
@@ -29,7 +29,8 @@ class _Cost:
     """Seconds of the steps of one kind."""
 
     first: float | None = None
-    """Counts only as long as no other is known: it also reserves memory, compiles and waits for the first data."""
+    """Seconds of the first step. It is used only until another one is known, since it also reserves memory, compiles and waits for the
+    first data."""
     steps: int = 0
     seconds: float = 0.0
 
@@ -44,7 +45,7 @@ class _Cost:
 
 
 class Pace:
-    """Told of every step and every pause of one training."""
+    """Measures the steps and pauses of one training, and estimates the time left."""
 
     def __init__(self, left: Mapping[str, int]) -> None:
         """``left``: steps still to come by what they read, see :func:`kind`."""
@@ -65,8 +66,8 @@ class Pace:
         self.pauses.append(seconds)
 
     def seconds_left(self, evaluations: int) -> float:
-        """Of steps, and of ``evaluations`` that are still to come, where one is known. A kind of step that was not seen yet counts as
-        the mean of those seen."""
+        """Seconds for the steps still to come, and for as many ``evaluations``, once the cost of one is known. A kind of step that was
+        not seen yet is taken to cost the mean of those seen."""
         known = {name: mean for name, cost in self.costs.items() if (mean := cost.mean()) is not None}
         unseen = sum(known.values()) / len(known) if known else 0.0
         steps = sum(number * known.get(name, unseen) for name, number in self.left.items())

@@ -11,11 +11,11 @@ from typing import Any
 WINDOW = 100
 """Losses of a corpus that a new one is compared with."""
 ENOUGH = 20
-"""Losses that must be known before one is judged."""
+"""Losses of a corpus that must be known before a new one is judged."""
 DEVIATION_PER_MAD = 1.4826
-"""A normal distribution's standard deviation, in median absolute deviations."""
+"""The standard deviation of a normal distribution, in units of its median absolute deviation."""
 LEAST_DEVIATION = 0.01
-"""As a share of the median: where losses hardly differ, not each is a spike."""
+"""The least deviation that is taken, as a share of the median: where losses hardly differ, small differences are no spikes."""
 
 
 @dataclass(frozen=True)
