@@ -43,10 +43,10 @@ from omnivast.model.text.generate import beam_search  # noqa: E402
 from omnivast.model.text.layout import Layout  # noqa: E402
 from omnivast.model.text.tokenizer import load_tokenizer  # noqa: E402
 from omnivast.model.vast.model import HEAD_GROUPS, VAST  # noqa: E402
+from omnivast.model.vast.names import UNUSED  # noqa: E402
 from omnivast.model.vast.step import Negatives, training_losses  # noqa: E402
 from omnivast.model.weights import LoadReport, load_weights, read_state_dict  # noqa: E402
 from omnivast.model.weights.load import begins  # noqa: E402
-from omnivast.model.weights.released import UNUSED  # noqa: E402
 from omnivast.utils.console import readers_may_leave  # noqa: E402
 from omnivast.utils.random import StepRandom  # noqa: E402
 

@@ -1,7 +1,7 @@
 """FSDP2: every process holds a share of each parameter, of its gradient and of its optimiser state.
 
-What runs together is gathered together: each block of the vision and audio towers for its own forward and backward pass, each block of
-the text tower once for all its forward passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
+What runs together is gathered together: the model's units (``Model.units``), such as a tower's blocks, each for its own forward and
+backward pass or once for all its passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
 parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is around the use.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +23,12 @@ from torch.distributed.tensor import DTensor
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
-from omnivast.model.text.bert import TextModel
+from omnivast.model.interface import Model
 from omnivast.training.checkpoints import optimizer_shards as shards
-from omnivast.training.engines.blocks import tower_blocks
 from omnivast.training.engines.parallel import Engine, randomly_skipping
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom, stable_seed
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
 
 
 class Apart(Engine):
@@ -92,7 +88,7 @@ class Apart(Engine):
 class Sharded(Apart):
     """FSDP2."""
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         self.model, self.run_cfg, self.device = model, run_cfg, device
         self.trained = twin(model)
         mesh = init_device_mesh(device.type, (distributed.world_size(),))
@@ -150,7 +146,7 @@ class Sharded(Apart):
         module.register_forward_hook(apart, always_call=True)
 
 
-def twin(model: VAST) -> VAST:
+def twin(model: Model) -> Model:
     """A model of the same structure, which shares the tensors of ``model``, and all else that is no module."""
     shared: list[Any] = [*model.parameters(), *model.buffers(), *(value for key, value in vars(model).items() if not key.startswith("_"))]
     return copy.deepcopy(model, {id(value): value for value in shared})
@@ -166,22 +162,14 @@ def mixed_precision(precision: torch.dtype | None, device: torch.device) -> Mixe
     return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
-def shard(model: VAST, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+def shard(model: Model, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     """Share the parameters of ``model`` out over ``mesh``, in place."""
     without_scalars(model)
-    blocks = tower_blocks(model)
-    for part in _shared_parts(blocks):
+    units = list(model.units())
+    for part in _shared_parts([unit.module for unit in units if unit.gathered == "pass"]):
         fully_shard(part, mesh=mesh)
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    text = getattr(model, "multimodal_encoder", None)
-    # Self-critical training also decodes, which runs parts of the blocks without their forward.
-    if isinstance(text, TextModel) and model.self_critical is None:
-        for text_block in text.blocks:
-            # Called before the block, to project a memory that all texts share.
-            for part in (text_block.crossattention.projections.key, text_block.crossattention.projections.value):
-                fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-            fully_shard(text_block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for unit in units:
+        fully_shard(unit.module, mesh=mesh, mp_policy=policy, reshard_after_forward=unit.gathered == "pass")
     fully_shard(model, mesh=mesh)
 
 

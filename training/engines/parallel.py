@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +20,16 @@ from torch.optim import Optimizer
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
+from omnivast.model.interface import Model
 from omnivast.training.checkpoints import optimizer_shards as shards
 from omnivast.training.optim import build_optimizer, gradient_norm
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
-
 logger = logging.getLogger("omnivast")
 
 
-def build_engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engine:
+def build_engine(model: Model, run_cfg: RunConfig, device: torch.device) -> Engine:
     """The engine that ``run_cfg.parallel`` names, around ``model`` on ``device``; one process alone needs none, whatever the name.
 
     Raises ValueError when DeepSpeed is asked for and is not installed, or its file does not do.
@@ -44,7 +42,7 @@ def build_engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engin
     return engine
 
 
-def _engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engine:
+def _engine(model: Model, run_cfg: RunConfig, device: torch.device) -> Engine:
     if distributed.world_size() == 1:
         if run_cfg.parallel != "ddp":
             logger.info("run_cfg.parallel %s shares nothing out: there is one process", run_cfg.parallel)
@@ -66,9 +64,9 @@ class Engine:
     ``model`` is the whole model, which is saved and tested; ``trained`` is the one whose parameters ``optimizer`` changes.
     """
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         self.model, self.run_cfg, self.device = model, run_cfg, device
-        self.trained: VAST = model
+        self.trained: Model = model
         self.optimizer: Optimizer = build_optimizer(model, run_cfg)
 
     def begin(self, first: Batch, tasks: Collection[Task]) -> None:
@@ -79,7 +77,7 @@ class Engine:
         return nullcontext()
 
     def __call__(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
-        """The losses of this process's batch (see VAST.forward)."""
+        """The losses of this process's batch (see Model.forward)."""
         return self.trained(batch, task, draws)
 
     def backward(self, loss: Tensor) -> None:
@@ -131,7 +129,7 @@ class Engine:
 class DataParallel(Engine):
     """DistributedDataParallel: every process holds all weights, and gradients are averaged in buckets during the backward pass."""
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         super().__init__(model, run_cfg, device)
         self.wrapped: DistributedDataParallel | None = None
         self.idle: list[nn.Parameter] = []
