@@ -80,8 +80,14 @@ def _deciding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     datasets = [_filled(d, "data_cfg") for d in (whole.get("data_cfg") or {}).get("train") or []]
     scst = SCST_KEYS if sections["run_cfg"]["scst_finetuning"] else ()
     return {"run_cfg": {key: sections["run_cfg"][key] for key in (*DECIDING_RUN_KEYS, *scst)},
-            "model_cfg": {key: v for key, v in sections["model_cfg"].items() if key not in PASSIVE_MODEL_KEYS},
+            "model_cfg": {key: v for key, v in sections["model_cfg"].items() if key not in PASSIVE_MODEL_KEYS and not _as_before(key, v)},
             "data_cfg": {"train": [_deciding_of(dataset) for dataset in datasets]}}
+
+
+def _as_before(key: str, value: Any) -> bool:
+    """Whether a newer setting of model_cfg says what was done before there was one."""
+    setting = section_keys("model_cfg").get(key)
+    return setting is not None and "newer" in setting.metadata and value == setting.default
 
 
 def _deciding_of(dataset: Mapping[str, Any]) -> dict[str, Any]:

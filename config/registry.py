@@ -27,11 +27,13 @@ class Registry(Generic[Item]):
 
     def register(self, name: str) -> Callable[[Item], Item]:
         """Decorator: ``name`` in the config means this. Raises ValueError when the name is taken."""
+        if name in self._items:
+            raise ValueError(f"{self.key}: there are two of the name '{name}'")
+
         def enter(item: Item) -> Item:
-            if name in self._items:
-                raise ValueError(f"{self.key}: there are two of the name '{name}'")
             self._items[name] = item
             return item
+
         return enter
 
     def find(self, name: str | None) -> Item:

@@ -13,7 +13,8 @@ from omnivast.config.tasks import Task
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field with a help text; ``metadata`` may hold minimum, maximum, obsolete (what replaces the key),
-    unset (values with which released configs say "not set": they stand for the default) and path (~ and $VARIABLES are expanded)."""
+    unset (values with which released configs say "not set": they stand for the default), path (~ and $VARIABLES are expanded) and newer
+    (added when runs were already saved: its default counts as absent, so that they can be resumed)."""
     details = {"help": help, **metadata}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=details)
@@ -109,7 +110,7 @@ class RunConfig:
 class ModelConfig:
     """The model: towers, widths, text lengths, generation."""
 
-    model_type: Literal["vast"] = setting("vast", "the model")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose")
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none")
@@ -133,7 +134,9 @@ class ModelConfig:
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
     itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
-    label_smoothing: float = setting(0.1, "label smoothing of the contrastive loss", minimum=0.0, maximum=1.0)
+    contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
+                                               "or sigmoid (each pair by itself, as SigLIP)", newer=True)
+    label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0)
     frozen_vision: bool = setting(False, "the vision encoder is not trained")
     frozen_audio: bool = setting(False, "the audio encoder is not trained")
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")

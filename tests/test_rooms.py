@@ -22,6 +22,8 @@ MAY_IMPORT = {
 TYPES_ONLY = {"model": {"data"}}
 """Rooms whose names may be used in annotations: imported under ``if TYPE_CHECKING:`` alone."""
 CODE = sorted(path for room in [*MAY_IMPORT, PACKAGE, "scripts", "benchmarks"] for path in (ROOT / room).rglob("*.py")) + [ROOT / "run.py"]
+FAMILIES = sorted(path.parent.name for path in (ROOT / "model").glob("*/model.py"))
+ABOUT_A_FAMILY = {"scripts/check_parity.py"}
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FUNCTION, LONGEST_FILE = 75, 420
 
@@ -56,6 +58,21 @@ def violations(room: str, source: str) -> list[str]:
         elif package == PACKAGE and imported and imported not in allowed:
             found.append(f"line {line}: {room} must not import {imported}")
     return found
+
+
+def families(path: Path) -> list[str]:
+    """Imports of a model family: of what stands in a folder of model/ that enters a class into MODELS."""
+    return [f"{name_of(path)}:{line}: names the family of {module}" for module, line, _ in imports(ast.parse(path.read_text()))
+            if any(module.startswith(f"{PACKAGE}.model.{family}.") for family in FAMILIES)]
+
+
+def test_only_the_model_room_names_a_family():
+    """What trains, tests, labels and reports goes through model/interface.py; check_parity.py is about VAST."""
+    rooms = [path for path in CODE if path.relative_to(ROOT).parts[0] not in ("model", "benchmarks")]
+    rooms += [path for path in CODE if path.is_relative_to(ROOT / "model" / "weights")]
+    assert FAMILIES
+    assert [problem for path in rooms if name_of(path) not in ABOUT_A_FAMILY for problem in families(path)] == []
+    assert families(ROOT / "model" / "build.py") and families(ROOT / "scripts" / "check_parity.py")
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -38,7 +38,7 @@ KEYS = {CaptionKind.VISION: "vision_cap", CaptionKind.AUDIO: "audio_cap", Captio
 SYNC_SECONDS = 5.0
 """At most so much work is lost by a power cut; a killed process loses at most its last batch."""
 NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
-                                "itm_ratio", "itm_rerank_num", "ret_bidirection_evaluation",
+                                "contrastive_loss", "itm_ratio", "itm_rerank_num", "ret_bidirection_evaluation",
                                 "dual_softmax_evaluation", "ret_shared_texts", "ret_features_dir", "rerank_memory_gb",
                                 "java_metrics_seconds", "captioner_mode"])
 NOT_DECIDING_DATA = frozenset(["txt", "training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir", "ignore_fields"])

@@ -19,6 +19,7 @@ from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Tower, Unit
+from omnivast.model.objectives.contrastive import CONTRASTS
 from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.generate import beam_search, best_texts, sample
@@ -102,6 +103,7 @@ class VAST(Model):
     can_match = True
     tokenizer: Tokenizer
 
+    contra_temp: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -110,7 +112,9 @@ class VAST(Model):
         self.config, self.tokenizer = config, tokenizer
         self.self_critical: SelfCritical | None = None
         width = sizes.hidden_size
-        self.contra_temp = nn.Parameter(torch.tensor(0.07))
+        self.contrast = CONTRASTS.find(config.contrastive_loss)
+        for name, value in self.contrast.learnt.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(value)))
         widths = {Modality.SUBTITLE: width}
         if config.vision_encoder_type:
             self.vision_encoder = build_vision(config)
@@ -281,6 +285,10 @@ class VAST(Model):
         with self.mixed():
             out = self.multimodal_encoder.sentences(Layout.of(texts.ids, texts.mask))
         return self.embed_cls(out.cls())
+
+    def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Of b local pairs with the global batch of B: text to clip, clip to text, each (b, B)."""
+        return self.contrast.logits(texts, clips, all_texts, all_clips, *(getattr(self, name) for name in self.contrast.learnt))
 
     def memory(self, features: ClipFeatures) -> Memory:
         """What texts attend to; keys and values are projected at first use and kept."""
