@@ -113,8 +113,8 @@ class VAST(Model):
         self.self_critical: SelfCritical | None = None
         width = sizes.hidden_size
         self.contrast = CONTRASTS.find(config.contrastive_loss)
-        for name, value in self.contrast.learnt.items():
-            self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+        for name, first in self.contrast.learnt.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(first)))
         widths = {Modality.SUBTITLE: width}
         if config.vision_encoder_type:
             self.vision_encoder = build_vision(config)
