@@ -16,7 +16,6 @@ from benchmarks.workload import PRETRAINING, texts
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task
 from omnivast.data.batch import Batch
-from omnivast.model.build import build_model
 from omnivast.model.vast.model import VAST, ClipFeatures
 
 TASK = Task.parse(PRETRAINING)
@@ -64,7 +63,7 @@ def make_model(size: Size, device: torch.device) -> VAST:
                 "max_vision_sample_num": size.test_frames, "max_audio_sample_num": size.slices}
         torch.manual_seed(0)
         with device:
-            model = build_model(ModelConfig(**keys))
+            model = VAST.build(ModelConfig(**keys))
     return model.to(device).train()
 
 

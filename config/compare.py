@@ -93,7 +93,10 @@ def _deciding_of(section: Mapping[str, Any], name: str) -> dict[str, Any]:
     filled = _filled(section, name)
 
     def decides(key: str) -> bool:
-        decides = section_keys(name)[key].metadata.get("decides", True)
+        setting = section_keys(name)[key]
+        if "newer" in setting.metadata and filled[key] == setting.default:
+            return False
+        decides = setting.metadata.get("decides", True)
         return filled[decides[0]] == decides[1] if isinstance(decides, tuple) else decides
 
     return {key: value for key, value in filled.items() if decides(key)}

@@ -21,6 +21,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     - decides: whether another value makes another training, which a checkpoint then does not continue (default True). A pair (key, value):
       only where that setting of the same section has that value. Where the weights start is not among what decides: a resumed run does
       not read that again;
+    - newer: added when runs were already saved; its default counts as absent, so that they can be resumed;
     - length: it says how long a training is, which a resumed one may extend.
     """
     details = {"help": help, **metadata}
@@ -147,7 +148,7 @@ class RunConfig:
 class ModelConfig:
     """The model: towers, widths, text lengths."""
 
-    model_type: Literal["vast"] = setting("vast", "the model")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none")
@@ -171,7 +172,9 @@ class ModelConfig:
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
     itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
-    label_smoothing: float = setting(0.1, "label smoothing of the contrastive loss", minimum=0.0, maximum=1.0)
+    contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
+                                               "or sigmoid (each pair by itself, as SigLIP)", newer=True)
+    label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0)
     frozen_vision: bool = setting(False, "the vision encoder is not trained")
     frozen_audio: bool = setting(False, "the audio encoder is not trained")
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)

@@ -1,12 +1,22 @@
-"""What the evaluators share: their result, and the joining of what several processes found into annotation order."""
+"""What the evaluators share: how they are found and driven, their result, and the joining of what several processes found into
+annotation order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from omnivast.config.registry import Registry
+from omnivast.model.interface import Model
 from omnivast.utils import distributed
+
+if TYPE_CHECKING:
+    from omnivast.config.schema import Config
+    from omnivast.data.batch import Batch
+    from omnivast.data.loader import EvalLoader
+    from omnivast.evaluation.journal import Journal
 
 Item = TypeVar("Item")
 
@@ -23,6 +33,43 @@ class Outcome:
     """Counts and settings for the protocol."""
     intervals: dict[str, list[float]] = field(default_factory=dict)
     """Flat metric name → [low, high], see :mod:`evaluation.metrics.bootstrap`."""
+
+
+@dataclass
+class Encoded:
+    """A batch's clips, encoded once for all evaluators."""
+
+    model: Model
+    features: Any
+    """See ``Model.encode``."""
+    seconds: float = 0.0
+    """How long it took to read and encode them."""
+
+    @cached_property
+    def memory(self) -> Any:
+        """What texts attend to: made when it is first asked for, and common to all that generate."""
+        return self.model.memory(self.features)
+
+
+class Evaluator(Protocol):
+    """Tests one objective on one dataset; on every process."""
+
+    def add(self, batch: Batch, encoded: Encoded) -> Any:
+        """A batch on the model's device. Returns what was found of it, for :meth:`take`: JSON-able but for float32 tensors."""
+        ...
+
+    def take(self, found: Any) -> None:
+        """What :meth:`add` returned in an earlier run that broke off, after all batches of this one."""
+        ...
+
+    def finish(self) -> Outcome:
+        """The result of all processes' clips."""
+        ...
+
+
+EVALUATORS: Registry[Callable[[Model, EvalLoader, Config, Journal], Evaluator]] = Registry("task", "objective")
+"""Objective (as a task writes it) → what makes its evaluator for a model, a dataset with that objective, the run's settings,
+and the journal in which an evaluator may keep what its ``finish`` has computed so far."""
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

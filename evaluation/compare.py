@@ -21,7 +21,7 @@ from omnivast.evaluation.captions.evaluator import caption_measures
 from omnivast.evaluation.inputs import is_result
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.questions.evaluator import answer_measures
-from omnivast.evaluation.retrieval.evaluator import rank_measures
+from omnivast.evaluation.retrieval.measures import rank_measures
 from omnivast.utils.files import write_atomically
 
 MEASURES: dict[str, Callable[..., tuple[dict[str, bootstrap.Measure], int]]] = {

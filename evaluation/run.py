@@ -5,28 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+import omnivast.evaluation.captions.evaluator
+import omnivast.evaluation.questions.evaluator
+import omnivast.evaluation.retrieval.evaluator  # noqa: F401  (these enter their evaluators)
 from omnivast.config.load import config_hash
-from omnivast.config.tasks import Modality, Objective
+from omnivast.config.tasks import Objective
 from omnivast.data.loader import workers
 from omnivast.data.spec import UnreadableError
 from omnivast.evaluation import protocol
 from omnivast.evaluation import published as benchmarks
-from omnivast.evaluation.captions.evaluator import CaptionEvaluator
 from omnivast.evaluation.captions.labelling import label
-from omnivast.evaluation.collect import Outcome, flatten
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Evaluator, Outcome, flatten
 from omnivast.evaluation.journal import Journal
-from omnivast.evaluation.questions.evaluator import QAEvaluator
-from omnivast.evaluation.questions.people import answers_of_people, write_submissions
-from omnivast.evaluation.retrieval.evaluator import RetrievalEvaluator
-from omnivast.evaluation.retrieval.features import reranked_share
+from omnivast.evaluation.questions.people import write_submissions
+from omnivast.model.interface import Model
 from omnivast.utils import distributed
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, progress
@@ -35,14 +34,13 @@ if TYPE_CHECKING:
     from omnivast.config.schema import Config
     from omnivast.data.batch import Batch
     from omnivast.data.loader import EvalLoader
-    from omnivast.model.vast.model import VAST, ClipFeatures
     from omnivast.model.weights import LoadReport
     from omnivast.utils.precision import Precision
 
 logger = logging.getLogger("omnivast")
 
 
-def evaluate_weights(model: VAST, loaders: Sequence[EvalLoader], config: Config, weights: LoadReport | None,
+def evaluate_weights(model: Model, loaders: Sequence[EvalLoader], config: Config, weights: LoadReport | None,
                      precision: Precision) -> None:
     """Test the weights that were loaded, on every process: ``results/`` in the output folder, and the metrics in the log."""
     folder = Path(config.run_cfg.output_dir, "results")
@@ -52,7 +50,7 @@ def evaluate_weights(model: VAST, loaders: Sequence[EvalLoader], config: Config,
 
 
 def evaluator(
-    model: VAST, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None, precision: Precision
+    model: Model, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None, precision: Precision
 ) -> Callable[[int], dict[str, float]] | None:
     """What a training calls on every process to test the model after a step, into ``results/step_N``; None where nothing is tested.
 
@@ -70,7 +68,7 @@ def evaluator(
 
 
 def evaluate(
-    model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder: Path, provenance: dict[str, Any]
+    model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder: Path, provenance: dict[str, Any]
 ) -> dict[str, float]:
     """Test every objective of every loader's task.
 
@@ -96,17 +94,16 @@ def evaluate(
     protocol.refuse_partial(provenance, config)
     metrics: dict[str, float] = {}
     journals: list[Journal] = []
-    device = next(model.parameters()).device
     with _evaluating(model):
         if config.run_cfg.captioner_mode:
             return label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
             data: dict[str, Any] = {}
             journals.append(Journal(Path(folder), loader, config, provenance))
-            for objective, outcome, seconds in _outcomes(model, loader, config, device, journals[-1]):
+            for objective, outcome, seconds in _outcomes(model, loader, config, journals[-1]):
                 data = data or _data_facts(loader)
                 own = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
-                                     device=device, seconds=seconds)
+                                     device=model.device, seconds=seconds)
                 if distributed.is_main():
                     _write(Path(folder) / f"{loader.name}.{objective.value}.json", own, outcome)
                     write_submissions(Path(folder) / "submission", loader.name, own["groups"], outcome.predictions)
@@ -117,84 +114,31 @@ def evaluate(
     return metrics
 
 
-@dataclass
-class _Evaluators:
-    retrieval: RetrievalEvaluator | None
-    captioning: CaptionEvaluator | None
-    qa: QAEvaluator | None
-
-
-def _evaluators(loader: EvalLoader, config: Config) -> _Evaluators:
-    settings = config.run_cfg
-    groups = {objective: loader.task.groups(objective) for objective in Objective}
-    # In the other direction every clip has texts re-ranked.
-    texts, depth = loader.provenance["texts"], settings.itm_rerank_num
-    share = 1.0 if settings.ret_bidirection_evaluation else reranked_share(loader.clips, texts, depth)
-    return _Evaluators(
-        RetrievalEvaluator(groups[Objective.RETRIEVAL], rerank=settings.itm_rerank_num,
-                           both_directions=settings.ret_bidirection_evaluation, dual_softmax=settings.dual_softmax_evaluation,
-                           shared_texts=settings.ret_shared_texts, features_dir=settings.ret_features_dir,
-                           memory_gb=settings.rerank_memory_gb, share=share)
-        if groups[Objective.RETRIEVAL] else None,
-        CaptionEvaluator(groups[Objective.CAPTION], loader.references, beam_size=settings.beam_size,
-                         max_length=config.model_cfg.max_caption_len, java_seconds=settings.java_metrics_seconds)
-        if groups[Objective.CAPTION] else None,
-        QAEvaluator(groups[Objective.QA], beam_size=settings.beam_size, people=answers_of_people(loader.config.txt),
-                    source=loader.provenance["split_file"])
-        if groups[Objective.QA] else None,
-    )
-
-
-def _outcomes(model: VAST, loader: EvalLoader, config: Config, device: torch.device, journal: Journal
-              ) -> Iterator[tuple[Objective, Outcome, float]]:
+def _outcomes(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> Iterator[tuple[Objective, Outcome, float]]:
     """One pass over the loader, in which each clip is encoded once for all objectives and groups and its keys and values are projected
     once; then each objective's outcome, with the seconds of the pass and of its own scoring."""
     start = time.monotonic()
-    evaluators = _evaluators(loader, config)
-    _pass(model, loader, device, evaluators, journal)
+    evaluators = {objective: EVALUATORS.find(objective.value)(model, loader, config, journal) for objective in loader.task.objectives}
+    _pass(model, loader, evaluators, journal)
     pass_seconds = time.monotonic() - start
-
-    def encode_again(rows: list[int], modalities: Sequence[Modality]) -> Iterator[tuple[list[int], Any]]:
-        for on_host in loader.batches(rows):
-            if len(on_host):
-                batch = on_host.to(device)
-                yield batch.index.tolist(), model.encode(batch, modalities)
-
-    for objective in loader.task.objectives:
+    for objective, own in evaluators.items():
         start = time.monotonic()
-        if objective is Objective.RETRIEVAL and evaluators.retrieval:
-            outcome = evaluators.retrieval.finish(model, device, encode_again, journal)
-        elif objective is Objective.CAPTION and evaluators.captioning:
-            outcome = evaluators.captioning.finish()
-        elif objective is Objective.QA and evaluators.qa:
-            outcome = evaluators.qa.finish()
-        else:
-            continue
+        outcome = own.finish()
         if journal.done:
             outcome.facts["clips_of_an_earlier_run"] = len(journal.done)
         yield objective, outcome, pass_seconds + time.monotonic() - start
 
 
-def _pass(model: VAST, loader: EvalLoader, device: torch.device, evaluators: _Evaluators, journal: Journal) -> None:
+def _pass(model: Model, loader: EvalLoader, evaluators: Mapping[Objective, Evaluator], journal: Journal) -> None:
     """Give the evaluators all clips: those that the journal does not know from the loader, noted as they come, then the journal's. Raises
     UnreadableError on every process where one has unreadable clips that are not to be skipped, after all others."""
-    generating = evaluators.captioning is not None or evaluators.qa is not None
     own_clips = -(-(loader.clips - len(journal.done)) // distributed.world_size())
     bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
     fault: str | None = None
     try:
         with bar:
-            for batch, features, seconds in _encoded(model, loader, device, journal.done):
-                found: dict[str, Any] = {}
-                memory = model.memory(features) if generating else None
-                if evaluators.captioning:
-                    found["cap"] = evaluators.captioning.add(model, batch, memory)
-                if evaluators.qa:
-                    found["qa"] = evaluators.qa.add(model, batch, memory)
-                del memory
-                if evaluators.retrieval:
-                    found["ret"] = evaluators.retrieval.add(model, batch, features, seconds)
-                journal.add(batch.index.tolist(), found)
+            for batch, encoded in _encoded(model, loader, journal.done):
+                journal.add(batch.index.tolist(), {objective.value: own.add(batch, encoded) for objective, own in evaluators.items()})
                 bar.update(len(batch))
     except UnreadableError as error:
         fault = str(error)
@@ -205,17 +149,12 @@ def _pass(model: VAST, loader: EvalLoader, device: torch.device, evaluators: _Ev
         kept = f"What was found of the other clips is kept in {journal.folder}; the same command goes on from there"
         raise UnreadableError("\n".join([*faults, kept] if journal.folder else faults))
     for found in journal.found:
-        if evaluators.captioning:
-            evaluators.captioning.take(found["cap"])
-        if evaluators.qa:
-            evaluators.qa.take(found["qa"])
-        if evaluators.retrieval:
-            evaluators.retrieval.take(found["ret"])
+        for objective, evaluator in evaluators.items():
+            evaluator.take(found[objective.value])
 
 
-def _encoded(model: VAST, loader: EvalLoader, device: torch.device, done: Collection[int]
-             ) -> Iterator[tuple[Batch, ClipFeatures, float]]:
-    """The batches of clips not ``done`` on the device, their features, and the seconds that it takes to read and encode each: of reading,
+def _encoded(model: Model, loader: EvalLoader, done: Collection[int]) -> Iterator[tuple[Batch, Encoded]]:
+    """The batches of clips not ``done`` on the device, encoded, with the seconds that it takes to read and encode each: of reading,
     what was waited for, or the readers' own time where they had read ahead."""
     readers, batches = max(1, workers(loader.config)), loader.read(done)
     while True:
@@ -224,11 +163,11 @@ def _encoded(model: VAST, loader: EvalLoader, device: torch.device, done: Collec
         if on_host is None:
             return
         read = time.monotonic()
-        batch = on_host.to(device)
+        batch = on_host.to(model.device)
         features = model.encode(batch, loader.task.modalities)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        yield batch, features, max(read - start, batch.read_seconds / readers) + time.monotonic() - read
+        if model.device.type != "cpu":
+            torch.accelerator.synchronize(model.device)
+        yield batch, Encoded(model, features, max(read - start, batch.read_seconds / readers) + time.monotonic() - read)
 
 
 @contextmanager

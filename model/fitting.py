@@ -12,7 +12,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.text.bert import TextSizes
 from omnivast.utils.machine import free_memory, memory
 
 FACTORIES = frozenset([torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn])
@@ -53,8 +52,8 @@ class Fitting(TorchFunctionMode):
                            + ", ".join(f"{name} {size:,}" for name, size in largest))
 
 
-def sizes_of(cfg: ModelConfig, text: TextSizes) -> dict[str, int]:
+def sizes_of(cfg: ModelConfig) -> dict[str, int]:
     """The whole numbers by which a model's size is set, by the names of their settings."""
-    parts = {"model_cfg": dataclasses.asdict(cfg), "model_cfg.text_encoder_cfg": dataclasses.asdict(text),
+    parts = {"model_cfg": dataclasses.asdict(cfg), "model_cfg.text_encoder_cfg": cfg.text_encoder_cfg,
              "model_cfg.vision_encoder_cfg": cfg.vision_encoder_cfg, "model_cfg.audio_encoder_cfg": cfg.audio_encoder_cfg}
     return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items() if type(value) is int}

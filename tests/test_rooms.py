@@ -25,6 +25,9 @@ NOT_BUILT_YET = {"inference"}
 TYPES_ONLY = {"model": {"data"}}
 """Rooms whose names may be used in annotations: imported under ``if TYPE_CHECKING:`` alone."""
 CODE = sorted(path for room in [*MAY_IMPORT, PACKAGE, "scripts", "benchmarks"] for path in (ROOT / room).rglob("*.py")) + [ROOT / "run.py"]
+FAMILIES = sorted(path.parent.name for path in (ROOT / "model").glob("*/model.py"))
+ABOUT_A_FAMILY = {"model/build.py": "brings in the families", "scripts/check_parity.py": "checks VAST",
+                  "model/text/bert.py": "its head of words still stands with VAST's"}
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAY_IMPORT_SCRIPTS = {"omnivast/__main__.py"}
 KNOWN_CIRCLES = [
@@ -66,6 +69,20 @@ def violations(room: str, source: str) -> list[str]:
         elif package == PACKAGE and imported and imported not in allowed:
             found.append(f"line {line}: {room} must not import {imported}")
     return found
+
+
+def families(path: Path) -> list[str]:
+    """Imports of a model family that is not the file's own: of what stands in a folder of model/ with a model.py."""
+    return [f"{name_of(path)}:{line}: names the family of {module}" for module, line, _ in imports(ast.parse(path.read_text()))
+            for family in FAMILIES if f"{module}.".startswith(f"{PACKAGE}.model.{family}.") and path.parent.name != family]
+
+
+def test_nobody_names_a_model_family():
+    """What trains, tests, labels and reports goes through model/interface.py; families share what stands beside them in model/."""
+    assert FAMILIES
+    assert [problem for path in CODE if name_of(path) not in ABOUT_A_FAMILY and path.relative_to(ROOT).parts[0] != "benchmarks"
+            for problem in families(path)] == []
+    assert all(families(ROOT / name) for name in ABOUT_A_FAMILY)
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

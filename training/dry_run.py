@@ -12,9 +12,9 @@ from torch import Tensor
 
 from omnivast.config.schema import Config, RunConfig
 from omnivast.model.build import pretrained_files
+from omnivast.model.interface import Model
 from omnivast.model.recompute import noting
 from omnivast.training.checkpoints import checkpoint
-from omnivast.training.engines.blocks import tower_blocks
 from omnivast.training.engines.zero import read_settings
 from omnivast.training.loop import spread
 from omnivast.training.optim import build_optimizer
@@ -23,7 +23,6 @@ from omnivast.utils.random import StepRandom, seed_everything
 
 if TYPE_CHECKING:
     from omnivast.data.loader import EvalLoader, TrainLoader
-    from omnivast.model.vast.model import VAST
 
 logger = logging.getLogger("omnivast")
 MOMENTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1}
@@ -31,7 +30,7 @@ MOMENTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1}
 Row = tuple[str, ...]
 
 
-def dry_run(config: Config, model: VAST, loader: TrainLoader | None, eval_loaders: Sequence[EvalLoader],
+def dry_run(config: Config, model: Model, loader: TrainLoader | None, eval_loaders: Sequence[EvalLoader],
             device: torch.device | str = "cpu") -> dict[str, Any]:
     """Log tables of parameters, memory and corpora, and return the numbers. Reads one training batch and passes it through the model.
 
@@ -64,7 +63,7 @@ def dry_run(config: Config, model: VAST, loader: TrainLoader | None, eval_loader
     return report
 
 
-def memory(config: Config, model: VAST, loader: TrainLoader, device: torch.device) -> dict[str, int]:
+def memory(config: Config, model: Model, loader: TrainLoader, device: torch.device) -> dict[str, int]:
     """Bytes per process: weights, gradients and optimiser, or this process's share of them, exactly; with fsdp, the weights that a step
     puts together for its whole length; activations as a pass over the first batch keeps them."""
     run = config.run_cfg
@@ -74,7 +73,7 @@ def memory(config: Config, model: VAST, loader: TrainLoader, device: torch.devic
     sizes = {name: -(-size // distributed.world_size()) if name in shared else size for name, size in sizes.items()}
     sizes["weights"] += size_of(model.buffers())
     if run.parallel == "fsdp" and shared:
-        apart = {id(p) for block in tower_blocks(model) for p in block.parameters()}
+        apart = {id(p) for unit in model.units() if unit.gathered == "pass" for p in unit.module.parameters()}
         sizes["weights together in a step"] = size_of(p for p in model.parameters() if id(p) not in apart)
     sizes["activations of one batch"] = activations(config, model, loader, device)
     return {**sizes, "together, at least": sum(sizes.values())}
@@ -96,7 +95,7 @@ def shared_out(run: RunConfig) -> Collection[str]:
     return ("optimiser", "weights", "gradients") if run.gradient_accumulation_steps == 1 else ("optimiser", "weights")
 
 
-def activations(config: Config, model: VAST, loader: TrainLoader, device: torch.device) -> int:
+def activations(config: Config, model: Model, loader: TrainLoader, device: torch.device) -> int:
     """Bytes that the backward pass over the first training batch needs kept; runs that pass. Raises ValueError for a non-finite loss."""
     batch = next(iter(loader.batches(0)))
     kept: dict[int, int] = {}
@@ -129,7 +128,7 @@ def table(head: Row, rows: Sequence[Row]) -> str:
     return "\n".join(["", *lines])
 
 
-def _parameters(model: VAST) -> dict[str, dict[str, int]]:
+def _parameters(model: Model) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     seen: set[int] = set()
     for _, parameter, role in model.parameter_roles():

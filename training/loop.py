@@ -25,6 +25,7 @@ from omnivast.config.load import config_hash, resolved
 from omnivast.config.schema import Config
 from omnivast.data.batch import Batch, corpus_of
 from omnivast.data.prefetch import on_device
+from omnivast.model.interface import Model
 from omnivast.training.checkpoints import checkpoint
 from omnivast.training.checkpoints.saving import Saver, best_kept
 from omnivast.training.continuing import check_data, plan_of, tell_longer
@@ -43,7 +44,6 @@ from omnivast.utils.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from omnivast.data.loader import TrainLoader
-    from omnivast.model.vast.model import VAST
 
 logger = logging.getLogger("omnivast")
 Evaluate = Callable[[int], dict[str, float]]
@@ -91,7 +91,7 @@ class StepResult:
     waited: float
 
 
-def train(config: Config, model: VAST, loader: TrainLoader, *, evaluate: Evaluate | None = None,
+def train(config: Config, model: Model, loader: TrainLoader, *, evaluate: Evaluate | None = None,
           device: torch.device | str = "cpu") -> dict[str, Any]:
     """Train ``model`` as ``config.run_cfg`` says; on every rank. ``evaluate(step)`` returns flat metrics, equal on all ranks.
 
@@ -120,7 +120,7 @@ def spread(total: int, times: int) -> list[int]:
 class Trainer:
     """The state of one training."""
 
-    def __init__(self, config: Config, model: VAST, loader: TrainLoader, evaluate: Evaluate | None, device: torch.device,
+    def __init__(self, config: Config, model: Model, loader: TrainLoader, evaluate: Evaluate | None, device: torch.device,
                  stop: StopSignals) -> None:
         self.config, self.run_cfg, self.loader, self.evaluator = config, config.run_cfg, loader, evaluate
         self.device, self.stop = device, stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,18 +12,16 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from omnivast.config.schema import RunConfig
+from omnivast.model.interface import Model
 from omnivast.training.muon import Muon, hidden_matrices
 from omnivast.training.schedule import lr_factor
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
 
 FUSED_DEVICES = ("cpu", "cuda")
 """Device types on which torch has fused optimiser steps."""
 APEX_DEVICES = ("cuda",)
 
 
-def build_optimizer(model: VAST, run_cfg: RunConfig) -> Optimizer:
+def build_optimizer(model: Model, run_cfg: RunConfig) -> Optimizer:
     """The optimiser that ``run_cfg.optim`` names, over the trainable parameters of ``model``.
 
     A group is one role (vision, audio, text, head, or ``new`` for ``new_params_name``) with or without weight decay, and with muon of

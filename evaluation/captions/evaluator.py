@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omnivast.config.tasks import Group
+from omnivast.config.tasks import Group, Objective
 from omnivast.data.batch import Batch
 from omnivast.evaluation.captions.java import java_scores
 from omnivast.evaluation.captions.references import reference_index
-from omnivast.evaluation.collect import Outcome, computed_once, in_annotation_order
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once, in_annotation_order
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.bleu import ORDER, bleu_of_sums, bleu_terms, check_pairs
 from omnivast.evaluation.metrics.meteor import meteor_of_sums, meteor_terms
 from omnivast.evaluation.metrics.rouge import rouge_l
 from omnivast.evaluation.metrics.tokenizer import tokenize
-from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY
+from omnivast.model.interface import Model
 
 if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
+    from omnivast.config.schema import Config
+    from omnivast.data.loader import EvalLoader
+    from omnivast.evaluation.journal import Journal
 
 logger = logging.getLogger("omnivast")
 ONE_CLIP = "says nothing of one clip: it weighs words by how few clips have them, and is 0 whatever the caption"
@@ -35,6 +37,7 @@ class CaptionEvaluator:
     """Captions batch by batch (:meth:`add`), then scores (:meth:`finish`).
 
     Args:
+        model: writes the captions, with its own ``length_penalty``.
         groups: the captioning groups of the task.
         references: clip id → reference captions.
         beam_size: beams; 1: greedy.
@@ -43,16 +46,16 @@ class CaptionEvaluator:
     """
 
     def __init__(
-        self, groups: Sequence[Group], references: Mapping[str, Sequence[str]], *, beam_size: int, max_length: int, java_seconds: float = 0
+        self, model: Model, groups: Sequence[Group], references: Mapping[str, Sequence[str]], *, beam_size: int, max_length: int,
+        java_seconds: float = 0,
     ) -> None:
-        self.groups = tuple(groups)
+        self.model, self.groups = model, tuple(groups)
         self.references = references
         self.beam_size, self.max_length, self.java_seconds = beam_size, max_length, java_seconds
         self._own: list[tuple[int, dict[str, Any]]] = []
 
-    def add(self, model: VAST, batch: Batch, memory: Any) -> list[tuple[int, dict[str, Any]]]:
-        """One batch and the Memory of its clips, in the same order. Returns what was found, for :meth:`take`. Raises ValueError when a
-        clip has no reference."""
+    def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
+        """One batch. Returns what was found, for :meth:`take`. Raises ValueError when a clip has no reference."""
         entries: list[dict[str, Any]] = []
         for clip_id in batch.clip_ids:
             own = list(self.references.get(clip_id, ()))
@@ -61,9 +64,8 @@ class CaptionEvaluator:
                                  "annotation; captions cannot be scored")
             entries.append({"clip_id": clip_id, "references": own})
         for group in self.groups:
-            captions = model.caption(
-                memory, group, beam_size=self.beam_size, max_length=self.max_length, length_penalty=CAPTION_LENGTH_PENALTY
-            )
+            captions = self.model.caption(encoded.memory, group, beam_size=self.beam_size, max_length=self.max_length,
+                                          length_penalty=self.model.length_penalty)
             for entry, caption in zip(entries, captions):
                 entry[str(group)] = caption
         found = list(zip(batch.index.tolist(), entries))
@@ -83,7 +85,7 @@ class CaptionEvaluator:
             "clips": len(predictions),
             "texts": sum(len(entry["references"]) for entry in predictions),
             "beam_size": self.beam_size,
-            "length_penalty": CAPTION_LENGTH_PENALTY,
+            "length_penalty": self.model.length_penalty,
             "max_length": self.max_length,
             "caption_metrics": "as the COCO caption evaluation, times 100",
             "not_computed": scored.not_computed,
@@ -96,6 +98,14 @@ class CaptionEvaluator:
         for entry, own in zip(predictions, scored.clips):
             entry["scores"] = own
         return Outcome(scored.metrics, predictions, facts, scored.intervals)
+
+
+@EVALUATORS.register(Objective.CAPTION.value)
+def caption_evaluator(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> CaptionEvaluator:
+    """The captions of a dataset."""
+    settings = config.run_cfg
+    return CaptionEvaluator(model, loader.task.groups(Objective.CAPTION), loader.references, beam_size=settings.beam_size,
+                            max_length=config.model_cfg.max_caption_len, java_seconds=settings.java_metrics_seconds)
 
 
 @dataclass

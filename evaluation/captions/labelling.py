@@ -23,7 +23,7 @@ from omnivast.config.tasks import CaptionKind, Group, Objective
 from omnivast.data.annotations.rows import CAPTION_KEYS
 from omnivast.evaluation import protocol
 from omnivast.evaluation.collect import computed_once
-from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY
+from omnivast.model.interface import Model
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.utils.log import JsonlWriter, Progress, progress, read_jsonl
@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from omnivast.config.schema import Config
     from omnivast.data.batch import Batch
     from omnivast.data.loader import EvalLoader
-    from omnivast.model.vast.model import VAST
 
 KEYS = {CaptionKind.VISION: "vision_cap", CaptionKind.AUDIO: "audio_cap", CaptionKind.OMNI: "vast_cap"}
 """Under which field of VAST-27M a group's captions are written."""
 SYNC_SECONDS = 5.0
 """At most so much work is lost by a power cut; a killed process loses at most its last batch."""
 NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
-                                "itm_ratio"])
+                                "contrastive_loss", "itm_ratio"])
 NOT_DECIDING_DATA = frozenset(["txt", "training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir", "ignore_fields"])
 
 logger = logging.getLogger("omnivast")
@@ -51,7 +50,7 @@ class LabellingError(ValueError):
 
 
 @torch.no_grad()
-def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder: Path, provenance: Mapping[str, Any]) -> dict[str, float]:
+def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder: Path, provenance: Mapping[str, Any]) -> dict[str, float]:
     """Label the clips of every loader that no earlier run labelled; on every process, each clip by one of them.
 
     Args:
@@ -68,8 +67,7 @@ def label(model: VAST, loaders: Sequence[EvalLoader], config: Config, *, folder:
     for loader in loaders:
         own = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
-        device = next(model.parameters()).device
-        header = {"settings": settings, "protocol": _protocol(loader, config, provenance, device)}
+        header = {"settings": settings, "protocol": _protocol(loader, config, provenance, model.device)}
         pending = computed_once(lambda own=own, loader=loader, header=header: _open(own, loader, header))  # type: ignore[misc]
         if isinstance(pending, str):
             raise LabellingError(pending)
@@ -146,9 +144,9 @@ def _written(folder: Path) -> Iterator[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ labelling
 
 
-def _label_rows(model: VAST, loader: EvalLoader, config: Config, folder: Path, rows: Sequence[int]) -> None:
+def _label_rows(model: Model, loader: EvalLoader, config: Config, folder: Path, rows: Sequence[int]) -> None:
     """Label this process's rows, a line for each in its part."""
-    device, processes = next(model.parameters()).device, distributed.world_size()
+    device, processes = model.device, distributed.world_size()
     share = f" (process 1 of {processes})" if processes > 1 else ""
     bar: Progress[Any] = progress(len(rows), f"labelling {loader.name}{share}", unit="clips")
     writer, synced = JsonlWriter(folder / f"part_{distributed.rank():05d}.jsonl"), time.monotonic()
@@ -169,7 +167,7 @@ def _label_rows(model: VAST, loader: EvalLoader, config: Config, folder: Path, r
         writer.close()
 
 
-def _lines(model: VAST, batch: Batch, loader: EvalLoader, config: Config) -> list[dict[str, Any]]:
+def _lines(model: Model, batch: Batch, loader: EvalLoader, config: Config) -> list[dict[str, Any]]:
     """What is written of each clip of a batch: its captions by field. A clip for which no word was found counts as unreadable."""
     memory = model.memory(model.encode(batch, loader.task.modalities))
     lines: list[dict[str, Any]] = [{"clip_id": clip_id} for clip_id in batch.clip_ids]
@@ -179,12 +177,12 @@ def _lines(model: VAST, batch: Batch, loader: EvalLoader, config: Config) -> lis
     return [line if all(line.values()) else {"clip_id": line["clip_id"], "unreadable": "the captioner wrote no word"} for line in lines]
 
 
-def _captions(model: VAST, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
+def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
     """``generate_nums`` captions per clip. The draws are keyed by the clip, so that they depend on nothing beside it."""
     run, longest = config.run_cfg, config.model_cfg.max_caption_len
     number = run.generate_nums
     if run.generate_by == "beam":
-        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=CAPTION_LENGTH_PENALTY)
+        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=model.length_penalty)
         return [captions[:number] for captions in found]
     keyed = (generator(run.seed, "label", group, clip_id) for clip_id in clip_ids)
     draws = torch.stack([torch.rand(number, longest, generator=own) for own in keyed])

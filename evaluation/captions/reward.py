@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from omnivast.config.tasks import CaptionKind
 from omnivast.evaluation.metrics.cider import Cider
 from omnivast.evaluation.metrics.tokenizer import tokenize
-from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward
+from omnivast.model.interface import Model
 
 if TYPE_CHECKING:
     from omnivast.config.schema import RunConfig
     from omnivast.data.loader import TrainLoader
-    from omnivast.model.vast.model import VAST
 
 
 END = "[SEP]"
@@ -47,8 +46,8 @@ def _ended(caption: str) -> str:
     return f"{tokenize(caption)} {END}"
 
 
-def set_reward(model: VAST, run: RunConfig, loader: TrainLoader | None) -> None:
+def set_reward(model: Model, run: RunConfig, loader: TrainLoader | None) -> None:
     """Make the model learn captions from CIDEr, where ``run.scst_finetuning`` asks for it."""
     if run.scst_finetuning and loader is not None:
-        reward = CiderReward(loader.references())
-        learn_from_reward(model, SelfCritical(reward, run.scst_candidates, run.scst_search, run.scst_baseline))
+        model.learn_from_reward(CiderReward(loader.references()), candidates=run.scst_candidates, search=run.scst_search,
+                                baseline=run.scst_baseline)

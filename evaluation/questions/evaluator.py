@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omnivast.config.tasks import Group
+from omnivast.config.tasks import Group, Objective
 from omnivast.data.batch import Batch
-from omnivast.evaluation.collect import Outcome, computed_once, in_annotation_order
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once, in_annotation_order
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.vqa import normalise, vqa_accuracy
-from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY
+from omnivast.evaluation.questions.people import answers_of_people
+from omnivast.model.interface import Model
 
 if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
+    from omnivast.config.schema import Config
+    from omnivast.data.loader import EvalLoader
+    from omnivast.evaluation.journal import Journal
 
 logger = logging.getLogger("omnivast")
 
@@ -28,6 +31,7 @@ class QAEvaluator:
     """Answers batch by batch (:meth:`add`), then scores (:meth:`finish`).
 
     Args:
+        model: answers.
         groups: the question answering groups of the task.
         beam_size: beams; 1: greedy.
         people: annotation row → what several people answered its one question, for VQAv2's accuracy.
@@ -35,16 +39,16 @@ class QAEvaluator:
     """
 
     def __init__(
-        self, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None, source: str = "the annotation"
+        self, model: Model, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None,
+        source: str = "the annotation",
     ) -> None:
-        self.groups = tuple(groups)
+        self.model, self.groups = model, tuple(groups)
         self.beam_size, self.source = beam_size, source
         self.people = people or {}
         self._own: list[tuple[int, dict[str, Any]]] = []
 
-    def add(self, model: VAST, batch: Batch, memory: Any) -> list[tuple[int, dict[str, Any]]]:
-        """One batch and the Memory of its clips, in the same order. Returns what was found, for :meth:`take`. Raises ValueError when
-        questions, or some answers, are missing."""
+    def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
+        """One batch. Returns what was found, for :meth:`take`. Raises ValueError when questions, or some answers, are missing."""
         questions, answers = batch.questions, batch.answers
         if questions is None:
             raise ValueError(f"corpus '{batch.corpus}': the batch with clip '{batch.clip_ids[0]}' has no questions")
@@ -68,7 +72,7 @@ class QAEvaluator:
             if index[row] in self.people:
                 entry["answers"] = self.people[index[row]]
         for group in self.groups:
-            for entry, prediction in zip(entries, model.answer(memory, group, questions, beam_size=self.beam_size)):
+            for entry, prediction in zip(entries, self.model.answer(encoded.memory, group, questions, beam_size=self.beam_size)):
                 entry[str(group)] = prediction
         found = [(index[row], entry) for row, entry in zip(rows, entries)]
         self._own.extend(found)
@@ -90,7 +94,7 @@ class QAEvaluator:
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),
             "beam_size": self.beam_size,
-            "length_penalty": ANSWER_LENGTH_PENALTY,
+            "length_penalty": self.model.answer_length_penalty,
         }
         if not answered:
             logger.warning("accuracy not computed: no answers in %s", self.source)
@@ -101,6 +105,13 @@ class QAEvaluator:
             "intervals": bootstrap.WORDS,
         }
         return Outcome(metrics, predictions, facts, intervals)
+
+
+@EVALUATORS.register(Objective.QA.value)
+def question_evaluator(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> QAEvaluator:
+    """The questions of a dataset."""
+    return QAEvaluator(model, loader.task.groups(Objective.QA), beam_size=config.run_cfg.beam_size,
+                       people=answers_of_people(loader.config.txt), source=loader.provenance["split_file"])
 
 
 TYPES = {"type": "types", "answer_type": "answer_types"}

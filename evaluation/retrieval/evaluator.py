@@ -1,4 +1,4 @@
-"""Text-to-video (and video-to-text) retrieval: contrastive scores of all pairs, then matching re-orders the first k of each query.
+"""Text-to-video (and video-to-text) retrieval: the model's similarity of all pairs, then matching re-orders the first k of each query.
 
 Each clip is encoded once for all groups, again for re-ranking where memory does not hold its features. Ranks count ties against the
 true clip. Nothing depends on the batch size or on the number of processes.
@@ -7,29 +7,41 @@ true clip. Nothing depends on the batch size or on the number of processes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from omnivast.config.tasks import CaptionKind, Group
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective
 from omnivast.data.batch import Batch, Texts
-from omnivast.evaluation.collect import Outcome, computed_once
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once
 from omnivast.evaluation.metrics import bootstrap, recall
-from omnivast.evaluation.retrieval.features import Again, Conditions, FeatureRows, mapped, share_of_memory, temporary_folder, write_joined
+from omnivast.evaluation.retrieval.features import (
+    Again,
+    Conditions,
+    FeatureRows,
+    mapped,
+    reranked_share,
+    share_of_memory,
+    temporary_folder,
+    write_joined,
+)
 from omnivast.evaluation.retrieval.matching import PairMatcher
+from omnivast.evaluation.retrieval.measures import rank_metrics
 from omnivast.evaluation.retrieval.same import first_of_same
-from omnivast.evaluation.retrieval.search import TEMPERATURE, Features, Search, search
+from omnivast.evaluation.retrieval.search import TEMPERATURE, Features, Search, read, search, size
+from omnivast.model.interface import Model, Rows
 from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress
 
 if TYPE_CHECKING:
+    from omnivast.config.schema import Config
+    from omnivast.data.loader import EvalLoader
     from omnivast.evaluation.journal import Journal
-    from omnivast.model.vast.model import VAST
 
 SHOWN = 5
 """Retrieved clips named per text in the predictions."""
@@ -73,49 +85,54 @@ class RetrievalEvaluator:
     """Collects features batch by batch (:meth:`add`), then ranks (:meth:`finish`).
 
     Args:
+        model: says what is kept of clips and texts, how similar they are, and whether they match.
         groups: the retrieval groups of the task.
-        rerank: candidates per query that the matching head re-orders; 0: none, and no condition features are kept.
+        rerank: candidates per query that matching re-orders; 0, or a model that cannot match: none, and nothing is kept for it.
         both_directions: also video to text.
-        dual_softmax: also the ranks after a dual softmax of the contrastive scores, beside the plain ones.
+        dual_softmax: also the ranks after a dual softmax of the similarities, beside the plain ones.
         shared_texts: a text that several clips have, word for word, is right with any of them; else only with the clip it came with.
-        features_dir: folder, common to all processes, that holds contrastive features as float16 while they are needed; None: they are
+        features_dir: folder, common to all processes, that holds what is searched with as float16 while it is needed; None: it is
             float32 in memory.
         memory_gb: memory of this machine for condition features, see :class:`evaluation.features.Conditions`; None: half of what is free.
         share: of the clips, how large a part will be re-ranked, as far as one can tell, see :func:`evaluation.features.reranked_share`.
+        again: encodes clips whose condition features memory did not hold.
+        journal: keeps the pairs that were matched, so that a test that breaks off need not match them again.
     """
 
     def __init__(
-        self, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False,
+        self, model: Model, groups: Sequence[Group], *, rerank: int = 0, both_directions: bool = False, dual_softmax: bool = False,
         shared_texts: bool = False, features_dir: str | Path | None = None, memory_gb: float | None = None, share: float = 1.0,
+        again: Again | None = None, journal: Journal | None = None,
     ) -> None:
-        self.groups = tuple(groups)
+        self.model, self.groups, self.again, self.journal = model, tuple(groups), again, journal
+        rerank = rerank if model.can_match else 0
         self.rerank, self.both_directions, self.dual_softmax, self.shared_texts = rerank, both_directions, dual_softmax, shared_texts
         self._folder = temporary_folder(features_dir) if features_dir else None
         kinds = dict.fromkeys(group.caption_kind for group in groups)
         self._own = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
                           texts={kind: _TextPool(FeatureRows(self._file(f"texts_{kind.value}"))) for kind in kinds})
-        modalities = dict.fromkeys(m for group in groups for m in group)
-        self._conditions = Conditions(modalities, share_of_memory(memory_gb), share) if rerank else None
+        modalities = tuple(dict.fromkeys(m for group in groups for m in group))
+        part = partial(model.matching_features, modalities=modalities)
+        self._conditions = Conditions(modalities, part, share_of_memory(memory_gb), share) if rerank else None
         self._same: dict[str, np.ndarray] = {}
 
-    def add(self, model: VAST, batch: Batch, features: Any, seconds: float = 0.0) -> dict[str, Any]:
-        """One batch, on the model's device, and its ClipFeatures of (at least) the groups' modalities. ``seconds``: how long it took to
-        read and encode it. Returns what was found, for :meth:`take`."""
+    def add(self, batch: Batch, encoded: Encoded) -> dict[str, Any]:
+        """One batch, on the model's device, with features of (at least) the groups' modalities. Returns what was found."""
         rows = batch.index.tolist()
-        embedded: list[tuple[Texts, Tensor]] = []
+        embedded: list[tuple[Texts, Rows]] = []
         texts_by_kind: dict[str, dict[str, Any]] = {}
         for kind in self._own.texts:
             texts = _captions(batch, kind)
             known = next((found for other, found in embedded if _same(other, texts)), None)
-            embedded.append((texts, model.embed_texts(texts).float().cpu() if known is None else known))
+            embedded.append((texts, _on_host(self.model.index_texts(texts)) if known is None else known))
             ids = [ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
-            texts_by_kind[kind.value] = {"features": embedded[-1][1], "raw": texts.raw, "row": [rows[clip] for clip in texts.clip.tolist()],
-                                         "ids": ids}
-        clips = {str(group): model.embed_clips(features, group).float().cpu() for group in self.groups}
+            texts_by_kind[kind.value] = {"features": embedded[-1][1].tensors, "raw": texts.raw,
+                                         "row": [rows[clip] for clip in texts.clip.tolist()], "ids": ids}
+        clips = {str(group): _on_host(self.model.index_clips(encoded.features, group)).tensors for group in self.groups}
         found = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
         self._append(found)
         if self._conditions is not None:
-            self._conditions.add(rows, features, model.precision, seconds)
+            self._conditions.add(rows, encoded.features, encoded.seconds)
         return found
 
     def take(self, found: Mapping[str, Any]) -> None:
@@ -128,21 +145,19 @@ class RetrievalEvaluator:
         self._own.rows.extend(found["rows"])
         self._own.clip_ids.extend(found["clip_ids"])
         for group, rows in self._own.clips.items():
-            rows.append(found["clips"][str(group)])
+            rows.append(Rows(found["clips"][str(group)]))
         for kind, pool in self._own.texts.items():
             texts = found["texts"][kind.value]
-            pool.features.append(texts["features"])
+            pool.features.append(Rows(texts["features"]))
             pool.raw.extend(texts["raw"])
             pool.row.extend(texts["row"])
             pool.ids.extend(texts["ids"])
 
-    def finish(self, model: VAST, device: torch.device | str = "cpu", again: Again | None = None,
-               journal: Journal | None = None) -> Outcome:
-        """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (contrastive
+    def finish(self) -> Outcome:
+        """Ranks of all processes' texts and clips, and metrics by group: ``itm`` (after re-ranking) and ``itc`` (by similarity
         alone), ``dual_softmax`` where asked for, with ``_v2t`` behind the name for video to text. Called on every process.
 
-        ``again`` encodes clips whose condition features memory did not hold. Raises ValueError when it is needed and absent. ``journal``
-        keeps the pairs scored so far.
+        Raises ValueError when clips must be encoded again and ``again`` is absent.
         """
         parts = distributed.all_gather_objects(self._own)
         clip_ids, owner = _join_clips(parts)
@@ -150,7 +165,7 @@ class RetrievalEvaluator:
         clips = {group: self._joined([part.clips[group] for part in parts], order, f"all_clips_{group}") for group in self.groups}
         texts = {kind: self._join_texts(parts, kind, owner) for kind in self._own.texts}
         searches = {group: self._search(group, texts[group.caption_kind], clips[group]) for group in self.groups}
-        matched = self._match(model, device, searches, texts, owner, again, journal) if self._conditions is not None else {}
+        matched = self._match(searches, texts, owner) if self._conditions is not None else {}
         found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, found)
         metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
@@ -177,18 +192,19 @@ class RetrievalEvaluator:
     def _joined(self, parts: Sequence[FeatureRows], order: np.ndarray, name: str) -> Features:
         """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; rows that differ by rounding alone
         are made equal."""
-        path, width = self._file(name), max(part.width for part in parts)
+        path, shapes = self._file(name), next(part.shapes for part in parts if part.count)
         places = torch.cat([place for part in parts for place in part.places])[torch.from_numpy(order)]
         if path is None:
-            features = torch.cat([torch.as_tensor(part.read()) for part in parts if part.count])[torch.from_numpy(order)]
+            whole = [read(part.read(), slice(None)) for part in parts if part.count]
+            features = {key: torch.cat([part[key] for part in whole])[torch.from_numpy(order)] for key in shapes}
             self._same[name] = first_of_same(features, places)
-            return features[torch.from_numpy(self._same[name])]
+            return {key: x[torch.from_numpy(self._same[name])] for key, x in features.items()}
         written = computed_once(lambda: write_joined(parts, order, path))
-        first = computed_once(lambda: first_of_same(mapped(written, len(order), width), places))
+        first = computed_once(lambda: first_of_same(mapped(written, len(order), shapes), places))
         self._same[name] = first
         if not np.array_equal(first, np.arange(len(first))):
             written = computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
-        return mapped(written, len(order), width)
+        return mapped(written, len(order), shapes)
 
     def _join_texts(self, parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:
         pools = [part.texts[kind] for part in parts]
@@ -222,25 +238,35 @@ class RetrievalEvaluator:
         return {"condition_features": words + (f"; measured: {own.decision}" if own.decision else "")}
 
     def _search(self, group: Group, texts: _Texts, clips: Features) -> dict[str, Search]:
-        """The contrastive stage in each direction, named by what metrics append to their name."""
-        numbers = np.arange(len(clips))
+        """The search by similarity in each direction, named by what metrics append to their name."""
+        model, numbers = self.model, np.arange(size(clips))
+        # One product is made where the rows are kept; what takes more, where the model is.
+        place = "cpu" if model.pair_numbers == 1 else model.device
+
+        def by_text(queries: Rows, candidates: Rows) -> torch.Tensor:
+            return model.similarity(group, queries.to(place), candidates.to(place))
+
+        def by_clip(queries: Rows, candidates: Rows) -> torch.Tensor:
+            return model.similarity(group, candidates.to(place), queries.to(place), by_clip=True)
+
         depth = max(self.rerank, SHOWN)
         also = texts.also
         same_texts, same_clips = self._same.get(f"all_texts_{group.caption_kind.value}"), self._same.get(f"all_clips_{group}")
-        searches = {"": search(texts.features, clips, texts.clip, numbers, depth, self.dual_softmax, also, same_clips)}
+        searches = {"": search(texts.features, clips, by_text, texts.clip, numbers, depth, self.dual_softmax, also, same_clips,
+                               model.pair_numbers)}
         if self.both_directions:
             queries = np.unique(texts.clip)
-            given = clips if len(queries) == len(clips) else clips[queries]
+            given = clips if len(queries) == size(clips) else read(clips, queries).tensors
             back = None if also is None else np.stack([np.searchsorted(queries, also[:, 1]), also[:, 0]], 1)
             back = None if back is None else back[np.lexsort(back.T[::-1])]
-            searches["_v2t"] = search(given, texts.features, queries, texts.clip, depth, self.dual_softmax, back, same_texts)
+            searches["_v2t"] = search(given, texts.features, by_clip, queries, texts.clip, depth, self.dual_softmax, back, same_texts,
+                                      model.pair_numbers)
         return searches
 
     def _match(
-        self, model: VAST, device: torch.device | str, searches: dict[Group, dict[str, Search]], texts: dict[CaptionKind, _Texts],
-        owner: dict[int, tuple[int, int, int]], again: Again | None, journal: Journal | None,
+        self, searches: dict[Group, dict[str, Search]], texts: dict[CaptionKind, _Texts], owner: dict[int, tuple[int, int, int]]
     ) -> dict[Group, tuple[np.ndarray, np.ndarray]]:
-        """Per group: sorted pair keys (text · clips + clip) of all processes, and the margins of their matching logits."""
+        """Per group: sorted pair keys (text · clips + clip) of all processes, and how well they match."""
         clips = len(owner)
         asked = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
                  for group, directions in searches.items()}
@@ -250,7 +276,7 @@ class RetrievalEvaluator:
         for number, rank, position in owner.values():
             if rank == distributed.rank():
                 local[number] = position
-        known = journal.matched(list(owner)) if journal else {}
+        known = self.journal.matched(list(owner)) if self.journal else {}
         before = {group: known.get(str(group), (np.empty(0, np.int64), np.empty(0))) for group in self.groups}
         own = {group: all_keys[(local[all_keys % clips] >= 0) & ~np.isin(all_keys, before[group][0])] for group, all_keys in keys.items()}
         assert self._conditions is not None, "called only for re-ranking"
@@ -261,10 +287,10 @@ class RetrievalEvaluator:
         pairs = {group: (own_keys // clips, places[local[own_keys % clips]]) for group, own_keys in own.items()}
         bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
         with bar:
-            matcher = PairMatcher(model, self._conditions.chunks(wanted, again), device)
+            matcher = PairMatcher(self.model, self._conditions.chunks(wanted, self.again), self.model.device)
             scores = matcher.margins(
                 pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update,
-                lambda group, chosen, found: journal.add_matched(str(group), own[group][chosen], found) if journal else None)
+                lambda group, chosen, found: self.journal.add_matched(str(group), own[group][chosen], found) if self.journal else None)
         gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
         result = {}
         for group in self.groups:
@@ -280,6 +306,32 @@ class RetrievalEvaluator:
             if name in self._same:
                 numbers[i] = self._same[name][numbers[i]]
         return numbers[0] * clips + numbers[1]
+
+
+@EVALUATORS.register(Objective.RETRIEVAL.value)
+def retrieval_evaluator(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> RetrievalEvaluator:
+    """Retrieval in a dataset."""
+    settings = config.run_cfg
+
+    def again(rows: list[int], modalities: Sequence[Modality]) -> Iterator[tuple[list[int], Any]]:
+        for on_host in loader.batches(rows):
+            if len(on_host):
+                batch = on_host.to(model.device)
+                yield batch.index.tolist(), model.encode(batch, modalities)
+
+    # In the other direction every clip has texts re-ranked.
+    texts, depth = loader.provenance["texts"], settings.itm_rerank_num
+    share = 1.0 if settings.ret_bidirection_evaluation else reranked_share(loader.clips, texts, depth)
+    return RetrievalEvaluator(model, loader.task.groups(Objective.RETRIEVAL), rerank=depth,
+                              both_directions=settings.ret_bidirection_evaluation, dual_softmax=settings.dual_softmax_evaluation,
+                              shared_texts=settings.ret_shared_texts, features_dir=settings.ret_features_dir,
+                              memory_gb=settings.rerank_memory_gb, share=share, again=again,
+                              journal=journal)
+
+
+def _on_host(rows: Rows) -> Rows:
+    """In float32 on the CPU."""
+    return Rows({name: x.float().cpu() for name, x in rows.tensors.items()})
 
 
 def _captions(batch: Batch, kind: CaptionKind) -> Texts:
@@ -347,47 +399,6 @@ def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray]
         if own.dual_ranks is not None:
             found[f"dual_softmax{name}_rank"] = own.dual_ranks[rows]
     return found
-
-
-RANKS = ("itm", "itm_v2t", "itc", "itc_v2t", "dual_softmax", "dual_softmax_v2t")
-"""Kinds of ranks, the headline first."""
-
-
-def rank_metrics(
-    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, list[float]]]:
-    """``{group: {"itm": {"r1", …}, "itc": …}}`` and intervals by flat name, from entries with ``clip_id`` and ranks by group."""
-    metrics: dict[str, dict[str, dict[str, float]]] = {group: {} for group in groups}
-    intervals = {}
-    for group in groups:
-        own, clips = _by_kind(predictions, group)
-        for (kind, name), measure in own.items():
-            metrics[group].setdefault(kind, {})[name] = bootstrap.value(measure, clips)
-        found = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in own.items()}, clips)
-        intervals.update(found)
-    return metrics, intervals
-
-
-def rank_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:
-    """``"itm.r1"`` → measure, …, over the clips in the order of their first text of the group, and how many they are."""
-    measures, clips = _by_kind(predictions, group)
-    return {f"{kind}.{name}": measure for (kind, name), measure in measures.items()}, clips
-
-
-def _by_kind(
-    predictions: Sequence[Mapping[str, Any]], group: str
-) -> tuple[dict[tuple[str, str], bootstrap.Measure], int]:
-    """(kind of ranks, metric) → measure, and the number of clips. A clip counts once in video to text, however many texts it has."""
-    own = [entry for entry in predictions if group in entry]
-    first = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in own))}
-    measures: dict[tuple[str, str], bootstrap.Measure] = {}
-    for kind in RANKS:
-        ranked = [(first[entry["clip_id"]], entry[group][f"{kind}_rank"]) for entry in own if f"{kind}_rank" in entry[group]]
-        if ranked:
-            clip, ranks = map(np.array, zip(*ranked))
-            rows = np.unique(clip, return_index=True)[1] if kind.endswith("_v2t") else slice(None)
-            measures.update({(kind, name): measure for name, measure in recall.measures(ranks[rows], clip[rows], len(first)).items()})
-    return measures, len(first)
 
 
 def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:

@@ -1,4 +1,4 @@
-"""What a retrieval test keeps of every clip and text: contrastive features in memory or in files, and condition features, which are
+"""What a retrieval test keeps of every clip and text: what is searched with, in memory or in files, and what re-ranking needs, which is
 large, where that is cheaper than to encode them again, and as far as memory goes; what was not kept is encoded again."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from omnivast.config.tasks import Modality
 from omnivast.evaluation.retrieval.same import projections
 from omnivast.evaluation.retrieval.search import Features
+from omnivast.model.interface import Rows
 from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import free_memory
 
@@ -28,37 +29,49 @@ ROWS_AT_ONCE = 1 << 14
 MEASURED_CLIPS = 64
 """Clips, after the first batch, over which costs are measured; of fewer all are kept."""
 Again = Callable[[list[int], Sequence[Modality]], Iterator[tuple[list[int], Any]]]
-"""Annotation rows, modalities → batches of these clips in this order, each as annotation rows and their ClipFeatures."""
+"""Annotation rows, modalities → batches of these clips in this order, each as annotation rows and their Features."""
 
 
 class FeatureRows:
-    """(N, D) contrastive features, appended batch by batch: float32 in memory, or float16 in a file, from which they are mapped.
+    """What is kept of N clips or texts to search with, appended batch by batch: float32 in memory, or float16 in files, one for each of its
+    tensors, from which they are mapped.
 
     The rounding of unit vectors to float16 changes a similarity by less than 2⁻¹⁰.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path, self.count, self.width = path, 0, 0
-        self._parts: list[Tensor] = []
+        self.path, self.count = path, 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Of a row, by the tensor's name."""
+        self._parts: list[Rows] = []
         self.places: list[Tensor] = []
         """Projections of each part before it was rounded to float16, see :func:`evaluation.same.first_of_same`."""
 
-    def append(self, rows: Tensor) -> None:
-        """Add (n, D) rows."""
-        self.count, self.width = self.count + len(rows), rows.shape[1]
-        rows = rows.float().cpu()
+    def append(self, rows: Rows) -> None:
+        """Add n rows. Raises ValueError when they have other names or shapes than those before."""
+        shapes = {name: tuple(x.shape[1:]) for name, x in rows.tensors.items()}
+        if self.count and shapes != self.shapes:
+            raise ValueError(f"the model keeps {shapes} of each clip or text of this batch to search with, of earlier ones {self.shapes}; "
+                             "expected the same of all batches")
+        self.count, self.shapes = self.count + len(rows), shapes
         self.places.append(projections(rows))
         if self.path is None:
             self._parts.append(rows)
             return
-        with open(self.path, "ab") as file:
-            rows.half().numpy().tofile(file)
+        for name, x in rows.tensors.items():
+            with open(file_of(self.path, name), "ab") as file:
+                x.half().numpy().tofile(file)
 
     def read(self) -> Features:
-        """All rows: a float32 tensor, or a float16 array on its file."""
+        """All rows: float32 tensors, or float16 arrays on their files."""
         if self.path is None:
-            return torch.cat(self._parts) if self._parts else torch.empty(0, self.width)
-        return mapped(self.path, self.count, self.width)
+            return {name: torch.cat([part[name] for part in self._parts]) for name in self.shapes}
+        return mapped(self.path, self.count, self.shapes)
+
+
+def file_of(path: Path, name: str) -> Path:
+    """The file of one of the tensors kept under ``path``."""
+    return path.with_name(f"{path.name}.{name}")
 
 
 def temporary_folder(inside: str | Path) -> tempfile.TemporaryDirectory[str]:
@@ -70,29 +83,29 @@ def temporary_folder(inside: str | Path) -> tempfile.TemporaryDirectory[str]:
         raise ValueError(f"run_cfg.ret_features_dir: '{inside}' cannot hold the features of retrieval: {error.strerror}") from None
 
 
-def mapped(path: Path, count: int, width: int) -> np.ndarray:
-    """(count, width) float16 rows of a file."""
-    if not count:
-        return np.empty((0, width), np.float16)
-    return np.memmap(path, np.float16, "r", shape=(count, width))
+def mapped(path: Path, count: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """``count`` float16 rows of files, by name."""
+    return {name: np.memmap(file_of(path, name), np.float16, "r", shape=(count, *shape)) if count else np.empty((0, *shape), np.float16)
+            for name, shape in shapes.items()}
 
 
 def write_joined(parts: Sequence[FeatureRows], order: np.ndarray, path: Path) -> Path:
-    """Write the rows of all parts to a file in the given order, which numbers the rows of the parts one after the other. A single part
-    that is in order already stays where it is. Returns the path of the file."""
+    """Write the rows of all parts to files in the given order, which numbers the rows of the parts one after the other. A single part
+    that is in order already stays where it is. Returns the path under which they are kept."""
     filled = [part for part in parts if part.count]
     if len(filled) == 1 and filled[0].path is not None and np.array_equal(order, np.arange(len(order))):
         return filled[0].path
     rows = [part.read() for part in filled]
     starts = np.cumsum([0, *(part.count for part in filled)])
-    with open(path, "wb") as file:
-        for start in range(0, len(order), ROWS_AT_ONCE):
-            wanted = order[start : start + ROWS_AT_ONCE]
-            chunk = np.empty((len(wanted), filled[0].width), np.float16)
-            for own, first, stop in zip(rows, starts, starts[1:]):
-                here = (wanted >= first) & (wanted < stop)
-                chunk[here] = own[wanted[here] - first]
-            chunk.tofile(file)
+    for name, shape in filled[0].shapes.items():
+        with open(file_of(path, name), "wb") as file:
+            for start in range(0, len(order), ROWS_AT_ONCE):
+                wanted = order[start : start + ROWS_AT_ONCE]
+                chunk = np.empty((len(wanted), *shape), np.float16)
+                for own, first, stop in zip(rows, starts, starts[1:]):
+                    here = (wanted >= first) & (wanted < stop)
+                    chunk[here] = own[name][wanted[here] - first]
+                chunk.tofile(file)
     return path
 
 
@@ -121,31 +134,30 @@ class Conditions:
     show that it costs less to encode again those that will be needed. Clips that were not kept are encoded again, where they are needed.
 
     Args:
-        modalities: those of the retrieval groups; no others are kept.
+        modalities: those of the retrieval groups.
+        part: what is kept of a batch's features (``Model.matching_features`` of these modalities).
         share: of the clips, how large a part will be needed, as far as one can tell beforehand.
     """
 
-    def __init__(self, modalities: Iterable[Modality], limit: int, share: float = 1.0) -> None:
-        self.modalities, self.limit, self.share = tuple(modalities), limit, share
+    def __init__(self, modalities: Iterable[Modality], part: Callable[[Any], Any], limit: int, share: float = 1.0) -> None:
+        self.modalities, self.part, self.limit, self.share = tuple(modalities), part, limit, share
         self.bytes = self.clips = self.clips_kept = self.clips_again = 0
         self.seconds_again = 0.0
         self.cost, self.decision = Cost(), ""
         self._batches: list[tuple[list[int], Any]] = []
         """Annotation rows of each batch, with its features where they are kept."""
 
-    def add(self, rows: list[int], features: Any, dtype: torch.dtype | None, seconds: float = 0.0) -> None:
-        """A batch. ``dtype``: the precision in which texts attend to the features (None: as they are), so that keeping them in it changes
-        nothing. ``seconds``: how long it took to read and encode the batch."""
+    def add(self, rows: list[int], features: Any, seconds: float = 0.0) -> None:
+        """A batch. ``seconds``: how long it took to read and encode it."""
         start = time.monotonic()
-        condition = {m: x if dtype is None else x.to(dtype) for m, x in features.condition.items() if m in self.modalities}
-        size = sum(x.nbytes for x in condition.values())
+        part = self.part(features)
+        size = part.nbytes
         # After the first batch that is not kept none is, so that those encoded again make the same batches, and the same numbers.
         if self.clips_kept < self.clips or self.bytes + size > self.limit:
             self.clips += len(rows)
             self._batches.append((rows, None))
             return
-        masks = {m: x for m, x in features.condition_mask.items() if m in self.modalities}
-        self._batches.append((rows, dataclasses.replace(features, condition=condition, condition_mask=masks).to("cpu")))
+        self._batches.append((rows, part.to("cpu")))
         self.clips += len(rows)
         self.bytes, self.clips_kept = self.bytes + size, self.clips
         if len(self._batches) > 1 and not self.decision:  # The first batch also pays for whatever starts with it.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from omnivast.config.tasks import Group
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
+from omnivast.model.interface import Model
 
 PAIR_TOKENS = 8192
 """Text tokens, with padding, of the pairs matched at once."""
@@ -30,7 +28,7 @@ class PairMatcher:
 
     def __init__(
         self,
-        model: VAST,
+        model: Model,
         features: Iterable[Any],
         device: torch.device | str,
         *,
@@ -78,8 +76,7 @@ class PairMatcher:
         first = 0
         for features in self.features:
             own = wanted[(wanted >= first) & (wanted < first + len(features))]
-            tokens = sum(condition.shape[1] for condition in features.condition.values())
-            step = max(1, self.memory_tokens // max(1, tokens))
+            step = max(1, self.memory_tokens // max(1, features.tokens))
             for start in range(0, len(own), step):
                 rows = own[start : start + step]
                 yield features.rows(torch.from_numpy(rows - first)), rows

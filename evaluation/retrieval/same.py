@@ -6,9 +6,14 @@ another number of processes, or another batch size, would find other metrics.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from omnivast.evaluation.retrieval.search import Features
+from omnivast.model.interface import Rows
 
 TOLERANCE = 1e-5
 """Distance of two unit vectors in float32 that stand for the same: rounding keeps below 1e-6, of different texts or clips we know none."""
@@ -19,20 +24,21 @@ NEIGHBOURS = 4
 PAIRS_AT_ONCE = 1 << 14
 
 
-def projections(features: Tensor) -> Tensor:
-    """(N, D) rows → (N, PROJECTIONS) float64: their places along fixed random directions of unit length."""
-    directions = torch.randn(features.shape[1], PROJECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return features.double() @ torch.nn.functional.normalize(directions, dim=0)
+def projections(features: Rows) -> Tensor:
+    """N rows → (N, PROJECTIONS) float64: their places along fixed random directions of unit length."""
+    flat = _flat(features.tensors.values())
+    directions = torch.randn(flat.shape[1], PROJECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return flat @ torch.nn.functional.normalize(directions, dim=0)
 
 
-def first_of_same(features: Tensor | np.ndarray, places: Tensor) -> np.ndarray:
+def first_of_same(features: Features, places: Tensor) -> np.ndarray:
     """The number of the first row that is the same, mostly its own: (N,) int64.
 
     Rows are sorted by one projection, and each compared with the next few: rows that are the same stand together, but for strangers that
     happen to fall between them.
 
     Args:
-        features: (N, D) rows of unit length, or as float16 has rounded them.
+        features: N rows, about of unit length, or as float16 has rounded them.
         places: (N, PROJECTIONS) the projections of these rows in float32.
     """
     order = places[:, 0].argsort(stable=True)
@@ -53,8 +59,14 @@ def first_of_same(features: Tensor | np.ndarray, places: Tensor) -> np.ndarray:
         first = first[first]
 
 
-def _equal(features: Tensor | np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def _equal(features: Features, pairs: np.ndarray) -> np.ndarray:
     """(P,) bool: whether the rows of (2, P) pairs are the same."""
-    one, other = (torch.as_tensor(features[own]).double() for own in pairs)
-    half = features.dtype == np.float16
+    one, other = (_flat(torch.as_tensor(kept[own]) for kept in features.values()) for own in pairs)
+    half = any(kept.dtype == np.float16 for kept in features.values())
     return ((one - other).norm(dim=1) <= TOLERANCE + (ROUNDED_TO_HALF if half else 0.0)).numpy()
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Tensors (N, …) side by side: (N, numbers) float64."""
+    parts = [x.flatten(1).double() for x in tensors]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

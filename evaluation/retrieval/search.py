@@ -1,9 +1,10 @@
-"""Exhaustive search by similarity in bounded memory: ranks and the best candidates of every query, without the whole table of scores. The
-processes share the queries out."""
+"""Exhaustive search by the model's similarity in bounded memory: ranks and the best candidates of every query, without the whole table of
+scores. The processes share the queries out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omnivast.evaluation.metrics import recall
+from omnivast.model.interface import Rows
 from omnivast.utils import distributed
 
 SCORES_AT_ONCE = 1 << 24
@@ -25,8 +27,11 @@ TEMPERATURE = 0.01
 """Of the dual softmax: similarities are divided by it, as if multiplied by CLIP's logit scale of 100."""
 
 Item = TypeVar("Item")
-Features = Tensor | np.ndarray
-"""(N, D): a float32 tensor, or an array, which may be float16 and mapped from a file; it is read in parts and compared in float32."""
+Features = Mapping[str, Tensor | np.ndarray]
+"""What is kept of N clips or texts, by name, as the model has made it (``Model.index_clips``): each (N, …) a float32 tensor, or an array,
+which may be float16 and mapped from a file; it is read in parts and compared in float32."""
+Score = Callable[[Rows, Rows], Tensor]
+"""Queries (Q), candidates (C) → (Q, C) float32 scores."""
 
 
 @dataclass
@@ -46,14 +51,16 @@ class Search:
 def search(
     queries: Features,
     candidates: Features,
+    score: Score,
     query_keys: np.ndarray,
     candidate_keys: np.ndarray,
     depth: int,
     dual_softmax: bool = False,
     also: np.ndarray | None = None,
     same: np.ndarray | None = None,
+    pair_numbers: int = 1,
 ) -> Search:
-    """Dot products of (Q, D) queries with (C, D) candidates. Called with the same on every process, each of which does its share.
+    """Scores of Q queries with C candidates. Called with the same on every process, each of which does its share.
 
     Args:
         query_keys, candidate_keys, also: as in :func:`evaluation.metrics.recall.ranks`.
@@ -62,32 +69,37 @@ def search(
             It looks at all test queries at once, so that its numbers compare with no other; needs a second pass.
         same: (C,) the number of the first candidate that is the same (:mod:`evaluation.same`), whose scores then count. A product with
             equal columns rounds them otherwise at other places, so that ties would be broken by chance.
+        pair_numbers: numbers that ``score`` holds per score.
     """
-    depth = min(depth, len(candidates))
+    count = size(candidates)
+    depth = min(depth, count)
+
+    def scored(part: slice) -> Iterator[tuple[slice, Tensor]]:
+        return score_rows(queries, candidates, score, same, part, pair_numbers)
 
     def ranked(rows: slice, scores: Tensor) -> np.ndarray:
         return recall.ranks(scores.numpy(), query_keys[rows], candidate_keys, recall.pairs_within(also, rows))
 
     def first(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        ranks, top, total = [], [], torch.full((len(candidates),), -torch.inf, dtype=torch.float64)
-        for rows, scores in score_rows(queries, candidates, same, part):
+        ranks, top, total = [], [], torch.full((count,), -torch.inf, dtype=torch.float64)
+        for rows, scores in scored(part):
             ranks.append(ranked(rows, scores))
             top.append(scores.topk(depth, dim=1).indices.numpy())
             if dual_softmax:
                 total = torch.logaddexp(total, torch.logsumexp(scores.double() / TEMPERATURE, 0))
         return np.concatenate(ranks), np.concatenate(top), total.numpy() if dual_softmax else None
 
-    ranks, top, totals = zip(*_shared_out(len(queries), first))
+    ranks, top, totals = zip(*_shared_out(size(queries), first))
     found = Search(query_keys, candidate_keys, np.concatenate(ranks), np.concatenate(top), also=also)
     if dual_softmax:
         total = torch.from_numpy(np.logaddexp.reduce(totals, axis=0))
 
         def second(part: slice) -> np.ndarray:
             # float64 holds exp(-700): similarities from -1 to 1 never underflow into ties.
-            wide = ((rows, scores.double()) for rows, scores in score_rows(queries, candidates, same, part))
+            wide = ((rows, scores.double()) for rows, scores in scored(part))
             return np.concatenate([ranked(rows, scores * torch.exp(scores / TEMPERATURE - total)) for rows, scores in wide])
 
-        found.dual_ranks = np.concatenate(_shared_out(len(queries), second))
+        found.dual_ranks = np.concatenate(_shared_out(size(queries), second))
     return found
 
 
@@ -99,20 +111,35 @@ def _shared_out(queries: int, compute: Callable[[slice], Item]) -> list[Item]:
     return [gathered[n % world][n // world] for n in range(len(parts))]
 
 
-def score_rows(queries: Features, candidates: Features, same: np.ndarray | None, part: slice) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, (R, C) float32 similarities) of as many of a part of the queries at once as memory allows; ``same`` as in :func:`search`."""
+def score_rows(queries: Features, candidates: Features, score: Score, same: np.ndarray | None, part: slice, pair_numbers: int = 1
+               ) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, (R, C) float32 scores) of as many of a part of the queries at once as memory allows; ``same`` and ``pair_numbers`` as in
+    :func:`search`."""
     columns = None if same is None or (same == np.arange(len(same))).all() else torch.from_numpy(same)
-    for chunk in recall.row_chunks(part.stop - part.start, max(1, SCORES_AT_ONCE // max(1, len(candidates)))):
+    count, whole = size(candidates), pair_numbers == 1 and all(isinstance(x, Tensor) for x in candidates.values())
+    at_once = max(1, SCORES_AT_ONCE // max(1, count))
+    at_once = at_once if pair_numbers == 1 else min(at_once, max(1, math.isqrt(SCORES_AT_ONCE // pair_numbers)))
+    for chunk in recall.row_chunks(part.stop - part.start, at_once):
         rows = slice(part.start + chunk.start, part.start + chunk.stop)
-        own = _float32(queries[rows])
-        if isinstance(candidates, Tensor):
-            scores = own @ candidates.float().T
+        own = read(queries, rows)
+        if whole:
+            scores = score(own, read(candidates, slice(None)))
         else:
-            scores = torch.empty((len(own), len(candidates)))
-            for place in recall.row_chunks(len(candidates), CANDIDATES_AT_ONCE):
-                scores[:, place] = own @ _float32(candidates[place]).T
+            width = CANDIDATES_AT_ONCE if pair_numbers == 1 else SCORES_AT_ONCE // (len(own) * pair_numbers)
+            scores = torch.empty((len(own), count))
+            for place in recall.row_chunks(count, min(CANDIDATES_AT_ONCE, max(1, width))):
+                scores[:, place] = score(own, read(candidates, place)).cpu()
         yield rows, scores if columns is None else scores[:, columns]
 
 
-def _float32(features: Features) -> Tensor:
-    return features.float() if isinstance(features, Tensor) else torch.from_numpy(np.array(features)).float()
+def size(features: Features) -> int:
+    """N."""
+    return len(next(iter(features.values())))
+
+
+def read(features: Features, rows: slice | np.ndarray) -> Rows:
+    """Some rows, in float32."""
+    def part(kept: Tensor | np.ndarray) -> Tensor:
+        return kept[rows].float() if isinstance(kept, Tensor) else torch.from_numpy(np.array(kept[rows])).float()
+
+    return Rows({name: part(kept) for name, kept in features.items()})

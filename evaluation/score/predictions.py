@@ -31,7 +31,7 @@ from omnivast.evaluation.collect import flatten
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.vqa import submission
 from omnivast.evaluation.questions.evaluator import answer_metrics
-from omnivast.evaluation.retrieval.evaluator import rank_metrics
+from omnivast.evaluation.retrieval.measures import rank_metrics
 from omnivast.evaluation.score import inputs as score_inputs
 from omnivast.evaluation.score.inputs import SYSTEM, ScoreError
 from omnivast.utils.files import sha256_file, write_atomically

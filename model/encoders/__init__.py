@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from omnivast.config.fields import show
+from omnivast.config.registry import Registry
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
 from omnivast.model.recompute import keeping_less
@@ -57,35 +58,30 @@ class AudioEncoder(Encoder):
 
 VisionBuilder = Callable[[ModelConfig], VisionEncoder]
 AudioBuilder = Callable[[ModelConfig], AudioEncoder]
-_Builder = TypeVar("_Builder")
 _Encoder = TypeVar("_Encoder", bound="Encoder")
-_VISION: dict[str, VisionBuilder] = {}
-_AUDIO: dict[str, AudioBuilder] = {}
 
 
 class EncoderError(ValueError):
     """An encoder name or size that is not known; the message names the nearest valid one."""
 
 
-def register_vision(name: str) -> Callable[[VisionBuilder], VisionBuilder]:
-    """Decorator: make ``vision_encoder_type: name`` build with this function."""
-    return lambda build: _VISION.setdefault(name, build)
-
-
-def register_audio(name: str) -> Callable[[AudioBuilder], AudioBuilder]:
-    """Decorator: make ``audio_encoder_type: name`` build with this function."""
-    return lambda build: _AUDIO.setdefault(name, build)
+_VISION: Registry[VisionBuilder] = Registry("model_cfg.vision_encoder_type", "encoder", "timm:<name>", "open_clip:<name>",
+                                            error=EncoderError)
+_AUDIO: Registry[AudioBuilder] = Registry("model_cfg.audio_encoder_type", "encoder", "hf:<name or folder>", error=EncoderError)
+register_vision = _VISION.register
+"""Decorator: ``vision_encoder_type: name`` builds with this function."""
+register_audio = _AUDIO.register
+"""Decorator: ``audio_encoder_type: name`` builds with this function."""
 
 
 def build_vision(cfg: ModelConfig) -> VisionEncoder:
     """The vision encoder of ``cfg.vision_encoder_type``. Raises EncoderError for an unknown name, an unknown or wrong size."""
-    build = _find(_VISION, cfg.vision_encoder_type, "vision_encoder_type", "timm:<name>", "open_clip:<name>")
-    return _built(build, cfg, "vision_encoder_cfg")
+    return _built(_VISION.find(cfg.vision_encoder_type), cfg, "vision_encoder_cfg")
 
 
 def build_audio(cfg: ModelConfig) -> AudioEncoder:
     """The audio encoder of ``cfg.audio_encoder_type``. Raises EncoderError for an unknown name, an unknown or wrong size."""
-    return _built(_find(_AUDIO, cfg.audio_encoder_type, "audio_encoder_type", "hf:<name or folder>"), cfg, "audio_encoder_cfg")
+    return _built(_AUDIO.find(cfg.audio_encoder_type), cfg, "audio_encoder_cfg")
 
 
 def sizes(defaults: dict, overrides: dict, key: str) -> dict:
@@ -126,16 +122,6 @@ def _built(build: Callable[[ModelConfig], _Encoder], cfg: ModelConfig, key: str)
         if not given:
             raise
         raise EncoderError(f"model_cfg.{key}: no encoder can be built with {show(given)}: {error}") from error
-
-
-def _find(registry: dict[str, _Builder], name: str | None, key: str, *patterns: str) -> _Builder:
-    prefix = f"{name}".split(":", 1)[0] + ":"
-    if name is not None and name in registry:
-        return registry[name]
-    if prefix in registry:
-        return registry[prefix]
-    valid = ", ".join([*(n for n in sorted(registry) if not n.endswith(":")), *patterns])
-    raise EncoderError(f"model_cfg.{key}: unknown encoder '{name}'; valid are {valid}.{did_you_mean(str(name), registry)}")
 
 
 from omnivast.model.encoders import ast, beats, clip, eva, hf_audio, openclip, swin, vit  # noqa: E402, F401  (registers the encoders)

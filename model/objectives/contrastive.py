@@ -1,10 +1,33 @@
-"""OM-VCC: video-caption contrastive loss (paper, equation 1)."""
+"""OM-VCC: video-caption contrastive losses, found by the name that ``model_cfg.contrastive_loss`` gives."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from omnivast.config.registry import Registry
+from omnivast.model.interface import ModelError
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A contrastive loss. Letters: b pairs of this process, B of the global batch."""
+
+    learnt: Mapping[str, float]
+    """Scalars that the model learns with it: name of the parameter → first value."""
+    logits: Callable[..., tuple[Tensor, Tensor]]
+    """(texts, clips (b, dim), all texts, all clips (B, dim), the learnt scalars in their order) → text to clip, clip to text, each (b, B);
+    hard negatives are drawn from their softmax."""
+    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    """(both logits, (b,) the global row of each local pair, label smoothing) → a scalar, of which the mean over processes is the loss."""
+
+
+CONTRASTS: Registry[Contrast] = Registry("model_cfg.contrastive_loss", "loss", error=ModelError)
 
 
 def similarities(texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,16 +39,39 @@ def similarities(texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Ten
 
 
 def contrastive_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean of the cross-entropies in both directions; ``targets`` (b,) is the global row of each local pair."""
+    """Mean of the cross-entropies in both directions (paper, equation 1); ``targets`` (b,) is the global row of each local pair."""
     return (F.cross_entropy(text_to_clip, targets, label_smoothing=label_smoothing)
             + F.cross_entropy(clip_to_text, targets, label_smoothing=label_smoothing)) / 2
+
+
+CONTRASTS.register("softmax")(Contrast({"contra_temp": 0.07}, similarities, contrastive_loss))
+
+
+def sigmoid_logits(texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor, scale: Tensor, bias: Tensor
+                   ) -> tuple[Tensor, Tensor]:
+    """Cosine similarities times exp(``scale``) plus ``bias``; shapes as of :func:`similarities`."""
+    return texts @ all_clips.T * scale.exp() + bias, clips @ all_texts.T * scale.exp() + bias
+
+
+def sigmoid_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Each pair of the batch for itself, a true one or not (Zhai et al., Sigmoid Loss for Language Image Pre-Training, arXiv:2303.15343,
+    algorithm 1): the sum of −log σ(±logit) over a row, mean over the rows. Both directions hold the same pairs; each counts half, so that
+    texts and clips learn alike where features of other processes carry no gradient. Labels are not smoothed."""
+    def rows(logits: Tensor) -> Tensor:
+        signs = torch.full_like(logits, -1.0).scatter(1, targets[:, None], 1.0)
+        return -F.logsigmoid(signs * logits).sum(1).mean()
+
+    return (rows(text_to_clip) + rows(clip_to_text)) / 2
+
+
+CONTRASTS.register("sigmoid")(Contrast({"contra_scale": math.log(10.0), "contra_bias": -10.0}, sigmoid_logits, sigmoid_loss))
 
 
 @torch.no_grad()
 def hard_negatives(similarity: Tensor, targets: Tensor, draws: Tensor) -> Tensor:
     """One negative per row, drawn in proportion to softmax(similarity) + 1e-4, never the target.
 
-    similarity: (b, B), already over the temperature; draws: (b,) uniform in [0, 1). Returns (b,) columns, by inverting the
+    similarity: (b, B) logits; draws: (b,) uniform in [0, 1). Returns (b,) columns, by inverting the
     cumulative distribution: one vectorised call, reproducible from the draws. With B = 1 there is no negative: the target.
     """
     weights = similarity.float().softmax(1) + 1e-4

@@ -18,14 +18,18 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders import build_audio, build_vision
+from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Tower, Unit
+from omnivast.model.objectives.contrastive import CONTRASTS
 from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory, shared_rows
+from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
-from omnivast.model.vast.self_critical import SelfCritical
+from omnivast.model.vast.names import NAMES
+from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward
 from omnivast.model.vast.step import match_pairs, training_losses
 from omnivast.utils.random import StepRandom
 
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
 
 _T = TypeVar("_T")
-Role = Literal["vision", "audio", "text", "head"]
 HEAD_GROUPS = ("va", "vs", "vas")
 """Groups of several modalities that have a contrastive head, as released."""
 
@@ -52,6 +55,15 @@ class ClipFeatures:
 
     def __len__(self) -> int:
         return next(iter(self.pooled.values())).shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the condition features, beside which the others are nothing."""
+        return sum(x.nbytes for x in self.condition.values())
+
+    @property
+    def tokens(self) -> int:
+        return sum(x.shape[1] for x in self.condition.values())
 
     def _map(self, apply: Callable[[Tensor], Tensor]) -> ClipFeatures:
         return ClipFeatures({m: apply(x) for m, x in self.condition.items()},
@@ -83,20 +95,26 @@ class ClipFeatures:
         return ClipFeatures(condition, masks, {m: torch.cat([p.pooled[m] for p in parts]) for m in parts[0].pooled})
 
 
-class VAST(nn.Module):
+@MODELS.register("vast")
+class VAST(Model):
     """Vision, audio and text towers, their heads, and the three objectives. Parameter names are the released checkpoint's."""
 
+    names = NAMES
+    can_match = True
+    tokenizer: Tokenizer
+
+    contra_temp: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self.precision: torch.dtype | None = None
-        self.gather_with_grad = True
         self.self_critical: SelfCritical | None = None
         width = sizes.hidden_size
-        self.contra_temp = nn.Parameter(torch.tensor(0.07))
+        self.contrast = CONTRASTS.find(config.contrastive_loss)
+        for name, first in self.contrast.learnt.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(first)))
         widths = {Modality.SUBTITLE: width}
         if config.vision_encoder_type:
             self.vision_encoder = build_vision(config)
@@ -108,6 +126,7 @@ class VAST(nn.Module):
                 self.register_buffer(name, value, persistent=False)
         if config.audio_encoder_type:
             self.audio_encoder = build_audio(config)
+            self.audio_frontend = self.audio_encoder.frontend
             widths[Modality.AUDIO] = self.audio_encoder.width
             self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_audio_sample_num or 1, width))
             self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
@@ -123,6 +142,16 @@ class VAST(nn.Module):
                 self.add_module(f"contra_head_{key}", nn.Linear(sum(widths[Modality(c)] for c in key), config.contra_dim))
         self.itm_head = MatchingHead(width)
         self._configure(config)
+
+    @classmethod
+    def build(cls, cfg: ModelConfig) -> VAST:
+        """Raises ModelError, TokenizerError, EncoderError."""
+        tokenizer, sizes = text_parts(cfg)
+        model = cls(cfg, tokenizer, sizes)
+        longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len)
+        if longest > sizes.max_position_embeddings:
+            raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")
+        return model
 
     def _configure(self, config: ModelConfig) -> None:
         for name, frozen in (("vision_encoder", config.frozen_vision), ("audio_encoder", config.frozen_audio)):
@@ -140,11 +169,20 @@ class VAST(nn.Module):
                 getattr(self, name).eval()
         return self
 
-    def parameter_roles(self) -> Iterator[tuple[str, nn.Parameter, Role]]:
-        """Every parameter with its name and the part of the model it belongs to, for learning rates."""
-        towers: dict[str, Role] = {"vision_encoder": "vision", "audio_encoder": "audio", "multimodal_encoder": "text"}
-        for name, parameter in self.named_parameters():
-            yield name, parameter, towers.get(name.split(".", 1)[0], "head")
+    def towers(self) -> dict[Tower, nn.Module]:
+        names: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
+        return {tower: getattr(self, name) for tower, name in names.items() if hasattr(self, name)}
+
+    def units(self) -> Iterator[Unit]:
+        """Besides the blocks of the vision and audio towers those of the text tower, which has many passes in a step."""
+        yield from super().units()
+        if self.self_critical is not None:  # It also decodes, which runs parts of the blocks without their forward.
+            return
+        for block in self.multimodal_encoder.blocks:
+            # Called before the block, to project a memory that all texts share.
+            for part in (block.crossattention.projections.key, block.crossattention.projections.value):
+                yield Unit(part, gathered="step", compiles=False)
+            yield Unit(block, gathered="step", compiles=False)
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
@@ -158,19 +196,10 @@ class VAST(nn.Module):
                                  "retrieval groups are tv, ta, ts, tva, tvs, tvas")
 
     @property
-    def audio_frontend(self) -> str:
-        """How spectrograms must be made for the audio tower: a name in data/audio.py."""
-        return self.audio_encoder.frontend if hasattr(self, "audio_encoder") else "beats"
-
-    @property
     def width(self) -> int:
         """Of the widest tower."""
         towers = (getattr(self, name).width for name in ("vision_encoder", "audio_encoder") if hasattr(self, name))
         return max(self.multimodal_encoder.sizes.hidden_size, *towers, 1)
-
-    @property
-    def device(self) -> torch.device:
-        return self.contra_temp.device
 
     @property
     def mask_ids(self) -> MaskTokens:
@@ -257,19 +286,33 @@ class VAST(nn.Module):
             out = self.multimodal_encoder.sentences(Layout.of(texts.ids, texts.mask))
         return self.embed_cls(out.cls())
 
+    def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Of b local pairs with the global batch of B: text to clip, clip to text, each (b, B)."""
+        return self.contrast.logits(texts, clips, all_texts, all_clips, *(getattr(self, name) for name in self.contrast.learnt))
+
     def memory(self, features: ClipFeatures) -> Memory:
         """What texts attend to; keys and values are projected at first use and kept."""
         return Memory(features.condition, features.condition_mask)
+
+    def index_clips(self, features: ClipFeatures, group: Group) -> Rows:
+        return Rows({"vector": self.embed_clips(features, group).float()})
+
+    def index_texts(self, texts: Texts) -> Rows:
+        return Rows({"vector": self.embed_texts(texts).float()})
+
+    def matching_features(self, features: ClipFeatures, modalities: Sequence[Modality]) -> ClipFeatures:
+        """Texts attend to the condition features in ``precision``, so that keeping them in it changes nothing."""
+        condition = {m: x.to(self.precision or x.dtype) for m, x in features.condition.items() if m in modalities}
+        return ClipFeatures(condition, {m: x for m, x in features.condition_mask.items() if m in modalities}, features.pooled)
 
     def match(self, memory: Memory, group: Group, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         """Matching margin of pairs: texts ids, mask (P, L) with memory rows (P,) → (P,) float32, whose sigmoid is their probability."""
         return match_pairs(self, memory, group, ids, mask, rows)
 
-    def caption(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
-                length_penalty: float = CAPTION_LENGTH_PENALTY) -> list[str]:
-        """A caption for every memory row by beam search (greedy with one beam)."""
-        captions = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
-        return [own[0] for own in captions]
+    def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
+                          baseline: Literal["greedy", "mean"]) -> None:
+        """See :func:`.self_critical.learn_from_reward`."""
+        learn_from_reward(self, SelfCritical(reward, candidates, search, baseline))
 
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                    length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
-from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
+from omnivast.model.objectives.contrastive import hard_negatives
 from omnivast.model.objectives.generation import IGNORED, mask_tokens
 from omnivast.model.objectives.matching import matching_loss
 from omnivast.model.recompute import remaking
@@ -116,8 +116,8 @@ def _contrastive(model: VAST, batch: Batch, groups: tuple[Group, ...], features:
     losses = {}
     for group in groups:
         kind = group.caption_kind
-        text_to_clip, clip_to_text = similarities(captions[kind], clips[group], all_captions[kind], all_clips[group], model.contra_temp)
-        losses[f"itc.{group}"] = contrastive_loss(text_to_clip, clip_to_text, targets, model.config.label_smoothing)
+        text_to_clip, clip_to_text = model.contrast_logits(captions[kind], clips[group], all_captions[kind], all_clips[group])
+        losses[f"itc.{group}"] = model.contrast.loss(text_to_clip, clip_to_text, targets, model.config.label_smoothing)
         if group not in chosen:
             draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
             chosen[group] = Negatives(hard_negatives(text_to_clip, targets, draw[:, 0]), hard_negatives(clip_to_text, targets, draw[:, 1]))

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from omnivast.config.paths import looked_up
-from omnivast.model.weights.released import UNUSED, current_name
+from omnivast.model.interface import Model, Names
 from omnivast.model.weights.torchscript import is_torchscript, read_torchscript
 from omnivast.model.weights.towers import TowerFile
 from omnivast.model.weights.wrappers import foreign_start, unwrapped
@@ -120,7 +120,7 @@ def _refusal(path: Path, reason: str) -> str:
             "when read. Save it again with torch.save(model.state_dict(), …) or as safetensors")
 
 
-def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str] = ()) -> LoadReport:
+def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = ()) -> LoadReport:
     """Load a whole model's checkpoint, ours or the release's.
 
     Older spellings are read as today's; frame and position embeddings of other lengths are interpolated. A tensor missing, in excess or
@@ -128,7 +128,7 @@ def load_weights(model: nn.Module, path: str | Path, allow_missing: Sequence[str
     release carries without use are dropped by name.
     """
     own = model.state_dict()
-    state, dropped = split_unused(read_current(path, own), own)
+    state, dropped = split_unused(read_current(path, model.names, own), model.names, own)
     interpolated, wrong = [], {}
     for name, tensor in state.items():
         if name in own and own[name].shape != tensor.shape:
@@ -171,25 +171,25 @@ def _examples(names: Iterable[str]) -> str:
     return ", ".join(list(first.values())[:5]) + (", …" if len(first) > 5 else "")
 
 
-def read_current(path: str | Path, wanted: Collection[str] = ()) -> dict[str, Tensor]:
-    """As ``read_state_dict``, by the names of the model, of which some are ``wanted``: a start before them all is left out.
+def read_current(path: str | Path, names: Names, wanted: Collection[str] = ()) -> dict[str, Tensor]:
+    """As ``read_state_dict``, by the ``names`` of the model, of which some are ``wanted``: a start before them all is left out.
     Raises WeightsError when two become one."""
     state: dict[str, Tensor] = {}
     older: dict[str, str] = {}
     given = read_state_dict(path)
-    if start := foreign_start(given, wanted):
+    if start := foreign_start(given, wanted, names.current):
         log.warning("%s: its names are the model's behind '%s', which is left out", path, start)
     for name, tensor in given.items():
-        new = current_name(name.removeprefix(start))
+        new = names.current(name.removeprefix(start))
         if new in state:
             raise WeightsError(f"{path}: '{older[new]}' and '{name}' are both spellings of '{new}'")
         state[new], older[new] = tensor, name
     return state
 
 
-def split_unused(state: dict[str, Tensor], wanted: Iterable[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def split_unused(state: dict[str, Tensor], names: Names, wanted: Iterable[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors that are of use, and the names of those that the release carries without use. What is ``wanted`` is of use."""
-    dropped = {name for name in state.keys() - set(wanted) if begins(name, UNUSED)}
+    dropped = {name for name in state.keys() - set(wanted) if begins(name, names.unused)}
     return {name: tensor for name, tensor in state.items() if name not in dropped}, tuple(name for name in state if name in dropped)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-
-from omnivast.model.weights.released import current_name
+from collections.abc import Callable, Collection, Iterable
 
 BETWEEN = frozenset(["_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
 """Parts of names that torch.compile, Lightning's Fabric, FSDP and activation checkpointing add, anywhere."""
@@ -21,8 +19,9 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
     return plain
 
 
-def foreign_start(names: Iterable[str], wanted: Collection[str]) -> str:
-    """The start without which most names are ``wanted`` ones, such as ``student.``; "" where some are as they stand, or none ever is."""
+def foreign_start(names: Iterable[str], wanted: Collection[str], current_name: Callable[[str], str]) -> str:
+    """The start without which most names, as ``current_name`` reads them, are ``wanted``, such as ``student.``; "" where
+    some are as they stand, or none ever is."""
     starts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")

@@ -41,10 +41,10 @@ from omnivast.model.text.generate import beam_search
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.tokenizer import load_tokenizer
 from omnivast.model.vast.model import HEAD_GROUPS, VAST
+from omnivast.model.vast.names import UNUSED
 from omnivast.model.vast.step import Negatives, training_losses
 from omnivast.model.weights import LoadReport, load_weights, read_state_dict
 from omnivast.model.weights.load import begins
-from omnivast.model.weights.released import UNUSED
 from omnivast.utils.console import readers_may_leave
 from omnivast.utils.random import StepRandom
 

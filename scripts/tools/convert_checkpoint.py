@@ -28,10 +28,9 @@ from torch import Tensor
 from omnivast.config.load import load_config
 from omnivast.config.paths import as_path
 from omnivast.model.build import build_model
-from omnivast.model.vast.model import VAST
+from omnivast.model.interface import MODELS, Model, Names
 from omnivast.model.weights import WeightsError, load_weights
 from omnivast.model.weights.load import read_current, read_state_dict, split_unused
-from omnivast.model.weights.released import released_name
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, progress, setup_logging
 
@@ -91,22 +90,23 @@ def _write_safetensors(state: dict[str, Tensor], file: _Counted) -> None:
         file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def convert(source: Path, target: str, unused: Path | None = None, wanted: Sequence[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
+def convert(source: Path, target: str, names: Names, unused: Path | None = None, wanted: Sequence[str] = ()
+            ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under the names of ``target`` ("omnivast" or "released"), still in the file, and the names left out."""
-    state = read_current(source, wanted)
+    state = read_current(source, names, wanted)
     if target == "omnivast":
-        state, dropped = split_unused(state, wanted)
+        state, dropped = split_unused(state, names, wanted)
         return state, list(dropped)
     if unused is not None:
-        released = read_current(unused)
-        extra = split_unused(released)[1]
+        released = read_current(unused, names)
+        extra = split_unused(released, names)[1]
         if not extra:
             raise WeightsError(f"{unused}: holds no tensors without use; expected a released checkpoint")
         state = {**{name: released[name] for name in extra}, **state}
-    return {released_name(name): tensor for name, tensor in state.items()}, []
+    return {names.released(name): tensor for name, tensor in state.items()}, []
 
 
-def model_of(config: Path) -> tuple[VAST, list[str]]:
+def model_of(config: Path) -> tuple[Model, list[str]]:
     """The model that a config describes, without memory for its weights, and what the config lets a checkpoint lack."""
     loaded = load_config(["--config", str(config)])
     with torch.device("meta"):
@@ -123,15 +123,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.unused and arguments.to != "released":
         raise WeightsError("--unused goes with --to released: OmniVAST keeps no tensors without use")
     wanted: Sequence[str] = ()
+    names = MODELS.find(arguments.model_type).names
     if arguments.config is not None:
         model, allowed = model_of(arguments.config)
-        wanted = list(model.state_dict())
+        wanted, names = list(model.state_dict()), model.names
         with warnings.catch_warnings():  # copying into a model without memory does nothing, as torch remarks
             warnings.simplefilter("ignore")
             load_weights(model, source, allowed)
         print(f"{source}: fits the model of {arguments.config}")
     before = read_state_dict(source)
-    state, dropped = convert(source, arguments.to, arguments.unused, wanted)
+    state, dropped = convert(source, arguments.to, names, arguments.unused, wanted)
     save(state, result)
     renamed = before.keys() - state.keys() - set(dropped)
     print(f"{result}: {len(state)} tensors, {sum(t.nbytes for t in state.values()) / 1e9:.2f} GB, in {NAMING[arguments.to]} naming; "
@@ -148,6 +149,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("source", type=as_path, metavar="IN", help="a checkpoint: ours, the release's, or an older one")
     parser.add_argument("result", type=as_path, metavar="OUT", help="the file to write")
     parser.add_argument("--to", choices=tuple(NAMING), default="omnivast", help="whose naming (default: omnivast)")
+    parser.add_argument("--model_type", default="vast", choices=sorted(MODELS), help="of which family (default: vast, or --config's)")
     parser.add_argument("--config", type=as_path, help="check IN's names and shapes against the model of this config first")
     parser.add_argument("--unused", type=as_path, metavar="FILE", help="--to released: take the tensors without use from this checkpoint")
     setup_logging(None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omnivast.config.compare import precision_of, same_but_for_length
 from omnivast.config.fields import moved_keys
 from omnivast.config.load import ConfigError, config_hash, diff, load_config, resolved
-from omnivast.config.schema import DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from tests.config.conftest import BASE, DATASET
 
 ROOT = Path(__file__).parents[2]
@@ -399,3 +399,11 @@ def test_any_value_loads_or_is_a_config_error(shop, section, data):
         assert json.dumps(resolved(load_config(["--config", "c.json"])))
     except ConfigError as error:
         assert str(error).strip()
+
+
+def test_runs_of_november_2026_can_still_be_resumed():
+    """The hash that their checkpoints hold; settings added since count only where they are not as before."""
+    before = Config(RunConfig(precision="float32"), ModelConfig(), DataConfig((DatasetConfig(name="a", task="ret%tv"),), ()))
+    assert config_hash(before) == "af82bef73192e80aa7a9b83f59f06327044aebf040d10bf0ea17b8a0ce662e5f"
+    sigmoid = dataclasses.replace(before, model_cfg=ModelConfig(contrastive_loss="sigmoid"))
+    assert config_hash(sigmoid) != config_hash(before) and diff(before, sigmoid) == ['model_cfg.contrastive_loss: absent, now "sigmoid"']

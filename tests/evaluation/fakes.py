@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task
 from omnivast.data.batch import Batch, Texts
+from omnivast.model.interface import Model, Rows
 
 VOCABULARY = 97
 
@@ -36,6 +37,14 @@ class FakeFeatures:
     def __len__(self) -> int:
         return len(next(iter(self.condition.values())))
 
+    @property
+    def nbytes(self) -> int:
+        return sum(c.nbytes for c in self.condition.values())
+
+    @property
+    def tokens(self) -> int:
+        return sum(c.shape[1] for c in self.condition.values())
+
     def to(self, device) -> FakeFeatures:
         return FakeFeatures({m: c.to(device) for m, c in self.condition.items()})
 
@@ -43,12 +52,11 @@ class FakeFeatures:
         return FakeFeatures({m: c[index] for m, c in self.condition.items()})
 
 
-class FakeModel(nn.Module):
+class FakeModel(Model):
     """Scores that depend on the clip, the group and the text, on nothing else; counts what it was asked."""
 
     def __init__(self, width: int = 12) -> None:
         super().__init__()
-        self.precision = None
         generator = torch.Generator().manual_seed(3)
         self.words = nn.Parameter(torch.randn(VOCABULARY, width, generator=generator))
         self.pixels = nn.Parameter(torch.randn(8, width, generator=generator))
@@ -62,6 +70,17 @@ class FakeModel(nn.Module):
         assert not self.training and not torch.is_grad_enabled()
         base = batch.spectrograms[:, 0, 0] @ self.pixels
         return FakeFeatures({m: (base + 0.3 * n)[:, None].repeat(1, 2, 1) for n, m in enumerate(modalities)})
+
+    can_match = True
+
+    def index_clips(self, features: FakeFeatures, group: Group) -> Rows:
+        return Rows({"vector": self.embed_clips(features, group)})
+
+    def index_texts(self, texts: Texts) -> Rows:
+        return Rows({"vector": self.embed_texts(texts)})
+
+    def matching_features(self, features: FakeFeatures, modalities) -> FakeFeatures:
+        return FakeFeatures({m: c for m, c in features.condition.items() if m in modalities})
 
     def embed_clips(self, features: FakeFeatures, group: Group) -> Tensor:
         pooled = sum(features.condition[m].mean(1) for m in group)

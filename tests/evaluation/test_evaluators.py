@@ -11,6 +11,7 @@ from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.evaluation.metrics import recall
 from omnivast.evaluation.retrieval.matching import PairMatcher, pair_batches
 from omnivast.evaluation.run import evaluate
+from omnivast.model.interface import Rows
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
 
 EVERYTHING = "ret%tv%ta%tvas_cap%tv%tvas_qa%tva"
@@ -206,3 +207,49 @@ def test_pair_batches_hold_the_same_number_of_texts_per_row():
     batches = list(pair_batches([5] * len(rows), rows, budget=4 * 5 * 3))
     even = [np.unique(rows[batch], return_counts=True)[1].tolist() for batch in batches]
     assert even == [[3, 3, 3, 3], [3, 3, 3, 3], [3, 3, 3], [3], [1, 1]]
+
+
+class FineModel(FakeModel):
+    """Keeps several vectors of each clip and text, scored by the best pairs: no product of one vector with one."""
+
+    pair_numbers = 15
+
+    def index_clips(self, features, group):
+        slots = torch.cat([features.condition[m] * torch.tensor([[1.0], [0.5]]) for m in group], 1)
+        return Rows({"slots": torch.nn.functional.normalize(slots, dim=-1), "weights": torch.full(slots.shape[:2], 1 / slots.shape[1])})
+
+    def index_texts(self, texts):
+        ids = torch.nn.functional.pad(texts.ids, (0, 15 - texts.ids.shape[1]))
+        return Rows({"words": torch.nn.functional.normalize(self.words[ids], dim=-1) * (ids > 0)[..., None]})
+
+    def similarity(self, group, texts, clips, by_clip=False):
+        assert len(texts) * len(clips) * self.pair_numbers <= max(60, self.pair_numbers)
+        best = torch.einsum("tld,csd->tcls", texts["words"], clips["slots"]).amax(2)
+        scores = (best * clips["weights"]).sum(-1)
+        return scores.T if by_clip else scores
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_similarity_of_several_vectors_is_searched_in_small_blocks(tmp_path, monkeypatch, on_disk):
+    monkeypatch.setattr("omnivast.evaluation.retrieval.search.SCORES_AT_ONCE", 60)
+    loader = FakeLoader("ret%tva", batch_size=5)
+    settings = {"ret_features_dir": str(tmp_path / "kept")} if on_disk else {}
+    metrics, results = run(tmp_path / "out", loader, FineModel(), itm_rerank_num=0, ret_bidirection_evaluation=True, **settings)
+    model, batch, group = FineModel().eval(), loader.batch(loader.own), Group.parse("tva")
+    with torch.no_grad():
+        texts, clips = batch.captions[group.caption_kind], model.index_clips(model.encode(batch, tuple(group)), group)
+        whole, half = model.index_texts(texts), (lambda x: x.half().float() if on_disk else x)
+        scores = np.array([[float((torch.einsum("ld,sd->ls", half(words), half(slots)).amax(0) * half(weights)).sum())
+                            for slots, weights in zip(clips["slots"], clips["weights"])] for words in whole["words"]])
+    keys, numbers = texts.clip.numpy(), np.arange(loader.clips)
+    assert [entry["tva"]["itc_rank"] for entry in results["toy.ret.json"]["predictions"]] == recall.ranks(scores, keys, numbers).tolist()
+    assert metrics["toy.ret.tva.itc_v2t.mean_rank"] == recall.ranks(scores.T, numbers, keys).mean()
+
+
+def test_rows_of_other_shapes_are_refused(tmp_path):
+    class Ragged(FakeModel):
+        def index_texts(self, texts):
+            return Rows({"words": self.words[texts.ids]})
+
+    with pytest.raises(ValueError, match="expected the same of all batches"):
+        run(tmp_path, FakeLoader("ret%tva", batch_size=2), Ragged())

@@ -11,6 +11,7 @@ from omnivast.evaluation.metrics.recall import ranks, reranked_ranks
 from omnivast.evaluation.retrieval import features
 from omnivast.evaluation.retrieval.features import Conditions, Cost, FeatureRows, mapped, reranked_share, write_joined
 from omnivast.evaluation.run import evaluate
+from omnivast.model.interface import Rows
 from tests.evaluation.fakes import FakeFeatures, FakeLoader, FakeModel, config_of
 
 
@@ -45,8 +46,8 @@ def test_rounding_to_float16_is_as_small_as_stated(tmp_path):
     rows = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(400, 512))).float(), dim=-1)
     kept = FeatureRows(tmp_path / "rows")
     for part in rows.split(150):
-        kept.append(part)
-    half = torch.from_numpy(np.array(kept.read())).float()
+        kept.append(Rows({"vector": part}))
+    half = torch.from_numpy(np.array(kept.read()["vector"])).float()
     assert float((half @ half.T - rows @ rows.T).abs().max()) < 2**-10
 
 
@@ -109,12 +110,12 @@ def test_files_of_several_processes_are_joined_in_any_order(tmp_path, monkeypatc
     monkeypatch.setattr(features, "ROWS_AT_ONCE", 2)
     rows = torch.arange(12, dtype=torch.float32).view(6, 2)
     parts = [FeatureRows(tmp_path / str(n)) for n in range(3)]
-    parts[0].append(rows[:4])
-    parts[2].append(rows[4:])  # The second process had no clip.
+    parts[0].append(Rows({"x": rows[:4]}))
+    parts[2].append(Rows({"x": rows[4:]}))  # The second process had no clip.
     path = write_joined(parts, np.array(order), tmp_path / "all")
-    assert path == tmp_path / "all" and np.array_equal(mapped(path, 6, 2), rows[order].numpy())
+    assert path == tmp_path / "all" and np.array_equal(mapped(path, 6, {"x": (2,)})["x"], rows[order].numpy())
     alone = FeatureRows(tmp_path / "alone")
-    alone.append(rows)
+    alone.append(Rows({"x": rows}))
     own = write_joined([alone], np.array(order), tmp_path / "other")
     assert own == (alone.path if order == sorted(order) else tmp_path / "other")
 
@@ -123,6 +124,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="ret_features_dir: '.*file/x' cannot hold the features"):
         run(tmp_path, FakeLoader("ret%tv"), FakeModel(), ret_features_dir=str(tmp_path / "file" / "x"))
+
+
+def vision(features):
+    return FakeModel().matching_features(features, [Modality.VISION])
 
 
 CLIP_BYTES = 2 * 12 * 4
@@ -143,10 +148,10 @@ def test_clips_that_do_not_fit_are_encoded_again(tmp_path, kept):
 
 
 def test_only_batches_with_a_wanted_clip_are_encoded_again():
-    conditions = Conditions([Modality.VISION], limit=3 * CLIP_BYTES)
+    conditions = Conditions([Modality.VISION], vision, limit=3 * CLIP_BYTES)
     whole = torch.arange(9 * 24, dtype=torch.float32).view(9, 2, 12)
     for rows in ([0, 1], [4, 5], [6], [7, 8], [9, 11]):  # 2, 3 and 10 could not be read.
-        conditions.add(rows, FakeFeatures({Modality.VISION: whole[: len(rows)] + rows[0], Modality.AUDIO: whole}), None)
+        conditions.add(rows, FakeFeatures({Modality.VISION: whole[: len(rows)] + rows[0], Modality.AUDIO: whole}))
     wanted = np.array([False, True, False, False, True, False, False, True, False])
     asked = []
 
@@ -165,8 +170,8 @@ def test_only_batches_with_a_wanted_clip_are_encoded_again():
 
 @pytest.mark.parametrize("given", [[6, 9], [6], [9, 11]])
 def test_a_clip_that_cannot_be_read_again_is_an_error(given):
-    conditions = Conditions([Modality.VISION], limit=0)
-    conditions.add([6, 9, 11], FakeFeatures({Modality.VISION: torch.zeros(3, 2, 12)}), None)
+    conditions = Conditions([Modality.VISION], vision, limit=0)
+    conditions.add([6, 9, 11], FakeFeatures({Modality.VISION: torch.zeros(3, 2, 12)}))
     missing = next(row for row in (6, 9, 11) if row not in given)
     found = [(given, FakeFeatures({Modality.VISION: torch.zeros(len(given), 2, 12)}))]
     with pytest.raises(RuntimeError, match=f"annotation row {missing} could be read at first, but not again"):
@@ -186,11 +191,11 @@ def test_what_costs_less_is_done():
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.0, False), (1e6, True)])
 def test_the_decision_rests_on_what_was_measured(caplog, seconds, kept):
-    conditions, condition = Conditions([Modality.VISION], limit=10**9), torch.ones(32, 2, 12)
+    conditions, condition = Conditions([Modality.VISION], vision, limit=10**9), torch.ones(32, 2, 12)
     with caplog.at_level("INFO", logger="omnivast"):
         for batch in range(6):  # The first is not measured; the third makes enough.
             rows = list(range(32 * batch, 32 * batch + 32))
-            conditions.add(rows, FakeFeatures({Modality.VISION: condition}), None, 1e6 if batch == 0 else seconds)
+            conditions.add(rows, FakeFeatures({Modality.VISION: condition}), 1e6 if batch == 0 else seconds)
             assert len(caplog.messages) == (batch > 1)
     assert (conditions.clips_kept, conditions.bytes) == ((192, 192 * CLIP_BYTES) if kept else (0, 0))
     words = "kept, as far as 1 GB go" if kept else "encoded again"
@@ -214,9 +219,9 @@ def test_results_are_equal_whichever_is_chosen(tmp_path, monkeypatch):
 
 def test_only_what_will_be_re_ranked_stays():
     """Batches none of whose clips are asked for are let go."""
-    conditions = Conditions([Modality.VISION], limit=10**6)
+    conditions = Conditions([Modality.VISION], vision, limit=10**6)
     for start in range(0, 20, 4):
-        conditions.add(list(range(start, start + 4)), FakeFeatures({Modality.VISION: torch.full((4, 2, 12), float(start))}), None)
+        conditions.add(list(range(start, start + 4)), FakeFeatures({Modality.VISION: torch.full((4, 2, 12), float(start))}))
     wanted = np.isin(np.arange(20), [5, 17])
     assert [float(chunk.condition[Modality.VISION][0, 0, 0]) for chunk in conditions.chunks(wanted, None)] == [4.0, 16.0]
     assert conditions.places(wanted)[[5, 17, 0]].tolist() == [1, 5, -1]

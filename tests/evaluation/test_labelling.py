@@ -16,13 +16,14 @@ from omnivast.data.annotations.load import load_annotations
 from omnivast.data.batch import Batch
 from omnivast.evaluation.captions.labelling import LabellingError, label
 from omnivast.evaluation.run import evaluate
+from omnivast.model.interface import Model
 from omnivast.utils.files import sha256_file
 from tests.media_factory import write_json
 
 WEIGHTS = {"checkpoint": "model.pt", "checkpoint_sha256": "aa", "config_hash": "cc"}
 
 
-class Captioner(torch.nn.Module):
+class Captioner(Model):
     """Captions that tell the clip, the group and the draws; counts how often it labelled each clip."""
 
     def __init__(self) -> None:

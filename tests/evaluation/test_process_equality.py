@@ -19,6 +19,7 @@ from omnivast.data.spec import TextLengths
 from omnivast.evaluation.retrieval import search
 from omnivast.evaluation.retrieval.search import Search
 from omnivast.evaluation.run import evaluate
+from omnivast.model.interface import Rows
 from omnivast.utils import distributed
 from omnivast.utils.random import generator
 from tests.model.tiny import CAPTIONS, CONFIG, tokenizer, vast
@@ -122,10 +123,14 @@ def test_the_comparison_covers_what_it_should(runs):
     assert len(ranks) > 6
 
 
+def product(queries: Rows, candidates: Rows) -> torch.Tensor:
+    return queries["vector"] @ candidates["vector"].T
+
+
 def searched(rank: int) -> tuple[int, Search]:
     """How many scores a process computes, and what it finds."""
     noise = torch.Generator().manual_seed(0)
-    queries, candidates = (torch.randn(rows, 8, generator=noise) for rows in (130, 40))
+    queries, candidates = ({"vector": torch.randn(rows, 8, generator=noise)} for rows in (130, 40))
     counts, score_rows = [], search.score_rows
 
     def counted(*arguments: Any) -> Iterator[Any]:
@@ -134,7 +139,7 @@ def searched(rank: int) -> tuple[int, Search]:
             yield rows, scores
 
     search.score_rows = counted
-    found = search.search(queries, candidates, np.arange(130) % 40, np.arange(40), 5, dual_softmax=True)
+    found = search.search(queries, candidates, product, np.arange(130) % 40, np.arange(40), 5, dual_softmax=True)
     return sum(counts), found
 
 

@@ -8,7 +8,7 @@ import pytest
 from omnivast.evaluation.captions.evaluator import score_captions
 from omnivast.evaluation.collect import flatten
 from omnivast.evaluation.questions.evaluator import answer_metrics
-from omnivast.evaluation.retrieval.evaluator import rank_metrics
+from omnivast.evaluation.retrieval.measures import rank_metrics
 
 RNG = random.Random(4)
 WORDS = ["a", "man", "dog", "runs", "sits", "red", "car", "park", "on", "in", "sings", "two"]

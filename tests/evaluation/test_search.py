@@ -9,6 +9,11 @@ from omnivast.evaluation.retrieval import search as module
 from omnivast.evaluation.retrieval.search import TEMPERATURE, search
 
 
+def found_by(queries, candidates, *arguments, **settings):
+    """Search by the product of one vector each."""
+    return search({"vector": queries}, {"vector": candidates}, lambda one, other: one["vector"] @ other["vector"].T, *arguments, **settings)
+
+
 def table(queries, candidates):
     return np.asarray(queries, dtype=np.float32) @ np.asarray(candidates, dtype=np.float32).T
 
@@ -31,18 +36,18 @@ def test_parts_on_disk_and_in_memory_equal_the_whole_table(tmp_path, monkeypatch
     wide = scores.astype(np.float64)
     dual = wide * np.exp(wide / TEMPERATURE) / np.exp(wide / TEMPERATURE).sum(0)
     for parts in (on_disk, in_memory):
-        found = search(*parts, keys, numbers, 5, dual_softmax=True)
+        found = found_by(*parts, keys, numbers, 5, dual_softmax=True)
         assert found.ranks.tolist() == recall.ranks(scores, keys, numbers).tolist()
         assert found.dual_ranks.tolist() == recall.ranks(dual, keys, numbers).tolist()
         assert np.take_along_axis(scores, found.top, 1).tolist() == (-np.sort(-scores, axis=1)[:, :5]).tolist()
-    assert search(*in_memory, keys, numbers, 5).dual_ranks is None
+    assert found_by(*in_memory, keys, numbers, 5).dual_ranks is None
 
 
 def test_dual_softmax_by_hand():
     """Candidate 0 is liked by every query, but most by query 0: the others let go of it."""
     queries, candidates = torch.eye(3), torch.tensor([[0.90, 0.80, 0.80], [0.0, 0.79, 0.0], [0.0, 0.0, 0.79]])
     numbers = np.arange(3)
-    found = search(queries, candidates, numbers, numbers, 3, dual_softmax=True)
+    found = found_by(queries, candidates, numbers, numbers, 3, dual_softmax=True)
     assert found.ranks.tolist() == [1, 2, 2]
     assert found.dual_ranks.tolist() == [1, 1, 1]
 
@@ -50,7 +55,7 @@ def test_dual_softmax_by_hand():
 def test_similarities_far_apart_do_not_become_ties():
     """In float32 exp(-200) is 0, and every such candidate would tie."""
     queries, candidates = torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.9], [0.8], [0.7]])
-    found = search(queries, candidates, np.array([0, 0]), np.arange(3), 1, dual_softmax=True)
+    found = found_by(queries, candidates, np.array([0, 0]), np.arange(3), 1, dual_softmax=True)
     scores = np.array([[0.9, 0.8, 0.7], [-0.9, -0.8, -0.7]])
     prior = np.exp(scores / TEMPERATURE) / np.exp(scores / TEMPERATURE).sum(0)
     assert len(set((scores * prior)[1])) == 3 and found.dual_ranks.tolist() == [1, 1]

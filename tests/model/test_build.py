@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omnivast.config.schema import Config, DataConfig, ModelConfig, RunConfig
-from omnivast.model.build import ModelError, build_model, set_precision, text_parts
+from omnivast.model.build import ModelError, build_model, set_precision
 from omnivast.model.text.bert import TextSizes
 from omnivast.model.text.layout import Layout
+from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import TokenizerError
 from omnivast.model.vast.model import VAST
 from omnivast.model.weights import WeightsError, towers

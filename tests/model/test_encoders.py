@@ -68,7 +68,7 @@ def test_whole_numbers_serve_where_any_number_does():
 
 
 def test_a_new_encoder_needs_a_builder_and_a_name(monkeypatch):
-    monkeypatch.setattr(encoders, "_VISION", dict(encoders._VISION))
+    monkeypatch.setattr(encoders._VISION, "_items", dict(encoders._VISION._items))
 
     @register_vision("mine")
     def mine(cfg):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnivast.model.objectives import generation
-from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives, similarities
+from omnivast.model.objectives.contrastive import CONTRASTS, contrastive_loss, hard_negatives, sigmoid_logits, sigmoid_loss, similarities
 from omnivast.model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, mask_tokens, vocabulary_loss
 from omnivast.model.objectives.matching import matching_loss
 
@@ -45,6 +45,30 @@ def test_contrastive_loss_of_one_process_of_several():
 def test_equal_similarities_cost_the_logarithm_of_the_batch():
     same = torch.full((3, 3), 0.7)
     assert contrastive_loss(same, same, torch.arange(3), 0.1).item() == pytest.approx(math.log(3))
+
+
+def test_sigmoid_loss_of_two_pairs():
+    """Texts at 0° and 90°, clips at 60° and 90°, scale 10 and bias -10, as at the start: logits -5, -10 and 10·√¾ - 10, 0."""
+    assert dict(CONTRASTS.find("sigmoid").learnt) == {"contra_scale": math.log(10), "contra_bias": -10.0}
+    texts, clips = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, math.sqrt(0.75)], [0.0, 1.0]])
+    learnt = [torch.tensor(value, requires_grad=True) for value in CONTRASTS.find("sigmoid").learnt.values()]
+    by_text, by_clip = sigmoid_logits(texts, clips, texts, clips, *learnt)
+    torch.testing.assert_close(by_text, torch.tensor([[-5.0, -10.0], [10 * math.sqrt(0.75) - 10, 0.0]]))
+    torch.testing.assert_close(by_clip, by_text.T)
+    # True pairs log(1 + e^5), log 2; the others log(1 + e^-10), log(1 + e^-1.33975); over two rows.
+    loss = sigmoid_loss(by_text, by_clip, torch.arange(2))
+    assert loss.item() == pytest.approx((5.006715 + 0.693147 + 0.0000454 + 0.232628) / 2, abs=1e-5)
+    loss.backward()
+    # Of the bias: minus the mistaken part of each true pair, plus that of each other: (-σ(5) - σ(0) + σ(-10) + σ(-1.33975)) / 2.
+    assert learnt[1].grad.item() == pytest.approx((-0.993307 - 0.5 + 0.0000454 + 0.207551) / 2, abs=1e-5)
+
+
+def test_sigmoid_loss_of_one_process_of_several():
+    """Pairs 2 and 3 of a global batch of three."""
+    by_text, by_clip = torch.tensor([[0.1, 2.0, 0.3], [1.0, 0.0, 3.0]]), torch.tensor([[0.5, 1.5, 0.0], [0.2, 0.4, 1.0]])
+    wanted = sum(math.log1p(math.exp(-x if column == row + 1 else x)) for own in (by_text, by_clip)
+                 for row, values in enumerate(own.tolist()) for column, x in enumerate(values)) / 4
+    assert sigmoid_loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_hard_negatives_follow_their_weights_and_are_never_the_target():

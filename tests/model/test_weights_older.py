@@ -11,8 +11,8 @@ import torch
 
 from omnivast.config.load import load_config
 from omnivast.model.build import build_model
+from omnivast.model.vast.names import current_name
 from omnivast.model.weights import WeightsError, load_weights, start_weights
-from omnivast.model.weights.released import current_name
 from tests.model.tiny import BEATS, CONFIG, VAST_TINY, vast
 
 EVA = {"patch_size": 7, "width": 16, "layers": 1, "head_width": 8, "mlp_ratio": 2.0, "drop_path_rate": 0.0}

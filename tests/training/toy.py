@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
+from omnivast.model.interface import Model
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom, generator
 
 
-class Toy(nn.Module):
+class Toy(Model):
     """Dropout, batch statistics, a draw, a frozen part, and a head that only captioning uses."""
 
     def __init__(self, dropout: float = 0.3, batch_norm: bool = True) -> None:
@@ -31,10 +32,8 @@ class Toy(nn.Module):
         self.caption_head = nn.Linear(8, 3)
         self.frozen = nn.Linear(8, 8).requires_grad_(False)
 
-    def parameter_roles(self):
-        roles = {"vision_encoder": "vision", "text_encoder": "text"}
-        for name, parameter in self.named_parameters():
-            yield name, parameter, roles.get(name.split(".")[0], "head")
+    def towers(self):
+        return {"vision": self.vision_encoder, "text": self.text_encoder}
 
     def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
         x = batch.spectrograms[:, 0, 0]

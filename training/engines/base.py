@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,11 @@ from torch.optim import Optimizer
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
+from omnivast.model.interface import Model
 from omnivast.training.checkpoints import optimizer_shards as shards
 from omnivast.training.optim import build_optimizer, gradient_norm
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
 
 
 class Engine:
@@ -34,9 +32,9 @@ class Engine:
     ``model`` is the whole model, which is saved and tested; ``trained`` is the one whose parameters ``optimizer`` changes.
     """
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         self.model, self.run_cfg, self.device = model, run_cfg, device
-        self.trained: VAST = model
+        self.trained: Model = model
         self.optimizer: Optimizer = build_optimizer(model, run_cfg)
 
     def begin(self, first: Batch, tasks: Collection[Task]) -> None:
@@ -47,7 +45,7 @@ class Engine:
         return nullcontext()
 
     def __call__(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
-        """The losses of this process's batch (see VAST.forward)."""
+        """The losses of this process's batch (see Model.forward)."""
         return self.trained(batch, task, draws)
 
     def backward(self, loss: Tensor) -> None:
@@ -150,7 +148,7 @@ class ShardedEngine(Engine):
                 module._parameters[key] = made[id(parameter)]
 
 
-def twin(model: VAST) -> VAST:
+def twin(model: Model) -> Model:
     """A model of the same structure, which shares the tensors of ``model``, and all else that is no module."""
     shared: list[Any] = [*model.parameters(), *model.buffers(), *(value for key, value in vars(model).items() if not key.startswith("_"))]
     return copy.deepcopy(model, {id(value): value for value in shared})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 
 from omnivast.config.schema import RunConfig
+from omnivast.model.interface import Model
 from omnivast.training.engines.base import Engine
 from omnivast.training.engines.compile import compile_layers
 from omnivast.training.engines.ddp import DataParallel
@@ -15,15 +15,12 @@ from omnivast.training.engines.fsdp import FullySharded
 from omnivast.training.engines.zero import ZeRO
 from omnivast.utils import distributed
 
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
-
 logger = logging.getLogger("omnivast")
 ENGINES: dict[str, type[Engine]] = {"ddp": DataParallel, "fsdp": FullySharded, "deepspeed": ZeRO}
 """``run_cfg.parallel`` → the engine of several processes."""
 
 
-def build_engine(model: VAST, run_cfg: RunConfig, device: torch.device) -> Engine:
+def build_engine(model: Model, run_cfg: RunConfig, device: torch.device) -> Engine:
     """The engine that ``run_cfg.parallel`` names, around ``model`` on ``device``; one process alone needs none, whatever the name.
 
     Raises ValueError when DeepSpeed is asked for and is not installed, or its file does not do.

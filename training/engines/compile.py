@@ -1,8 +1,8 @@
-"""``run_cfg.compile``: the repeated layers of the vision and audio towers through ``torch.compile``, in training.
+"""``run_cfg.compile``: the units of the model that say so, the repeated layers of towers, through ``torch.compile``, in training.
 
 Each layer is compiled for itself, in place: equal layers share what was compiled for the first, parameters keep their names, hooks and
 FSDP2's gathering stay around the compiled part. Without gradients, in evaluation, a layer runs as ever; so does one that cannot be
-compiled, after one warning. Text blocks are left alone: their number of tokens is another in every step.
+compiled, after one warning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnivast.training.engines.blocks import tower_blocks
+from omnivast.model.interface import Model
 
 logger = logging.getLogger("omnivast")
 VARIANTS = 64
@@ -23,11 +23,12 @@ OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Inductor's: draws come from torch's generators, as without compilation."""
 
 
-def compile_layers(model: nn.Module) -> int:
-    """Compile the trainable layers of the towers of ``model``, each when it is first called with gradients. Returns how many."""
+def compile_layers(model: Model) -> int:
+    """Compile the trainable units of ``model`` that compile, each when it is first called with gradients. Returns how many."""
     _configure()
     names = {module: name for name, module in model.named_modules()}
-    layers = [layer for layer in tower_blocks(model) if any(parameter.requires_grad for parameter in layer.parameters())]
+    units = [unit.module for unit in model.units() if unit.compiles]
+    layers = [layer for layer in units if any(parameter.requires_grad for parameter in layer.parameters())]
     _share_rates(layers)
     given_up: set[type] = set()
     for layer in layers:

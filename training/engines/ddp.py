@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
+from omnivast.model.interface import Model
 from omnivast.training.engines.base import Engine, skips_layers
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
 
 
 class DataParallel(Engine):
     """DistributedDataParallel: every process holds all weights, and gradients are averaged in buckets during the backward pass."""
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         super().__init__(model, run_cfg, device)
         self.wrapped: DistributedDataParallel | None = None
         self.idle: list[nn.Parameter] = []

@@ -1,7 +1,7 @@
 """FSDP2: every process holds a share of each parameter, of its gradient and of its optimiser state.
 
-What runs together is gathered together: each block of the vision and audio towers for its own forward and backward pass, each block of
-the text tower once for all its forward passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
+What runs together is gathered together: the model's units (``Model.units``), such as a tower's blocks, each for its own forward and
+backward pass or once for all its passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
 parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is around the use.
 """
 
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +22,18 @@ from torch.distributed.tensor import DTensor
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
-from omnivast.model.text.bert import TextModel
+from omnivast.model.interface import Model
 from omnivast.training.checkpoints import optimizer_shards as shards
 from omnivast.training.engines.base import ShardedEngine, randomly_skipping, twin, without_scalars
-from omnivast.training.engines.blocks import tower_blocks
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom, stable_seed
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
 
 
 class FullySharded(ShardedEngine):
     """FSDP2."""
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         self.model, self.run_cfg, self.device = model, run_cfg, device
         self.trained = twin(model)
         mesh = init_device_mesh(device.type, (distributed.world_size(),))
@@ -105,22 +101,14 @@ def mixed_precision(precision: torch.dtype | None, device: torch.device) -> Mixe
     return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
-def shard(model: VAST, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+def shard(model: Model, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     """Share the parameters of ``model`` out over ``mesh``, in place."""
     without_scalars(model)
-    blocks = tower_blocks(model)
-    for part in _shared_parts(blocks):
+    units = list(model.units())
+    for part in _shared_parts([unit.module for unit in units if unit.gathered == "pass"]):
         fully_shard(part, mesh=mesh)
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    text = getattr(model, "multimodal_encoder", None)
-    # Self-critical training also decodes, which runs parts of the blocks without their forward.
-    if isinstance(text, TextModel) and model.self_critical is None:
-        for text_block in text.blocks:
-            # Called before the block, to project a memory that all texts share.
-            for part in (text_block.crossattention.projections.key, text_block.crossattention.projections.value):
-                fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-            fully_shard(text_block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for unit in units:
+        fully_shard(unit.module, mesh=mesh, mp_policy=policy, reshard_after_forward=unit.gathered == "pass")
     fully_shard(model, mesh=mesh)
 
 

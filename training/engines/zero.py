@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,13 @@ from omnivast.config.files import read_json
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
+from omnivast.model.interface import Model
 from omnivast.training.checkpoints import optimizer_shards as shards
 from omnivast.training.engines.base import ShardedEngine, twin, without_scalars
 from omnivast.training.logs.nonfinite import ADVICE, REMEDIES, NonFiniteLoss, report
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-
-if TYPE_CHECKING:
-    from omnivast.model.vast.model import VAST
 
 DECIDED = {"train_batch_size": "the corpora's batch_size", "train_micro_batch_size_per_gpu": "the corpora's batch_size",
            "gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "grad_norm", "optimizer": "optim",
@@ -40,7 +38,7 @@ DECIDED = {"train_batch_size": "the corpora's batch_size", "train_micro_batch_si
 class ZeRO(ShardedEngine):
     """DeepSpeed's engine."""
 
-    def __init__(self, model: VAST, run_cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         self.library: Any = _deepspeed()
         settings = read_settings(run_cfg)
         self.stage: int = settings["zero_optimization"]["stage"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from omnivast.model.interface import Names
 from omnivast.model.weights.towers import TOWER_FILES
 
 UNUSED = tuple(dict.fromkeys(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
@@ -35,3 +36,6 @@ def current_name(name: str) -> str:
 def released_name(name: str) -> str:
     """The name in today's release of a tensor of the model."""
     return name.removeprefix("audio_encoder.") if name.startswith(f"audio_encoder.{AST_EMBEDDINGS}") else name
+
+
+NAMES = Names(current_name, released_name, UNUSED)

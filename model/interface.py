@@ -1,0 +1,257 @@
+"""What training, evaluation, labelling and reports ask of a model; nothing else of it is known outside ``model/``.
+
+:class:`Model` is a ``torch.nn.Module``, which a typing Protocol cannot be, and carries the defaults: a new family says what it is made
+of (``tokenizer``, ``towers``), ``encode``s, computes its losses (``forward``), and defines of the rest what its tasks need.
+
+Letters: B clips of this process, T texts, C clips searched, P pairs, M memory rows (clips that texts attend to), L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from omnivast.config.registry import Registry
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import CaptionKind, Group, Modality, Task
+from omnivast.utils.random import StepRandom
+
+if TYPE_CHECKING:
+    from omnivast.data.batch import Batch, Texts
+    from omnivast.data.spec import Tokenizer
+
+Role = Literal["vision", "audio", "text", "head"]
+"""A part of a model with a learning rate of its own; ``head`` is all that is no tower."""
+Tower = Literal["vision", "audio", "text"]
+Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
+"""(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
+Own = TypeVar("Own", bound="Features")
+
+
+class ModelError(ValueError):
+    """A model config that cannot be built; the message names the key."""
+
+
+class Features(Protocol):
+    """What is known of B clips once they are encoded: evaluation keeps it on the CPU, brings it back, and picks rows of it."""
+
+    def __len__(self) -> int:
+        """B."""
+        ...
+
+    def to(self: Own, device: torch.device | str) -> Own:
+        ...
+
+    def rows(self: Own, index: Tensor) -> Own:
+        """Of some clips, in the order of ``index`` (k,)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that keeping it takes."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a clip that a text attends to: how many clips are matched at once depends on it."""
+        ...
+
+
+@dataclass
+class Rows:
+    """Named tensors of one first dimension (clips or texts): the plainest Features, and what is kept to search with."""
+
+    tensors: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def to(self, device: torch.device | str) -> Rows:
+        return Rows({name: x.to(device) for name, x in self.tensors.items()})
+
+    def rows(self, index: Tensor | slice) -> Rows:
+        return Rows({name: x[index] for name, x in self.tensors.items()})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in self.tensors.values())
+
+    @property
+    def tokens(self) -> int:
+        return sum(x.shape[1] for x in self.tensors.values() if x.ndim > 2) or 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a model that FSDP gathers, and ``torch.compile`` may compile, by itself."""
+
+    module: nn.Module
+    gathered: Literal["pass", "step"] = "pass"
+    """How long its weights stay together: for each forward and backward pass, or, where a step has many passes, for all of the step."""
+    compiles: bool = True
+    """Whether its inputs have the same sizes in every step, so that compiling it pays."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the names of a checkpoint's tensors differ from the model's parameters."""
+
+    current: Callable[[str], str] = str
+    """A name in some checkpoint, perhaps an older one → the model's."""
+    released: Callable[[str], str] = str
+    """The model's → the public release's."""
+    unused: tuple[str, ...] = ()
+    """Starts of names (``*`` stands for anything) that a release carries without use; dropped by name."""
+
+
+class Model(nn.Module):
+    """A model family. The first block must be defined; the rest has defaults, which say what a model without it does."""
+
+    tokenizer: Tokenizer
+    """What makes the ids of a batch's texts; data workers hold their own copy."""
+    audio_frontend: str = "beats"
+    """How spectrograms are made for it: a name in data/audio.py. Pixels come as uint8 and are normalised by the model; the sizes of
+    both, and the lengths of texts, are those of ``model_cfg``."""
+    precision: torch.dtype | None = None
+    """What products are computed in by autocast (bfloat16, float16); None: float32. Set from outside."""
+    gather_with_grad: bool = True
+    """Whether features of other processes carry gradient. Set from outside."""
+    names = Names()
+
+    @classmethod
+    def build(cls, cfg: ModelConfig) -> Model:
+        """The model of a config, on the CPU and from scratch; pretrained towers are loaded afterwards. Raises ModelError."""
+        raise NotImplementedError
+
+    def encode(self, batch: Batch, modalities: Sequence[Modality]) -> Any:
+        """:class:`Features` of a batch's clips, each modality encoded once. Raises ValueError for a modality that the batch lacks."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
+        """The losses of a training step: scalars in float32. ``"loss"`` is minimised; the others are logged. Random choices come from
+        ``draws``, so that a resumed run repeats them and the number of processes does not count."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------------------ its parts
+
+    def towers(self) -> dict[Tower, nn.Module]:
+        """The towers it has: they start from pretrained files and have learning rates of their own."""
+        return {}
+
+    def check_task(self, task: Task) -> None:
+        """Raise ValueError, naming the group and what is valid, for a task that the model cannot do."""
+
+    def parameter_roles(self) -> Iterator[tuple[str, nn.Parameter, Role]]:
+        """Every parameter with its name and role; by tower."""
+        roles: dict[int, Role] = {id(p): role for role, tower in self.towers().items() for p in tower.parameters()}
+        for name, parameter in self.named_parameters():
+            yield name, parameter, roles.get(id(parameter), "head")
+
+    def units(self) -> Iterator[Unit]:
+        """What FSDP shares out piece by piece, inner parts before outer ones, and what is compiled: the blocks of the vision and audio
+        towers. All else is gathered once, for the whole step."""
+        for role, tower in self.towers().items():
+            if role != "text":
+                yield from map(Unit, blocks_of(tower))
+
+    @property
+    def width(self) -> int:
+        """Columns of typical products, by which ``precision: auto`` is measured on a CPU."""
+        return 256
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # ------------------------------------------------------------------------------------------------------------ retrieval
+
+    def index_clips(self, features: Any, group: Group) -> Rows:
+        """What is kept of each clip to search a group with, float32, every row of one shape whatever the batch. Rows that are equal but
+        for rounding count as the same clip, so unit vectors are best."""
+        raise ValueError(f"{type(self).__name__} cannot be tested for retrieval")
+
+    def index_texts(self, texts: Texts) -> Rows:
+        """The same of each text."""
+        raise ValueError(f"{type(self).__name__} cannot be tested for retrieval")
+
+    pair_numbers: int = 1
+    """Numbers that ``similarity`` holds for each pair; evaluation makes its blocks the smaller."""
+
+    def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
+        """Scores (T, C), or (C, T) ``by_clip``, float32, of what was kept; the larger the better, below 1 in size. A function of its
+        arguments alone, on whatever device they are: no parameters, nor other rows. By default, of one ``vector`` each, the product."""
+        one, other = (clips["vector"], texts["vector"]) if by_clip else (texts["vector"], clips["vector"])
+        return one @ other.T
+
+    can_match: bool = False
+    """Whether there is a ``match``; without it nothing is re-ranked."""
+
+    def matching_features(self, features: Any, modalities: Sequence[Modality]) -> Any:
+        """The part of ``features`` that ``match`` needs of these modalities, in the precision in which it is used: evaluation keeps it."""
+        return features
+
+    def match(self, memory: Any, group: Group, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """How well texts ids, mask (P, L) fit memory rows (P,): (P,) float32, any scale."""
+        raise NotImplementedError
+
+    # ----------------------------------------------------------------------------------------------------------- generation
+
+    def memory(self, features: Any) -> Any:
+        """What texts attend to, M = B rows; what can be computed once per clip is computed at first use and kept. The methods below take
+        it: captions and answers of all groups share one."""
+        return features
+
+    length_penalty: float = 0.6
+    """Of beam search for captions: the sum of log-probabilities is divided by the length to this power; 0: none."""
+    answer_length_penalty: float = 1.0
+    """The same of answers."""
+
+    def best_captions(self, memory: Any, group: Group, *, beam_size: int, max_length: int, length_penalty: float) -> list[list[str]]:
+        """The ``beam_size`` best captions of every memory row that beam search finds, the best first."""
+        raise ValueError(f"{type(self).__name__} does not write captions")
+
+    def caption(self, memory: Any, group: Group, *, beam_size: int, max_length: int,
+                length_penalty: float | None = None) -> list[str]:
+        """A caption for every memory row by beam search (greedy with one beam); ``length_penalty`` None: the model's."""
+        length_penalty = self.length_penalty if length_penalty is None else length_penalty
+        captions = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
+        return [own[0] for own in captions]
+
+    def sample_captions(self, memory: Any, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
+        raise ValueError(f"{type(self).__name__} does not draw captions; set model_cfg.generate_by to beam")
+
+    def answer(self, memory: Any, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
+        """The answer to every question; ``questions.clip`` names its memory row."""
+        raise ValueError(f"{type(self).__name__} does not answer questions")
+
+    def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
+                          baseline: Literal["greedy", "mean"]) -> None:
+        """From now on captions are learnt by self-critical training: ``candidates`` of each clip are tried, and those whose reward is
+        above the baseline become likelier."""
+        raise ValueError(f"run_cfg.scst_finetuning: {type(self).__name__} cannot be trained from a reward")
+
+
+MODELS: Registry[type[Model]] = Registry("model_cfg.model_type", "model", error=ModelError)
+"""``model_type`` → the class. A family enters itself with ``@MODELS.register("name")``, and model/build.py imports its file."""
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a tower: elements of its innermost lists of several modules that are of one kind and have parts themselves."""
+    children = list(module.children())
+    inner = [blocks_of(child) for child in children]
+    if not isinstance(module, nn.ModuleList | nn.Sequential) or not _alike(children):
+        return [block for found in inner for block in found]
+    return [block for child, found in zip(children, inner) for block in found or [child]]
+
+
+def _alike(modules: list[nn.Module]) -> bool:
+    return len(modules) > 1 and len({type(module) for module in modules}) == 1 and all(list(module.children()) for module in modules)
+
