@@ -34,7 +34,7 @@ from omnivast.config.paths import as_path  # noqa: E402
 from omnivast.config.schema import ModelConfig  # noqa: E402
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task  # noqa: E402
 from omnivast.config.words import did_you_mean  # noqa: E402
-from omnivast.data.batch import Batch, Texts, make_texts  # noqa: E402
+from omnivast.data.batch import Batch, Captions, Texts, make_texts  # noqa: E402
 from omnivast.model.encoders.beats import ITER3_PLUS  # noqa: E402
 from omnivast.model.encoders.eva import EVA01_GIANT  # noqa: E402
 from omnivast.model.objectives.generation import IGNORED  # noqa: E402
@@ -43,7 +43,8 @@ from omnivast.model.text.generate import beam_search  # noqa: E402
 from omnivast.model.text.layout import Layout  # noqa: E402
 from omnivast.model.text.tokenizer import load_tokenizer  # noqa: E402
 from omnivast.model.vast.model import HEAD_GROUPS, VAST  # noqa: E402
-from omnivast.model.vast.step import Negatives, training_losses  # noqa: E402
+from omnivast.model.vast.negatives import Negatives
+from omnivast.model.vast.step import training_losses  # noqa: E402
 from omnivast.model.weights import LoadReport, load_weights, read_state_dict  # noqa: E402
 from omnivast.model.weights.load import begins  # noqa: E402
 from omnivast.model.weights.released import UNUSED  # noqa: E402
@@ -166,14 +167,14 @@ class Recorded:
     @cached_property
     def single(self) -> Batch:
         """The batch in which every group has the same caption."""
-        return self._batch(dict.fromkeys(CaptionKind, self.texts("captions")))
+        return self._batch(Captions({CaptionKind.OMNI: self.texts("captions")}, dict.fromkeys(CaptionKind, CaptionKind.OMNI)))
 
     @cached_property
     def several(self) -> Batch:
         """The batch with a caption of each kind."""
-        return self._batch({kind: self.texts(f"{kind.value}_captions") for kind in CaptionKind})
+        return self._batch(Captions({kind: self.texts(f"{kind.value}_captions") for kind in CaptionKind}))
 
-    def _batch(self, captions: dict[CaptionKind, Texts]) -> Batch:
+    def _batch(self, captions: Captions) -> Batch:
         rows = torch.arange(len(self.frames))
         return Batch("recorded", [str(row) for row in rows.tolist()], rows, self.frames, self.spectrograms, self.texts("subtitles"),
                      captions, self.texts("questions"), self.texts("answers"))
@@ -225,7 +226,7 @@ def outputs(r: Recorded) -> dict[str, Tensor]:
         mask = torch.nn.functional.pad(texts.mask, (0, spare))
         made[f"{name}_input_ids"], made[f"{name}_attention_mask"] = ids, mask.long()
         if name in ("caption", "subtitle"):
-            made[f"{name}_output"] = model.multimodal_encoder(Layout.of(ids, mask, compute_padding=True)).padded()
+            made[f"{name}_output"] = model.multimodal_encoder.encode(Layout.of(ids, mask, compute_padding=True)).padded()
     captions = r.texts("captions")
     made["feat_t"] = model.embed_texts(captions)
     for key in ("v", "a", "s", *HEAD_GROUPS):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from omnivast.config.tasks import CaptionKind
 from omnivast.evaluation.metrics.cider import Cider
 from omnivast.evaluation.metrics.tokenizer import tokenize
-from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward
+from omnivast.model.objectives.self_critical import SelfCritical
+from omnivast.model.vast.self_critical import learn_from_reward
 
 if TYPE_CHECKING:
     from omnivast.config.schema import RunConfig
