@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 Index: TypeAlias = Any
 """Integers: a numpy array while they are planned on the host, an int64 tensor once they are sent."""
@@ -44,6 +46,19 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
         tensor = tensor.pin_memory()  # the copy from other memory waits for the device
     return tensor.to(device, non_blocking=True)
+
+
+def on_host(tensor: Tensor | np.ndarray) -> np.ndarray:
+    """The numbers of a tensor that lies on the host already."""
+    with planning():
+        return np.asarray(tensor)
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """The host's tensors have numbers inside, also within a FakeTensorMode, which is for those of the device."""
+    with unset_fake_temporarily():
+        yield
 
 
 def to_host(tensor: Tensor) -> np.ndarray:

@@ -29,7 +29,7 @@ from omnivast.model.text.memory import Memory
 from omnivast.model.text.packing import Packing, pick
 from omnivast.model.text.plan import CrossPass, LastBlock, Outputs, TextPlan, place_queries, plan_texts
 from omnivast.model.text.word_head import WordHead
-from omnivast.utils.transfer import Index, send
+from omnivast.utils.transfer import Index, on_host, send
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ class TextModel(nn.Module):
             state.keys, state.values = [empty] * len(self.blocks), [empty] * len(self.blocks)
             state.seen = torch.zeros(rows, 0, dtype=torch.bool, device=reference.device)
             return state
-        words, seen = np.asarray(prompt[0]), np.asarray(prompt[1], dtype=bool)
+        words, seen = on_host(prompt[0]), on_host(prompt[1]).astype(bool)
         # Passes want rows the other way round: the first prompt of every memory row, the second of every one.
         order = np.arange(len(words)).reshape(rows, -1).T.flatten()
         packing = Packing(words.shape, None)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omnivast.utils.transfer import on_host
+
 Grid: TypeAlias = NDArray[Any] | Tensor
 """(N, L) on the host: an array, or a tensor that lies there."""
 
@@ -49,7 +51,7 @@ class Layout:
     @classmethod
     def of(cls, ids: Grid, mask: Grid, causal: bool = False, compute_padding: bool = False) -> Layout:
         """Sentences (N, L) with mask (N, L): bidirectional or causal; ``compute_padding`` gives padded tokens outputs too."""
-        words, visible = np.asarray(ids), np.asarray(mask, dtype=bool)
+        words, visible = on_host(ids), on_host(mask).astype(bool)
         columns = np.arange(words.shape[1])
         reach = columns + 1 if causal else np.full_like(columns, len(columns))
         real = np.ones_like(visible) if compute_padding else visible
@@ -59,8 +61,8 @@ class Layout:
     def question_answer(cls, question: Grid, question_mask: Grid, answer: Grid, answer_mask: Grid, offset: int) -> Layout:
         """A question and its answer in one row: question tokens see the question, answer tokens the question and the answer so
         far. The answer's positions begin at ``offset`` (the length that the release pads questions to)."""
-        ids = np.concatenate([np.asarray(question), np.asarray(answer)], 1)
-        real = np.concatenate([np.asarray(question_mask, dtype=bool), np.asarray(answer_mask, dtype=bool)], 1)
+        ids = np.concatenate([on_host(question), on_host(answer)], 1)
+        real = np.concatenate([on_host(question_mask).astype(bool), on_host(answer_mask).astype(bool)], 1)
         start, columns = question.shape[1], np.arange(ids.shape[1])
         positions = np.where(columns < start, columns, columns - start + offset)
         return cls(ids, _rows(positions, ids), real, real, _rows(np.maximum(columns + 1, start), ids))
@@ -70,10 +72,10 @@ class Layout:
         """What generation sees, for all its steps at once: [CLS] and the text (N, L) but for its last token, causal, and behind
         them a [MASK] in the place of every token, which sees what stands before that token, and itself. Rows are 2 L long; the
         hidden state at L + i predicts token i. mask: (N, L), True at tokens, which stand to the left."""
-        words = np.asarray(texts)
+        words = on_host(texts)
         before = np.concatenate([np.full_like(words[:, :1], cls_id), words[:, :-1]], 1)
         ids = np.concatenate([before, np.full_like(words, mask_id)], 1)
-        real, places = np.concatenate([np.asarray(mask, dtype=bool)] * 2, 1), np.arange(words.shape[1])
+        real, places = np.concatenate([on_host(mask).astype(bool)] * 2, 1), np.arange(words.shape[1])
         return cls(ids, _rows(np.concatenate([places, places + 1]), ids), real, real, _rows(np.concatenate([places + 1] * 2), ids))
 
     @staticmethod

@@ -84,7 +84,7 @@ class Memory:
         """The memory of the clips ``numbers`` (k,), with what was projected already; itself where they are all clips in their order."""
         if np.array_equal(numbers, np.arange(len(self))):
             return self
-        index = send(np.asarray(numbers), self.device)
+        index = send(numbers, self.device)
         picked = Memory({m: c[index] for m, c in self.condition.items()}, {m: x if x is None else x[index] for m, x in self.mask.items()})
         for (layer, group), (keys, values) in self._held.items():
             picked._hold(layer, group, keys[index], values[index])

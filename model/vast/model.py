@@ -31,7 +31,7 @@ from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_p
 from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.step import training_losses
 from omnivast.utils.random import StepRandom
-from omnivast.utils.transfer import send
+from omnivast.utils.transfer import on_host, send
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -152,7 +152,7 @@ class VAST(nn.Module):
         with self.mixed():
             for modality in modalities:
                 tokens, mask, pooled = encoders[modality](batch)
-                present = batch.present[modality].numpy() if modality in batch.present else None
+                present = on_host(batch.present[modality]) if modality in batch.present else None
                 if self.config.missing_modality == "mask" and present is not None and not present.all():
                     seen = send(present, self.device)[:, None].bool()
                     mask = seen.expand(tokens.shape[:2]) if mask is None else mask & seen
@@ -186,7 +186,7 @@ class VAST(nn.Module):
 
     def _encode_subtitle(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
         texts = _needed(batch.subtitles, "subtitles")
-        ids, mask = texts.ids.numpy(), texts.mask.numpy()
+        ids, mask = on_host(texts.ids), on_host(texts.mask)
         if not self.config.mask_subtitle_padding:  # as released: padding up to the full length is computed and attended to
             spare = ((0, 0), (0, self.config.max_subtitle_len - ids.shape[1]))
             ids, mask = np.pad(ids, spare, constant_values=self.tokenizer.pad), np.pad(mask, spare)
@@ -232,9 +232,9 @@ class VAST(nn.Module):
 
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int, length_penalty: float = 1.0) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
-        used, grid, place = shared_rows(questions.clip.numpy())
+        used, grid, place = shared_rows(on_host(questions.clip))
         texts = grid.T.flatten()
-        prompts = questions.ids.numpy()[texts], questions.mask.numpy()[texts]
+        prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
         with self.mixed():
             state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
             found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)

@@ -19,7 +19,7 @@ from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory
 from omnivast.utils import distributed
 from omnivast.utils.distributed import Routes
-from omnivast.utils.transfer import send, to_host
+from omnivast.utils.transfer import on_host, send, to_host
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch
@@ -54,14 +54,14 @@ def wrong_pairs(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: 
     for group, (clips, captions) in _on_host(drawn).items():
         texts = batch.captions.of(group.caption_kind)
         # The memory itself holds the clips, so that nothing is projected twice.
-        found[group] = WrongPairs(_layout(texts.ids.numpy()[captions], texts.mask.numpy()[captions]), memory, clips)
+        found[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
     return found
 
 
 def _on_host(drawn: dict[Group, Negatives]) -> dict[Group, NDArray[np.int64]]:
     """(2, b) clips and captions of each group: one copy of those on the device."""
     here = {group: n for group, n in drawn.items() if n.clip_of_caption.device.type == "cpu"}
-    rows = {group: np.stack([n.clip_of_caption.numpy(), n.caption_of_clip.numpy()]) for group, n in here.items()}
+    rows = {group: np.stack([on_host(n.clip_of_caption), on_host(n.caption_of_clip)]) for group, n in here.items()}
     there = [group for group in drawn if group not in here]
     if there:
         rows |= zip(there, to_host(torch.stack([_both(drawn[group]) for group in there])))
@@ -93,7 +93,7 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
                        for direction in (0, 1))
 
     width = dict(zip(kinds, longest.max(0).tolist()))
-    offered = send({kind: np.stack([own.ids.numpy(), own.mask.numpy()], -1) for kind, own in texts.items()}, memory.device)
+    offered = send({kind: np.stack([on_host(own.ids), on_host(own.mask)], -1) for kind, own in texts.items()}, memory.device)
     padded = {kind: pad(own, (0, 0, 0, width[kind] - own.shape[1])) for kind, own in offered.items()}
     found = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
     host = np.split(to_host(torch.cat([x.flatten() for x in found])), np.cumsum([x.numel() for x in found])[:-1])

@@ -26,7 +26,7 @@ from omnivast.model.text.memory import Memory
 from omnivast.model.text.plan import CrossPass, TextPlan, plan_texts
 from omnivast.model.vast.negatives import WrongPairs
 from omnivast.utils.random import StepRandom
-from omnivast.utils.transfer import Index
+from omnivast.utils.transfer import Index, on_host, planning
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -94,7 +94,8 @@ def draw_masks(batch: Batch, task: Task, draws: StepRandom, config: ModelConfig,
     two kinds may be the same texts: on another process, or with other clips, they may not be."""
     def drawn(texts: Texts, purpose: str, probability: float) -> tuple[Tensor, Tensor]:
         longest = max(config.max_caption_len, config.max_omni_caption_len, config.max_answer_len, texts.ids.shape[1])
-        return mask_tokens(texts.ids, tokens, probability, draws.uniform(f"mask.{purpose}", len(texts), longest, 3))
+        with planning():
+            return mask_tokens(texts.ids, tokens, probability, draws.uniform(f"mask.{purpose}", len(texts), longest, 3))
 
     kinds = dict.fromkeys(group.caption_kind for group in task.groups(Objective.CAPTION))
     masked = {f"cap.{kind.value}": drawn(batch.captions.of(kind), f"cap.{kind.value}", CAPTION_MASK) for kind in kinds}
@@ -118,16 +119,16 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
             blocks.append(Layout.of(ids, texts.mask, causal=True))
         where = rows.add(blocks, memory, group)
         if group in task.groups(Objective.CAPTION):
-            rows.labels.append((f"cap.{group}", where[-1], labels.numpy()))
+            rows.labels.append((f"cap.{group}", where[-1], on_host(labels)))
         if group in wrong:
             matching[group] = where[:2] + rows.add([own], wrong[group].memory, group, wrong[group].clips)
     if task.groups(Objective.QA):
         questions, answers = _asked(batch)
         ids, labels = masked["qa"]
         layout = Layout.question_answer(questions.ids, questions.mask, ids, answers.mask, config.max_caption_len)
-        grid = np.pad(labels.numpy(), ((0, 0), (questions.ids.shape[1], 0)), constant_values=IGNORED)
+        grid = np.pad(on_host(labels), ((0, 0), (questions.ids.shape[1], 0)), constant_values=IGNORED)
         for group in task.groups(Objective.QA):
-            (where_asked,) = rows.add([layout], memory, group, None if len(questions) == len(batch) else questions.clip.numpy())
+            (where_asked,) = rows.add([layout], memory, group, None if len(questions) == len(batch) else on_host(questions.clip))
             rows.labels.append((f"qa.{group}", where_asked, grid))
     return rows.plan(matching) if rows.layouts else None
 
