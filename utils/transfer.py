@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 Index: TypeAlias = Any
 """Integers: a numpy array while they are planned on the host, an int64 tensor once they are sent."""
@@ -62,7 +62,9 @@ def planning() -> Iterator[None]:
 
 
 def to_host(tensor: Tensor) -> np.ndarray:
-    """The numbers of ``tensor``, for which the host waits until the device has computed them."""
+    """The numbers of ``tensor``, for which the host waits until the device has computed them; zeros of a fake one, which has none."""
+    if isinstance(tensor, FakeTensor):
+        return np.zeros(tensor.shape, np.dtype(str(tensor.dtype).removeprefix("torch.")))
     return tensor.cpu().numpy()
 
 

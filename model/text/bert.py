@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from omnivast.config.tasks import Group
 from omnivast.model.attention import attend
+from omnivast.model.device_kind import device_kind
 from omnivast.model.recompute import LayerNorm, all_kept, remade, remaking
 from omnivast.model.text.layout import Grid, Layout
 from omnivast.model.text.memory import Memory
@@ -221,7 +222,7 @@ class _Embeddings(nn.Module):
         x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
         x = self.dropout(self.LayerNorm(x))
         # On CPUs, autocast leaves LayerNorm in its input's type: starting in bfloat16 halves the traffic of every residual.
-        return x.to(torch.get_autocast_dtype("cpu")) if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else x
+        return x.to(torch.get_autocast_dtype("cpu")) if device_kind(x) == "cpu" and torch.is_autocast_enabled("cpu") else x
 
 
 class _Bert(nn.Module):

@@ -89,8 +89,14 @@ class VAST(nn.Module):
             tower = getattr(self, name, None)
             if tower is not None:
                 tower.requires_grad_(not frozen)
-                tower.set_checkpointing(config.checkpointing and not frozen)
-        self.multimodal_encoder.checkpointing = config.checkpointing
+        self.set_checkpointing(config.checkpointing)
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Whether the backward pass computes the layers again, and their activations are not kept."""
+        for name, frozen in (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio)):
+            if hasattr(self, name):
+                getattr(self, name).set_checkpointing(on and not frozen)
+        self.multimodal_encoder.checkpointing = on
 
     def train(self, mode: bool = True) -> VAST:
         """Frozen towers stay in evaluation mode: no stochastic depth in features that are not trained."""

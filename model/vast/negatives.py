@@ -51,25 +51,17 @@ def wrong_pairs(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: 
     if distributed.world_size() > 1:
         return _fetched(batch, memory, groups, drawn)
     found = {}
-    for group, (clips, captions) in _on_host(drawn).items():
+    for group, (clips, captions) in zip(groups, to_host(_rows(memory, groups, drawn))):
         texts = batch.captions.of(group.caption_kind)
         # The memory itself holds the clips, so that nothing is projected twice.
         found[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
     return found
 
 
-def _on_host(drawn: dict[Group, Negatives]) -> dict[Group, NDArray[np.int64]]:
-    """(2, b) clips and captions of each group: one copy of those on the device."""
-    here = {group: n for group, n in drawn.items() if n.clip_of_caption.device.type == "cpu"}
-    rows = {group: np.stack([on_host(n.clip_of_caption), on_host(n.caption_of_clip)]) for group, n in here.items()}
-    there = [group for group in drawn if group not in here]
-    if there:
-        rows |= zip(there, to_host(torch.stack([_both(drawn[group]) for group in there])))
-    return {group: rows[group] for group in drawn}
-
-
-def _both(negatives: Negatives) -> Tensor:
-    return torch.stack([negatives.clip_of_caption, negatives.caption_of_clip])
+def _rows(memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> Tensor:
+    """(groups, 2, b): clips and captions of each group, on the device."""
+    pairs = [torch.stack([drawn[group].clip_of_caption, drawn[group].caption_of_clip]) for group in groups]
+    return torch.stack([own.to(memory.device) for own in pairs])
 
 
 def _layout(ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> Layout:
@@ -85,7 +77,7 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
     texts = {kind: batch.captions.of(kind) for kind in kinds}
     facts = np.array([*(texts[kind].ids.shape[1] for kind in kinds), *(memory.condition[m].shape[1] for m in modalities),
                       *(memory.mask[m] is not None for m in modalities)])
-    rows = torch.stack([_both(drawn[group]) for group in groups]).to(memory.device)
+    rows = _rows(memory, groups, drawn)
     numbers = distributed.gather_numbers(torch.cat([rows.flatten(), send(facts, memory.device)]))
     asked = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
     longest, tokens, masked = np.split(numbers[:, rows.numel():], [len(kinds), len(kinds) + len(modalities)], axis=1)

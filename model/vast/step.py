@@ -55,7 +55,7 @@ def _training_losses(model: Parts, batch: Batch, task: Task, draws: StepRandom, 
         masked = draw_masks(batch, task, draws, model.config, model.mask_ids)
     with model.mixed():
         memory = model.memory(features)
-        wrong = wrong_pairs(batch, memory, groups, {group: drawn[group] for group in groups}) if groups else {}
+        wrong = wrong_pairs(batch, memory, groups, drawn) if groups else {}
         plan = plan_step(batch, task, memory, wrong, masked, model.config)
         if plan is not None:
             plan = send(plan, model.device)
