@@ -58,7 +58,8 @@ def dry_run(config: Config, model: VAST, loader: TrainLoader | None, eval_loader
                     run.gradient_accumulation_steps, distributed.world_size(), evaluations)
         report["memory"] = memory(config, model, loader, torch.device(device))
         logger.info("%s", table(("memory per process", "GiB"), [(name, f"{size / 2**30:.3f}") for name, size in report["memory"].items()]))
-        report["gpu"] = one_gpu(config, model, loader)
+        if distributed.world_size() == 1:
+            report["gpu"] = one_gpu(config, model, loader)
     if eval_loaders:
         report["evaluation"] = [{"name": e.name, "task": str(e.task), "clips": e.clips} for e in eval_loaders]
         logger.info("%s", table(("evaluation set", "task", "clips"), [tuple(map(str, e.values())) for e in report["evaluation"]]))
@@ -84,11 +85,17 @@ def memory(config: Config, model: VAST, loader: TrainLoader, device: torch.devic
 
 def one_gpu(config: Config, model: VAST, loader: TrainLoader) -> dict[str, dict[str, int]]:
     """Log and return what one GPU would need for this training, and the largest batches that fit (see estimate.py): of the first
-    corpus, whose first batch is looked at. Weights, gradients and optimiser lie there whole."""
+    corpus, whose first batch is looked at. Weights, gradients and optimiser lie there whole. Empty, with a warning, for a model that
+    decides by what it computes, which cannot be followed without numbers."""
     run, batch = config.run_cfg, next(iter(loader.batches(0)))
     trainable = size_of(p for p in model.parameters() if p.requires_grad)
     fixed = size_of([*model.parameters(), *model.buffers()]) + MOMENTS[run.optim] * trainable
-    found = estimate(model, batch, loader.task(batch.corpus), run, fixed)
+    try:
+        found = estimate(model, batch, loader.task(batch.corpus), run, fixed)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # whatever torch's fake tensors refuse
+        reason = next(iter(str(error).splitlines()), "")
+        logger.warning("what one GPU would need cannot be told for this model: %s: %s", type(error).__name__, reason)
+        return {}
     names = list(next(iter(found.values())))
     cells = [(name, *(f"{row[name]:,}" if name.startswith("batch") else f"{row[name] / 1e9:.3f} GB" for row in found.values()))
              for name in names]
