@@ -30,7 +30,7 @@ from omnivast.model.text.memory import Memory
 from omnivast.model.text.packing import Packing, pick
 from omnivast.model.text.plan import CrossPass, LastBlock, Outputs, TextPlan, place_queries, plan_texts
 from omnivast.model.text.word_head import WordHead
-from omnivast.utils.transfer import Index, on_host, send
+from omnivast.utils.transfer import on_host, send
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,6 @@ class TextModel(nn.Module):
         order = np.arange(len(words)).reshape(rows, -1).T.flatten()
         packing = Packing(words.shape, None)
         (place,) = place_queries([CrossPass(0, len(words), memory, group)], packing)
-        back: Index
         ids, back, mask, unordered, place = send((words[order], order.argsort(), seen[order], seen, place), reference.device)
         state.seen = unordered.bool()
         positions = torch.arange(words.shape[1], device=reference.device).expand_as(ids)
