@@ -90,7 +90,7 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
     targets = torch.arange(b, device=model.device)
     for group in task.groups(Objective.RETRIEVAL):
         texts = batch.captions[group.caption_kind]
-        ids, mask = padded(texts, full_length(model, group.caption_kind))
+        ids, mask = (x.to(model.device) for x in padded(texts, full_length(model, group.caption_kind)))
         text = model.embed_cls(text_pass(model, ids, mask)[:, 0])
         scores = text @ model.embed_clips(features, group).T / model.contra_temp
         losses[f"itc.{group}"] = contrastive_loss(scores, scores.T, targets, model.config.label_smoothing)
@@ -103,7 +103,7 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
         losses[f"itm.{group}"] = F.cross_entropy(model.itm_head(hidden[:, 0]), labels)
     for group in task.groups(Objective.CAPTION):
         kind = group.caption_kind
-        ids, mask = padded(batch.captions[kind], full_length(model, kind))
+        ids, mask = (x.to(model.device) for x in padded(batch.captions[kind], full_length(model, kind)))
         longest = max(model.config.max_caption_len, model.config.max_omni_caption_len, model.config.max_answer_len)
         tokens = model.mask_ids
         drawn = draws.uniform(f"mask.cap.{kind.value}", b, longest, 3)
@@ -155,7 +155,7 @@ def _beams(model: VAST, memory: Tensor, beams: int, max_length: int, length_pena
 def rerank(model: VAST, features: ClipFeatures, group: Group, texts: Texts, length: int) -> Tensor:
     """(clips, texts) matching probabilities: a loop over clips, each repeated for every text."""
     memory = condition(features, group)
-    ids, mask = padded(texts, length)
+    ids, mask = (x.to(memory.device) for x in padded(texts, length))
     rows = [model.itm_head(text_pass(model, ids, mask, own.expand(len(ids), *own.shape))[:, 0]).softmax(-1)[:, 1] for own in memory]
     return torch.stack(rows)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.workload import PRETRAINING, texts
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task
-from omnivast.data.batch import Batch
+from omnivast.data.batch import Batch, Captions
 from omnivast.model.vast.model import VAST, ClipFeatures
 
 TASK = Task.parse(PRETRAINING)
@@ -89,7 +89,7 @@ def make_batch(size: Size, clips: int, *, frames: int, device: torch.device, see
     captions = {kind: texts(clips, size.caption, config["max_omni_caption_len" if kind is CaptionKind.OMNI else "max_caption_len"],
                             size.vocabulary, draws) for kind in CaptionKind}
     subtitles = texts(clips, size.subtitle, config["max_subtitle_len"], size.vocabulary, draws)
-    batch = Batch("noise", [f"clip{i}" for i in range(clips)], torch.arange(clips), pixels, sound, subtitles, captions)
+    batch = Batch("noise", [f"clip{i}" for i in range(clips)], torch.arange(clips), pixels, sound, subtitles, Captions(captions))
     return batch.to(device)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-HALF, FULL, INTEGER = 2, 4, 8
+HALF, FULL, INTEGER, NUMBER = 2, 4, 8, 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def ours(step: Step, processes: int, size: int, elsewhere: float | None = None) 
     return {
         "gather": vectors * (2 if step.with_grad else 1),
         "fetch": 2 * fetched * step.features() * size + fetched * len(step.groups) * step.caption_tokens * 2 * INTEGER,
-        "index": 2 * len(step.groups) * INTEGER * (processes - 1 + fetched),
+        "index": (2 * len(step.groups) * own + step.kinds + 2 * len(step.tokens)) * NUMBER * (processes - 1),
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnivast.config.schema import ModelConfig, RunConfig
 from omnivast.config.tasks import CaptionKind, Task
-from omnivast.data.batch import Batch, Texts
+from omnivast.data.batch import Batch, Captions, Texts
 from omnivast.model.text.bert import TextSizes
 from omnivast.model.text.tokenizer import load_tokenizer
 from omnivast.model.vast.model import VAST
@@ -112,7 +112,7 @@ def batch(size: Workload, seed: int = 0) -> Batch:
     return Batch("noise", [f"clip{i}" for i in range(size.clips)], torch.arange(size.clips),
                  torch.randint(0, 256, (size.clips, size.frames, 3, size.resolution, size.resolution), generator=noise, dtype=torch.uint8),
                  torch.randn(size.clips, 1, size.mel_frames, 64, generator=noise),
-                 texts(size.clips, size.caption_tokens, size.max_omni, size.vocabulary, noise), captions)
+                 texts(size.clips, size.caption_tokens, size.max_omni, size.vocabulary, noise), Captions(captions))
 
 
 def task(size: Workload) -> Task:

@@ -7,9 +7,9 @@ evaluation a clip may have several texts, and ``Texts.clip`` says which clip eac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -48,7 +48,10 @@ class Sample:
 
 @dataclass
 class Texts:
-    """Token ids of texts, padded to the longest of them (never beyond), [CLS] first and [SEP] last."""
+    """Token ids of texts, padded to the longest of them (never beyond), [CLS] first and [SEP] last.
+
+    They stay on the host: a model plans with their lengths, and sends to its device what it computes with.
+    """
 
     ids: Tensor
     """(N, L) int64, padding 0."""
@@ -61,6 +64,35 @@ class Texts:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+
+@dataclass
+class Captions(Mapping[CaptionKind, Texts]):
+    """The captions of a batch by kind. Kinds whose captions are the same texts have one source, in which they stand."""
+
+    texts: dict[CaptionKind, Texts] = field(default_factory=dict)
+    """By source."""
+    sources: dict[CaptionKind, CaptionKind] = field(default_factory=dict)
+    """Kinds that have the texts of another one, and which."""
+
+    def source(self, kind: CaptionKind) -> CaptionKind:
+        """The kind under whose name the texts of ``kind`` stand; itself, but for those that share another's."""
+        return self.sources.get(kind, kind)
+
+    def of(self, kind: CaptionKind) -> Texts:
+        """The texts of a kind. Raises ValueError where there are none."""
+        if kind not in self:
+            raise ValueError(f"the batch has no {kind.value} captions; it has {', '.join(k.value for k in self) or 'none'}")
+        return self.texts[self.source(kind)]
+
+    def __getitem__(self, kind: CaptionKind) -> Texts:
+        return self.texts[self.source(kind)]
+
+    def __iter__(self) -> Iterator[CaptionKind]:
+        return iter({**self.texts, **self.sources})
+
+    def __len__(self) -> int:
+        return len({**self.texts, **self.sources})
 
 
 @dataclass
@@ -77,7 +109,7 @@ class Batch:
     """(B, A, T, mel) float32."""
     subtitles: Texts | None = None
     """N = B; a clip without words has [CLS] [SEP]."""
-    captions: dict[CaptionKind, Texts] = field(default_factory=dict)
+    captions: Captions = field(default_factory=Captions)
     questions: Texts | None = None
     answers: Texts | None = None
     """Aligned with ``questions``: answer n answers question n. None where a test has no answers."""
@@ -98,12 +130,17 @@ class Batch:
         return len(self.clip_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The batch with every tensor on ``device``."""
-        return map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
+        """The batch with its media on ``device``; texts and flags, which are planned with, stay on the host."""
+        return self.map_media(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch with every tensor in page-locked memory (called by the DataLoader)."""
-        return map_tensors(self, lambda t: t.pin_memory())
+        """The batch with its media in page-locked memory (called by the DataLoader)."""
+        return self.map_media(lambda t: t.pin_memory())
+
+    def map_media(self, apply: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with ``apply`` of its frames and spectrograms in their place."""
+        frames, spectrograms = (x if x is None else apply(x) for x in (self.frames, self.spectrograms))
+        return dataclasses.replace(self, frames=frames, spectrograms=spectrograms)
 
 
 def corpus_of(batches: Iterable[Batch]) -> str:
@@ -111,28 +148,11 @@ def corpus_of(batches: Iterable[Batch]) -> str:
     return "+".join(dict.fromkeys(batch.corpus for batch in batches))
 
 
-def map_tensors(value: Any, apply: Callable[[Tensor], Tensor], done: dict[int, Any] | None = None) -> Any:
-    """``value`` with ``apply`` on every tensor; what was one object before (captions shared by kinds) is one object after."""
-    done = {} if done is None else done
-    if id(value) in done:
-        return done[id(value)]
-    if isinstance(value, Tensor):
-        done[id(value)] = apply(value)
-    elif isinstance(value, dict):
-        done[id(value)] = {k: map_tensors(v, apply, done) for k, v in value.items()}
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: map_tensors(getattr(value, f.name), apply, done) for f in dataclasses.fields(value)}
-        done[id(value)] = dataclasses.replace(value, **changes)
-    else:
-        return value
-    return done[id(value)]
-
-
 def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> Batch:
     """Samples of one corpus → Batch: tensors stacked, texts tokenised and padded to the longest of the batch.
 
     Under the caption kinds that the task's groups need and a sample has not, its omni caption stands; where no sample has the kind and
-    its captions may be as long as omni ones, the omni captions themselves (the same object).
+    its captions may be as long as omni ones, the omni captions are its source.
     """
     batch = Batch(corpus, [sample.clip_id for sample in samples], torch.tensor([sample.index for sample in samples], dtype=torch.int64))
     batch.unreadable = [entry for sample in samples for entry in sample.unreadable]
@@ -171,21 +191,21 @@ def make_texts(per_clip: Sequence[Sequence[str]], tokenizer: Tokenizer, max_leng
     return Texts(ids, mask, clip, raw)
 
 
-def _collate_captions(samples: Sequence[Sample], tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> dict[CaptionKind, Texts]:
-    kinds = [kind for kind in CaptionKind if any(kind in sample.captions for sample in samples)]
-    captions = {}
-    for kind in kinds:
-        texts = [sample.captions.get(kind) or sample.captions.get(CaptionKind.OMNI, []) for sample in samples]
-        captions[kind] = make_texts(texts, tokenizer, lengths.caption[kind])
+def _collate_captions(samples: Sequence[Sample], tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> Captions:
+    captions = Captions()
+    for kind in CaptionKind:
+        if any(kind in sample.captions for sample in samples):
+            texts = [sample.captions.get(kind) or sample.captions.get(CaptionKind.OMNI, []) for sample in samples]
+            captions.texts[kind] = make_texts(texts, tokenizer, lengths.caption[kind])
     if CaptionKind.OMNI in captions:
         for kind in dict.fromkeys(group.caption_kind for group in task.all_groups):
             if kind in captions:
                 continue
-            captions[kind] = captions[CaptionKind.OMNI]
-            if lengths.caption[kind] != lengths.caption[CaptionKind.OMNI]:
-                # Cut as where another sample has the kind: a text must not depend on what else is in the batch.
+            if lengths.caption[kind] == lengths.caption[CaptionKind.OMNI]:
+                captions.sources[kind] = CaptionKind.OMNI
+            else:  # cut as where another sample has the kind: a text must not depend on what else is in the batch
                 omni = [sample.captions.get(CaptionKind.OMNI, []) for sample in samples]
-                captions[kind] = make_texts(omni, tokenizer, lengths.caption[kind])
+                captions.texts[kind] = make_texts(omni, tokenizer, lengths.caption[kind])
     return captions
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnivast.data.batch import Batch, map_tensors
+from omnivast.data.batch import Batch
 
 AHEAD = 1
 """Batches that wait on the GPU, beside the one that is computed with and the one being copied."""
@@ -86,6 +86,6 @@ class _Copier:
                 tensor.record_stream(current)  # its memory is not given away while the computation may read it
                 return tensor
 
-            return map_tensors(copied, used)
+            return copied.map_media(used)
 
         return ready

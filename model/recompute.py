@@ -1,8 +1,16 @@
-"""Activations that the backward pass makes again, cheaply, from others that are kept anyway."""
+"""Activations that the backward pass makes again, cheaply, from others that are kept anyway.
+
+    x ── GELU ──▶ y ── Linear ──▶ z          plain autograd keeps x (GELU reads it) and y (Linear reads it) for the backward pass
+
+    with remaking():
+        y = remade(F.gelu, x)                the recipe of y is written on its storage
+        z = linear(y)                        autograd asks what to keep of y (or of a view of it): the recipe and the view's shape
+
+In the backward pass Linear asks for y: it is made from x, handed to all that read it, and let go. Only x was kept.
+"""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,43 +45,33 @@ class _Recipe:
         return made
 
 
-class _Ledger:
-    """The recipes of tensors that are alive, by the address of their storage."""
-
-    def __init__(self) -> None:
-        self.recipes: dict[int, tuple[_Recipe, weakref.ref[Tensor]]] = {}
-
-    def note(self, value: Tensor, make: Make) -> None:
-        """Forgotten with the tensor: another may stand at its address then, and ``make`` holds what it reads."""
-        place = value.untyped_storage().data_ptr()
-
-        def forget(gone: weakref.ref[Tensor]) -> None:
-            if place in self.recipes and self.recipes[place][1] is gone:
-                del self.recipes[place]
-
-        self.recipes[place] = _Recipe(make, value.device.type), weakref.ref(value, forget)
-
-    def pack(self, saved: Tensor) -> Any:
-        """What stands in the graph for a saved tensor: itself, or a recipe and the part of the storage that it was."""
-        recipe, _ = self.recipes.get(saved.untyped_storage().data_ptr(), (None, None))
-        if recipe is None or saved.numel() == 0:
-            if (note := _note.get()) is not None:
-                note(saved)
-            return saved
-        recipe.uses += 1
-        return recipe, saved.shape, saved.stride(), saved.storage_offset()
-
-    @staticmethod
-    def unpack(packed: Any) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
-        recipe, *layout = packed
-        with torch.no_grad():
-            return recipe.take().as_strided(*layout)
+def _recipe_of(tensor: Tensor) -> _Recipe | None:
+    return getattr(tensor.untyped_storage(), "recipe", None)
 
 
-_ledger: ContextVar[_Ledger | None] = ContextVar("ledger", default=None)
+def _pack(saved: Tensor) -> Any:
+    """What stands in the graph for a saved tensor: itself, or a recipe and the part of the storage that it was."""
+    recipe = _recipe_of(saved)
+    if recipe is None or saved.numel() == 0:
+        if (note := _note.get()) is not None:
+            note(saved)
+        return saved
+    recipe.uses += 1
+    return recipe, saved.shape, saved.stride(), saved.storage_offset()
+
+
+def _unpack(packed: Any) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    recipe, *layout = packed
+    with torch.no_grad():
+        return recipe.take().as_strided(*layout)
+
+
+_active: ContextVar[bool] = ContextVar("active", default=False)
+"""Whether a ``remaking`` is open."""
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
+"""Whether an ``all_kept`` is."""
 _note: ContextVar[Callable[[Tensor], object] | None] = ContextVar("note", default=None)
 
 
@@ -97,40 +95,41 @@ def noting(note: Callable[[Tensor], object]) -> Iterator[None]:
 def remaking() -> Iterator[None]:
     """What ``remade`` gives inside is not kept by operations inside that would keep it for their backward pass. Inside another
     ``remaking`` this does nothing. Hooks on saved tensors inside it go first: what torch's checkpoints recompute is theirs."""
-    if torch.compiler.is_compiling() or _ledger.get() is not None or _kept.get() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or _active.get() or _kept.get() or not torch.is_grad_enabled():
         yield
         return
-    ledger = _Ledger()
-    token = _ledger.set(ledger)
+    token = _active.set(True)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(ledger.pack, ledger.unpack):
+        with torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
             yield
     finally:
-        _ledger.reset(token)
+        _active.reset(token)
 
 
 @contextmanager
 def all_kept() -> Iterator[None]:
     """``remaking`` does nothing inside: for layers that are recomputed as a whole, whose inputs alone are to be kept."""
-    kept, ledger = _kept.set(True), _ledger.set(None)
+    kept, active = _kept.set(True), _active.set(False)
     try:
         yield
     finally:
         _kept.reset(kept)
-        _ledger.reset(ledger)
+        _active.reset(active)
 
 
-def remade(make: Make, again: Make | None = None) -> Tensor:
-    """What ``make`` makes. Inside ``remaking``, and while what is returned here is referenced, operations do not keep it or parts of
-    it: ``again`` (without it, ``make``) makes it again for their backward pass.
+def remade(make: Callable[..., Tensor], *sources: Tensor, again: Callable[..., Tensor] | None = None) -> Tensor:
+    """``make(*sources)``. Inside ``remaking``, operations do not keep it or parts of it: ``again`` (without it, ``make``) makes it
+    again from the sources for their backward pass. A view of a source is not made again.
 
     Both must give the same values in the same layout each time, from tensors that the graph keeps for other reasons. Parameters
     are not such: sharded ones are gone by then.
     """
-    value = make()
-    ledger = None if torch.compiler.is_compiling() else _ledger.get()
-    if ledger is not None and value.requires_grad:
-        ledger.note(value, again or make)
+    value = make(*sources)
+    if _active.get() and not torch.compiler.is_compiling() and value.requires_grad:
+        storage: Any = value.untyped_storage()
+        if all(source.untyped_storage() is not storage for source in sources):
+            # torch keeps the Python object of a storage as long as the storage, so that what is written on it goes with it.
+            storage.recipe = _Recipe(partial(again or make, *sources), value.device.type)
     return value
 
 
@@ -138,7 +137,7 @@ class GELU(nn.GELU):
     """Whose output is not kept."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return remade(partial(F.gelu, x, approximate=self.approximate))
+        return remade(partial(F.gelu, approximate=self.approximate), x)
 
 
 def keeping_less(module: _Module) -> _Module:
@@ -154,10 +153,10 @@ class LayerNorm(nn.LayerNorm):
     """Whose output is not kept: its backward pass keeps its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return remade(partial(super().forward, x), self._copied(x))
+        return remade(super().forward, x, again=self._copied())
 
-    def _copied(self, x: Tensor) -> Make | None:
-        if torch.compiler.is_compiling() or _ledger.get() is None:
+    def _copied(self) -> Callable[[Tensor], Tensor] | None:
+        if torch.compiler.is_compiling() or not _active.get():
             return None
         weight, bias = (p if p is None else p.detach().clone() for p in (self.weight, self.bias))
-        return partial(F.layer_norm, x, self.normalized_shape, weight, bias, self.eps)
+        return partial(F.layer_norm, normalized_shape=self.normalized_shape, weight=weight, bias=bias, eps=self.eps)

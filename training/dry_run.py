@@ -16,6 +16,7 @@ from omnivast.model.interface import Model
 from omnivast.model.recompute import noting
 from omnivast.training.checkpoints import checkpoint
 from omnivast.training.engines.zero import read_settings
+from omnivast.training.estimate import estimate
 from omnivast.training.loop import spread
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
@@ -56,6 +57,8 @@ def dry_run(config: Config, model: Model, loader: TrainLoader | None, eval_loade
                     run.gradient_accumulation_steps, distributed.world_size(), evaluations)
         report["memory"] = memory(config, model, loader, torch.device(device))
         logger.info("%s", table(("memory per process", "GiB"), [(name, f"{size / 2**30:.3f}") for name, size in report["memory"].items()]))
+        if distributed.world_size() == 1:
+            report["gpu"] = one_gpu(config, model, loader)
     if eval_loaders:
         report["evaluation"] = [{"name": e.name, "task": str(e.task), "clips": e.clips} for e in eval_loaders]
         logger.info("%s", table(("evaluation set", "task", "clips"), [tuple(map(str, e.values())) for e in report["evaluation"]]))
@@ -77,6 +80,26 @@ def memory(config: Config, model: Model, loader: TrainLoader, device: torch.devi
         sizes["weights together in a step"] = size_of(p for p in model.parameters() if id(p) not in apart)
     sizes["activations of one batch"] = activations(config, model, loader, device)
     return {**sizes, "together, at least": sum(sizes.values())}
+
+
+def one_gpu(config: Config, model: Model, loader: TrainLoader) -> dict[str, dict[str, int]]:
+    """Log and return what one GPU would need for this training, and the largest batches that fit (see estimate.py): of the first
+    corpus, whose first batch is looked at. Weights, gradients and optimiser lie there whole. Empty, with a warning, for a model that
+    decides by what it computes, which cannot be followed without numbers."""
+    run, batch = config.run_cfg, next(iter(loader.batches(0)))
+    trainable = size_of(p for p in model.parameters() if p.requires_grad)
+    fixed = size_of([*model.parameters(), *model.buffers()]) + MOMENTS[run.optim] * trainable
+    try:
+        found = estimate(model, batch, loader.task(batch.corpus), run, fixed)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # whatever torch's fake tensors refuse
+        reason = next(iter(str(error).splitlines()), "")
+        logger.warning("what one GPU would need cannot be told for this model: %s: %s", type(error).__name__, reason)
+        return {}
+    names = list(next(iter(found.values())))
+    cells = [(name, *(f"{row[name]:,}" if name.startswith("batch") else f"{row[name] / 1e9:.3f} GB" for row in found.values()))
+             for name in names]
+    logger.info("%s", table((f"one GPU, {len(batch)} clips of '{batch.corpus}'", *found), cells))
+    return found
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:

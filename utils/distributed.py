@@ -13,17 +13,19 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from omnivast.utils.machine import cores
+from omnivast.utils.transfer import Index, to_host
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
@@ -38,7 +40,7 @@ class Traffic:
     - gather: n bytes of own rows to every process, n (W − 1); their gradient, of n W bytes, by reduce-scatter, as many;
     - reduce: n bytes summed, or their largest found, in a ring: 2 n (W − 1) / W;
     - fetch: rows that others asked for, and gradients of rows fetched from others, as they are sent;
-    - index: the numbers of the rows asked for, 8 bytes each, and how many, 8 bytes to every process;
+    - index: n bytes of numbers that the hosts plan with, such as those of the rows asked for, to every process, n (W − 1);
     - objects: a pickled object of n bytes to every process, n (W − 1).
 
     What DistributedDataParallel and its like send is not among them: gradients of n bytes in a ring, 2 n (W − 1) / W. A tree or a
@@ -207,16 +209,52 @@ def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
     return rows if world_size() == 1 else _GatherRows.apply(rows)
 
 
-def fetch_rows(rows: Tensor, index: Tensor, wire: torch.dtype | None = None) -> Tensor:
-    """Rows of the global batch by their global index, with gradient: (n, …), (k,) int64 → (k, …).
+def gather_numbers(numbers: Tensor) -> np.ndarray:
+    """(n,) integers of every process → (processes, n) on the host, which waits for them; each process must have the same n."""
+    if world_size() == 1:
+        return to_host(numbers)[None]
+    numbers = numbers.int()  # half the bytes
+    _count("index", _bytes(numbers) * (world_size() - 1))
+    parts = [torch.empty_like(numbers) for _ in range(world_size())]
+    dist.all_gather(parts, numbers)
+    return to_host(torch.stack(parts)).astype(np.int64)
 
-    Each process holds n rows, numbered rank · n onwards. Only the rows asked for travel (two all-to-all exchanges), so
-    traffic grows with k and not with the number of processes. With several processes, rows and gradients travel as ``wire``
-    where it is given, and the result is of that type; gradients are summed in float32.
+
+@dataclass
+class Routes:
+    """Which rows this process gets from whom, and sends to whom; every process knows what all of them ask for.
+
+    order: (k,) where the rows that arrive, in the order of their senders, belong. local: own rows in the order in which they leave.
+    asked, given: how many come from and go to each process.
+    """
+
+    order: Index
+    local: Index
+    asked: list[int]
+    given: list[int]
+
+    @classmethod
+    def of(cls, wanted: Sequence[np.ndarray], rows: int) -> Routes:
+        """From the global rows that each process wants, of which each holds ``rows``, numbered rank · rows onwards."""
+        def owners(numbers: np.ndarray) -> np.ndarray:
+            return numbers // rows
+
+        order = np.argsort(wanted[rank()], kind="stable")
+        leaving = [np.sort(numbers[owners(numbers) == rank()]) % rows for numbers in wanted]
+        asked = np.bincount(owners(wanted[rank()]), minlength=world_size())
+        return cls(order, np.concatenate(leaving), asked.tolist(), list(map(len, leaving)))
+
+
+def fetch_rows(rows: Tensor, routes: Routes, wire: torch.dtype | None = None) -> Tensor:
+    """Rows of the global batch along ``routes`` (sent to the device of ``rows``), with gradient: (n, …) → (k, …).
+
+    Only the rows asked for travel (one all-to-all exchange, and one of their gradients), so traffic grows with k and not with the
+    number of processes. With several processes, rows and gradients travel as ``wire`` where it is given, and the result is of that
+    type; gradients are summed in float32.
     """
     if world_size() == 1:
-        return rows[index]
-    return _FetchRows.apply(rows, index, wire or rows.dtype)
+        return rows[routes.local[routes.order.argsort()]]
+    return _FetchRows.apply(rows, routes, wire or rows.dtype)
 
 
 def scatter_sum(parts: Tensor) -> Tensor:
@@ -248,31 +286,19 @@ class _GatherRows(torch.autograd.Function):
 
 class _FetchRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, wire: torch.dtype) -> Tensor:
-        own = rows.shape[0]
-        order = torch.argsort(index, stable=True)
-        wanted = index[order]
-        ask = torch.bincount(wanted // own, minlength=world_size())
-        give = torch.empty_like(ask)
-        dist.all_to_all_single(give, ask)
-        asked, given = ask.tolist(), give.tolist()
-        local = index.new_empty(sum(given))
-        dist.all_to_all_single(local, wanted % own, given, asked)
-        received = _exchange(rows[local].to(wire), given, asked)
+    def forward(ctx: Any, rows: Tensor, routes: Routes, wire: torch.dtype) -> Tensor:
+        received = _exchange(rows[routes.local].to(wire), routes.given, routes.asked)
         fetched = torch.empty_like(received)
-        fetched[order] = received
-        _count("index", 8 * (world_size() - 1 + len(index) - asked[rank()]))
-        ctx.save_for_backward(order, local)
-        ctx.sizes, ctx.own, ctx.dtype = (asked, given), own, rows.dtype
+        fetched[routes.order] = received
+        ctx.routes, ctx.own, ctx.dtype = routes, rows.shape[0], rows.dtype
         return fetched
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        order, local = ctx.saved_tensors
-        asked, given = ctx.sizes
-        returned = _exchange(grad[order], asked, given)
+        routes = ctx.routes
+        returned = _exchange(grad[routes.order], routes.asked, routes.given)
         rows = returned.new_zeros((ctx.own, *grad.shape[1:]), dtype=torch.promote_types(ctx.dtype, torch.float32))
-        return rows.index_add_(0, local, returned.to(rows.dtype)).to(ctx.dtype), None, None
+        return rows.index_add_(0, routes.local, returned.to(rows.dtype)).to(ctx.dtype), None, None
 
 
 def _exchange(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -138,7 +137,7 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         attended = F.dropout(self.self_attn(x, bias), self.dropout, self.training)
         x = self.self_attn_layer_norm(torch.add(attended, x, alpha=self.residual))
-        fed = F.dropout(self.fc2(remade(partial(F.gelu, self.fc1(x)))), self.dropout, self.training)
+        fed = F.dropout(self.fc2(remade(F.gelu, self.fc1(x))), self.dropout, self.training)
         return self.final_layer_norm(torch.add(fed, x, alpha=self.residual))
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omnivast.model.device_kind import device_kind
+
 IGNORED = -100
 LOGITS = {"cpu": 2**23, "cuda": 2**27}
 """Logits that exist at once, by type of device."""
@@ -61,7 +63,7 @@ class _VocabularyLoss(torch.autograd.Function):
         found = [torch.zeros_like(x, dtype=torch.float32) for x in (hidden, weight, bias)] if learn else []
         with torch.autocast(kind, enabled=False):
             states, words, offsets = (x.to(dtype) for x in (hidden, weight, bias))
-            size = max(1, LOGITS.get(kind, LOGITS["cuda"]) // len(weight))
+            size = max(1, LOGITS.get(device_kind(hidden), LOGITS["cuda"]) // len(weight))
             for part in (slice(start, start + size) for start in range(0, len(labels), size)):
                 own = F.linear(states[part], words, offsets).float()
                 each[part] = _cross_entropy(own, labels[part, None], shares[part] / scale)

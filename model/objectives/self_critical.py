@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
+
+from omnivast.config.tasks import CaptionKind
+
+Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
+"""(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
+
+
+@dataclass(frozen=True)
+class SelfCritical:
+    """What captions are tried, and what they are compared with."""
+
+    reward: Reward
+    candidates: int = 5
+    search: Literal["sample", "beam"] = "sample"
+    baseline: Literal["greedy", "mean"] = "greedy"
 
 
 def advantages(rewards: Tensor, baseline: Tensor | None = None) -> Tensor:

@@ -2,9 +2,10 @@
 
 Encoding a sentence uses no cross-attention; matching and generation attend to the memory of a clip. All passes of a step
 that can share a forward do: rows of different groups, masks and lengths stand in one Layout, whose real tokens are packed
-(padding is never computed), and each CrossPass says which memory its rows attend to. Parameter names are the release's.
+(padding is never computed), and each CrossPass says which memory its rows attend to. All that is decided in plan.py, on the
+host; a forward follows the plan. Parameter names are the release's.
 
-Letters as in model/layout.py and model/memory.py.
+Letters as in layout.py, plan.py and memory.py; H heads, d width of a head, D text width.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,10 +23,14 @@ from torch.utils.checkpoint import checkpoint
 
 from omnivast.config.tasks import Group
 from omnivast.model.attention import attend
+from omnivast.model.device_kind import device_kind
 from omnivast.model.recompute import LayerNorm, all_kept, remade, remaking
-from omnivast.model.text.layout import Layout, Packing, Wanted, pick
-from omnivast.model.text.memory import CrossPass, Memory, Reading, queries
-from omnivast.model.vast.heads import WordHead
+from omnivast.model.text.layout import Grid, Layout
+from omnivast.model.text.memory import Memory
+from omnivast.model.text.packing import Packing, pick
+from omnivast.model.text.plan import CrossPass, LastBlock, Outputs, TextPlan, place_queries, plan_texts
+from omnivast.model.text.word_head import WordHead
+from omnivast.utils.transfer import on_host, send
 
 
 @dataclass(frozen=True)
@@ -45,26 +51,39 @@ class TextSizes:
 
 @dataclass
 class TextOutput:
-    """Hidden states of the real tokens, packed; ``cls`` and ``at`` pick from them."""
+    """Hidden states of the tokens that are read, packed; ``cls`` and ``at`` pick from them."""
 
     hidden: Tensor
     """(T, D)."""
+    firsts: Tensor
+    """(N,) numbers of the states of the rows' first tokens."""
     packing: Packing
-    real: Tensor
+    """Where the states stand in the grid."""
+    outputs: Outputs
 
     def cls(self) -> Tensor:
         """(N, D): the first token of every row."""
-        starts = self.real.sum(1).cumsum(0) - self.real.sum(1)
-        return self.hidden[starts]
+        return self.hidden[self.firsts]
 
-    def at(self, chosen: Tensor) -> Tensor:
-        """Hidden states of the tokens where ``chosen`` (N, L) bool is true, row by row: (k, D). They must be real."""
-        flat = chosen.reshape(-1)
-        return self.hidden[flat if self.packing.index is None else flat[self.packing.index]]
+    def at(self, chosen: np.ndarray) -> Tensor:
+        """Hidden states of the tokens where ``chosen`` (N, L) bool is true, row by row: (k, D). They must have been read."""
+        return self.hidden[send(self.outputs.places(chosen), self.hidden.device)]
 
     def padded(self) -> Tensor:
         """(N, L, D), zeros at padding."""
         return self.packing.pad(self.hidden)
+
+
+class Reading(NamedTuple):
+    """A pass at one layer. A tuple, in which FSDP finds the tensors."""
+
+    queries: Packing
+    """Where its tokens stand among the queries: (M, R · its length) where texts share memory rows, else (texts, its length)."""
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    rows: Tensor | None
+    """The memory row of each text; None where texts share them."""
 
 
 class _Projections(nn.Module):
@@ -117,29 +136,29 @@ class SelfAttention(_Attention):
         p = self.projections
         return F.linear(x, torch.cat([p.query.weight, p.key.weight, p.value.weight]), torch.cat([p.query.bias, p.key.bias, p.value.bias]))
 
-    def forward(self, x: Tensor, packing: Packing, attend: Tensor, wanted: Wanted | None = None) -> Tensor:
-        """x (T, D), attend (N, 1, L, L) bool → (T, D), or (W, D) for the wanted tokens alone."""
-        if wanted is not None:
-            return self._wanted(x, packing, wanted)
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, last: LastBlock | None = None) -> Tensor:
+        """x (T, D), attend (N, 1, L, L) bool → (T, D); in the last block, attend (N, 1, most, L) → (W, D) for its tokens alone."""
+        if last is not None:
+            return self._last(x, packing, attend, last)
         query, key, value = self.parts(self.project(x), packing)
         return self.finish(self.attend(query, key, value, attend), packing, x)
 
     def parts(self, packed: Tensor, packing: Packing) -> list[Tensor]:
         """(T, k · D) → k tensors (N, H, L, d), in one storage, which is made again."""
         first, *others = (self.split(part) for part in packing.pad_parts(packed, self.heads * self.width))
-        return [remade(lambda: first, lambda: packing.pad(packed)), *others]
+        return [remade(lambda _: first, packed, again=packing.pad), *others]
 
     def finish(self, attended: Tensor, packing: Packing, x: Tensor) -> Tensor:
         """attended (N, H, L, d), kept by attention itself, and the residual x (T, D) → (T, D)."""
-        return self.output(remade(lambda: packing.pack(attended.transpose(1, 2).flatten(2))), x)
+        return self.output(remade(lambda heads: packing.pack(heads.transpose(1, 2).flatten(2)), attended), x)
 
-    def _wanted(self, x: Tensor, packing: Packing, wanted: Wanted) -> Tensor:
-        """Keys and values of all tokens, queries of the wanted ones."""
-        p, own = self.projections, pick(x, wanted.index)
+    def _last(self, x: Tensor, packing: Packing, attend: Tensor, last: LastBlock) -> Tensor:
+        """Keys and values of all tokens, queries of those that are read."""
+        p, own = self.projections, pick(x, last.index)
         weight, bias = torch.cat([p.key.weight, p.value.weight]), torch.cat([p.key.bias, p.value.bias])
         key, value = self.parts(F.linear(x, weight, bias), packing)
-        (query,) = self.parts(p.query(own), wanted.packing)
-        return self.finish(self.attend(query, key, value, wanted.attend), wanted.packing, own)
+        (query,) = self.parts(p.query(own), last.packing)
+        return self.finish(self.attend(query, key, value, attend), last.packing, own)
 
 
 class CrossAttention(_Attention):
@@ -153,14 +172,15 @@ class CrossAttention(_Attention):
         """x (T, D) → (T, D); the passes have the T tokens one after another."""
         parts = self.projections.query(x).split([p.queries.tokens for p in passes])
         attended = [self._one(query, p) for query, p in zip(parts, passes)]
-        return self.output(remade(lambda: torch.cat([p.queries.pack(y.transpose(1, 2).flatten(2)) for y, p in zip(attended, passes)])), x)
+        return self.output(remade(lambda *heads: torch.cat([p.queries.pack(y.transpose(1, 2).flatten(2)) for y, p in zip(heads, passes)]),
+                                  *attended), x)
 
     def _one(self, query: Tensor, p: Reading) -> Tensor:
         """query (tokens of the pass, D) → (M, H, R · length, d), or (n, H, length, d) where each row names its memory."""
-        placed = remade(lambda: self.split(p.queries.pad(query)))
+        placed = remade(lambda packed: self.split(p.queries.pad(packed)), query)
         if p.rows is None:
             return self.attend(placed, p.key, p.value, p.mask)
-        key, value = (remade(partial(x.index_select, 0, p.rows)) for x in (p.key, p.value))
+        key, value = (remade(partial(torch.index_select, dim=0, index=p.rows), x) for x in (p.key, p.value))
         return self.attend(placed, key, value, p.mask if p.mask is None else p.mask[p.rows])
 
 
@@ -178,10 +198,10 @@ class Block(nn.Module):
         """The feed-forward sub-layer."""
         inner = self.intermediate["dense"](x)
         with remaking():
-            return self.output(remade(partial(F.gelu, inner)), x)
+            return self.output(remade(F.gelu, inner), x)
 
-    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Reading] = (), wanted: Wanted | None = None) -> Tensor:
-        x = self.attention(x, packing, attend, wanted)
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Reading] = (), last: LastBlock | None = None) -> Tensor:
+        x = self.attention(x, packing, attend, last)
         if passes:
             x = self.crossattention(x, passes)
         return self.feed(x)
@@ -202,7 +222,7 @@ class _Embeddings(nn.Module):
         x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
         x = self.dropout(self.LayerNorm(x))
         # On CPUs, autocast leaves LayerNorm in its input's type: starting in bfloat16 halves the traffic of every residual.
-        return x.to(torch.get_autocast_dtype("cpu")) if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else x
+        return x.to(torch.get_autocast_dtype("cpu")) if device_kind(x) == "cpu" and torch.is_autocast_enabled("cpu") else x
 
 
 class _Bert(nn.Module):
@@ -231,8 +251,8 @@ class DecoderState:
     def rows(self) -> int:
         return self.seen.shape[0]
 
-    def reorder(self, rows: Tensor, memory_rows: Tensor | None = None) -> None:
-        """Keep these rows, in this order; ``memory_rows`` when clips were dropped."""
+    def reorder(self, rows: Tensor, memory_rows: np.ndarray | None = None) -> None:
+        """Keep these rows, in this order; ``memory_rows``, on the host, when clips were dropped."""
         self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
         self.seen = self.seen[rows]
         if memory_rows is not None:
@@ -240,7 +260,8 @@ class DecoderState:
 
 
 class TextModel(nn.Module):
-    """The text tower. ``forward`` runs a layout; ``start`` and ``step`` decode with cached keys and values."""
+    """The text tower. ``forward`` runs a plan, ``encode`` plans and runs a layout; ``start`` and ``step`` decode with cached keys and
+    values."""
 
     def __init__(self, sizes: TextSizes) -> None:
         super().__init__()
@@ -263,39 +284,38 @@ class TextModel(nn.Module):
         (k,), without gradient."""
         return cast(WordHead, self.cls["predictions"]).loss(hidden, labels, shares)
 
-    def forward(self, layout: Layout, passes: Sequence[CrossPass] = (), wanted: Tensor | None = None) -> TextOutput:
-        """Run every row of the layout; with ``passes`` (which must cover all rows in order), attend to memories.
+    @property
+    def device(self) -> torch.device:
+        return self.bert.embeddings.word_embeddings.weight.device
 
-        ``wanted`` (N, L) bool: only these tokens, and the first of every row, are read from the output, so that the last block
-        computes no others (None: all real tokens). Of them all it needs keys and values only.
-        """
-        n, length = layout.ids.shape
-        index = None if bool(layout.real.all()) else layout.real.reshape(-1).nonzero().squeeze(1)
-        packing = Packing((n, length), index)
-        attend = layout.attend[:, None]
-        x = self.bert.embeddings(packing.pack(layout.ids[..., None]).squeeze(-1), packing.pack(layout.positions[..., None]).squeeze(-1))
-        masks, places = [p.memory.group_mask(p.group) for p in passes], queries(passes, packing)
-        last: Wanted | None = None
+    def forward(self, plan: TextPlan) -> TextOutput:
+        """Run a plan that was sent to the device. Nothing is decided here, and nothing asks the device for a number."""
+        attend = attention_mask(plan.visible, plan.reach)
+        x = self.bert.embeddings(plan.ids, plan.positions)
+        masks = [p.memory.group_mask(p.group) for p in plan.passes]
+        queries, last = plan.queries, None
         for i, block in enumerate(self.blocks):
-            if wanted is not None and i == len(self.blocks) - 1:
-                last = Wanted.of(layout, packing, wanted)
-                passes = last.shorten(passes)
-                places = queries(passes, last.packing)
+            if plan.last is not None and i == len(self.blocks) - 1:
+                last, queries, attend = plan.last, plan.last.queries, _of_columns(attend, plan.last.columns)
             full = [Reading(own, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
-                    for p, own, mask in zip(passes, places, masks)]
+                    for p, own, mask in zip(plan.passes, queries, masks)]
             if self.checkpointing and self.training:
-                x = checkpoint(partial(_whole, block), x, packing, attend, full, last, use_reentrant=False)
+                x = checkpoint(partial(_whole, block), x, plan.packing, attend, full, last, use_reentrant=False)
             else:
-                x = block(x, packing, attend, full, last)
-        return TextOutput(x, packing, layout.real) if last is None else TextOutput(x, last.grid, last.real)
+                x = block(x, plan.packing, attend, full, last)
+        return TextOutput(x, plan.firsts, plan.padded, plan.outputs)
+
+    def encode(self, layout: Layout, passes: Sequence[CrossPass] = (), wanted: np.ndarray | None = None) -> TextOutput:
+        """See :func:`omnivast.model.text.plan.plan_texts`."""
+        return self(send(plan_texts(layout, passes, wanted), self.device))
 
     def sentences(self, layout: Layout, passes: Sequence[CrossPass] = ()) -> TextOutput:
-        """As ``forward``, where only the first token of every row is read (``cls``)."""
-        return self(layout, passes, torch.zeros_like(layout.real))
+        """As ``encode``, where only the first token of every row is read (``cls``)."""
+        return self.encode(layout, passes, np.zeros_like(layout.real))
 
-    def start(self, memory: Memory, group: Group, prompt: tuple[Tensor, Tensor] | None = None, offset: int = 0) -> DecoderState:
-        """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M · R, L), is read bidirectionally first, and the
-        text then begins at position ``offset``. The R prompts of a memory row stand side by side."""
+    def start(self, memory: Memory, group: Group, prompt: tuple[Grid, Grid] | None = None, offset: int = 0) -> DecoderState:
+        """Begin decoding for every memory row; a ``prompt`` (ids, mask), each (M · R, L) on the host, is read bidirectionally first,
+        and the text then begins at position ``offset``. The R prompts of a memory row stand side by side."""
         state = DecoderState(memory, group, offset)
         rows, heads = len(memory), self.sizes.num_attention_heads
         width = self.sizes.hidden_size // heads
@@ -305,16 +325,16 @@ class TextModel(nn.Module):
             state.keys, state.values = [empty] * len(self.blocks), [empty] * len(self.blocks)
             state.seen = torch.zeros(rows, 0, dtype=torch.bool, device=reference.device)
             return state
-        ids, state.seen = prompt
+        words, seen = on_host(prompt[0]), on_host(prompt[1]).astype(bool)
         # Passes want rows the other way round: the first prompt of every memory row, the second of every one.
-        order = torch.arange(len(ids), device=ids.device).view(rows, -1).T.flatten()
-        back = order.argsort()
-        ids, mask = ids[order], state.seen[order]
-        packing = Packing((len(ids), ids.shape[1]), None)
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        order = np.arange(len(words)).reshape(rows, -1).T.flatten()
+        packing = Packing(words.shape, None)
+        (place,) = place_queries([CrossPass(0, len(words), memory, group)], packing)
+        ids, back, mask, unordered, place = send((words[order], order.argsort(), seen[order], seen, place), reference.device)
+        state.seen = unordered.bool()
+        positions = torch.arange(words.shape[1], device=reference.device).expand_as(ids)
         x = self.bert.embeddings(ids, positions).flatten(0, 1)
-        attend = mask[:, None, None, :]
-        (place,) = queries([CrossPass(0, len(ids), memory, group)], packing)
+        attend = mask.bool()[:, None, None, :]
         for i, block in enumerate(self.blocks):
             _, key, value = block.attention.parts(block.attention.project(x), packing)
             state.keys.append(key[back])
@@ -357,6 +377,17 @@ class TextModel(nn.Module):
         query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
         attended = attention.attend(query, key, value, mask)
         return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+
+
+def attention_mask(visible: Tensor, reach: Tensor) -> Tensor:
+    """visible, reach (N, L), see Layout → (N, 1, L, L) bool, [n, 0, i, j] where token i sees token j."""
+    columns = torch.arange(visible.shape[1], device=visible.device)
+    return (((columns < reach[..., None]) | (columns == columns[:, None])) & visible.bool()[:, None])[:, None]
+
+
+def _of_columns(attend: Tensor, columns: Tensor) -> Tensor:
+    """attend (N, 1, L, L), columns (N, most) → (N, 1, most, L): the rows of the mask for these tokens."""
+    return attend.gather(2, columns[:, None, :, None].expand(-1, 1, -1, attend.shape[-1]))
 
 
 def _whole(block: Block, *arguments: Any) -> Tensor:

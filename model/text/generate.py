@@ -1,18 +1,21 @@
-"""Text from a memory: greedy search, beam search, top-k sampling, over the cached keys and values of model/text.py.
+"""Text from a memory: greedy search, beam search, top-k sampling, over the cached keys and values of bert.py.
 
 The text so far is followed by one [MASK], and the token predicted there is appended (released VAST). The cache makes each
-step two positions long, whatever the length of the text.
+step two positions long, whatever the length of the text. The device finds the best words, the host keeps the texts: it waits for the
+device once per token, for all rows together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omnivast.model.text.bert import DecoderState, TextModel
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.utils.transfer import send, to_device, to_host
 
 CAPTION_LENGTH_PENALTY, ANSWER_LENGTH_PENALTY = 0.6, 1.0
 """Of beam search, as released: above 0 a longer text scores higher for the same probability of each of its tokens."""
@@ -59,42 +62,57 @@ def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beam
     """
     if beams == 1:
         return [[text] for text in _greedy(model, state, tokenizer, max_length)]
-    clips = list(range(state.rows))
+    clips = np.arange(state.rows)
     finished = [_Finished(beams, length_penalty, 1 + state.next_position) for _ in clips]
     tokens = torch.full((len(clips),), tokenizer.cls, device=state.seen.device)
     scores = torch.zeros(len(clips), 1, device=state.seen.device)
-    texts = tokens.new_zeros(len(clips), 0)
+    texts: list[list[int]] = [[] for _ in clips]
+    totals = np.zeros((0, beams))
     for length in range(max_length):
         log_probs = model.step(state, tokens, tokenizer.mask).float().log_softmax(-1).view(len(clips), -1, model.sizes.vocab_size)
-        vocabulary = log_probs.shape[-1]
-        top, flat = (scores[..., None] + log_probs).flatten(1).topk(2 * beams, 1)
-        parents, words = flat // vocabulary, flat % vocabulary
-        rows = torch.arange(len(clips), device=top.device)[:, None] * log_probs.shape[1] + parents
+        candidates = (scores[..., None] + log_probs).flatten(1).topk(2 * beams, 1)
+        top, flat = _numbers(candidates.values, candidates.indices)
+        parents, words = flat // model.sizes.vocab_size, flat % model.sizes.vocab_size
+        rows = np.arange(len(clips))[:, None] * log_probs.shape[1] + parents
         ends = words == tokenizer.sep
         _collect(finished, clips, ends[:, :beams], top, texts, rows)
         for clip, best in zip(clips, top[:, 0].tolist()):
             finished[clip].close(best, length)
-        running = ends.int().argsort(dim=1, stable=True)[:, :beams]
-        scores, tokens, rows = top.gather(1, running), words.gather(1, running).flatten(), rows.gather(1, running).flatten()
-        texts = torch.cat([texts[rows], tokens[:, None]], 1)
-        state.reorder(rows)
+        running = ends.argsort(axis=1, kind="stable")[:, :beams]
+        totals, chosen, rows = (np.take_along_axis(x, running, 1) for x in (top, words, rows))
+        texts = [[*texts[row], word] for row, word in zip(rows.flatten().tolist(), chosen.flatten().tolist())]
         active = _with_neighbours([not finished[clip].done for clip in clips], len(state.memory))
-        if len(active) <= len(clips) // 2:  # dropping clips copies their memories: worth it once half are done
-            clips, scores, tokens, texts = _keep(state, active, clips, scores, tokens, texts, beams)
-        if not clips:
+        if not active:
+            clips = clips[:0]
             break
+        kept, memories = np.arange(len(clips)), None
+        if len(active) <= len(clips) // 2:  # dropping clips copies their memories: worth it once half are done
+            kept, memories = np.array(active), _memories(active, len(clips) // len(state.memory))
+        places = kept[:, None] * 2 * beams + running[kept]
+        tokens, order, places = send((chosen[kept].flatten(), rows[kept].flatten(), places), tokens.device)
+        scores = candidates.values.flatten()[places]
+        state.reorder(order, memories)
+        texts = [texts[row * beams + beam] for row in kept for beam in range(beams)]
+        clips, totals = clips[kept], totals[kept]
     for i, clip in enumerate(clips):
         if not finished[clip].done:
             for beam in range(beams):
-                finished[clip].add(scores[i, beam].item(), texts[i * beams + beam].tolist())
+                finished[clip].add(float(totals[i, beam]), texts[i * beams + beam])
     return [[ids for _, ids in f.scored] for f in finished]
 
 
-def _collect(finished: list[_Finished], clips: list[int], ends: Tensor, top: Tensor, texts: Tensor, rows: Tensor) -> None:
+def _numbers(scores: Tensor, places: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """float32 scores and whole numbers below 2^31 of the same shape, in one copy."""
+    both = to_host(torch.stack([scores.view(torch.int32), places.int()]))
+    return both[0].view(np.float32), both[1].astype(np.int64)
+
+
+def _collect(finished: list[_Finished], clips: np.ndarray, ends: np.ndarray, top: np.ndarray, texts: list[list[int]], rows: np.ndarray,
+             ) -> None:
     """Candidates that end at [SEP] among the best ``beams`` of a clip become hypotheses."""
-    for i, rank in ends.nonzero().tolist():
+    for i, rank in zip(*ends.nonzero()):
         if not finished[clips[i]].done:
-            finished[clips[i]].add(top[i, rank].item(), texts[rows[i, rank]].tolist())
+            finished[clips[i]].add(float(top[i, rank]), texts[rows[i, rank]])
 
 
 def _with_neighbours(running: list[bool], memories: int) -> list[int]:
@@ -103,37 +121,31 @@ def _with_neighbours(running: list[bool], memories: int) -> list[int]:
     return [i for i in range(len(running)) if any(running[i // each * each:(i // each + 1) * each])]
 
 
-def _keep(state: DecoderState, active: list[int], clips: list[int], scores: Tensor, tokens: Tensor, texts: Tensor,
-          beams: int) -> tuple[list[int], Tensor, Tensor, Tensor]:
-    index = torch.tensor(active, dtype=torch.long, device=scores.device)
-    rows = (index[:, None] * beams + torch.arange(beams, device=index.device)).flatten()
-    state.reorder(rows, _memories(index, len(clips) // len(state.memory)))
-    return [clips[i] for i in active], scores[index], tokens[rows], texts[rows]
-
-
 def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    clips = torch.arange(state.rows, device=state.seen.device)
-    tokens = torch.full_like(clips, tokenizer.cls)
+    clips = np.arange(state.rows)
+    tokens = torch.full((len(clips),), tokenizer.cls, device=state.seen.device)
     texts: list[list[int]] = [[] for _ in clips]
-    done = torch.zeros_like(clips, dtype=torch.bool)
+    done = np.zeros(len(clips), dtype=bool)
     for _ in range(max_length):
         tokens = model.step(state, tokens, tokenizer.mask).argmax(-1)
-        done |= tokens == tokenizer.sep
-        for clip, token, stop in zip(clips.tolist(), tokens.tolist(), done.tolist()):
-            if not stop:
-                texts[clip].append(token)
-        active = torch.tensor(_with_neighbours((~done).tolist(), len(state.memory)), dtype=torch.long, device=done.device)
+        words = to_host(tokens)
+        done |= words == tokenizer.sep
+        for clip, word in zip(clips[~done].tolist(), words[~done].tolist()):
+            texts[clip].append(word)
+        active = _with_neighbours((~done).tolist(), len(state.memory))
+        if not active:
+            break
         if len(active) <= len(done) // 2:
-            if not len(active):
-                break
-            state.reorder(active, _memories(active, len(done) // len(state.memory)))
-            clips, tokens, done = clips[active], tokens[active], done[active]
+            kept = np.array(active)
+            rows = send(kept, tokens.device)
+            state.reorder(rows, _memories(active, len(done) // len(state.memory)))
+            clips, tokens, done = clips[kept], tokens[rows], done[kept]
     return texts
 
 
-def _memories(rows: Tensor, each: int) -> Tensor:
+def _memories(rows: list[int], each: int) -> np.ndarray:
     """The memory rows of rows that keep their neighbours, of which each memory has so many."""
-    return rows[::each] // each
+    return np.array(rows)[::each] // each
 
 
 @torch.no_grad()
@@ -144,7 +156,7 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
     drawn for a clip does not depend on the clips beside it. A text without an end has as many ids as there are draws.
     """
     clips, number, max_length = draws.shape
-    draws = draws.to(state.seen.device).flatten(0, 1)
+    draws = to_device(draws.flatten(0, 1), state.seen.device)
     tokens = torch.full((clips,), tokenizer.cls, device=draws.device)
     texts: list[list[int]] = [[] for _ in range(clips * number)]
     done = [False] * len(texts)
@@ -153,12 +165,12 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
         values, words = (logits, None) if top_k is None else logits.topk(top_k, -1)
         cumulative = values.softmax(-1).cumsum(-1)
         if step == 0:
-            rows = torch.arange(clips, device=draws.device).repeat_interleave(number)
+            rows = send(np.repeat(np.arange(clips), number), draws.device)
             state.reorder(rows)
             cumulative, words = cumulative[rows], words if words is None else words[rows]
         place = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
         tokens = (place if words is None else words.gather(1, place)).squeeze(1)
-        for i, token in enumerate(tokens.tolist()):
+        for i, token in enumerate(to_host(tokens).tolist()):
             done[i] = done[i] or token == tokenizer.sep
             if not done[i]:
                 texts[i].append(token)

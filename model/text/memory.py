@@ -1,20 +1,20 @@
 """What texts attend to: clips' condition features, with their keys and values projected once.
 
-Letters: M memory rows (clips), R texts per memory row, N rows of texts, H heads, d width of a head, D text width.
+Letters: M memory rows (clips), H heads, d width of a head, D text width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omnivast.config.tasks import Group, Modality
-from omnivast.model.text.layout import Packing
+from omnivast.utils.transfer import send
 
 Projection = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(M, tokens, D) condition features → keys and values of a layer, each (M, H, tokens, d)."""
@@ -22,8 +22,6 @@ Projection = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _ORDER = (Modality.AUDIO, Modality.VISION, Modality.SUBTITLE)
 """Of tokens, so that those of all groups but "as" stand side by side in "vas"."""
-SPARE = 1.25
-"""Texts that share memories stand in a grid only where that has at most so many places per text."""
 
 
 class _Parts(torch.autograd.Function):
@@ -56,7 +54,14 @@ def _group(modalities: Sequence[Modality]) -> Group:
 
 class Memory:
     """What texts attend to: condition features of M clips, whose keys and values are projected once per layer and modality,
-    and used by every group and every text of that clip.
+    and used by every group and every text of that clip. Those of the widest group asked for so far are kept; the others are views::
+
+        tokens of a clip     a a | v v v v v v v | s s s
+        group vas            [------- kept ------------]
+        groups va, vs        [----- view -----]
+                                   [------ view -------]
+        groups a, v, s       [---]  [-- view --]  [----]
+        group as             a a | s s s                  kept on its own, as its tokens do not stand side by side
 
     condition: per modality (M, tokens, D). mask: per modality (M, tokens) bool, or None where every token is attended to.
     """
@@ -64,17 +69,22 @@ class Memory:
     def __init__(self, condition: dict[Modality, Tensor], mask: dict[Modality, Tensor | None]) -> None:
         self.condition, self.mask = condition, mask
         self._held: dict[tuple[int, Group], tuple[Tensor, Tensor]] = {}
-        """Keys and values that are not part of wider ones."""
+        """By layer and group: keys and values that are not views of wider ones."""
         self._known: dict[tuple[int, Group], tuple[Tensor, Tensor, Group]] = {}
-        """Those and their parts, with the group that they are part of."""
+        """Those and the views of them, with the group whose they are views of."""
 
     def __len__(self) -> int:
         return next(iter(self.condition.values())).shape[0]
 
-    def rows(self, index: Tensor) -> Memory:
-        """The memory of some clips, with what was projected already; itself where they are all clips in their order."""
-        if torch.equal(index, torch.arange(len(self), device=index.device)):
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.condition.values())).device
+
+    def rows(self, numbers: np.ndarray) -> Memory:
+        """The memory of the clips ``numbers`` (k,), with what was projected already; itself where they are all clips in their order."""
+        if np.array_equal(numbers, np.arange(len(self))):
             return self
+        index = send(numbers, self.device)
         picked = Memory({m: c[index] for m, c in self.condition.items()}, {m: x if x is None else x[index] for m, x in self.mask.items()})
         for (layer, group), (keys, values) in self._held.items():
             picked._hold(layer, group, keys[index], values[index])
@@ -96,13 +106,12 @@ class Memory:
         return project(self.condition[modality])
 
     def _hold(self, layer: int, group: Group, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values of a group. Groups whose tokens stand side by side in it become views of them: no token is kept
-        twice but where a group skips a modality in between."""
+        """Keep keys and values of a group, and views of them for all groups whose tokens stand side by side in it."""
         modalities = _ordered(group)
         ends = list(accumulate((self.condition[m].shape[1] for m in modalities), initial=0))
         spans = {_group(modalities[i:j]): (ends[i], ends[j]) for i in range(len(ends)) for j in range(i + 1, len(ends))}
-        parts = [_Parts.apply(x, list(spans.values())) for x in (keys, values)] if len(spans) > 1 else [(keys,), (values,)]
-        for part, *own in zip(spans, *parts):
+        views = [_Parts.apply(x, list(spans.values())) for x in (keys, values)] if len(spans) > 1 else [(keys,), (values,)]
+        for part, *own in zip(spans, *views):
             if (layer, part) not in self._known or len(self._known[layer, part][2].modalities) <= len(group.modalities):
                 self._known[layer, part] = (own[0], own[1], group)
                 self._held.pop((layer, part), None)
@@ -118,69 +127,3 @@ class Memory:
             parts.append(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if own is None else own)
         mask = torch.cat(parts, 1)
         return (mask | ~mask.any(1, keepdim=True))[:, None, None]
-
-
-@dataclass
-class CrossPass:
-    """Rows [start, stop) of a layout and what they attend to.
-
-    With ``index`` None the rows are R blocks of len(memory): row start + r · M + m attends to memory row m, and the R texts
-    of a memory row are one long query. With ``index`` (stop - start,) each row names its memory row.
-    """
-
-    start: int
-    stop: int
-    memory: Memory
-    group: Group
-    index: Tensor | None = None
-    length: int = 0
-    """Tokens of the longest of these rows; 0: the layout's."""
-
-
-class Reading(NamedTuple):
-    """A pass at one layer. A tuple, in which FSDP finds the tensors."""
-
-    queries: Packing
-    """Where its tokens stand among the queries: (M, R · its length) where texts share memory rows, else (texts, its length)."""
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    rows: Tensor | None
-    """The memory row of each text; None where texts share them."""
-
-
-def queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing]:
-    """For each pass, which cover all rows of ``packing`` in order, see Reading."""
-    if not passes:
-        return []
-    texts, longest = packing.shape
-    device = next(iter(passes[0].memory.condition.values())).device
-    index = torch.arange(texts * longest, device=device) if packing.index is None else packing.index
-    ends = torch.searchsorted(index, torch.tensor([p.stop * longest for p in passes], device=device)).tolist()
-    found = []
-    for p, start, stop in zip(passes, [0, *ends], ends):
-        length, count = p.length or longest, p.stop - p.start
-        rows = len(p.memory) if p.index is None else count
-        repeats = count // rows
-        text, column = index[start:stop] // longest - p.start, index[start:stop] % longest
-        place = (text % rows * repeats + text // rows) * length + column
-        in_order = repeats == 1 and len(place) == count * length
-        found.append(Packing((rows, repeats * length), None if in_order else place))
-    return found
-
-
-def shared_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How texts with memory rows (P,) can stand so that those of a row are one long query.
-
-    Returns used (M,), memory rows; grid (R, M) numbers of texts, where column m reads row used[m] and spare places repeat text 0;
-    place (P,), where each text stands in the flattened grid. Where too many places would be spare, every text has a column.
-    """
-    numbers = torch.arange(len(rows), device=rows.device)
-    used, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
-    most = int(counts.max())
-    if most * len(used) > SPARE * len(rows):
-        return rows, numbers[None], numbers
-    order = torch.argsort(inverse, stable=True)
-    nth = torch.empty_like(order).scatter(0, order, numbers - (counts.cumsum(0) - counts)[inverse[order]])
-    place = nth * len(used) + inverse
-    return used, torch.zeros(most * len(used), dtype=torch.long, device=rows.device).scatter(0, place, numbers).view(most, -1), place

@@ -6,11 +6,11 @@ Memory; texts attend to it, all in one forward. Letters: B clips of this process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,17 +21,22 @@ from omnivast.model.encoders import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Tower, Unit
 from omnivast.model.objectives.contrastive import CONTRASTS
 from omnivast.model.objectives.generation import MaskTokens
+from omnivast.model.objectives.self_critical import SelfCritical
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
-from omnivast.model.text.memory import Memory, shared_rows
+from omnivast.model.text.memory import Memory
+from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
+from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.names import NAMES
-from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward
-from omnivast.model.vast.step import match_pairs, training_losses
+from omnivast.model.vast.self_critical import learn_from_reward
+from omnivast.model.vast.step import training_losses
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import on_host, send
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -40,59 +45,6 @@ _T = TypeVar("_T")
 HEAD_GROUPS = ("va", "vs", "vas")
 """Groups of several modalities that have a contrastive head, as released."""
 
-
-@dataclass
-class ClipFeatures:
-    """What is known of B clips after their modalities were encoded.
-
-    condition: per modality (B, tokens, D), what texts attend to; condition_mask: (B, tokens) bool, or None where all are seen;
-    pooled: per modality (B, width), the global features.
-    """
-
-    condition: dict[Modality, Tensor]
-    condition_mask: dict[Modality, Tensor | None]
-    pooled: dict[Modality, Tensor]
-
-    def __len__(self) -> int:
-        return next(iter(self.pooled.values())).shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Of the condition features, beside which the others are nothing."""
-        return sum(x.nbytes for x in self.condition.values())
-
-    @property
-    def tokens(self) -> int:
-        return sum(x.shape[1] for x in self.condition.values())
-
-    def _map(self, apply: Callable[[Tensor], Tensor]) -> ClipFeatures:
-        return ClipFeatures({m: apply(x) for m, x in self.condition.items()},
-                            {m: x if x is None else apply(x) for m, x in self.condition_mask.items()},
-                            {m: apply(x) for m, x in self.pooled.items()})
-
-    def to(self, device: torch.device | str) -> ClipFeatures:
-        return self._map(lambda x: x.to(device))
-
-    def rows(self, index: Tensor) -> ClipFeatures:
-        """The features of some clips, in the order of ``index`` (k,)."""
-        return self._map(lambda x: x[index])
-
-    @staticmethod
-    def cat(parts: Sequence[ClipFeatures]) -> ClipFeatures:
-        """The clips of several parts; tokens that vary in number (subtitles) are padded and masked."""
-        condition: dict[Modality, Tensor] = {}
-        masks: dict[Modality, Tensor | None] = {}
-        for m in parts[0].condition:
-            tensors = [p.condition[m] for p in parts]
-            longest = max(t.shape[1] for t in tensors)
-            condition[m] = torch.cat([F.pad(t, (0, 0, 0, longest - t.shape[1])) for t in tensors])
-            seen = [p.condition_mask[m] for p in parts]
-            if all(s is None for s in seen) and all(t.shape[1] == longest for t in tensors):
-                masks[m] = None
-                continue
-            full = [torch.ones(t.shape[:2], dtype=torch.bool, device=t.device) if s is None else s for s, t in zip(seen, tensors)]
-            masks[m] = torch.cat([F.pad(s, (0, longest - s.shape[1])) for s in full])
-        return ClipFeatures(condition, masks, {m: torch.cat([p.pooled[m] for p in parts]) for m in parts[0].pooled})
 
 
 @MODELS.register("vast")
@@ -158,8 +110,14 @@ class VAST(Model):
             tower = getattr(self, name, None)
             if tower is not None:
                 tower.requires_grad_(not frozen)
-                tower.set_checkpointing(config.checkpointing and not frozen)
-        self.multimodal_encoder.checkpointing = config.checkpointing
+        self.set_checkpointing(config.checkpointing)
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Whether the backward pass computes the layers again, and their activations are not kept."""
+        for name, frozen in (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio)):
+            if hasattr(self, name):
+                getattr(self, name).set_checkpointing(on and not frozen)
+        self.multimodal_encoder.checkpointing = on
 
     def train(self, mode: bool = True) -> VAST:
         """Frozen towers stay in evaluation mode: no stochastic depth in features that are not trained."""
@@ -221,11 +179,11 @@ class VAST(Model):
         with self.mixed():
             for modality in modalities:
                 tokens, mask, pooled = encoders[modality](batch)
-                present = batch.present.get(modality)
-                if self.config.missing_modality == "mask" and present is not None and not bool(present.all()):
-                    seen = present[:, None].expand(tokens.shape[:2])
-                    mask = seen if mask is None else mask & seen
-                    pooled = pooled * present[:, None]
+                present = on_host(batch.present[modality]) if modality in batch.present else None
+                if self.config.missing_modality == "mask" and present is not None and not present.all():
+                    seen = send(present, self.device)[:, None].bool()
+                    mask = seen.expand(tokens.shape[:2]) if mask is None else mask & seen
+                    pooled = pooled * seen
                 features.condition[modality], features.condition_mask[modality], features.pooled[modality] = tokens, mask, pooled
         return features
 
@@ -255,13 +213,13 @@ class VAST(Model):
 
     def _encode_subtitle(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
         texts = _needed(batch.subtitles, "subtitles")
-        ids, mask = texts.ids, texts.mask
+        ids, mask = on_host(texts.ids), on_host(texts.mask)
         if not self.config.mask_subtitle_padding:  # as released: padding up to the full length is computed and attended to
-            spare = self.config.max_subtitle_len - ids.shape[1]
-            ids, mask = F.pad(ids, (0, spare), value=self.tokenizer.pad), F.pad(mask, (0, spare))
-        out = self.multimodal_encoder(Layout.of(ids, mask, compute_padding=not self.config.mask_subtitle_padding))
+            spare = ((0, 0), (0, self.config.max_subtitle_len - ids.shape[1]))
+            ids, mask = np.pad(ids, spare, constant_values=self.tokenizer.pad), np.pad(mask, spare)
+        out = self.multimodal_encoder.encode(Layout.of(ids, mask, compute_padding=not self.config.mask_subtitle_padding))
         condition = self.hidden_trans_subtitle_multimodal(out.padded()) + self.subtitle_type_embeddings
-        return condition, mask if self.config.mask_subtitle_padding else None, out.cls()
+        return condition, send(mask, self.device).bool() if self.config.mask_subtitle_padding else None, out.cls()
 
     def _condition(self, tokens: Tensor, frame_embedding: Tensor, type_embedding: Tensor) -> Tensor:
         """(B, F, N, D) → (B, F · N, D) with frame and type embeddings; nearest frame embedding when the number differs."""
@@ -317,8 +275,9 @@ class VAST(Model):
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                    length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
-        used, grid, place = shared_rows(questions.clip)
-        prompts = questions.ids[grid.T.flatten()], questions.mask[grid.T.flatten()]
+        used, grid, place = shared_rows(on_host(questions.clip))
+        texts = grid.T.flatten()
+        prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
         with self.mixed():
             state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
             found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)

@@ -6,44 +6,35 @@ just these inputs, in one forward that holds a [MASK] for every step. Letters: B
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnivast.config.tasks import CaptionKind, Group
+from omnivast.config.tasks import Group
 from omnivast.model.objectives.generation import IGNORED
-from omnivast.model.objectives.self_critical import advantages, self_critical_loss
+from omnivast.model.objectives.self_critical import SelfCritical, advantages, self_critical_loss
 from omnivast.model.text.bert import CrossAttention, SelfAttention, TextModel
 from omnivast.model.text.generate import CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
-from omnivast.model.text.memory import CrossPass, Memory
+from omnivast.model.text.memory import Memory
+from omnivast.model.text.plan import CrossPass, plan_texts
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.vast.features import ClipFeatures
+from omnivast.model.vast.parts import Parts
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import send, to_device
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch
-    from omnivast.model.vast.model import VAST, ClipFeatures
 
 Ids = list[int]
-Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
-"""(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
 
 
-@dataclass(frozen=True)
-class SelfCritical:
-    """What captions are tried, and what they are compared with."""
-
-    reward: Reward
-    candidates: int = 5
-    search: Literal["sample", "beam"] = "sample"
-    baseline: Literal["greedy", "mean"] = "greedy"
-
-
-def learn_from_reward(model: VAST, settings: SelfCritical) -> None:
+def learn_from_reward(model: Parts, settings: SelfCritical) -> None:
     """From now on the model's captioning loss is the self-critical one. Its text tower loses its dropout: the captions that are
     scored must be those of the model whose parameters are changed."""
     model.self_critical = settings
@@ -54,7 +45,7 @@ def learn_from_reward(model: VAST, settings: SelfCritical) -> None:
             module.dropout = 0.0
 
 
-def self_critical_losses(model: VAST, settings: SelfCritical, batch: Batch, groups: Sequence[Group], features: ClipFeatures,
+def self_critical_losses(model: Parts, settings: SelfCritical, batch: Batch, groups: Sequence[Group], features: ClipFeatures,
                          draws: StepRandom) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The loss of every group ("cap.<group>"), and for the log the mean rewards: "reward" (over the groups), "reward.<group>" of
     the captions tried and "baseline.<group>" of the greedy ones."""
@@ -69,7 +60,7 @@ def self_critical_losses(model: VAST, settings: SelfCritical, batch: Batch, grou
             texts = [own + best for own, best in zip(tried[group], greedy)]
             decoded = [[model.tokenizer.decode(ids) for ids in own] for own in texts]
             scores = settings.reward(batch.corpus, group.caption_kind, batch.clip_ids, decoded)
-            rewards, baseline = torch.tensor(scores, device=model.device).split([settings.candidates, len(greedy[0])], 1)
+            rewards, baseline = to_device(torch.tensor(scores, device="cpu"), model.device).split([settings.candidates, len(greedy[0])], 1)
             gains[group] = advantages(rewards, baseline[:, 0] if settings.baseline == "greedy" else None)
             facts[f"reward.{group}"] = rewards.mean()
             if settings.baseline == "greedy":
@@ -80,7 +71,7 @@ def self_critical_losses(model: VAST, settings: SelfCritical, batch: Batch, grou
     return {f"cap.{group}": self_critical_loss(found[group], gains[group]) for group in groups}, facts
 
 
-def _try(model: VAST, settings: SelfCritical, memory: Memory, group: Group, draws: StepRandom) -> tuple[list[list[Ids]], list[list[Ids]]]:
+def _try(model: Parts, settings: SelfCritical, memory: Memory, group: Group, draws: StepRandom) -> tuple[list[list[Ids]], list[list[Ids]]]:
     """n captions of every clip, and the greedy one (a list of one) where it is the baseline, else none."""
     text, longest = model.multimodal_encoder, model.config.max_caption_len
     if settings.search == "beam":
@@ -105,11 +96,13 @@ def log_probs(model: TextModel, tokenizer: Tokenizer, memory: Memory, texts: Map
         passes.append(CrossPass(start, len(rows), memory, group))
     rows = [ids if len(ids) == max_length else [*ids, tokenizer.sep] for ids in rows]
     longest = max(map(len, rows))
-    targets = torch.tensor([ids + [IGNORED] * (longest - len(ids)) for ids in rows], device=next(model.parameters()).device)
+    targets = np.array([ids + [IGNORED] * (longest - len(ids)) for ids in rows])
     real = targets != IGNORED
-    output = model(Layout.stepwise(targets.masked_fill(~real, tokenizer.pad), real, tokenizer.cls, tokenizer.mask), passes)
-    logits = model.logits(output.at(torch.cat([torch.zeros_like(real), real], 1))).float()
-    each = -F.cross_entropy(logits, targets[real], reduction="none")
-    total = each.new_zeros(len(rows)).index_add(0, real.nonzero()[:, 0], each)
+    plan = plan_texts(Layout.stepwise(np.where(real, targets, tokenizer.pad), real, tokenizer.cls, tokenizer.mask), passes)
+    predicted = np.concatenate([np.zeros_like(real), real], 1)
+    plan, states, words, row = send((plan, plan.outputs.places(predicted), targets[real], real.nonzero()[0]), model.device)
+    logits = model.logits(model(plan).hidden[states]).float()
+    each = -F.cross_entropy(logits, words, reduction="none")
+    total = each.new_zeros(len(rows)).index_add(0, row, each)
     # Rows of a group stand text by text, each for all clips.
     return {group: total[p.start:p.stop].view(-1, len(memory)).T for group, p in zip(texts, passes)}

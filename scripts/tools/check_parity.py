@@ -32,7 +32,7 @@ from omnivast.config.paths import as_path
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task
 from omnivast.config.words import did_you_mean
-from omnivast.data.batch import Batch, Texts, make_texts
+from omnivast.data.batch import Batch, Captions, Texts, make_texts
 from omnivast.model.encoders.beats import ITER3_PLUS
 from omnivast.model.encoders.eva import EVA01_GIANT
 from omnivast.model.objectives.generation import IGNORED
@@ -42,7 +42,8 @@ from omnivast.model.text.layout import Layout
 from omnivast.model.text.tokenizer import load_tokenizer
 from omnivast.model.vast.model import HEAD_GROUPS, VAST
 from omnivast.model.vast.names import UNUSED
-from omnivast.model.vast.step import Negatives, training_losses
+from omnivast.model.vast.negatives import Negatives
+from omnivast.model.vast.step import training_losses
 from omnivast.model.weights import LoadReport, load_weights, read_state_dict
 from omnivast.model.weights.load import begins
 from omnivast.utils.console import readers_may_leave
@@ -165,14 +166,14 @@ class Recorded:
     @cached_property
     def single(self) -> Batch:
         """The batch in which every group has the same caption."""
-        return self._batch(dict.fromkeys(CaptionKind, self.texts("captions")))
+        return self._batch(Captions({CaptionKind.OMNI: self.texts("captions")}, dict.fromkeys(CaptionKind, CaptionKind.OMNI)))
 
     @cached_property
     def several(self) -> Batch:
         """The batch with a caption of each kind."""
-        return self._batch({kind: self.texts(f"{kind.value}_captions") for kind in CaptionKind})
+        return self._batch(Captions({kind: self.texts(f"{kind.value}_captions") for kind in CaptionKind}))
 
-    def _batch(self, captions: dict[CaptionKind, Texts]) -> Batch:
+    def _batch(self, captions: Captions) -> Batch:
         rows = torch.arange(len(self.frames))
         return Batch("recorded", [str(row) for row in rows.tolist()], rows, self.frames, self.spectrograms, self.texts("subtitles"),
                      captions, self.texts("questions"), self.texts("answers"))
@@ -224,7 +225,7 @@ def outputs(r: Recorded) -> dict[str, Tensor]:
         mask = torch.nn.functional.pad(texts.mask, (0, spare))
         made[f"{name}_input_ids"], made[f"{name}_attention_mask"] = ids, mask.long()
         if name in ("caption", "subtitle"):
-            made[f"{name}_output"] = model.multimodal_encoder(Layout.of(ids, mask, compute_padding=True)).padded()
+            made[f"{name}_output"] = model.multimodal_encoder.encode(Layout.of(ids, mask, compute_padding=True)).padded()
     captions = r.texts("captions")
     made["feat_t"] = model.embed_texts(captions)
     for key in ("v", "a", "s", *HEAD_GROUPS):

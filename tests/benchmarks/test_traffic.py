@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.traffic import FULL, HALF, VAST_27M, Step, ours, released, table
 from omnivast.config.tasks import CaptionKind, Objective
-from omnivast.data.batch import Batch
-from omnivast.model.vast.step import Negatives, training_losses
+from omnivast.data.batch import Batch, Captions
+from omnivast.model.vast.negatives import Negatives
+from omnivast.model.vast.step import training_losses
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import CONFIG, task, texts, vast
@@ -30,8 +31,8 @@ def measured(rank: int) -> dict[str, Any]:
     """Bytes sent and loss, by what the step is like."""
     fetch = distributed.fetch_rows
 
-    def in_full(rows: torch.Tensor, index: torch.Tensor, wire: torch.dtype | None = None) -> torch.Tensor:
-        return fetch(rows, index)
+    def in_full(rows: torch.Tensor, routes: distributed.Routes, wire: torch.dtype | None = None) -> torch.Tensor:
+        return fetch(rows, routes)
 
     return {"float32": _step(rank, None, True), "bf16": _step(rank, torch.bfloat16, True),
             "bf16 sent in full": _step(rank, torch.bfloat16, True, in_full), "drawn": _step(rank, None, False)}
@@ -59,7 +60,7 @@ def _step(rank: int, precision: torch.dtype | None, far: bool, fetch: Callable[.
 def _batch(rank: int) -> Batch:
     """Captions of one length, so that the formula is exact; the clips differ."""
     made = four_clips(rows=slice(0, OWN), seed=rank)
-    made.captions = {kind: texts([CAPTION] * OWN, CONFIG.max_caption_len) for kind in CaptionKind}
+    made.captions = Captions({kind: texts([CAPTION] * OWN, CONFIG.max_caption_len) for kind in CaptionKind})
     return made
 
 

@@ -193,11 +193,12 @@ def test_collate_pads_to_the_longest_and_shares_captions(corpus, spec, tokenizer
     samples = [dataset.read(0, row) for row in range(2)]
     batch = collate(samples, corpus="clips", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
     texts = batch.captions[CaptionKind.OMNI]
-    assert batch.captions[CaptionKind.VISION] is texts and CaptionKind.AUDIO not in batch.captions
+    assert batch.captions.source(CaptionKind.VISION) is CaptionKind.OMNI and batch.captions.of(CaptionKind.VISION) is texts
+    assert CaptionKind.AUDIO not in batch.captions
     assert texts.ids.shape == (3, 6) and texts.mask.sum(1).tolist() == [6, 3, 4] and texts.clip.tolist() == [0, 0, 1]
     assert texts.ids[1].tolist() == [101, 106 + ord("e"), 102, 0, 0, 0] and texts.raw == ["a b c d", "e", "f g"]
-    moved = batch.to("cpu")
-    assert moved.captions[CaptionKind.VISION] is moved.captions[CaptionKind.OMNI]
+    with pytest.raises(ValueError, match="the batch has no audio captions; it has omni, vision"):
+        batch.captions.of(CaptionKind.AUDIO)
 
 
 def test_text_lengths_follow_the_kinds(corpus, spec, tokenizer):

@@ -258,7 +258,7 @@ def test_questions_in_evaluation(corpus, spec, tokenizer):
     loader = eval_loader(corpus, spec, tokenizer, txt=corpus.annotate("q.json", rows), task="qa%tva")
     batch = next(iter(loader))
     assert batch.questions.clip.tolist() == batch.answers.clip.tolist() == [0, 0, 1] and batch.answers.raw == ["x", "y z", "w"]
-    assert batch.question_types == ["k", "l", ""] and batch.question_ids == [] and batch.captions == {}
+    assert batch.question_types == ["k", "l", ""] and batch.question_ids == [] and not batch.captions
     assert loader.provenance["texts"] == 3 and loader.references == {}
 
 
@@ -268,7 +268,7 @@ def test_references_from_a_file(corpus, spec, tokenizer, tmp_path):
     txt = corpus.annotate("bare.json", [{"id": f"clip{i}"} for i in range(8)])
     loader = eval_loader(corpus, spec, tokenizer, annfile=annfile, txt=txt, task="cap%tv")
     assert loader.references["clip3"] == ["reference 3 0", "reference 3 1"]
-    assert next(iter(loader)).captions == {}
+    assert not next(iter(loader)).captions
     write_json(tmp_path / "references.json", {"annotations": items[2:]})
     with pytest.raises(DataError, match="no reference caption for 1 of the 8 clips.*'clip0'"):
         eval_loader(corpus, spec, tokenizer, annfile=annfile, task="cap%tv")

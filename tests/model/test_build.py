@@ -53,7 +53,7 @@ def test_a_real_bert(tmp_path):
     assert len(loaded) > 90 and all(torch.equal(own[f"bert.{name}"], file[name]) for name in loaded)
     with torch.no_grad():
         ids = model.tokenizer.encode(["a dog runs on the beach", "a puppy is running by the sea", "the stock market fell today"], 20)
-        states = [model.multimodal_encoder(layout(row)).padded().mean(1) for row in ids]
+        states = [model.multimodal_encoder.encode(layout(row)).padded().mean(1) for row in ids]
         near, far = (torch.cosine_similarity(states[0], other).item() for other in states[1:])
     assert near > 0.5 > far  # the sentences that mean the same are close: the weights do what they were trained for
 

@@ -16,7 +16,7 @@ import torch
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality
-from omnivast.data.batch import Batch, make_texts
+from omnivast.data.batch import Batch, Captions, make_texts
 from omnivast.model.build import build_model
 from omnivast.model.weights import load_weights
 from omnivast.model.weights.load import split_unused
@@ -68,7 +68,7 @@ def caption_one_clip(vocabulary: Path) -> dict[str, float]:
     frames = torch.randint(0, 256, (1, 8, 3, 224, 224), dtype=torch.uint8, generator=noise)
     subtitle = make_texts([["hello welcome today we will show how to play"]], model.tokenizer, cfg.max_subtitle_len)
     batch = Batch("clip", ["one"], torch.zeros(1, dtype=torch.long), frames, torch.randn(1, 1, 1024, 64, generator=noise), subtitle,
-                  {CaptionKind.OMNI: subtitle})
+                  Captions({CaptionKind.OMNI: subtitle}))
     start, cpu = time.perf_counter(), time.process_time()
     group = Group.parse("vas")
     with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from omnivast.config.tasks import Group, Modality
 from omnivast.model.text.generate import beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
-from omnivast.model.text.memory import CrossPass
+from omnivast.model.text.plan import CrossPass
 from tests.model.tiny import MODALITIES, copy_of, memory, text_model
 
 GROUP = Group(MODALITIES)
@@ -39,7 +39,7 @@ def recomputed(model, clips, row, ids, prompt=None, offset=0):
         layout = Layout.of(text, seen, causal=True)
     else:
         layout = Layout.question_answer(prompt[0][row:row + 1], prompt[1][row:row + 1], text, seen, offset)
-    out = model(layout, [CrossPass(0, 1, own, GROUP)])
+    out = model.encode(layout, [CrossPass(0, 1, own, GROUP)])
     return model.logits(out.hidden[-1:])[0]
 
 

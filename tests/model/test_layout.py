@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from omnivast.config.tasks import Group
-from omnivast.model.text.layout import Layout, Packing
-from omnivast.model.text.memory import CrossPass
+from omnivast.model.text.bert import attention_mask
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.packing import Packing
+from omnivast.model.text.plan import CrossPass
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import MODALITIES, batch, memory, task, text_model, text_sizes, vast
 
@@ -28,7 +30,7 @@ def rows(lengths, longest, seed=0):
 @torch.no_grad()
 def outputs(model, layout):
     """Every token's output (N, L, D) when all rows attend to one clip each."""
-    return model(layout, [CrossPass(0, len(layout.ids), memory(len(layout.ids)), VAS)]).padded()
+    return model.encode(layout, [CrossPass(0, len(layout.ids), memory(len(layout.ids)), VAS)]).padded()
 
 
 @pytest.mark.parametrize("place", range(1, 6))
@@ -95,19 +97,20 @@ def test_rows_of_a_stack_equal_the_rows_alone(model):
              Layout.question_answer(*rows([3, 4], 4, 2), *rows([3, 2], 3, 3), 12)]
     passes = [CrossPass(2 * i, 2 * i + 2, clips, VAS) for i in range(3)]
     with torch.no_grad():
-        together = model(Layout.stack(parts), passes)
+        together = model.encode(Layout.stack(parts), passes)
         for i, part in enumerate(parts):
-            alone = model(part, [CrossPass(0, 2, clips, VAS)])
+            alone = model.encode(part, [CrossPass(0, 2, clips, VAS)])
             length = part.ids.shape[1]
             torch.testing.assert_close(together.padded()[2 * i:2 * i + 2, :length][part.real], alone.padded()[part.real])
             torch.testing.assert_close(together.cls()[2 * i:2 * i + 2], alone.cls())
-        without = model(Layout.stack(parts[:2]))
-        torch.testing.assert_close(without.padded()[:2, :4][parts[0].real], model(parts[0]).padded()[parts[0].real])
+        without = model.encode(Layout.stack(parts[:2]))
+        torch.testing.assert_close(without.padded()[:2, :4][parts[0].real], model.encode(parts[0]).padded()[parts[0].real])
 
 
 def test_every_query_of_a_stack_sees_something():
     stacked = Layout.stack([Layout.of(*rows([2], 2)), Layout.of(*rows([6, 1], 6), causal=True)])
-    assert stacked.attend.any(-1).all() and stacked.ids.shape == (3, 6)
+    attend = attention_mask(torch.tensor(stacked.visible), torch.tensor(stacked.reach))
+    assert attend.shape == (3, 1, 6, 6) and attend.any(-1).all() and stacked.ids.shape == (3, 6)
     assert Layout.stack([stacked]) is stacked
 
 
@@ -125,8 +128,8 @@ def test_cls_and_chosen_tokens_of_packed_rows(model):
     chosen = torch.zeros_like(mask)
     chosen[0, 5] = chosen[1, 1] = chosen[2, 0] = True
     with torch.no_grad():
-        out = model(Layout.of(ids, mask))
-        full = model(Layout.of(ids, mask, compute_padding=True))
+        out = model.encode(Layout.of(ids, mask))
+        full = model.encode(Layout.of(ids, mask, compute_padding=True))
     torch.testing.assert_close(out.cls(), out.padded()[:, 0])
     torch.testing.assert_close(out.at(chosen), torch.stack([out.padded()[0, 5], out.padded()[1, 1], out.padded()[2, 0]]))
     torch.testing.assert_close(full.cls(), out.cls())
@@ -148,7 +151,7 @@ def test_no_nan_in_a_layout_with_padded_queries_in_bfloat16():
     model = text_model().train()
     layout = Layout.stack([Layout.of(*rows([2, 2], 2)), Layout.of(*rows([9, 3], 9), causal=True)])
     with torch.autocast("cpu", torch.bfloat16):
-        out = model(layout, [CrossPass(0, 2, memory(2), VAS, None, 2), CrossPass(2, 4, memory(2), VAS)])
+        out = model.encode(layout, [CrossPass(0, 2, memory(2), VAS, None, 2), CrossPass(2, 4, memory(2), VAS)])
         loss = model.logits(out.hidden).float().logsumexp(-1).mean()
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

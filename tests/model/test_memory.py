@@ -1,11 +1,13 @@
 """Texts attend to shared memories: however rows and memories are arranged, each text gets what it would get alone."""
 
+import numpy as np
 import pytest
 import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.model.text.layout import Layout
-from omnivast.model.text.memory import CrossPass, Memory, shared_rows
+from omnivast.model.text.memory import Memory
+from omnivast.model.text.plan import CrossPass, shared_rows
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import batch, copy_of, memory, task, text_model, vast
 
@@ -23,13 +25,17 @@ def layout():
     return Layout.of(ids, torch.arange(5) < torch.tensor([5, 2, 4, 3, 5, 1])[:, None], causal=True)
 
 
+def cut(rows, part):
+    return Layout(rows.ids[part], rows.positions[part], rows.real[part], rows.visible[part], rows.reach[part])
+
+
 @torch.no_grad()
 def one_at_a_time(model, rows, clips, group, index):
     """Each text alone with its own clip."""
     alone = []
     for row, clip in enumerate(index.tolist()):
-        part = Layout(rows.ids[row:row + 1], rows.real[row:row + 1], rows.attend[row:row + 1], rows.positions[row:row + 1])
-        alone.append(model(part, [CrossPass(0, 1, copy_of(clips, slice(clip, clip + 1)), group)]).padded())
+        part = cut(rows, slice(row, row + 1))
+        alone.append(model.encode(part, [CrossPass(0, 1, copy_of(clips, slice(clip, clip + 1)), group)]).padded())
     return torch.cat(alone)
 
 
@@ -39,8 +45,8 @@ def one_at_a_time(model, rows, clips, group, index):
 def test_blocks_equal_index_equals_one_at_a_time(model, group, masked):
     clips, rows = memory(CLIPS, masked=masked), layout()
     index = torch.arange(CLIPS).repeat(TEXTS)
-    blocks = model(rows, [CrossPass(0, 6, copy_of(clips), group)]).padded()
-    by_index = model(rows, [CrossPass(0, 6, copy_of(clips), group, index)]).padded()
+    blocks = model.encode(rows, [CrossPass(0, 6, copy_of(clips), group)]).padded()
+    by_index = model.encode(rows, [CrossPass(0, 6, copy_of(clips), group, index)]).padded()
     torch.testing.assert_close(blocks, by_index)
     torch.testing.assert_close(blocks, one_at_a_time(model, rows, clips, group, index))
 
@@ -48,7 +54,7 @@ def test_blocks_equal_index_equals_one_at_a_time(model, group, masked):
 @torch.no_grad()
 def test_index_in_any_order(model):
     clips, rows, index = memory(CLIPS, masked=(Modality.AUDIO,)), layout(), torch.tensor([2, 0, 0, 1, 2, 2])
-    got = model(rows, [CrossPass(0, 6, copy_of(clips), GROUPS[-1], index)]).padded()
+    got = model.encode(rows, [CrossPass(0, 6, copy_of(clips), GROUPS[-1], index)]).padded()
     torch.testing.assert_close(got, one_at_a_time(model, rows, clips, GROUPS[-1], index))
 
 
@@ -56,15 +62,14 @@ def test_index_in_any_order(model):
 def test_passes_of_several_groups_memories_and_lengths(model):
     """Rows 0 to 2 with one memory in group v, row 3 by index, rows 4 and 5 with another memory; the last pass is shorter."""
     clips, others, rows = memory(CLIPS), memory(2, seed=9), layout()
-    rows.real[4:, 3:] = False
-    rows.attend[4:, :, 3:] = False
+    rows.real[4:, 3:] = False  # and so not visible: one array
     passes = [CrossPass(0, 3, clips, GROUPS[0]), CrossPass(3, 4, clips, GROUPS[-1], torch.tensor([1])),
               CrossPass(4, 6, others, GROUPS[2], None, 3)]
-    got = model(rows, passes).padded()
+    got = model.encode(rows, passes).padded()
     torch.testing.assert_close(got[:3], one_at_a_time(model, rows, clips, GROUPS[0], torch.arange(3))[:3])
-    second = Layout(*(x[3:4] for x in (rows.ids, rows.real, rows.attend, rows.positions)))
+    second = cut(rows, slice(3, 4))
     torch.testing.assert_close(got[3:4], one_at_a_time(model, second, clips, GROUPS[-1], torch.tensor([1])))
-    third = Layout(*(x[4:] for x in (rows.ids, rows.real, rows.attend, rows.positions)))
+    third = cut(rows, slice(4, None))
     torch.testing.assert_close(got[4:], one_at_a_time(model, third, others, GROUPS[2], torch.arange(2)))
 
 
@@ -72,16 +77,16 @@ def test_passes_of_several_groups_memories_and_lengths(model):
 def test_hidden_tokens_have_no_influence_and_a_clip_with_nothing_to_see_sees_all(model):
     clips = memory(CLIPS, masked=tuple(Modality))
     group, rows = GROUPS[-1], layout()
-    base = model(rows, [CrossPass(0, 6, copy_of(clips), group)]).padded()
+    base = model.encode(rows, [CrossPass(0, 6, copy_of(clips), group)]).padded()
     noisy = Memory({m: torch.where(clips.mask[m][..., None], c, 50.0) for m, c in clips.condition.items()}, clips.mask)
-    torch.testing.assert_close(base, model(rows, [CrossPass(0, 6, noisy, group)]).padded())
+    torch.testing.assert_close(base, model.encode(rows, [CrossPass(0, 6, noisy, group)]).padded())
     for modality in Modality:
         clips.mask[modality][1] = False
-    blind = model(rows, [CrossPass(0, 6, copy_of(clips), group)]).padded()
+    blind = model.encode(rows, [CrossPass(0, 6, copy_of(clips), group)]).padded()
     assert blind.isfinite().all()
     torch.testing.assert_close(blind[[0, 2, 3, 5]], base[[0, 2, 3, 5]])
     everything = Memory(clips.condition, dict.fromkeys(Modality))
-    torch.testing.assert_close(blind[[1, 4]], model(rows, [CrossPass(0, 6, everything, group)]).padded()[[1, 4]])
+    torch.testing.assert_close(blind[[1, 4]], model.encode(rows, [CrossPass(0, 6, everything, group)]).padded()[[1, 4]])
 
 
 def test_keys_and_values_are_projected_once_for_every_group_and_text(model):
@@ -90,7 +95,7 @@ def test_keys_and_values_are_projected_once_for_every_group_and_text(model):
              for block in model.blocks]
     two = Layout.stack([rows, rows, rows])
     with torch.no_grad():
-        model(two, [CrossPass(6 * i, 6 * i + 6, clips, group) for i, group in enumerate(GROUPS[1:])])
+        model.encode(two, [CrossPass(6 * i, 6 * i + 6, clips, group) for i, group in enumerate(GROUPS[1:])])
     for hook in hooks:
         hook.remove()
     assert sorted(counted) == sorted([5, 3, 4] * len(model.blocks))
@@ -162,7 +167,7 @@ def test_gradients_of_parts_are_those_of_separate_projections(model):
 
 @pytest.mark.parametrize("rows", [[2, 0, 2, 0], [1, 1, 1], [3, 1, 2], [0, 1, 1, 1, 1], [4, 4, 4, 4, 2, 2, 2]])
 def test_texts_find_their_place_in_the_grid(rows):
-    used, grid, place = shared_rows(torch.tensor(rows))
+    used, grid, place = shared_rows(np.array(rows))
     assert grid.flatten()[place].tolist() == list(range(len(rows)))
     assert used[place % len(used)].tolist() == rows
-    assert grid.numel() <= max(len(rows), 1.25 * len(rows))
+    assert grid.size <= max(len(rows), 1.25 * len(rows))

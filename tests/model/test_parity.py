@@ -81,7 +81,7 @@ def test_packed_texts_give_the_recorded_tokens(name):
     """The script computes padding as the release does; training and evaluation leave it out."""
     recorded = parity.Recorded(VAST_TINY)
     ids, mask = recorded.outputs[f"{name}_input_ids"], recorded.outputs[f"{name}_attention_mask"].bool()
-    packed = recorded.model.multimodal_encoder(Layout.of(ids, mask)).padded()
+    packed = recorded.model.multimodal_encoder.encode(Layout.of(ids, mask)).padded()
     assert relative(packed[mask], recorded.outputs[f"{name}_output"][mask]) < 1e-5
 
 

@@ -5,7 +5,10 @@ import torch
 import torch.distributed as dist
 
 from omnivast.config.tasks import Modality
+from omnivast.model.vast import negatives
+from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import to_host
 from tests.model.tiny import batch, task, vast
 from tests.processes import together
 
@@ -31,7 +34,9 @@ def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
 
 
 def work(rank: int) -> dict:
-    results = {}
+    results = {"waits": []}
+    for module in (negatives, distributed):
+        module.to_host = lambda tensor: results["waits"].append(tensor.shape) or to_host(tensor)
     for name, (changes, with_grad) in SETTINGS.items():
         results[name] = step(changes, with_grad, rank, 2)
         for values in results[name]:
@@ -55,6 +60,11 @@ def test_two_processes_equal_one(results, name):
         assert many[key].item() == pytest.approx(value.item(), rel=1e-5), key
     for key, gradient in gradients.items():
         torch.testing.assert_close(summed[key], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=key)
+
+
+def test_the_host_waits_twice(results):
+    """For what all processes drew, and for the captions that they have of each other."""
+    assert len(results["waits"]) == 2 * len(SETTINGS)
 
 
 def test_the_settings_differ():

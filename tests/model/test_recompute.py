@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from omnivast.config.tasks import Group, Modality
 from omnivast.model.recompute import GELU, LayerNorm, all_kept, remade, remaking
 from omnivast.model.text.bert import CrossAttention, SelfAttention
-from omnivast.model.text.layout import Layout, Packing
-from omnivast.model.text.memory import CrossPass
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.packing import Packing
+from omnivast.model.text.plan import CrossPass
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import batch, memory, task, text_model, text_sizes, texts, vast
 
@@ -100,7 +101,7 @@ def test_a_pass_keeps_what_it_must(checkpointing, monkeypatch):
     words = texts(["a red car", "two dogs running", "a man"], 12)
     rows = CrossPass(0, 3, clips, Group.parse("tvas"), torch.tensor([1, 0, 1]))
     with remaking():
-        loss = model(Layout.of(words.ids, words.mask), [rows]).hidden.square().sum()
+        loss = model.encode(Layout.of(words.ids, words.mask), [rows]).hidden.square().sum()
     assert {name: [not ref.expired() for ref in refs] for name, refs in kept.items()} == {
         "padded": [False] * 6, "gathered": [False] * 6, "packed": [False] * 2, "normalised": [False] * 2, "twice": [False] * 2,
         "active": [False] * 2, "grown": [not checkpointing] * 2}
@@ -139,7 +140,7 @@ def test_what_a_block_keeps_of_every_token(context, least, most):
         ids = torch.randint(106, 186, (64, 32), generator=torch.Generator().manual_seed(0))
         layout = Layout.of(ids, torch.ones_like(ids, dtype=torch.bool))
         with Alive(model) as alive, context():
-            out = model(layout, [CrossPass(0, 64, clips, Group.parse("tv"))])
+            out = model.encode(layout, [CrossPass(0, 64, clips, Group.parse("tv"))])
         found.append(alive.bytes() / (4 * width * ids.numel()))
         out.hidden.sum().backward()
     assert least <= found[1] - found[0] <= most
@@ -215,7 +216,7 @@ def test_several_that_read_it_share_what_is_made_again():
 def test_what_stands_at_the_address_of_one_that_is_gone_is_kept():
     weight, inner = inputs()
     with remaking():
-        remade(lambda: F.gelu(inner))
+        remade(F.gelu, inner)
         others = [inner.detach() * 2 for _ in range(50)]
         total = sum((other @ weight).sum() for other in others)
     (gradient,) = torch.autograd.grad(total, weight)

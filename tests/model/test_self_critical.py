@@ -7,11 +7,11 @@ import torch
 
 from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.evaluation.captions.reward import CiderReward
-from omnivast.model.objectives.self_critical import advantages, self_critical_loss
+from omnivast.model.objectives.self_critical import SelfCritical, advantages, self_critical_loss
 from omnivast.model.text.generate import beam_search, sample
 from omnivast.model.text.layout import Layout
-from omnivast.model.text.memory import CrossPass
-from omnivast.model.vast.self_critical import SelfCritical, learn_from_reward, log_probs
+from omnivast.model.text.plan import CrossPass
+from omnivast.model.vast.self_critical import learn_from_reward, log_probs
 from omnivast.utils.random import StepRandom
 from tests.model.test_generate import WORDS, small_model
 from tests.model.test_overfit import overfit
@@ -40,7 +40,7 @@ def plain(model, clips, row, group, ids):
     for place, word in enumerate(wanted):
         text = torch.tensor([[WORDS.cls, *wanted[:place], WORDS.mask]])
         layout = Layout.of(text, torch.ones_like(text, dtype=torch.bool), causal=True)
-        hidden = model(layout, [CrossPass(0, 1, copy_of(clips, slice(row, row + 1)), group)]).hidden[-1:]
+        hidden = model.encode(layout, [CrossPass(0, 1, copy_of(clips, slice(row, row + 1)), group)]).hidden[-1:]
         total = total + model.logits(hidden).log_softmax(-1)[0, word]
     return total
 

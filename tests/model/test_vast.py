@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.model import ClipFeatures
-from omnivast.model.vast.step import match_pairs
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import CAPTIONS, CONFIG, MODALITIES, batch, task, texts, tokenizer, vast
 
@@ -105,7 +105,7 @@ def test_draws_decide_the_step(model):
 
 def test_groups_learn_from_their_own_caption_kind(model):
     own = batch()
-    own.captions[CaptionKind.VISION] = texts(["two dogs"] * 4, 12)
+    own.captions.texts[CaptionKind.VISION] = texts(["two dogs"] * 4, 12)
     changed, before = (model(b, task("ret%tvas%tv%ta_cap%tvas%tv%ta"), StepRandom(0, 0)) for b in (own, batch()))
     for name in ("itc", "itm", "cap"):
         assert changed[f"{name}.tv"] != before[f"{name}.tv"]

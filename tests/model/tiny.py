@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Modality, Task
-from omnivast.data.batch import Batch, Texts, make_texts
+from omnivast.data.batch import Batch, Captions, Texts, make_texts
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
@@ -80,7 +80,7 @@ def batch(cfg: ModelConfig = CONFIG, rows: slice = slice(0, 4), seed: int = 0) -
         (CaptionKind.OMNI, CAPTIONS, cfg.max_omni_caption_len), (CaptionKind.VISION, VISION_CAPTIONS, cfg.max_caption_len),
         (CaptionKind.AUDIO, AUDIO_CAPTIONS, cfg.max_caption_len))}
     return Batch("clips", [f"clip{i}" for i in chosen], torch.tensor(chosen), frames[rows], sound[rows],
-                 texts(SUBTITLES[rows], cfg.max_subtitle_len), captions, texts(QUESTIONS[rows], cfg.max_caption_len),
+                 texts(SUBTITLES[rows], cfg.max_subtitle_len), Captions(captions), texts(QUESTIONS[rows], cfg.max_caption_len),
                  texts(ANSWERS[rows], cfg.max_answer_len))
 
 

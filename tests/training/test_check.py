@@ -56,6 +56,21 @@ def test_what_is_made_again_does_not_count(tmp_path):
     assert activations(config(tmp_path), Remade(), Loader(), torch.device("cpu")) == 4 * 6 * 4
 
 
+def test_what_one_gpu_would_need(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "omnivast")
+    (found,) = dry_run(config(tmp_path), Toy(), Loader(), [])["gpu"].values()
+    assert "one GPU, 4 clips of 'corpus0'" in caplog.text and "batch in 80 GB" in caplog.text
+    # Beside what is always there: the gradients of 180 parameters, at least.
+    assert found["peak"] >= (252 + 8 + 8) * 4 + 8 + 2 * 180 * 4 + 180 * 4
+
+    class Deciding(Toy):
+        def forward(self, batch, task, draws):
+            return super().forward(batch, task, draws) if self.contra_temp.item() > 0 else {}
+
+    assert dry_run(config(tmp_path), Deciding(), Loader(), [])["gpu"] == {}
+    assert "what one GPU would need cannot be told for this model" in caplog.text
+
+
 def test_a_first_batch_without_finite_loss(tmp_path):
     loader = Loader()
     loader.poison = {0}

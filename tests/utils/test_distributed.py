@@ -9,11 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from omnivast.utils import distributed
+from omnivast.utils.distributed import Routes
+from omnivast.utils.transfer import send
 from tests.processes import together
 
 ROWS = torch.arange(12.0).view(6, 2)
@@ -33,25 +36,26 @@ def work(rank: int) -> dict[str, Any]:
     result["cut off"] = not distributed.gather_rows(own, False).requires_grad
 
     own.grad = None
-    index = torch.tensor(ASKED[rank])
-    fetched = distributed.fetch_rows(own, index)
-    (fetched * FACTOR[rank] * torch.arange(1, len(index) + 1)[:, None]).sum().backward()
+    routes, nothing = (send(Routes.of([np.array(ASKED[0]), np.array(second, dtype=int)], 3), "cpu") for second in (ASKED[1], []))
+    fetched = distributed.fetch_rows(own, routes)
+    (fetched * FACTOR[rank] * torch.arange(1, len(fetched) + 1)[:, None]).sum().backward()
     result["fetched"], result["fetch gradient"] = fetched.detach(), own.grad.clone()
-    result["fetched integers"] = distributed.fetch_rows(own.detach().long(), index)
-    result["fetched nothing"] = distributed.fetch_rows(own.detach(), index[:0] if rank else index).shape[0]
+    result["fetched integers"] = distributed.fetch_rows(own.detach().long(), routes)
+    result["fetched nothing"] = distributed.fetch_rows(own.detach(), nothing).shape[0]
 
     parts = (rank + 1) * ROWS
     result["scattered"] = [distributed.scatter_sum(parts)]
     with pytest.MonkeyPatch.context() as patch:  # as on GPUs
         patch.setattr(dist, "get_backend", lambda: "nccl")
         result["scattered"].append(distributed.scatter_sum(parts))
-    half = distributed.fetch_rows(own, index, torch.bfloat16)
+    half = distributed.fetch_rows(own, routes, torch.bfloat16)
     own.grad = None
     half.sum().backward()
     result["fetched in half"], result["half gradient"] = half.detach(), own.grad.clone()
 
     result["any"] = [distributed.any_process(rank == 1), distributed.any_process(False)]
     result["objects"] = distributed.all_gather_objects({"rank": rank})
+    result["numbers"] = distributed.gather_numbers(torch.tensor([rank, 2 - rank])).tolist()
     result["who"] = [distributed.rank(), distributed.world_size(), distributed.is_main()]
     distributed.barrier()
     return result
@@ -93,7 +97,7 @@ def test_rows_that_travel_in_half_precision(results):
 def test_flags_objects_and_ranks(results):
     for rank, result in enumerate(results):
         assert result["any"] == [True, False] and result["objects"] == [{"rank": 0}, {"rank": 1}]
-        assert result["who"] == [rank, 2, rank == 0]
+        assert result["numbers"] == [[0, 2], [1, 1]] and result["who"] == [rank, 2, rank == 0]
 
 
 def test_one_process_needs_no_group(monkeypatch):
@@ -103,7 +107,8 @@ def test_one_process_needs_no_group(monkeypatch):
     assert (distributed.rank(), distributed.world_size(), distributed.local_rank(), distributed.is_main()) == (0, 1, 0, True)
     rows = ROWS.clone().requires_grad_()
     assert distributed.gather_rows(rows, True) is rows and not distributed.gather_rows(rows, False).requires_grad
-    assert torch.equal(distributed.fetch_rows(rows, torch.tensor([3, 3, 0])), rows[[3, 3, 0]])
+    assert torch.equal(distributed.fetch_rows(rows, send(Routes.of([np.array([3, 3, 0])], 6), "cpu")), rows[[3, 3, 0]])
+    assert distributed.gather_numbers(torch.tensor([4, 5])).tolist() == [[4, 5]]
     assert distributed.all_gather_objects("x") == ["x"] and distributed.any_process(True) and not distributed.any_process(False)
     distributed.barrier()
     distributed.teardown()

@@ -1,0 +1,26 @@
+"""As on which kind of device something is computed. Some ways are for CPUs alone; what a GPU would do can be looked at without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+_pretended: ContextVar[str | None] = ContextVar("pretended", default=None)
+
+
+def device_kind(tensor: Tensor) -> str:
+    """"cpu", "cuda", …: that of the tensor, or of the device that its own one stands for."""
+    return _pretended.get() or tensor.device.type
+
+
+@contextmanager
+def pretending(kind: str) -> Iterator[None]:
+    """Inside, everything is computed as on a device of this kind, wherever it lies."""
+    token = _pretended.set(kind)
+    try:
+        yield
+    finally:
+        _pretended.reset(token)

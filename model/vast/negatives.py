@@ -1,0 +1,129 @@
+"""Hard negatives of the matching loss: for each of the b pairs of this process a wrong clip and a wrong caption of the global batch.
+
+Which they are is the only thing that the host learns from the device in a training step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from omnivast.config.tasks import Group, Modality
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.memory import Memory
+from omnivast.utils import distributed
+from omnivast.utils.distributed import Routes
+from omnivast.utils.transfer import on_host, send, to_host
+
+if TYPE_CHECKING:
+    from omnivast.data.batch import Batch
+
+
+@dataclass
+class Negatives:
+    """Global rows of the hard negatives of this process's pairs: a clip for each caption, a caption for each clip; (b,)."""
+
+    clip_of_caption: Tensor
+    caption_of_clip: Tensor
+
+
+@dataclass
+class WrongPairs:
+    """What the pairs of a group are put together with."""
+
+    captions: Layout
+    """(b) a wrong caption for each clip."""
+    memory: Memory
+    """Where the wrong clips are found."""
+    clips: NDArray[np.int64] | None
+    """(b,) rows of that memory: a wrong clip for each caption; None: its rows in their order."""
+
+
+def wrong_pairs(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> dict[Group, WrongPairs]:
+    """The negatives of every group, within this process or fetched from others; the one place where a step waits for the device, and
+    a second time for the captions of others."""
+    if distributed.world_size() > 1:
+        return _fetched(batch, memory, groups, drawn)
+    found = {}
+    for group, (clips, captions) in zip(groups, to_host(_rows(memory, groups, drawn))):
+        texts = batch.captions.of(group.caption_kind)
+        # The memory itself holds the clips, so that nothing is projected twice.
+        found[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
+    return found
+
+
+def _rows(memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> Tensor:
+    """(groups, 2, b): clips and captions of each group, on the device."""
+    pairs = [torch.stack([drawn[group].clip_of_caption, drawn[group].caption_of_clip]) for group in groups]
+    return torch.stack([own.to(memory.device) for own in pairs])
+
+
+def _layout(ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> Layout:
+    """Captions, padded to the longest of them."""
+    width = int(mask.sum(1).max())
+    return Layout.of(ids[:, :width], mask[:, :width])
+
+
+def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> dict[Group, WrongPairs]:
+    """One exchange tells every process what all ask for, and to what lengths features are padded; then rows travel by index."""
+    modalities = [m for m in memory.condition if any(m in group for group in groups)]
+    kinds = list(dict.fromkeys(group.caption_kind for group in groups))
+    texts = {kind: batch.captions.of(kind) for kind in kinds}
+    facts = np.array([*(texts[kind].ids.shape[1] for kind in kinds), *(memory.condition[m].shape[1] for m in modalities),
+                      *(memory.mask[m] is not None for m in modalities)])
+    rows = _rows(memory, groups, drawn)
+    numbers = distributed.gather_numbers(torch.cat([rows.flatten(), send(facts, memory.device)]))
+    asked = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
+    longest, tokens, masked = np.split(numbers[:, rows.numel():], [len(kinds), len(kinds) + len(modalities)], axis=1)
+    clips, captions = (send({group: Routes.of(list(asked[:, i, direction]), len(batch)) for i, group in enumerate(groups)}, memory.device)
+                       for direction in (0, 1))
+
+    width = dict(zip(kinds, longest.max(0).tolist()))
+    offered = send({kind: np.stack([on_host(own.ids), on_host(own.mask)], -1) for kind, own in texts.items()}, memory.device)
+    padded = {kind: pad(own, (0, 0, 0, width[kind] - own.shape[1])) for kind, own in offered.items()}
+    found = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
+    host = np.split(to_host(torch.cat([x.flatten() for x in found])), np.cumsum([x.numel() for x in found])[:-1])
+    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, found))]
+
+    uneven = (tokens != tokens[0]).any(0) | masked.any(0)
+    whole = _padded(memory, dict(zip(modalities, tokens.max(0).tolist())), dict(zip(modalities, uneven.tolist())))
+    return {group: WrongPairs(layout, _fetch_memory(whole, group, clips[group]), None) for group, layout in zip(groups, layouts)}
+
+
+def _padded(memory: Memory, longest: dict[Modality, int], masked: dict[Modality, bool]) -> Memory:
+    """The memory with as many tokens of each modality as the process with most has, with a mask where some process needs one."""
+    condition: dict[Modality, Tensor] = {}
+    masks: dict[Modality, Tensor | None] = {}
+    for modality, length in longest.items():
+        x, mask = memory.condition[modality], memory.mask[modality]
+        spare = length - x.shape[1]
+        condition[modality], masks[modality] = pad(x, (0, 0, 0, spare)), None
+        if masked[modality]:
+            masks[modality] = pad(_all_seen(x) if mask is None else mask, (0, spare))
+    return Memory(condition, masks)
+
+
+def _all_seen(condition: Tensor) -> Tensor:
+    return torch.ones(condition.shape[:2], dtype=torch.bool, device=condition.device)
+
+
+def _fetch_memory(offered: Memory, group: Group, routes: Routes) -> Memory:
+    """A memory of the clips along ``routes``. Under autocast their features travel in half precision, to which the projections of
+    keys and values would bring them anyway."""
+    kind = offered.device.type
+    wire = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    tokens = [offered.condition[m] for m in group]
+    sizes = [x.shape[1] for x in tokens]
+    condition = dict(zip(group, distributed.fetch_rows(torch.cat(tokens, 1), routes, wire).split(sizes, 1)))
+    seen = [offered.mask[m] for m in group]
+    if all(mask is None for mask in seen):
+        return Memory(condition, dict.fromkeys(group))
+    full = torch.cat([_all_seen(x) if mask is None else mask for x, mask in zip(tokens, seen)], 1)
+    masks = distributed.fetch_rows(full.byte(), routes).bool().split(sizes, 1)
+    return Memory(condition, {m: None if own is None else mask for m, own, mask in zip(group, seen, masks)})

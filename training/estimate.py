@@ -1,0 +1,102 @@
+"""What one GPU would need for a step of a training, found out without one and without memory: a step on fake tensors, whose bytes are
+counted as operations make them and as they go.
+
+How far off it is: it counts what a step on a CPU makes to a few percent (``tests/training/test_estimate.py``), but not what an allocator
+loses between blocks, nor the scratch memory of kernels, nor what CUDA itself takes (about half a GB). Resident memory of a CPU process,
+173 MB of parameters in float32 (the default size of benchmarks/run.py): 1.42 GB estimated and 1.74 measured for 16 clips, 0.74 and 1.00
+for 8; that is 9% too little per clip. No GPU has been asked yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from omnivast.config.schema import RunConfig
+from omnivast.config.tasks import Task
+from omnivast.data.batch import Batch, Captions, Texts
+from omnivast.model.device_kind import pretending
+from omnivast.utils.fake import LiveBytes, without_numbers
+from omnivast.utils.random import StepRandom
+
+CARDS = (32, 80, 141)
+"""GB (10^9 bytes) of the GPUs for which the largest batch is told: V100, A100 and H100, H200."""
+SPARE = 0.1
+"""Share of a GPU's memory that is left for what is not counted."""
+PRECISIONS = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "float32": None}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a step: what is kept for the backward pass, and all that is there at most beside weights and optimiser."""
+
+    clips: int
+    activations: int
+    peak: int
+
+
+def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int) -> Need:
+    """A step of ``model`` with ``clips`` clips like those of ``batch``, in the precision that a GPU would take.
+
+    Layers that may be skipped are all run. Attention keeps nothing but its inputs, as torch's fused kernels do.
+    """
+    own = repeated(batch, clips)
+    with FakeTensorMode(), pretending("cuda"):
+        fake: Any = without_numbers(model, "cpu").train()
+        fake.precision = PRECISIONS[run.precision]
+        for module in fake.modules():
+            if hasattr(module, "layerdrop"):
+                module.layerdrop = 0.0
+        own = own.map_media(lambda x: torch.empty((clips, *x.shape[1:]), dtype=x.dtype, device="cpu"))
+        media = [x for x in (own.frames, own.spectrograms) if x is not None]
+        with LiveBytes([*fake.parameters(), *fake.buffers(), *media]) as live:
+            loss = fake(own, task, StepRandom(0, 0))["loss"]
+            activations = live.now
+            loss.backward()
+    return Need(clips, activations, live.peak)
+
+
+def repeated(batch: Batch, clips: int) -> Batch:
+    """A batch of so many clips with the texts of ``batch``, one after another, from the first again where there are not enough. Its media
+    are those of ``batch``."""
+    rows = torch.from_numpy(np.arange(clips) % len(batch))
+
+    def again(texts: Texts) -> Texts:
+        return Texts(texts.ids[rows], texts.mask[rows], torch.arange(clips, device="cpu"), [texts.raw[row] for row in rows])
+
+    captions = Captions({kind: again(texts) for kind, texts in batch.captions.texts.items()}, batch.captions.sources)
+    subtitles, questions, answers = (x and again(x) for x in (batch.subtitles, batch.questions, batch.answers))
+    return replace(batch, clip_ids=[batch.clip_ids[row] for row in rows], index=batch.index[rows], subtitles=subtitles,
+                   captions=captions, questions=questions, answers=answers,
+                   present={modality: torch.ones(clips, dtype=torch.bool, device="cpu") for modality in batch.present})
+
+
+def largest(fixed: int, small: Need, large: Need, memory: int) -> int:
+    """The most clips whose step fits in ``memory`` bytes: what it needs grows by the same for every clip."""
+    per_clip = max(1, (large.peak - small.peak) // (large.clips - small.clips))
+    return max(0, small.clips + int(memory * (1 - SPARE) - fixed - small.peak) // per_clip)
+
+
+def estimate(model: nn.Module, batch: Batch, task: Task, run: RunConfig, fixed: int) -> dict[str, dict[str, int]]:
+    """By "checkpointing" and "no checkpointing": bytes of "activations" and of the "peak" of a step with the batch, with ``fixed`` bytes of
+    weights and optimiser, and the largest batch that fits, "batch in 80 GB"."""
+    switch: Callable[[bool], None] | None = getattr(model, "set_checkpointing", None)
+    before = getattr(getattr(model, "config", None), "checkpointing", False)
+    found = {}
+    for on in (True, False) if switch is not None else (before,):
+        if switch is not None:
+            switch(on)
+        small, large = (needs(model, batch, task, run, clips) for clips in (len(batch), 2 * len(batch)))
+        found["checkpointing" if on else "no checkpointing"] = {
+            "activations": small.activations, "peak": fixed + small.peak,
+            **{f"batch in {card} GB": largest(fixed, small, large, card * 10**9) for card in CARDS}}
+    if switch is not None:
+        switch(before)
+    return found
+

@@ -1,0 +1,56 @@
+"""Tensors that have a shape, a type and a device, but no numbers and no memory (torch's FakeTensorMode): of a GPU that is not there, or of
+a size that would not fit."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def without_numbers(module: _Module, device: torch.device | str) -> _Module:
+    """A copy of ``module`` whose parameters and buffers are fake ones on ``device``; called within a FakeTensorMode. It shares all
+    attributes of ``module`` that are no modules."""
+    memo: dict[int, Any] = {id(value): value for key, value in vars(module).items() if not key.startswith("_")}
+    for parameter in module.parameters():
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+    return copy.deepcopy(module, memo)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of what operations inside made: ``now``, and at most so far, ``peak``. Tensors ``before`` were there before, as are all
+    views of them."""
+
+    def __init__(self, before: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self._known = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in before)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, size).atexit = False
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
