@@ -34,6 +34,10 @@ def as_released(config: Config) -> Any:
     """
     easydict = import_extra("easydict")
     plain = resolved(config)
+    for name in SECTIONS:  # where the release has the settings that moved
+        for key, setting in section_keys(name).items():
+            if (before := setting.metadata.get("was_in")) is not None:
+                plain[before][key] = plain[name][key]
     run = plain["run_cfg"] | {name: config.run_cfg.precision == name for name in OLDER_PRECISION} | {"use_ddp": config.run_cfg.use_ddp}
     return easydict.EasyDict(plain | {"run_cfg": run})
 

@@ -224,7 +224,7 @@ class DatasetConfig:
     audio_backend: Literal["native", "torchaudio", "librosa"] = setting(
         "native", "library that resamples sound, which PyAV decodes: native; torchaudio, also for the filterbank of BEATs and AST (extra "
                   "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
-                  "by less than 0.02 on average")
+                  "by less than 0.02 on average", newer=True)
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
                                       path=True, decides=False)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from omnivast import __version__
 from omnivast.config.words import did_you_mean
+from omnivast.utils.requirements import require_installed
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb is None:
         sys.stderr.write(f"omnivast: there is no verb '{words[0]}'.{did_you_mean(words[0], VERBS)} omnivast --help lists them.\n")
         return 2
-    try:
-        module = importlib.import_module(verb.module)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "omnivast"):
-            raise
-        sys.stderr.write(f"omnivast: the package '{package}' is not installed; `bash preinstall.sh` in a checkout, or `pip install "
-                         "omnivast`, installs what OmniVAST needs\n")
-        return 2
+    require_installed()
+    module = importlib.import_module(verb.module)
     return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
 
 

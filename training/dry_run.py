@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from omnivast.data.loader import EvalLoader, TrainLoader
 
 logger = logging.getLogger("omnivast")
-MOMENTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1}
+MOMENTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1, "apex_fused_adam": 2}
 """Numbers that each optimiser keeps per trainable parameter, at most."""
 Row = tuple[str, ...]
 

@@ -14,6 +14,6 @@ def require_installed() -> None:
     """Called before a program's other imports: where a package is missing, names it and what installs it, and ends with status 2."""
     missing = [name for name in MODULES if find_spec(name) is None]
     if missing:
-        logging.getLogger("omnivast").error("not installed in %s: %s. `bash preinstall.sh` installs what is needed into the active "
-                                            "environment", sys.executable, ", ".join(missing))
+        logging.getLogger("omnivast").error("not installed in %s: %s. `bash preinstall.sh` in a checkout, or `pip install omnivast`, "
+                                            "installs what is needed into the active environment", sys.executable, ", ".join(missing))
         sys.exit(2)

@@ -64,7 +64,7 @@ class PairMatcher:
                 for batch in pair_batches([len(ids) for ids in own_texts], local, self.pair_tokens):
                     ids, mask = padded([own_texts[n] for n in batch])
                     memory_rows = torch.from_numpy(local[batch])
-                    found = self.model.match(memory, group, ids.to(self.device), mask.to(self.device), memory_rows.to(self.device))
+                    found = self.model.match(memory, group, ids, mask, memory_rows)
                     scores[group][chosen[batch]] = found.double().cpu().numpy()
                     advance(len(batch))
                 if len(chosen):

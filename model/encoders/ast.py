@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from omnivast.model.encoders.base import AudioEncoder, EncoderError, register_audio, sizes
 from omnivast.model.encoders.hf_audio import HuggingFaceAudio, transformers_audio
 from omnivast.model.encoders.naming import store_as_released
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from omnivast.config.schema import ModelConfig
 from omnivast.model.attention import attend
-from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from omnivast.model.encoders.base import AudioEncoder, EncoderError, register_audio, sizes
 from omnivast.model.recompute import LayerNorm, remade
 
 ITER3_PLUS = {

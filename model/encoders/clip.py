@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.encoders import VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.base import VisionEncoder, register_vision, sizes
 from omnivast.model.encoders.eva import CLIP_MEAN, CLIP_STD
 from omnivast.model.encoders.naming import store_as_released
 from omnivast.model.recompute import LayerNorm

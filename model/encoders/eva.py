@@ -14,7 +14,7 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.encoders import VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.base import VisionEncoder, register_vision, sizes
 from omnivast.model.encoders.naming import store_as_released
 from omnivast.model.recompute import LayerNorm
 

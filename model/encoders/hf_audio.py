@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from omnivast.config.files import read_config
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
-from omnivast.model.encoders import AudioEncoder, EncoderError, register_audio, sizes
+from omnivast.model.encoders.base import AudioEncoder, EncoderError, register_audio, sizes
 from omnivast.model.weights import towers
 
 CLAP_EXTRACTOR = {"sampling_rate": 48_000, "hop_length": 480, "fft_window_size": 1024, "frequency_min": 50, "frequency_max": 14_000,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from omnivast.config.extras import import_extra
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
-from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision
+from omnivast.model.encoders.base import EncoderError, VisionEncoder, register_vision
 from omnivast.model.encoders.eva import CLIP_MEAN, CLIP_STD
 from omnivast.model.encoders.vit import TimmEncoder
 

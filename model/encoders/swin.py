@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.base import EncoderError, VisionEncoder, register_vision, sizes
 from omnivast.model.encoders.naming import store_as_released
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.encoders import EncoderError, VisionEncoder, register_vision, sizes
+from omnivast.model.encoders.base import EncoderError, VisionEncoder, register_vision, sizes
 from omnivast.model.recompute import LayerNorm
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

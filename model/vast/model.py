@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
-from omnivast.model.encoders import build_audio, build_vision
+from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Tower, Unit
 from omnivast.model.objectives.contrastive import CONTRASTS
 from omnivast.model.objectives.generation import MaskTokens

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from omnivast.model import encoders
-from omnivast.model.encoders import EncoderError, build_audio, build_vision, register_vision
+from omnivast.model.encoders import base
+from omnivast.model.encoders.base import EncoderError, register_vision
 from omnivast.model.encoders.beats import Beats, relative_buckets
+from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.encoders.vit import ConvStem
 from tests.model.tiny import CONFIG
 
@@ -68,7 +69,7 @@ def test_whole_numbers_serve_where_any_number_does():
 
 
 def test_a_new_encoder_needs_a_builder_and_a_name(monkeypatch):
-    monkeypatch.setattr(encoders._VISION, "_items", dict(encoders._VISION._items))
+    monkeypatch.setattr(base.VISION, "_items", dict(base.VISION._items))
 
     @register_vision("mine")
     def mine(cfg):

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omnivast.data.audio import FRONTENDS
-from omnivast.model.encoders import EncoderError, build_audio
+from omnivast.model.encoders.base import EncoderError
+from omnivast.model.encoders.build import build_audio
 from omnivast.model.encoders.hf_audio import transformers_audio
 from omnivast.model.weights import WeightsError, load_tower, load_weights, tower_file, towers
 from tests.model.tiny import BEATS, CONFIG, GOLDENS, batch, relative, task, vast
@@ -297,7 +298,7 @@ def test_checkpointing_changes_no_gradient(name):
 
 BESIDE_TORCHAUDIO = """
 from omnivast.config.schema import ModelConfig
-from omnivast.model.encoders import build_audio
+from omnivast.model.encoders.build import build_audio
 import torch
 with torch.device("meta"):
     build_audio(ModelConfig(audio_encoder_type="ast", audio_encoder_cfg={"num_hidden_layers": 1}))

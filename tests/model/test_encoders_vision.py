@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-from omnivast.model.encoders import EncoderError, build_vision
+from omnivast.model.encoders.base import EncoderError
+from omnivast.model.encoders.build import build_vision
 from omnivast.model.encoders.naming import store_as_released
 from omnivast.model.weights import TOWER_FILES, WeightsError, load_tower, load_weights, tower_file
 from tests.model.tiny import CONFIG, GOLDENS, batch, relative, vast
