@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 
-from omnivast.config.fields import OBSOLETE, SECTIONS, Setting, section_keys
+from omnivast.config.fields import OBSOLETE, SECTIONS, Setting, moved_keys, section_keys
 from omnivast.config.flags import SHORTHANDS
 from omnivast.config.schema import DataConfig
 
@@ -47,6 +47,8 @@ def reference() -> str:
     parts.append(f"## data_cfg\n\n{DataConfig.__doc__} Each of the lists `train` and `val` holds datasets with these keys:\n\n"
                  f"{_table(section_keys('data_cfg').values())}\n")
     parts.append("## Shorthand flags for datasets\n\n| flag | sets |\n|---|---|\n" + "\n".join(_shorthands()) + "\n")
+    parts.append("## Keys that moved\n\nOlder configs, those of the release among them, have these in another section. They are understood "
+                 f"there too, also as flags with the whole path.\n\n{_moved()}\n")
     parts.append("## Keys of older configs without effect\n\nThey are understood, and one line says what decides instead.\n\n"
                  "| key | what decides instead |\n|---|---|\n" + "\n".join(_obsolete()) + "\n")
     return "\n".join(parts)
@@ -67,6 +69,12 @@ def _shorthands() -> Iterable[str]:
     for flag, (lists, key) in SHORTHANDS.items():
         where = "every dataset" if len(lists) > 1 else f"every dataset of data_cfg.{lists[0]}"
         yield f"| `--{flag}` | `{key}` of {where} |"
+
+
+def _moved() -> str:
+    lines = [f"- from `{before}` to `{home}`: " + ", ".join(f"`{key}`" for key, other in moved_keys(before).items() if other == home)
+             for before in SECTIONS for home in dict.fromkeys(moved_keys(before).values())]
+    return "\n".join(lines)
 
 
 def _obsolete() -> Iterable[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omnivast.config.load import load_config as load_config
     from omnivast.model.build import build_model as build_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """Also of the wheel, and noted in checkpoints and results."""
 
 if not Path(__file__).with_name("model").is_dir():

@@ -64,7 +64,7 @@ def violations(room: str, source: str) -> list[str]:
 
 
 def families(path: Path) -> list[str]:
-    """Imports of a model family that is not the file's own: of what stands in a folder of model/ with a model.py."""
+    """Imports of a model family that is not the file's own: of what stands in a folder of model/ that has a module ``model``."""
     return [f"{name_of(path)}:{line}: names the family of {module}" for module, line, _ in imports(ast.parse(path.read_text()))
             for family in FAMILIES if f"{module}.".startswith(f"{PACKAGE}.model.{family}.") and path.parent.name != family]
 

@@ -1,4 +1,4 @@
-"""Other libraries that decode videos, for the frames alone. PyAV is built in (media.py) and needs nothing here."""
+"""Other libraries that decode videos, for the frames alone. PyAV is built in (decode.py) and needs nothing here."""
 
 from __future__ import annotations
 
