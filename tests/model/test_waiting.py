@@ -17,8 +17,8 @@ from omnivast.model.vast import matching, negatives
 from omnivast.utils import transfer
 from omnivast.utils.fake import without_numbers
 from omnivast.utils.random import StepRandom
-from tests.model.test_full_size import released_config
 from tests.model.tiny import CAPTIONS, MODALITIES, VAST_TINY, batch, task, texts, vast
+from tests.model.vast.test_full_size import released_config
 
 VAS = Group(MODALITIES)
 EVERYTHING = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%tv_qa%tvas%ts"
