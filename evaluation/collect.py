@@ -13,10 +13,7 @@ from omnivast.model.interface import Model
 from omnivast.utils import distributed
 
 if TYPE_CHECKING:
-    from omnivast.config.schema import Config
     from omnivast.data.batch import Batch
-    from omnivast.data.loader import EvalLoader
-    from omnivast.evaluation.journal import Journal
 
 Item = TypeVar("Item")
 
@@ -67,9 +64,9 @@ class Evaluator(Protocol):
         ...
 
 
-EVALUATORS: Registry[Callable[[Model, EvalLoader, Config, Journal], Evaluator]] = Registry("task", "objective")
-"""Objective (as a task writes it) → what makes its evaluator for a model, a dataset with that objective, the run's settings,
-and the journal in which an evaluator may keep what its ``finish`` has computed so far."""
+EVALUATORS: Registry[Callable[..., Evaluator]] = Registry("task", "objective")
+"""Objective (as a task writes it) → the function that makes its evaluator from (Model, EvalLoader, Config, Journal): the model, a dataset
+with that objective, the run's settings, and the journal in which an evaluator may keep what its ``finish`` has computed so far."""
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

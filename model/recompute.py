@@ -125,7 +125,8 @@ def remade(make: Callable[..., Tensor], *sources: Tensor, again: Callable[..., T
     are not such: sharded ones are gone by then.
     """
     value = make(*sources)
-    if _active.get() and not torch.compiler.is_compiling() and value.requires_grad:
+    # The compiler first: what it reads, it compiles for, and layers would be compiled once with and once without an open ``remaking``.
+    if not torch.compiler.is_compiling() and _active.get() and value.requires_grad:
         storage: Any = value.untyped_storage()
         if all(source.untyped_storage() is not storage for source in sources):
             # torch keeps the Python object of a storage as long as the storage, so that what is written on it goes with it.

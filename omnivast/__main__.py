@@ -84,8 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb is None:
         sys.stderr.write(f"omnivast: there is no verb '{words[0]}'.{did_you_mean(words[0], VERBS)} omnivast --help lists them.\n")
         return 2
-    require_installed()
-    module = importlib.import_module(verb.module)
+    try:
+        module = importlib.import_module(verb.module)
+    except ModuleNotFoundError as error:
+        if not (error.name or "omnivast").startswith("omnivast"):
+            require_installed()
+        raise
     return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
 
 

@@ -7,7 +7,6 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model import fitting
 from omnivast.model.build import build_model
 from omnivast.model.fitting import Fitting, TooLarge, sizes_of
-from omnivast.model.text.bert import TextSizes
 from tests.model.test_build import TEXT, config
 
 
@@ -51,6 +50,6 @@ def test_what_is_counted(monkeypatch):
 
 
 def test_the_sizes_are_those_of_all_parts():
-    found = sizes_of(ModelConfig(contra_dim=7, vision_encoder_cfg={"width": 8, "stem": "conv"}), TextSizes(9))
+    found = sizes_of(ModelConfig(contra_dim=7, vision_encoder_cfg={"width": 8, "stem": "conv"}, text_encoder_cfg={"vocab_size": 9}))
     assert found["model_cfg.contra_dim"] == 7 and found["model_cfg.vision_encoder_cfg.width"] == 8
     assert found["model_cfg.text_encoder_cfg.vocab_size"] == 9 and "model_cfg.frozen_vision" not in found
