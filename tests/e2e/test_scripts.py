@@ -148,7 +148,8 @@ def test_quickstart(quickstart):
     groups = {"v", "a", "s", "va", "vs", "vas"}
     assert set(metrics["retrieval"]) == groups | {"chance", "ceiling"} and set(metrics["retrieval"]["ceiling"]) == groups
     for group in groups:
-        assert {stage: set(own) for stage, own in metrics["retrieval"][group].items()} == dict.fromkeys(("itc", "itm"), {"r1", "r5", "r10", "facts"})
+        assert {stage: set(own) for stage, own in metrics["retrieval"][group].items()} == dict.fromkeys(
+        ("itc", "itm"), {"r1", "r5", "r10", "facts"})
         assert set(metrics["caption"][group]) == {"bleu4", "rougeL", "cider", "facts_named"}
     assert {"vision", "audio", "subtitle"} <= set(metrics["qa"])
     assert all(set(own) == {"accuracy", "majority"} for own in metrics["qa"].values())
