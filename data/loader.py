@@ -32,7 +32,7 @@ PREFETCH_PER_WORKER = 2
 OPENED = 8
 """How many clips of an evaluation set are read before a run starts. For the others it is only checked that their files exist."""
 GLANCE_SECONDS = 120.0
-"""The look before a run ends after so many seconds, for sets of millions of clips and slow disks."""
+"""Seconds after which the check before a run ends, for sets of millions of clips and slow disks."""
 MOST_WORKERS = 16
 """Most workers of one process where their number is chosen automatically: more rarely feed a GPU better, and each takes memory."""
 

@@ -81,7 +81,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", float(value)
 
 
-def in_annotation_order(own: Sequence[tuple[int, Item]]) -> list[tuple[int, Item]]:
+def in_annotation_order(items: Sequence[tuple[int, Item]]) -> list[tuple[int, Item]]:
     """(annotation row, item) pairs of every process, sorted by row; items of one row keep their order.
 
     Raises:
@@ -89,7 +89,7 @@ def in_annotation_order(own: Sequence[tuple[int, Item]]) -> list[tuple[int, Item
     """
     owner: dict[int, int] = {}
     joined: list[tuple[int, Item]] = []
-    for rank, pairs in enumerate(distributed.all_gather_objects(list(own))):
+    for rank, pairs in enumerate(distributed.all_gather_objects(list(items))):
         for row, _ in pairs:
             if owner.setdefault(row, rank) != rank:
                 raise ValueError(f"the clip in annotation row {row} was evaluated by processes {owner[row]} and {rank}")

@@ -41,8 +41,11 @@ logger = logging.getLogger("omnivast")
 
 
 class Journal:
-    """Of one dataset, on every process. ``found``: this process's share of the batches of earlier runs, by objective; ``done``: the rows
-    of all of them."""
+    """The journal of one dataset; made and used on every process.
+
+    found: by objective, this process's share of the results that earlier runs wrote, batch by batch. done: the annotation rows of all of
+    them.
+    """
 
     def __init__(self, results: Path, loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> None:
         """Reads what is there. Weights of which no file is known are not recognised again: nothing is kept of their tests."""
@@ -109,7 +112,7 @@ class Journal:
             self._writer = None
 
     def remove(self) -> None:
-        """The results of the whole test are written."""
+        """Remove the journal: the results of the whole test are written."""
         self.close()
         if self.folder is not None and distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,7 +129,8 @@ class Journal:
 
 
 def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> str | None:
-    """A short name of all that decides what is found of a clip; batch size and processes do not. None where the weights have no name."""
+    """A short hash of everything that decides the results of a clip, to which batch size and number of processes do not belong. None
+    where the weights have no name."""
     weights = provenance.get("checkpoint_sha256")
     if weights is None:
         return None

@@ -52,10 +52,9 @@ def evaluate_weights(model: Model, loaders: Sequence[EvalLoader], config: Config
 def evaluator(
     model: Model, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None, precision: Precision
 ) -> Callable[[int], dict[str, float]] | None:
-    """What a training calls on every process to test the model after a step, into ``results/step_N``; None where nothing is tested.
-
-    The weights tested are those saved as ``ckpt/model_step_N.pt``; before the first step, those that the training started from.
-    """
+    """The function by which a training tests the model after a step, into ``results/step_N``, called on every process; None where nothing
+    is to be tested. It tests the weights saved as ``ckpt/model_step_N.pt`` or, before the first step, those that the training started
+    from."""
     output = Path(config.run_cfg.output_dir)
 
     def evaluate_step(step: int) -> dict[str, float]:
@@ -102,11 +101,11 @@ def evaluate(
             journals.append(Journal(Path(folder), loader, config, provenance))
             for objective, outcome, seconds in _outcomes(model, loader, config, journals[-1]):
                 data = data or _data_facts(loader)
-                own = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
+                result = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
                                      device=model.device, seconds=seconds)
                 if distributed.is_main():
-                    _write(Path(folder) / f"{loader.name}.{objective.value}.json", own, outcome)
-                    write_submissions(Path(folder) / "submission", loader.name, own["groups"], outcome.predictions)
+                    _write(Path(folder) / f"{loader.name}.{objective.value}.json", result, outcome)
+                    write_submissions(Path(folder) / "submission", loader.name, result["groups"], outcome.predictions)
                 metrics.update(flatten(outcome.metrics, f"{loader.name}.{objective.value}."))
     distributed.barrier()
     for journal in journals:  # not before: broken off at the last dataset, the next run begins with the first
@@ -121,9 +120,9 @@ def _outcomes(model: Model, loader: EvalLoader, config: Config, journal: Journal
     evaluators = {objective: EVALUATORS.find(objective.value)(model, loader, config, journal) for objective in loader.task.objectives}
     _pass(model, loader, evaluators, journal)
     pass_seconds = time.monotonic() - start
-    for objective, own in evaluators.items():
+    for objective, evaluator in evaluators.items():
         start = time.monotonic()
-        outcome = own.finish()
+        outcome = evaluator.finish()
         if journal.done:
             outcome.facts["clips_of_an_earlier_run"] = len(journal.done)
         yield objective, outcome, pass_seconds + time.monotonic() - start
@@ -138,13 +137,14 @@ def _pass(model: Model, loader: EvalLoader, evaluators: Mapping[Objective, Evalu
     try:
         with bar:
             for batch, encoded in _encoded(model, loader, journal.done):
-                journal.add(batch.index.tolist(), {objective.value: own.add(batch, encoded) for objective, own in evaluators.items()})
+                scored = {objective.value: evaluator.add(batch, encoded) for objective, evaluator in evaluators.items()}
+                journal.add(batch.index.tolist(), scored)
                 bar.update(len(batch))
     except UnreadableError as error:
         fault = str(error)
     finally:
         journal.close()
-    faults = [own for own in distributed.all_gather_objects(fault) if own is not None]
+    faults = [one for one in distributed.all_gather_objects(fault) if one is not None]
     if faults:
         kept = f"What was found of the other clips is kept in {journal.folder}; the same command goes on from there"
         raise UnreadableError("\n".join([*faults, kept] if journal.folder else faults))

@@ -1,4 +1,4 @@
-"""As on which kind of device something is computed. Some ways are for CPUs alone; what a GPU would do can be looked at without one."""
+"""The kind of device that a computation is for. Some code paths are for CPUs alone; inside ``pretending`` a CPU takes those of a GPU."""
 
 from __future__ import annotations
 

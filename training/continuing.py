@@ -20,8 +20,8 @@ Plan = list[list[int]]
 
 
 def check_data(state: dict[str, Any], corpora: Sequence[Corpus], accepted: bool, folder: Path) -> bool:
-    """Whether the training data are others than those of the checkpoint. Raises CheckpointError that says what differs, unless that is
-    ``accepted``, and then logs it."""
+    """Whether the training data differ from those of the checkpoint. If they do, logs how, where that is ``accepted``, and raises
+    CheckpointError otherwise."""
     before = state.get("data")
     if before is None:
         logger.info("the checkpoint in '%s' is of an older version and does not say what its data were: they are not compared", folder)

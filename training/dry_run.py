@@ -108,7 +108,7 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 def shared_out(run: RunConfig) -> Collection[str]:
-    """What of "weights", "gradients" and "optimiser" each process holds a share of."""
+    """Which of "weights", "gradients" and "optimiser" are sharded over the processes."""
     if distributed.world_size() == 1 or run.parallel == "ddp":
         return ()
     if run.parallel == "deepspeed":
@@ -122,11 +122,11 @@ def activations(config: Config, model: Model, loader: TrainLoader, device: torch
     """Bytes that the backward pass over the first training batch needs kept; runs that pass. Raises ValueError for a non-finite loss."""
     batch = next(iter(loader.batches(0)))
     kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def note(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
 
     model.train()

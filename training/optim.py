@@ -52,8 +52,8 @@ def build_optimizer(model: Model, run_cfg: RunConfig) -> Optimizer:
 
 def peak_lr(role: str, run_cfg: RunConfig) -> float:
     """The peak learning rate of a role: ``clip_lr`` for vision, ``new_lr`` for new, where set; else ``learning_rate``."""
-    own = {"vision": run_cfg.clip_lr, "new": run_cfg.new_lr}.get(role)
-    return run_cfg.learning_rate if own is None else own
+    rate = {"vision": run_cfg.clip_lr, "new": run_cfg.new_lr}.get(role)
+    return run_cfg.learning_rate if rate is None else rate
 
 
 def decayed(name: str, parameter: nn.Parameter) -> bool:

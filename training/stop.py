@@ -60,7 +60,8 @@ class StopSignals:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within, something is waited for that may never come: a step that does not get its data is not finished."""
+        """Inside this context the process waits for something that may never come. A step that does not get its data is not finished: a
+        signal then ends the process."""
         self.waiting_since = time.monotonic()
         try:
             yield

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_STATUS = 128 + 13
-"""Of a program whose output nobody reads any more, as the shell tells of SIGPIPE."""
+"""Exit status of a program whose output nobody reads any more: that of SIGPIPE in a shell."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from omnivast.utils.transfer import Index, to_host
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when its parent ends."""
+"""The option of Linux's prctl that sets the signal which a process gets when its parent ends."""
 Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
 
 
@@ -81,9 +81,9 @@ def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.dev
     end_with_launcher()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         limit = timedelta(minutes=timeout_minutes)
-        store, own, world = next(dist.rendezvous("env://", timeout=limit))
+        store, rank, world = next(dist.rendezvous("env://", timeout=limit))
         backend = {"cuda": "nccl", "xpu": "xccl"}.get(chosen.type, "gloo")
-        dist.init_process_group(backend, store=agreed_store(store, own, world, limit), rank=own, world_size=world, timeout=limit)
+        dist.init_process_group(backend, store=agreed_store(store, rank, world, limit), rank=rank, world_size=world, timeout=limit)
     return chosen
 
 
@@ -94,8 +94,8 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def agreed_store(store: dist.Store, own: int, world: int, timeout: timedelta) -> dist.Store:
-    """``store`` under a name that the ``world`` processes, of which this is number ``own``, agree on for this start of theirs.
+def agreed_store(store: dist.Store, rank: int, world: int, timeout: timedelta) -> dist.Store:
+    """``store`` under a name that the ``world`` processes, of which this is ``rank``, agree on for this start.
 
     A group that torchrun starts again finds the store as the last one left it: addresses of dead processes would be called. How
     often it was started is not known alike on all machines, so rank 0 gives the start a name; each of the others answers with a name
@@ -103,20 +103,20 @@ def agreed_store(store: dist.Store, own: int, world: int, timeout: timedelta) ->
     """
     name = uuid.uuid4().hex
     deadline = time.monotonic() + timeout.total_seconds()
-    if own == 0:
+    if rank == 0:
         store.set("start", name)
-        answers = [f"{name}/{rank}" for rank in range(1, world)]
+        answers = [f"{name}/{other}" for other in range(1, world)]
         store.wait(answers, timeout)
         store.set(f"{name}/all", "\n".join([name, *(store.get(answer).decode() for answer in answers)]))
         return dist.PrefixStore(name, store)
     while time.monotonic() < deadline:
         if store.check(["start"]):
             start = store.get("start").decode()
-            store.set(f"{start}/{own}", name)
-            if store.check([f"{start}/all"]) and store.get(f"{start}/all").decode().split("\n")[own] == name:
+            store.set(f"{start}/{rank}", name)
+            if store.check([f"{start}/all"]) and store.get(f"{start}/all").decode().split("\n")[rank] == name:
                 return dist.PrefixStore(start, store)
         time.sleep(POLL_SECONDS)
-    raise RuntimeError(f"rank {own} found no rank 0 within {timeout}: was every process started, with the same master address and port?")
+    raise RuntimeError(f"rank {rank} found no rank 0 within {timeout}: was every process started, with the same master address and port?")
 
 
 def teardown() -> None:
@@ -258,17 +258,17 @@ def fetch_rows(rows: Tensor, routes: Routes, wire: torch.dtype | None = None) ->
 
 
 def scatter_sum(parts: Tensor) -> Tensor:
-    """(n · processes, …) of every process → (n, …): the sum over the processes of the part that belongs to this one."""
-    world, own = world_size(), parts.shape[0] // world_size()
+    """Sums (n · processes, …) over the processes and gives each process its part, (n, …)."""
+    world, share = world_size(), parts.shape[0] // world_size()
     _count("gather", _bytes(parts) * (world - 1) / world)
     if dist.get_backend() == "nccl":
-        result = parts.new_empty((own, *parts.shape[1:]))
+        result = parts.new_empty((share, *parts.shape[1:]))
         dist.reduce_scatter_tensor(result, parts)
         return result
     # Gloo's own reduce-scatter sums everything everywhere. This sends each part to its owner alone.
     received = torch.empty_like(parts)
     dist.all_to_all_single(received, parts)
-    return received.unflatten(0, (world, own)).sum(0)
+    return received.unflatten(0, (world, share)).sum(0)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -290,14 +290,14 @@ class _FetchRows(torch.autograd.Function):
         received = _exchange(rows[routes.local].to(wire), routes.given, routes.asked)
         fetched = torch.empty_like(received)
         fetched[routes.order] = received
-        ctx.routes, ctx.own, ctx.dtype = routes, rows.shape[0], rows.dtype
+        ctx.routes, ctx.count, ctx.dtype = routes, rows.shape[0], rows.dtype
         return fetched
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         routes = ctx.routes
         returned = _exchange(grad[routes.order], routes.asked, routes.given)
-        rows = returned.new_zeros((ctx.own, *grad.shape[1:]), dtype=torch.promote_types(ctx.dtype, torch.float32))
+        rows = returned.new_zeros((ctx.count, *grad.shape[1:]), dtype=torch.promote_types(ctx.dtype, torch.float32))
         return rows.index_add_(0, routes.local, returned.to(rows.dtype)).to(ctx.dtype), None, None
 
 

@@ -46,7 +46,7 @@ def end_with(message: str, status: int) -> int:
 
 
 def _wait_for_others(claim: Path, number: int) -> None:
-    """Until so many have left their process ids and are no more, or for as long as the others may go on working."""
+    """Wait until as many processes have left their process ids and ended, or until the others may be working on no longer."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         ending = [int(file.name) for file in claim.glob("*")]

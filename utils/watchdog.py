@@ -21,7 +21,7 @@ from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
 EXIT_STATUS = 75
-"""Of every process of a group that hangs: EX_TEMPFAIL, "try again"."""
+"""Exit status of every process of a group that hangs: EX_TEMPFAIL, "try again"."""
 LONGEST_INTERVAL = 10.0
 """Seconds between two looks."""
 PATIENCE = 3
@@ -144,20 +144,20 @@ class Watchdog:
 
     def _part(self, silent: set[int]) -> None:
         """Wait for the reports of the others; rank 0, which may hold the store, leaves last."""
-        own, world = distributed.rank(), distributed.world_size()
+        rank, world = distributed.rank(), distributed.world_size()
         try:
-            self.store.set(f"reported{own}", "1")
+            self.store.set(f"reported{rank}", "1")
             deadline = time.monotonic() + GRACE + self.interval
-            expected = [f"reported{rank}" for rank in range(world) if rank not in silent]
+            expected = [f"reported{other}" for other in range(world) if other not in silent]
             while time.monotonic() < deadline and not self.store.check(expected):
                 time.sleep(0.05)
         except RuntimeError:
             return
-        if own == 0:
+        if rank == 0:
             time.sleep(0.5)
 
     def _places(self) -> dict[int, Place]:
-        """Where the processes are that have said so yet."""
+        """The last known Place of every process that has written one."""
         found = {}
         for rank in range(distributed.world_size()):
             if self.store.check([str(rank)]):
@@ -172,7 +172,7 @@ def going_on() -> None:
 
 
 def described(places: dict[int, Place], silent: set[int], world: int) -> str:
-    """In words: which ranks are behind the others and where, which do not answer, and where the others wait."""
+    """In words: which ranks are behind and where they are, which do not answer, and where all others wait."""
     fewest = min(place.count for place in places.values())
     most = max(place.count for place in places.values())
     lines = []

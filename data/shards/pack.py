@@ -118,11 +118,11 @@ class _Source:
         seen = IMAGE_EXTENSIONS if packing.images else VIDEO_EXTENSIONS
         self._folders = [(MediaFolder(folder, endings), endings)
                          for folder, endings in ((packing.vision, seen), (packing.audio, SOUND_EXTENSIONS)) if folder]
-        own = {key: value for key, value in vars(packing).items() if key not in ("txt", "output")}
-        own |= {key: folder and os.path.abspath(folder) for key, folder in (("vision", packing.vision), ("audio", packing.audio))}
-        own["ignore_fields"] = sorted(packing.ignore_fields)
+        settings = {key: value for key, value in vars(packing).items() if key not in ("txt", "output")}
+        settings |= {key: folder and os.path.abspath(folder) for key, folder in (("vision", packing.vision), ("audio", packing.audio))}
+        settings["ignore_fields"] = sorted(packing.ignore_fields)
         try:
-            self.settings = {"format": FORMAT, "annotation_sha256": sha256_file(packing.txt), **own}
+            self.settings = {"format": FORMAT, "annotation_sha256": sha256_file(packing.txt), **settings}
         except OSError as error:
             raise AnnotationError(f"{packing.txt}: cannot be read: {error.strerror or error}") from None
 

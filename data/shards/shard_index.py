@@ -83,8 +83,8 @@ def split_name(name: str) -> tuple[str, str]:
 def tally(found: Iterable[dict[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
     """Counts with an example each, summed over several shards."""
     total: dict[str, tuple[int, str]] = {}
-    for own in found:
-        for ending, (count, example) in own.items():
+    for endings in found:
+        for ending, (count, example) in endings.items():
             earlier = total.get(ending, (0, example))
             total[ending] = (earlier[0] + count, earlier[1])
     return total
@@ -180,7 +180,7 @@ def _add_dotted(index: ShardIndex, key: str, members: list[tarfile.TarInfo], sha
     ``key.x`` is a clip where it has media and texts and, if ``key`` is a clip too, the same extensions as that; also where it has media
     alone, if then nothing under ``key`` is left that has texts alone. What is no part of a clip is counted as unknown.
     """
-    own = index.samples.get(key, {})
+    undotted = index.samples.get(key, {})
     stems: dict[str, dict[str, tuple[int, int]]] = {}
     names: dict[str, list[str]] = {}
     for member in members:
@@ -194,8 +194,8 @@ def _add_dotted(index: ShardIndex, key: str, members: list[tarfile.TarInfo], sha
     texts_alone = any(found.keys() <= set(TEXT_EXTENSIONS) for found in stems.values())
     for stem, found in stems.items():
         has_media, has_texts = not found.keys() <= set(TEXT_EXTENSIONS), not found.keys().isdisjoint(TEXT_EXTENSIONS)
-        same = not own or own.keys() == found.keys()
-        if has_media and same and (has_texts or not (own or texts_alone)):
+        same = not undotted or undotted.keys() == found.keys()
+        if has_media and same and (has_texts or not (undotted or texts_alone)):
             index.samples[stem] = found
             index.dotted = (index.dotted[0] + 1, index.dotted[1] or stem)
         else:

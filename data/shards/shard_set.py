@@ -47,7 +47,7 @@ READERS = 8
 SHOWN = 5
 PAGE = 4096
 MANIFEST = "shards.json"
-"""What ``python -m omnivast pack`` writes beside its shards."""
+"""The list of shards that ``python -m omnivast pack`` writes beside them."""
 SAMPLE = np.dtype([("shard", "<u4"), ("first", "<u8"), ("count", "u1")])
 MEMBER = np.dtype([("offset", "<u8"), ("size", "<u8"), ("ending", "u1")])
 
@@ -265,8 +265,8 @@ def _join(paths: Sequence[str], fingerprint: str, output: BinaryIO) -> None:
     with ThreadPoolExecutor(READERS) as pool:
         for number, index in enumerate(progress(_indexes(pool, paths), "indexing shards", unit="shard")):
             rows = [(start, size, endings.setdefault(ending, len(endings)))
-                    for own in index.samples.values() for ending, (start, size) in own.items()]
-            sizes = np.array([len(own) for own in index.samples.values()])
+                    for parts in index.samples.values() for ending, (start, size) in parts.items()]
+            sizes = np.array([len(parts) for parts in index.samples.values()])
             first = count + np.cumsum(sizes) - sizes
             hashes.append(np.array([key_hash(key) for key in index.samples], "<u8"))
             samples.append(np.array([*zip([number] * len(sizes), first, sizes)], SAMPLE))

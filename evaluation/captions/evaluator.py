@@ -58,11 +58,11 @@ class CaptionEvaluator:
         """One batch. Returns what was found, for :meth:`take`. Raises ValueError when a clip has no reference."""
         entries: list[dict[str, Any]] = []
         for clip_id in batch.clip_ids:
-            own = list(self.references.get(clip_id, ()))
-            if not own:
+            texts = list(self.references.get(clip_id, ()))
+            if not texts:
                 raise ValueError(f"corpus '{batch.corpus}': clip '{clip_id}' has no reference caption, neither in annfile nor in the "
                                  "annotation; captions cannot be scored")
-            entries.append({"clip_id": clip_id, "references": own})
+            entries.append({"clip_id": clip_id, "references": texts})
         for group in self.groups:
             captions = self.model.caption(encoded.memory, group, beam_size=self.beam_size, max_length=self.max_length,
                                           length_penalty=self.model.length_penalty)
@@ -95,8 +95,8 @@ class CaptionEvaluator:
             facts["remarks"] = scored.remarks
             for name, why in scored.remarks.items():
                 logger.warning("%s %s", name, why)
-        for entry, own in zip(predictions, scored.clips):
-            entry["scores"] = own
+        for entry, scores in zip(predictions, scored.clips):
+            entry["scores"] = scores
         return Outcome(scored.metrics, predictions, facts, scored.intervals)
 
 
@@ -140,15 +140,16 @@ def score_captions(predictions: Sequence[Mapping[str, Any]], groups: Sequence[st
     clips: list[dict[str, dict[str, Any]]] = [{} for _ in predictions]
     for number, group in enumerate(groups):
         rouge = rouge_l(systems[number], index.tokens)[1]
-        for clip, own in enumerate(clips):
-            own[group] = {"cider": 100.0 * cider[clip][number], "rougeL": 100.0 * rouge[clip]}
+        for clip, by_group in enumerate(clips):
+            by_group[group] = {"cider": 100.0 * cider[clip][number], "rougeL": 100.0 * rouge[clip]}
             if java.meteor:
-                own[group]["meteor_counts"] = java.meteor[number][clip]
+                by_group[group]["meteor_counts"] = java.meteor[number][clip]
             if java.spice:
-                own[group]["spice"] = 100.0 * java.spice[number][clip]
+                by_group[group]["spice"] = 100.0 * java.spice[number][clip]
     measures = [_measures(group, captions, index.tokens, clips) for group, captions in zip(groups, systems)]
-    metrics = {group: {name: bootstrap.value(measure, len(clips)) for name, measure in own.items()} for group, own in zip(groups, measures)}
-    named = {f"{group}.{name}": measure for group, own in zip(groups, measures) for name, measure in own.items()}
+    metrics = {group: {name: bootstrap.value(measure, len(clips)) for name, measure in by_name.items()}
+               for group, by_name in zip(groups, measures)}
+    named = {f"{group}.{name}": measure for group, by_name in zip(groups, measures) for name, measure in by_name.items()}
     remarks = {"cider": ONE_CLIP} if len(clips) == 1 else {}
     return ScoredCaptions(metrics, bootstrap.intervals(named, len(clips)), clips, java.not_computed, remarks)
 
@@ -171,14 +172,14 @@ def _measures(
     each = np.arange(len(clips))
 
     def mean(name: str) -> bootstrap.Measure:
-        return bootstrap.mean([own[group][name] for own in clips], each, len(clips))
+        return bootstrap.mean([clip[group][name] for clip in clips], each, len(clips))
 
     terms = bleu_terms(captions, references)
     measures: dict[str, bootstrap.Measure] = {"cider": mean("cider")}
     measures.update({f"bleu{n + 1}": bootstrap.OfSums(terms, partial(_percent_bleu, n)) for n in range(ORDER)})
     measures["rougeL"] = mean("rougeL")
     if "meteor_counts" in clips[0][group]:
-        measures["meteor"] = bootstrap.OfSums(meteor_terms([own[group]["meteor_counts"] for own in clips]), _percent_meteor)
+        measures["meteor"] = bootstrap.OfSums(meteor_terms([clip[group]["meteor_counts"] for clip in clips]), _percent_meteor)
     if "spice" in clips[0][group]:
         measures["spice"] = mean("spice")
     return measures

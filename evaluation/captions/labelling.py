@@ -65,15 +65,15 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
     counts: dict[str, float] = {}
     nums = config.run_cfg.generate_nums
     for loader in loaders:
-        own = folder / loader.name
+        part = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
         header = {"settings": settings, "protocol": _protocol(loader, config, provenance, model.device)}
-        pending = computed_once(lambda own=own, loader=loader, header=header: _open(own, loader, header))  # type: ignore[misc]
+        pending = computed_once(lambda part=part, loader=loader, header=header: _open(part, loader, header))  # type: ignore[misc]
         if isinstance(pending, str):
             raise LabellingError(pending)
-        _label_rows(model, loader, config, own, pending[distributed.rank()::distributed.world_size()])
+        _label_rows(model, loader, config, part, pending[distributed.rank()::distributed.world_size()])
         distributed.barrier()
-        labelled, unreadable = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
+        labelled, unreadable = computed_once(lambda part=part, loader=loader: _merge(part, loader, nums))  # type: ignore[misc]
         counts |= {f"{loader.name}.labelled": labelled, f"{loader.name}.unreadable": unreadable}
     return counts
 
@@ -185,7 +185,7 @@ def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], 
         found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=model.length_penalty)
         return [captions[:number] for captions in found]
     keyed = (generator(run.seed, "label", group, clip_id) for clip_id in clip_ids)
-    draws = torch.stack([torch.rand(number, longest, generator=own) for own in keyed])
+    draws = torch.stack([torch.rand(number, longest, generator=each) for each in keyed])
     return model.sample_captions(memory, group, draws=draws)
 
 
@@ -220,7 +220,7 @@ def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
     write_atomically(folder / "labels.json", write)
     write_atomically(folder / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
     logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
-    short = [clip_id for clip_id, own in labels.items() if any(len(captions) < nums for captions in own.values())]
+    short = [clip_id for clip_id, by_kind in labels.items() if any(len(captions) < nums for captions in by_kind.values())]
     if short:
         logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
                        loader.name, len(short), short[0], nums)

@@ -64,6 +64,6 @@ def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) 
         raise ValueError(f"{len(candidates)} candidate captions for {len(references)} clips with references")
     if not candidates:
         raise ValueError("no caption to score")
-    empty = [row for row, own in enumerate(references) if not own]
+    empty = [row for row, texts in enumerate(references) if not texts]
     if empty:
         raise ValueError(f"{len(empty)} clips have no reference caption, the first in row {empty[0]}")

@@ -94,9 +94,9 @@ def draws(clips: int, resamples: int = RESAMPLES, seed: int = SEED, numbers: int
 def replicates(measures: Mapping[str, Measure], clips: int, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
     """(resamples,) values of every measure, all on the same draws."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    for weights in draws(clips, resamples, seed, max((own.texts for own in measures.values()), default=0)):
-        for name, own in measures.items():
-            found[name].append(own.of(weights))
+    for weights in draws(clips, resamples, seed, max((measure.texts for measure in measures.values()), default=0)):
+        for name, measure in measures.items():
+            found[name].append(measure.of(weights))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

@@ -76,7 +76,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     if len(set(answers)) > 1:
         prediction, answers = normalise(prediction), [normalise(answer) for answer in answers]
     matches = [answer == prediction for answer in answers]
-    return sum(min(1.0, (sum(matches) - own) / ENOUGH) for own in matches) / len(answers)
+    return sum(min(1.0, (sum(matches) - left_out) / ENOUGH) for left_out in matches) / len(answers)
 
 
 def submission(predictions: Sequence[Mapping[str, Any]], answer_key: str = "answer") -> list[dict[str, Any]]:
@@ -86,10 +86,10 @@ def submission(predictions: Sequence[Mapping[str, Any]], answer_key: str = "answ
     """
     rows: dict[Any, dict[str, Any]] = {}
     for number, entry in enumerate(predictions):
-        own = entry.get("question_id")
-        if own is None or own == "":
+        question_id = entry.get("question_id")
+        if question_id is None or question_id == "":
             raise ValueError(f"prediction {number} has no 'question_id', which the submission file needs")
-        key = int(own) if str(own).isdecimal() else own
+        key = int(question_id) if str(question_id).isdecimal() else question_id
         if key in rows:
             raise ValueError(f"question_id {key!r} occurs twice among the predictions")
         rows[key] = {"question_id": key, "answer": entry[answer_key]}

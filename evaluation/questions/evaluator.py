@@ -138,14 +138,14 @@ def answer_metrics(
     named: dict[str, bootstrap.Measure] = {}
     clips = len({entry["clip_id"] for entry in predictions})
     for group in groups:
-        own: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for path, measure in _measures(predictions, group):
             named[".".join((group, *path))] = measure
-            place = own
+            level = values
             for name in path[:-1]:
-                place = place.setdefault(name, {})
-            place[path[-1]] = bootstrap.value(measure, clips)
-        metrics[group] = own
+                level = level.setdefault(name, {})
+            level[path[-1]] = bootstrap.value(measure, clips)
+        metrics[group] = values
     return metrics, bootstrap.intervals(named, clips)
 
 

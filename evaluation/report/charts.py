@@ -60,15 +60,15 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str = "step", s
     scale = _Scale(low_x, high_x, ticks[0], ticks[-1], left, WIDTH - (RIGHT if named else 30))
     parts = [_axes(scale, ticks, nice_ticks(low_x, high_x, 4), x_label)]
     ends = []
-    for number, own in enumerate(kept):
+    for number, line in enumerate(kept):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        points = thinned(own.points)
+        points = thinned(line.points)
         if smooth > 1:
             parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="1" opacity=".25"/>')
-            points = thinned(running_mean(own.points, smooth))
+            points = thinned(running_mean(line.points, smooth))
         look = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
         parts.append(f'<path d="{_path(points, scale)}" fill="none" {look} stroke-linejoin="round"/>')
-        ends.append((scale.y(points[-1][1]), own.name, look))
+        ends.append((scale.y(points[-1][1]), line.name, look))
     legend = [] if named else [(f'<line x1="0" x2="24" y1="6" y2="6" {look}/>', name) for _, name, look in ends]
     for place, name, look in _apart(ends) if named else ():
         parts.append(f'<line x1="{WIDTH - RIGHT + 5}" x2="{WIDTH - RIGHT + 23}" y1="{place:.1f}" y2="{place:.1f}" {look}/>'

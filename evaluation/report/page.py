@@ -138,7 +138,7 @@ class Report:
         over_row = f'<tr class="over">{above}</tr>' if above else ""
         # Several columns of running text do not fit side by side into a narrow window: there each row becomes a list.
         several = any(sum(isinstance(cell, Cell) and cell.look == "left" for cell in row) > 1 for row in rows)
-        looks = " ".join(name for name, own in (("small", small), ("texts", several), ("many", len(columns) > MANY_COLUMNS)) if own)
+        looks = " ".join(name for name, applies in (("small", small), ("texts", several), ("many", len(columns) > MANY_COLUMNS)) if applies)
         look = f' class="{looks}"' if looks else ""
         self._parts.append(f'{title}<div class="scroll"><table{look}><thead>{over_row}<tr>{head}</tr></thead>'
                            f"<tbody>{body}</tbody></table></div>")

@@ -218,9 +218,10 @@ def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[t
             if name:
                 cells[kind][str(name)].append(value)
     order = [name for _, _, name in SIZES]
-    sizes = {kind: sorted(own, key=lambda name: order.index(name) if name in order else 0) if kind == "length" else sorted(own)
-             for kind, own in cells.items()}
-    return {kind: [(name, len(own[name]), sum(own[name]) / len(own[name])) for name in sizes[kind]] for kind, own in cells.items() if own}
+    sizes = {kind: sorted(by_name, key=lambda name: order.index(name) if name in order else 0) if kind == "length" else sorted(by_name)
+             for kind, by_name in cells.items()}
+    return {kind: [(name, len(by_name[name]), sum(by_name[name]) / len(by_name[name])) for name in sizes[kind]]
+            for kind, by_name in cells.items() if by_name}
 
 
 def _breakdowns(report: Report, result: Result, rows: Mapping[str, Mapping[str, Any]]) -> None:

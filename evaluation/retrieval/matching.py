@@ -75,10 +75,10 @@ class PairMatcher:
         """Features of the wanted clips, few enough for one memory, and their sorted clip numbers."""
         first = 0
         for features in self.features:
-            own = wanted[(wanted >= first) & (wanted < first + len(features))]
+            here = wanted[(wanted >= first) & (wanted < first + len(features))]
             step = max(1, self.memory_tokens // max(1, features.tokens))
-            for start in range(0, len(own), step):
-                rows = own[start : start + step]
+            for start in range(0, len(here), step):
+                rows = here[start : start + step]
                 yield features.rows(torch.from_numpy(rows - first)), rows
             first += len(features)
 

@@ -61,7 +61,7 @@ def first_of_same(features: Features, places: Tensor) -> np.ndarray:
 
 def _equal(features: Features, pairs: np.ndarray) -> np.ndarray:
     """(P,) bool: whether the rows of (2, P) pairs are the same."""
-    one, other = (_flat(torch.as_tensor(kept[own]) for kept in features.values()) for own in pairs)
+    one, other = (_flat(torch.as_tensor(kept[side]) for kept in features.values()) for side in pairs)
     half = any(kept.dtype == np.float16 for kept in features.values())
     return ((one - other).norm(dim=1) <= TOLERANCE + (ROUNDED_TO_HALF if half else 0.0)).numpy()
 

@@ -66,8 +66,8 @@ def score(task: str, predictions: Path, references: Path, *, group: str | None =
     not_computed: dict[str, str] = {}
     if task == "cap":
         scored = score_captions(joined.entries, [SYSTEM], java_seconds)
-        for entry, own in zip(joined.entries, scored.clips):
-            entry["scores"] = own
+        for entry, scores in zip(joined.entries, scored.clips):
+            entry["scores"] = scores
         metrics, intervals, not_computed = dict(scored.metrics[SYSTEM]), scored.intervals, scored.not_computed
         if scored.remarks:
             facts["remarks"] = scored.remarks

@@ -53,7 +53,7 @@ class HuggingFaceAudio(AudioEncoder):
 
     body: Any
     starts: tuple[str, ...] = ("",)
-    """How the tower's names may begin in a file; the first of which any is there."""
+    """Prefixes that the tower's names may have in a file; the first one that occurs there counts."""
 
     def set_checkpointing(self, enable: bool) -> None:
         """Recompute each block's activations in the backward pass. Raises EncoderError where transformers cannot for this model."""
@@ -69,7 +69,8 @@ class HuggingFaceAudio(AudioEncoder):
             getattr(self.body, f"{word}_checkpointing_disable")()
 
     def from_file(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file by this tower's names. What the file lacks is absent; what has another shape has it still."""
+        """The tensors of a file under this tower's names. Tensors that the file lacks are absent; those of another shape keep that shape.
+        """
         start = next(s for s in (*self.starts, "") if any(name.startswith(s) for name in state))
         state = self.cut({name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)})
         logging = transformers_audio().utils.logging
@@ -84,13 +85,13 @@ class HuggingFaceAudio(AudioEncoder):
             logging.set_verbosity(verbosity)
             if bar:
                 logging.enable_progress_bar()
-        own = self.state_dict()
+        expected = self.state_dict()
         found = {f"body.{name}": tensor for name, tensor in body.state_dict().items() if name not in report["missing_keys"]}
-        found = {name: tensor for name, tensor in found.items() if name in own}
+        found = {name: tensor for name, tensor in found.items() if name in expected}
         return {**found, **{f"body.{name}": torch.empty(file, device="meta") for name, file, _ in report["mismatched_keys"]}}
 
     def cut(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fit a file's tensors to sizes that this tower may have smaller."""
+        """Cut a file's tensors to the sizes of this tower, where they are smaller."""
         return state
 
 

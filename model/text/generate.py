@@ -18,7 +18,8 @@ from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.utils.transfer import send, to_device, to_host
 
 CAPTION_LENGTH_PENALTY, ANSWER_LENGTH_PENALTY = 0.6, 1.0
-"""Of beam search, as released: above 0 a longer text scores higher for the same probability of each of its tokens."""
+"""The length penalty of beam search, as released: above 0, of two texts with the same probability per token the longer one scores higher.
+"""
 
 
 @dataclass
@@ -49,17 +50,16 @@ class _Finished:
 @torch.no_grad()
 def beam_search(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                 length_penalty: float) -> list[list[int]]:
-    """The ids of the best text of every row of ``state``, without [CLS] and [SEP], at most ``max_length``; greedy for one beam."""
-    return [own[0] for own in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
+    """The ids of the best text of every row of ``state``, without [CLS] and [SEP], at most ``max_length`` of them. One beam is greedy
+    search."""
+    return [texts[0] for texts in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
 
 
 @torch.no_grad()
 def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                length_penalty: float) -> list[list[list[int]]]:
-    """The ``beams`` best texts of every row that beam search ends with, the best first, as ``beam_search`` gives the best.
-
-    Rows are one per clip, or one per question, of which each clip has as many.
-    """
+    """The ``beams`` best texts that beam search ends with for every row, the best first, as ids like those of ``beam_search``. There is
+    one row per clip or, for answers, the same number of rows (questions) for every clip."""
     if beams == 1:
         return [[text] for text in _greedy(model, state, tokenizer, max_length)]
     clips = np.arange(state.rows)
@@ -109,14 +109,14 @@ def _numbers(scores: Tensor, places: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _collect(finished: list[_Finished], clips: np.ndarray, ends: np.ndarray, top: np.ndarray, texts: list[list[int]], rows: np.ndarray,
              ) -> None:
-    """Candidates that end at [SEP] among the best ``beams`` of a clip become hypotheses."""
+    """Candidates that are among the best ``beams`` of their clip and end at [SEP] become hypotheses."""
     for i, rank in zip(*ends.nonzero()):
         if not finished[clips[i]].done:
             finished[clips[i]].add(float(top[i, rank]), texts[rows[i, rank]])
 
 
 def _with_neighbours(running: list[bool], memories: int) -> list[int]:
-    """The rows that run, and those that share a memory with one that does."""
+    """The rows whose search goes on, and those that share a memory row with one of them."""
     each = len(running) // memories
     return [i for i in range(len(running)) if any(running[i // each * each:(i // each + 1) * each])]
 
@@ -144,7 +144,7 @@ def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_len
 
 
 def _memories(rows: list[int], each: int) -> np.ndarray:
-    """The memory rows of rows that keep their neighbours, of which each memory has so many."""
+    """The memory rows that belong to ``rows``, where every memory row serves a fixed number of neighbouring rows."""
     return np.array(rows)[::each] // each
 
 

@@ -40,7 +40,7 @@ class CrossPass:
     group: Group
     index: Index | None = None
     length: int = 0
-    """Tokens of the longest of these rows; 0: the layout's."""
+    """Tokens of the longest of these rows; 0 stands for the length of the layout."""
 
 
 @dataclass
@@ -136,8 +136,8 @@ def _last_block(real: NDArray[np.bool_], read: NDArray[np.bool_], passes: Sequen
 
 
 def place_queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing]:
-    """For each pass, which cover all rows of ``packing`` in order, where its tokens stand among the queries: (M, R · its length) where
-    texts share memory rows, else (texts, its length)."""
+    """Where the tokens of each pass stand among the queries: (M, R · its length) where texts share memory rows, else (texts, its length).
+    The passes cover all rows of ``packing`` in order."""
     texts, longest = packing.shape
     index = np.arange(texts * longest) if packing.index is None else packing.index
     ends = np.searchsorted(index, [p.stop * longest for p in passes])
@@ -154,10 +154,11 @@ def place_queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing
 
 
 def shared_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """How texts with memory rows (P,) can stand so that those of a row are one long query.
+    """Arranges texts with memory rows (P,) in a grid, so that all texts of a memory row are one long query.
 
-    Returns used (M,), memory rows; grid (R, M) numbers of texts, where column m reads row used[m] and spare places repeat text 0;
-    place (P,), where each text stands in the flattened grid. Where too many places would be spare, every text has a column.
+    Returns used (M,), the memory rows; grid (R, M), numbers of texts: column m holds the texts of memory row used[m], and cells left over
+    repeat text 0; place (P,), the index of each text in the flattened grid. Where too many cells would be left over, every text has a
+    column to itself.
     """
     numbers = np.arange(len(rows))
     used, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)

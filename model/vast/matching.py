@@ -22,7 +22,7 @@ def match_pairs(model: Parts, memory: Memory, group: Group, ids: Tensor, mask: T
     """
     used, grid, place = shared_rows(to_host(rows))
     texts = grid.flatten()
-    own = CrossPass(0, len(texts), memory, group, used) if len(grid) == 1 else CrossPass(0, len(texts), memory.rows(used), group)
+    cross = CrossPass(0, len(texts), memory, group, used) if len(grid) == 1 else CrossPass(0, len(texts), memory.rows(used), group)
     with model.mixed():
-        output = model.multimodal_encoder.sentences(Layout.of(to_host(ids)[texts], to_host(mask)[texts]), [own])
+        output = model.multimodal_encoder.sentences(Layout.of(to_host(ids)[texts], to_host(mask)[texts]), [cross])
         return model.itm_head(output.cls()).float().diff(dim=-1)[send(place, model.device), 0]

@@ -48,7 +48,8 @@ class TowerFile:
 
     @property
     def place(self) -> Path:
-        """Where it is read, or would be. A folder in Hugging Face layout may hold other files than ``model.safetensors``."""
+        """Where the file is read, or would be if it were there. A folder in Hugging Face layout may hold other files than
+        ``model.safetensors``."""
         place = WEIGHTS / self.path
         if place.name != HUGGING_FACE[0]:
             return place

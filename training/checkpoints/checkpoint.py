@@ -196,7 +196,7 @@ def load_latest(folder: Path) -> Loaded | None:
 
 
 def _newest_good(folder: Path) -> list[Loaded]:
-    """One checkpoint, or none."""
+    """The newest good checkpoint as a list of one; an empty list where the folder has no checkpoint."""
     faults: list[str] = []
     try:
         known = committed(folder, strict=True)

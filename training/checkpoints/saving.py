@@ -89,7 +89,7 @@ class Saver:
         self.last = time.monotonic()
 
     def wait(self) -> None:
-        """Until the save in flight, if there is one, is committed. Raises its CheckpointError on every rank."""
+        """Wait until the save in flight, if there is one, is committed. Raises its CheckpointError on every rank."""
         if not self.background:
             return
         if self.thread is not None:
@@ -108,7 +108,7 @@ class Saver:
         checkpoint.save(self.folder, step, model, state, keep=self.keep)
 
     def _try_to_write(self, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """In the thread."""
+        """Runs in the background thread."""
         try:
             if callable(state["optimizer"]):
                 state["optimizer"] = state["optimizer"]()
@@ -164,7 +164,7 @@ class HostCopies:
         return torch.empty(0, dtype=tensor.dtype).set_(self.copied[place], tensor.storage_offset(), tensor.size(), tensor.stride())
 
     def _buffer(self, size: int, pinned: bool) -> Tensor:
-        """One of ``size`` bytes that this copy has not used yet."""
+        """A buffer of ``size`` bytes that this copy does not use yet."""
         buffers, number = self.buffers.setdefault((size, pinned), []), self.used[size, pinned]
         self.used[size, pinned] += 1
         if number == len(buffers):

@@ -85,13 +85,14 @@ class Engine:
         yield
 
     def share_buffers(self) -> None:
-        """Give every process the main one's buffers, which it saves: each has updated its own running means in the last forward pass."""
+        """Copy the main process's buffers (which are the ones saved) to every process: each process has updated its running means
+        separately in the last forward pass."""
         if distributed.world_size() > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def close(self) -> None:
-        """Let go of what must not outlive the process group."""
+        """Release what must not outlive the process group."""
 
 
 class ShardedEngine(Engine):
@@ -120,16 +121,16 @@ class ShardedEngine(Engine):
             self._drop()
 
     def _full(self, part: nn.Parameter) -> Tensor:
-        """A parameter of ``trained``, put together from all processes."""
+        """The full tensor of a parameter of ``trained``, gathered from all processes."""
         raise NotImplementedError
 
     def _gather(self, device: torch.device, keep: bool) -> None:
         """Give ``model`` the parameters; on processes without ``keep`` they are dropped at once."""
         whole: dict[int, Tensor] = {}
-        for part, own in zip(self.trained.parameters(), self.model.parameters()):
+        for part, parameter in zip(self.trained.parameters(), self.model.parameters()):
             full = self._full(part)
             if keep:
-                whole[id(own)] = full.reshape(own.shape).to(device)
+                whole[id(parameter)] = full.reshape(parameter.shape).to(device)
         if keep:
             self._replace(lambda parameter: whole[id(parameter)])
 
@@ -163,7 +164,7 @@ def without_scalars(model: nn.Module) -> None:
 
 
 def skips_layers(model: nn.Module) -> bool:
-    """Whether some layers are left out at random in training, which each process then draws for itself."""
+    """Whether training leaves out some layers at random, which each process then draws separately."""
     return any(randomly_skipping(module) for module in model.modules())
 
 

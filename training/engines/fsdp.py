@@ -41,14 +41,14 @@ class FullySharded(ShardedEngine):
         self._drop()
         self.optimizer = build_optimizer(self.trained, run_cfg)
         self.saving: Any = torch.distributed.new_group(backend="gloo") if run_cfg.async_save else None
-        """What the threads that save in the background tell each other goes through a group of their own."""
+        """The process group through which the background threads that save a checkpoint exchange messages."""
         self.step_key = 0
         for module in self.trained.modules():
             if randomly_skipping(module):
                 self._draw_alike(module)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged after a step's last batch alone; until then each process keeps its own, whole."""
+        """Gradients are exchanged only after a step's last batch; until then every process keeps the whole gradient of its batches."""
         trained: Any = self.trained
         trained.set_requires_gradient_sync(last)
         return nullcontext()
@@ -77,7 +77,8 @@ class FullySharded(ShardedEngine):
         return cast(DTensor, part.detach()).full_tensor()
 
     def _draw_alike(self, module: nn.Module) -> None:
-        """Let every process draw the same within ``module``: all must leave out the same layers, for they gather them together."""
+        """Make the random draws within ``module`` the same on every process: all must skip the same layers, because they gather the
+        layers together."""
         before: list[Tensor] = []
 
         def alike(*_: Any) -> None:

@@ -52,9 +52,9 @@ class ZeRO(ShardedEngine):
         self.engine: Any = self.library.initialize(model=self.trained, optimizer=self.optimizer, config=settings,
                                                    dist_init_required=False)[0]
         self.step = 0
-        """The one under way, counted from 1."""
+        """The step that is under way, counted from 1."""
         self.read: list[Batch] = []
-        """Its batches."""
+        """The batches of this step."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         self.engine.set_gradient_accumulation_boundary(last)
