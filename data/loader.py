@@ -268,7 +268,8 @@ class BatchStream(Iterator[Batch]):
 
 
 class _Fetcher(Dataset):
-    """What runs in a worker: the keys of one batch → Batch, or the error that is to end the run, whole and without torch's frame."""
+    """Runs in a worker: turns the keys of one batch into the Batch, or into the error that is to end the run, whole and without torch's
+    frame."""
 
     def __init__(self, sources: Sequence[IndexedDataset], tokenizer: Tokenizer) -> None:
         self._sources, self._tokenizer = list(sources), tokenizer
@@ -341,7 +342,7 @@ def data_loader(fetcher: Dataset, batches: Any, processes: int, pin_memory: bool
         prefetch_factor=PREFETCH_PER_WORKER if processes else None,
         multiprocessing_context=context,
         worker_init_fn=_start_worker,
-        # Its own generator: the DataLoader's seed must not be drawn from the model's random state.
+        # A separate generator: the DataLoader's seed must not be drawn from the model's random state.
         generator=torch.Generator(),
     )
 
@@ -371,7 +372,7 @@ def _start_worker(_: int) -> None:
 
 
 def _end_when_told() -> None:
-    """The training's own SIGTERM ends a worker; should the training be no more, torch's own watch over it does."""
+    """Let the SIGTERM that the training sends end this worker; if the training process is gone, torch's watchdog in the worker ends it."""
     parent = parent_process()
     while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         continue

@@ -42,11 +42,11 @@ class Prefetched(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._ended:
             raise StopIteration
-        found = self._queue.get()
-        if isinstance(found, BaseException):
+        item = self._queue.get()
+        if isinstance(item, BaseException):
             self._ended = True
-            raise found
-        return found()
+            raise item
+        return item()
 
 
 def _fill(out: queue.Queue[Ready | BaseException], stop: threading.Event, batches: Iterator[Batch], start: Callable[[Batch], Ready]

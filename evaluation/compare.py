@@ -140,17 +140,17 @@ def _keys(entries: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     return keys
 
 
-def as_text(found: Mapping[str, Any]) -> str:
+def as_text(comparison: Mapping[str, Any]) -> str:
     """The comparison as a table for a terminal."""
     rows = [["group", "metric", "A", "B", "B - A", "95 % interval", "p"]]
-    for row in found["comparisons"]:
+    for row in comparison["comparisons"]:
         low, high = row["interval"]
         a, b = row["groups"]
         rows.append([a if a == b else f"{a} | {b}", row["metric"], f"{row['a']:.2f}", f"{row['b']:.2f}", f"{row['difference']:+.2f}",
                      f"[{low:+.2f}, {high:+.2f}]", f"{row['p']:.3f}"])
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) if n < 2 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths))) for row in rows]
-    lines += [f"protocol differs in {name}: {a!r} | {b!r}" for name, (a, b) in found["protocol_differences"].items()]
+    lines += [f"protocol differs in {name}: {a!r} | {b!r}" for name, (a, b) in comparison["protocol_differences"].items()]
     return "\n".join(line.rstrip() for line in lines) + f"\npaired; {bootstrap.WORDS}; p is not corrected for the number of metrics\n"
 
 
@@ -163,10 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=as_path, metavar="OUT", help="also write the comparison to this file")
     options = parser.parse_args(arguments)
     try:
-        found = compare(options.first, options.second, tuple(options.groups) if options.groups else None)
-        sys.stdout.write(as_text(found))
+        comparison = compare(options.first, options.second, tuple(options.groups) if options.groups else None)
+        sys.stdout.write(as_text(comparison))
         if options.json:
-            write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            write_atomically(options.json, json.dumps(comparison, indent=1, ensure_ascii=False) + "\n")
     except (CompareError, OSError) as error:
         sys.stderr.write(f"compare: {error}\n")
         return 2

@@ -76,14 +76,14 @@ class Journal:
         return computed_once(self._matched)
 
     def _matched(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        by_group: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         for path in sorted(self.folder.glob("matched_*.jsonl")) if self.folder else ():
             for line in iterate_jsonl(path):
                 if line["of"] == self._of:
                     pair = np.frombuffer(base64.b64decode(line["keys"]), np.int64), np.frombuffer(base64.b64decode(line["scores"]))
-                    found.setdefault(line["group"], []).append(pair)
+                    by_group.setdefault(line["group"], []).append(pair)
         return {group: (np.concatenate([keys for keys, _ in pairs]), np.concatenate([scores for _, scores in pairs]))
-                for group, pairs in found.items()}
+                for group, pairs in by_group.items()}
 
     def add_matched(self, group: str, keys: np.ndarray, scores: np.ndarray) -> None:
         """Note the scores of pairs, see :meth:`matched`."""

@@ -38,7 +38,8 @@ from omnivast.utils.files import write_atomically
 from omnivast.utils.log import setup_logging
 
 FEASIBLE: dict[Kind, str] = {"video": "vas", "image": "vs", "sound": "as"}
-"""What a clip of a kind may be captioned by: a video without sound counts as silent, a clip without words as one with none."""
+"""Modalities by which a clip of each kind may be captioned. A video without sound counts as silent, a clip without words as one with an
+empty subtitle."""
 NOT_INHERITED = ("captioner_mode", "generate_nums", "generate_by", "inherit_keys", "ret_features_dir")
 BATCH_SIZE = 16
 SHOWN = 3
@@ -125,16 +126,16 @@ def _dataset(name: str, settings: dict[str, Any], model: Model, state: State, ou
     task = Task.parse(settings["task"])
     # Frames and sound slices as in the training whose captions had these groups, or else whichever says.
     trained = sorted(model.datasets, key=lambda dataset: not set(task.all_groups) <= set(_caption_groups(dataset)))
-    found: dict[str, Any] = {"name": name, "task": settings["task"], "txt": str(output / "lists" / f"{name}.json"),
+    dataset: dict[str, Any] = {"name": name, "task": settings["task"], "txt": str(output / "lists" / f"{name}.json"),
                              "batch_size": BATCH_SIZE, "n_workers": -1}
     if Modality.VISION in task.modalities:
-        found |= {"vision_sample_num": 1 if settings["kind"] == "image" else _first(trained, "vision_sample_num", 8),
+        dataset |= {"vision_sample_num": 1 if settings["kind"] == "image" else _first(trained, "vision_sample_num", 8),
                   "vision_transforms": _first(trained, "vision_transforms", "none")}
     if Modality.AUDIO in task.modalities:
-        found["audio_sample_num"] = _first(trained, "audio_sample_num", 1)
+        dataset["audio_sample_num"] = _first(trained, "audio_sample_num", 1)
     if settings["kind"] == "sound":
-        return {**found, "audio": state.root}
-    return {**found, "vision": state.root, "vision_format": "image_rawimage" if settings["kind"] == "image" else "video_rawvideo"}
+        return {**dataset, "audio": state.root}
+    return {**dataset, "vision": state.root, "vision_format": "image_rawimage" if settings["kind"] == "image" else "video_rawvideo"}
 
 
 def _first(datasets: Iterable[dict[str, Any]], key: str, default: Any) -> Any:
@@ -144,12 +145,12 @@ def _first(datasets: Iterable[dict[str, Any]], key: str, default: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------------ lists
 
 
-def add_clips(state: State, found: Found, model: Model, output: Path) -> None:
+def add_clips(state: State, files: Found, model: Model, output: Path) -> None:
     """Put the clips that are in no list yet into new lists, by kind and groups; written at once. Raises LabelError."""
     known = {*state.left_out, *(_id(row) for name in state.lists for row in _rows(output, name))}
-    new = [name for name in found.subtitles if name not in known]
+    new = [name for name in files.subtitles if name not in known]
     groups = [Group.parse(group) for group in state.groups] or list(model.groups)
-    clips, others = look_into(found, new, with_subtitles=any(Modality.SUBTITLE in group for group in groups))
+    clips, others = look_into(files, new, with_subtitles=any(Modality.SUBTITLE in group for group in groups))
     lists: dict[tuple[Kind, str], list[Any]] = {}
     unfit: Counter[Kind] = Counter()
     for clip in clips:
@@ -174,7 +175,7 @@ def add_clips(state: State, found: Found, model: Model, output: Path) -> None:
         logger.info("to caption: %d %s(s) by %s%s", len(rows), kind, task.removeprefix("cap%").replace("%", ", "), with_words)
     state.left_out += others
     if not state.lists:
-        raise LabelError(f"nothing to label in {found.root}: {len(others)} file(s), none of which can be captioned by {words}")
+        raise LabelError(f"nothing to label in {files.root}: {len(others)} file(s), none of which can be captioned by {words}")
     write_atomically(output / "label.json", json.dumps(asdict(state), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -188,14 +189,14 @@ def _id(row: Any) -> str:
 
 
 def _rows(output: Path, name: str) -> list[Any]:
-    found: list[Any] = json.loads((output / "lists" / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    rows: list[Any] = json.loads((output / "lists" / f"{name}.json").read_text(encoding="utf-8"))
+    return rows
 
 
-def open_state(output: Path, found: Found, groups: Sequence[str]) -> State:
+def open_state(output: Path, files: Found, groups: Sequence[str]) -> State:
     """What the output folder holds labels of; new for an empty one. Raises LabelError where those are others than asked for."""
     path = output / "label.json"
-    asked = State(str(found.root), list(groups))
+    asked = State(str(files.root), list(groups))
     if not path.exists():
         return asked
     state = State(**json.loads(path.read_text(encoding="utf-8")))
@@ -210,10 +211,10 @@ def open_state(output: Path, found: Found, groups: Sequence[str]) -> State:
 # ---------------------------------------------------------------------------------------------------------------- results
 
 
-def gather(state: State, found: Found, output: Path) -> tuple[int, int]:
+def gather(state: State, files: Found, output: Path) -> tuple[int, int]:
     """labels.json, labels.csv and unreadable.json of all lists, sorted by path; how many clips are in the first and in the last."""
     labels: dict[str, dict[str, Any]] = {}
-    reasons = dict(found.missing)
+    reasons = dict(files.missing)
     kinds: dict[str, str] = {}
     groups: dict[str, dict[str, str]] = {}
     for name, settings in state.lists.items():
@@ -320,11 +321,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = read_model(options.model)
         groups = _groups(options.groups, model)
-        found = find_files(options.clips, options.media)
-        if found.missing:
-            logger.warning("%d entries have no file, '%s' first: %s", len(found.missing), *next(iter(found.missing.items())))
-        state = open_state(options.output, found, groups)
-        add_clips(state, found, model, options.output)
+        files = find_files(options.clips, options.media)
+        if files.missing:
+            logger.warning("%d entries have no file, '%s' first: %s", len(files.missing), *next(iter(files.missing.items())))
+        state = open_state(options.output, files, groups)
+        add_clips(state, files, model, options.output)
         config = write_atomically(options.output / "config.json",
                                   json.dumps(config_of(model, state, options.output, options.captions), indent=1) + "\n")
     except (LabelError, DataError, ConfigError, TaskError, OSError) as error:
@@ -337,7 +338,7 @@ def main(arguments: Sequence[str]) -> int:
     status = _run(config, -1 if options.gpus is None and gpus == 0 else gpus, flags)
     if status:
         return status
-    labelled, unreadable = gather(state, found, options.output)
+    labelled, unreadable = gather(state, files, options.output)
     logger.info("%d clips are captioned in %s and labels.json; %d could not be (unreadable.json)", labelled,
                 options.output / "labels.csv", unreadable)
     return 0

@@ -123,13 +123,13 @@ def code_commit() -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of OmniVAST, of Python and of the libraries that numbers may depend on."""
-    found = {"omnivast": omnivast.__version__, "python": platform.python_version()}
+    known = {"omnivast": omnivast.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            known[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**found, "torch": torch.__version__}
+    return {**known, "torch": torch.__version__}
 
 
 def hardware(device: torch.device | str = "cpu") -> str:

@@ -98,18 +98,18 @@ def protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
     benchmark = known().get(name)
     if benchmark is None:
         return []
-    found = []
+    differences = []
     for key, expected in benchmark.get("settings", {}).items():
         if key == "group":
             groups = protocol.get("groups", ())
             if expected not in groups:
-                found.append(f"groups {', '.join(groups) or 'unknown'}, published {expected}")
+                differences.append(f"groups {', '.join(groups) or 'unknown'}, published {expected}")
         elif protocol.get(key) != expected:
-            found.append(f"{key.replace('_', ' ')} {protocol.get(key, 'unknown')}, published {expected}")
-    found += (protocol.get("split_check") or {}).get("differences", [])
+            differences.append(f"{key.replace('_', ' ')} {protocol.get(key, 'unknown')}, published {expected}")
+    differences += (protocol.get("split_check") or {}).get("differences", [])
     if protocol.get("unreadable"):
-        found.append(f"{len(protocol['unreadable'])} unreadable clips left out")
-    return found + ([benchmark["note"]] if "note" in benchmark else [])
+        differences.append(f"{len(protocol['unreadable'])} unreadable clips left out")
+    return differences + ([benchmark["note"]] if "note" in benchmark else [])
 
 
 def headline(metrics: Mapping[str, Any], groups: Sequence[str], name: str = "") -> tuple[str, dict[str, float]]:

@@ -114,8 +114,11 @@ def evaluate(
 
 
 def _outcomes(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> Iterator[tuple[Objective, Outcome, float]]:
-    """One pass over the loader, in which each clip is encoded once for all objectives and groups and its keys and values are projected
-    once; then each objective's outcome, with the seconds of the pass and of its own scoring."""
+    """One pass over the loader, then the outcome of each objective, with the seconds that the pass and the scoring of this objective
+    took.
+
+    The pass encodes each clip once for all objectives and groups, and projects its keys and values once.
+    """
     start = time.monotonic()
     evaluators = {objective: EVALUATORS.find(objective.value)(model, loader, config, journal) for objective in loader.task.objectives}
     _pass(model, loader, evaluators, journal)
@@ -131,8 +134,8 @@ def _outcomes(model: Model, loader: EvalLoader, config: Config, journal: Journal
 def _pass(model: Model, loader: EvalLoader, evaluators: Mapping[Objective, Evaluator], journal: Journal) -> None:
     """Give the evaluators all clips: those that the journal does not know from the loader, noted as they come, then the journal's. Raises
     UnreadableError on every process where one has unreadable clips that are not to be skipped, after all others."""
-    own_clips = -(-(loader.clips - len(journal.done)) // distributed.world_size())
-    bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
+    share = -(-(loader.clips - len(journal.done)) // distributed.world_size())
+    bar: Progress[Any] = progress(share, f"testing {loader.name}", unit="clips")
     fault: str | None = None
     try:
         with bar:
@@ -154,8 +157,10 @@ def _pass(model: Model, loader: EvalLoader, evaluators: Mapping[Objective, Evalu
 
 
 def _encoded(model: Model, loader: EvalLoader, done: Collection[int]) -> Iterator[tuple[Batch, Encoded]]:
-    """The batches of clips not ``done`` on the device, encoded, with the seconds that it takes to read and encode each: of reading,
-    what was waited for, or the readers' own time where they had read ahead."""
+    """Batches of the clips that are not ``done``, on the device and encoded, with the seconds that reading and encoding each took.
+
+    Reading counts as the time that the loop waited for it or, where the readers had read ahead, as the time that they needed.
+    """
     readers, batches = max(1, workers(loader.config)), loader.read(done)
     while True:
         start = time.monotonic()

@@ -116,7 +116,7 @@ class Model(nn.Module):
     """A model family. The first block must be defined; the rest has defaults, which say what a model without it does."""
 
     tokenizer: Tokenizer
-    """What makes the ids of a batch's texts; data workers hold their own copy."""
+    """Makes the token ids of a batch's texts. Data workers have a copy of it."""
     audio_frontend: str = "beats"
     """How spectrograms are made for it: a name in data/audio.py. Pixels come as uint8 and are normalised by the model; the sizes of
     both, and the lengths of texts, are those of ``model_cfg``."""
@@ -183,11 +183,15 @@ class Model(nn.Module):
         raise ValueError(f"{type(self).__name__} cannot be tested for retrieval")
 
     pair_numbers: int = 1
-    """Numbers that ``similarity`` holds for each pair; evaluation makes its blocks the smaller."""
+    """How many numbers ``similarity`` holds in memory for each pair; evaluation makes its blocks smaller by this factor."""
 
     def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
-        """Scores (T, C), or (C, T) ``by_clip``, float32, of what was kept; the larger the better, below 1 in size. A function of its
-        arguments alone, on whatever device they are: no parameters, nor other rows. By default, of one ``vector`` each, the product."""
+        """Scores (T, C) or, with ``by_clip``, (C, T), float32, of what was kept of texts and clips: larger is better, and below 1 in
+        size.
+
+        A function of its arguments alone, on whatever device they are; it uses no parameters, and no row depends on another. The default
+        is the dot product of one ``vector`` each.
+        """
         one, other = (clips["vector"], texts["vector"]) if by_clip else (texts["vector"], clips["vector"])
         return one @ other.T
 
@@ -205,8 +209,8 @@ class Model(nn.Module):
     # ----------------------------------------------------------------------------------------------------------- generation
 
     def memory(self, features: Any) -> Any:
-        """What texts attend to, M = B rows; what can be computed once per clip is computed at first use and kept. The methods below take
-        it: captions and answers of all groups share one."""
+        """What texts attend to, one row per clip (M = B). Whatever can be computed once per clip is computed at first use and kept. The
+        methods below take it, so that captions and answers of all groups share it."""
         return features
 
     length_penalty: float = 0.6
@@ -250,8 +254,8 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     children = list(module.children())
     inner = [blocks_of(child) for child in children]
     if not isinstance(module, nn.ModuleList | nn.Sequential) or not _alike(children):
-        return [block for found in inner for block in found]
-    return [block for child, found in zip(children, inner) for block in found or [child]]
+        return [block for blocks in inner for block in blocks]
+    return [block for child, blocks in zip(children, inner) for block in blocks or [child]]
 
 
 def _alike(modules: list[nn.Module]) -> bool:

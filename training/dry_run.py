@@ -90,16 +90,16 @@ def one_gpu(config: Config, model: Model, loader: TrainLoader) -> dict[str, dict
     trainable = size_of(p for p in model.parameters() if p.requires_grad)
     fixed = size_of([*model.parameters(), *model.buffers()]) + MOMENTS[run.optim] * trainable
     try:
-        found = estimate(model, batch, loader.task(batch.corpus), run, fixed)
+        estimates = estimate(model, batch, loader.task(batch.corpus), run, fixed)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # whatever torch's fake tensors refuse
         reason = next(iter(str(error).splitlines()), "")
         logger.warning("what one GPU would need cannot be told for this model: %s: %s", type(error).__name__, reason)
         return {}
-    names = list(next(iter(found.values())))
-    cells = [(name, *(f"{row[name]:,}" if name.startswith("batch") else f"{row[name] / 1e9:.3f} GB" for row in found.values()))
+    names = list(next(iter(estimates.values())))
+    cells = [(name, *(f"{row[name]:,}" if name.startswith("batch") else f"{row[name] / 1e9:.3f} GB" for row in estimates.values()))
              for name in names]
-    logger.info("%s", table((f"one GPU, {len(batch)} clips of '{batch.corpus}'", *found), cells))
-    return found
+    logger.info("%s", table((f"one GPU, {len(batch)} clips of '{batch.corpus}'", *estimates), cells))
+    return estimates
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
@@ -114,7 +114,7 @@ def shared_out(run: RunConfig) -> Collection[str]:
     if run.parallel == "deepspeed":
         stage = read_settings(run)["zero_optimization"]["stage"]
         return ("optimiser", "gradients", "weights")[:stage]
-    # Until the last batch of a step, each process keeps the gradient of its own clips, whole.
+    # Until the last batch of a step, each process keeps the whole gradient of its clips.
     return ("optimiser", "weights", "gradients") if run.gradient_accumulation_steps == 1 else ("optimiser", "weights")
 
 

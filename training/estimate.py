@@ -88,15 +88,15 @@ def estimate(model: nn.Module, batch: Batch, task: Task, run: RunConfig, fixed: 
     weights and optimiser, and the largest batch that fits, "batch in 80 GB"."""
     switch: Callable[[bool], None] | None = getattr(model, "set_checkpointing", None)
     before = getattr(getattr(model, "config", None), "checkpointing", False)
-    found = {}
+    needed = {}
     for on in (True, False) if switch is not None else (before,):
         if switch is not None:
             switch(on)
         small, large = (needs(model, batch, task, run, clips) for clips in (len(batch), 2 * len(batch)))
-        found["checkpointing" if on else "no checkpointing"] = {
+        needed["checkpointing" if on else "no checkpointing"] = {
             "activations": small.activations, "peak": fixed + small.peak,
             **{f"batch in {card} GB": largest(fixed, small, large, card * 10**9) for card in CARDS}}
     if switch is not None:
         switch(before)
-    return found
+    return needed
 

@@ -49,7 +49,7 @@ class StopSignals:
 
     @contextmanager
     def immediately(self) -> Iterator[None]:
-        """Within, a signal ends the process without delay, as does one noted shortly before: everything is saved."""
+        """Inside this context a signal ends the process at once, and so does one that was noted shortly before: everything is saved."""
         self.at_once = True
         try:
             if self.number is not None:

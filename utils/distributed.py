@@ -37,7 +37,7 @@ Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
 class Traffic:
     """Bytes that this process sent to others, by kind of exchange, with W processes:
 
-    - gather: n bytes of own rows to every process, n (W − 1); their gradient, of n W bytes, by reduce-scatter, as many;
+    - gather: n bytes of this process's rows to every other, n (W − 1); their gradient, of n W bytes, by reduce-scatter, as many;
     - reduce: n bytes summed, or their largest found, in a ring: 2 n (W − 1) / W;
     - fetch: rows that others asked for, and gradients of rows fetched from others, as they are sent;
     - index: n bytes of numbers that the hosts plan with, such as those of the rows asked for, to every process, n (W − 1);
@@ -130,9 +130,9 @@ def device(name: str = "auto") -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     kind = "cuda" if name == "auto" else name
-    found: Any = torch.accelerator.current_accelerator(check_available=True)
-    if found is None or found.type != kind:
-        has = "no GPU" if found is None else f"only '{found.type}'"
+    accelerator: Any = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or accelerator.type != kind:
+        has = "no GPU" if accelerator is None else f"only '{accelerator.type}'"
         raise ValueError(f"device '{kind}' was asked for, but torch finds {has}; use --device cpu or auto")
     chosen = torch.device(kind, local_rank() % torch.accelerator.device_count())
     torch.accelerator.set_device_index(chosen.index)
@@ -177,7 +177,7 @@ def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> li
 
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """True on every process when it is on one."""
+    """True on every process when ``value`` is True on any."""
     return bool(largest(torch.tensor([float(flag)], device=device)).item() > 0)
 
 
@@ -199,10 +199,10 @@ def _all_reduce(values: Tensor, how: Any) -> Tensor:
 
 
 def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
-    """(n, …) of every process → (n · processes, …) in the order of ranks; each process must have the same n.
+    """Gathers (n, …) of every process into (n · processes, …), in the order of ranks; each process must have the same n.
 
-    Without gradient the own rows are cut off from the graph as well, so that the function is the same for any number of
-    processes (gradient then flows only through what is compared with the gathered rows).
+    Without gradient the rows of this process are detached too, so that the function is the same for any number of processes (gradient
+    then flows only through what is compared with the gathered rows).
     """
     if not with_grad:
         rows = rows.detach()
@@ -210,7 +210,7 @@ def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
 
 
 def gather_numbers(numbers: Tensor) -> np.ndarray:
-    """(n,) integers of every process → (processes, n) on the host, which waits for them; each process must have the same n."""
+    """Gathers (n,) integers of every process into (processes, n) on the host, which waits for them; each process must have the same n."""
     if world_size() == 1:
         return to_host(numbers)[None]
     numbers = numbers.int()  # half the bytes
@@ -222,10 +222,10 @@ def gather_numbers(numbers: Tensor) -> np.ndarray:
 
 @dataclass
 class Routes:
-    """Which rows this process gets from whom, and sends to whom; every process knows what all of them ask for.
+    """Which rows this process gets from whom, and sends to whom. Every process knows what all of them ask for.
 
-    order: (k,) where the rows that arrive, in the order of their senders, belong. local: own rows in the order in which they leave.
-    asked, given: how many come from and go to each process.
+    order: (k,) the position to which each received row belongs; rows arrive in the order of their senders. local: numbers of this
+    process's rows in the order in which they are sent. asked, given: how many rows come from and go to each process.
     """
 
     order: Index
@@ -235,7 +235,7 @@ class Routes:
 
     @classmethod
     def of(cls, wanted: Sequence[np.ndarray], rows: int) -> Routes:
-        """From the global rows that each process wants, of which each holds ``rows``, numbered rank · rows onwards."""
+        """The routes, given the global rows that each process wants. Each process holds ``rows`` rows, numbered from rank · rows."""
         def owners(numbers: np.ndarray) -> np.ndarray:
             return numbers // rows
 
@@ -265,7 +265,7 @@ def scatter_sum(parts: Tensor) -> Tensor:
         result = parts.new_empty((share, *parts.shape[1:]))
         dist.reduce_scatter_tensor(result, parts)
         return result
-    # Gloo's own reduce-scatter sums everything everywhere. This sends each part to its owner alone.
+    # Gloo's reduce-scatter sums everything everywhere. This sends each part only to its owner.
     received = torch.empty_like(parts)
     dist.all_to_all_single(received, parts)
     return received.unflatten(0, (world, share)).sum(0)

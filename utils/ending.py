@@ -28,7 +28,7 @@ def end_with(message: str, status: int) -> int:
     if not file:
         logger.error("%s", message)
         return status
-    # torchrun gives each process of a machine an error file in a folder of its own, beside those of the others.
+    # torchrun gives each process of a machine an error file in a separate folder; these folders lie side by side.
     claim = Path(file).parent.parent / f"said_{hashlib.sha256(message.encode()).hexdigest()[:16]}"
     try:
         claim.mkdir()

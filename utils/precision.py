@@ -34,7 +34,7 @@ GLANCE = 2**23
 
 @dataclass(frozen=True)
 class Machine:
-    """What is known of a device."""
+    """A device, and how fast it computes products in each format."""
 
     kind: str
     """cuda, rocm (AMD's cards, which torch calls cuda), xpu, mps or cpu."""
@@ -121,8 +121,8 @@ def _costs(name: str, machine: Machine) -> str:
         return ""
     others = [f"in {other} they take {machine.times(other, name):.3g} times as long" if rate else f"{other} is not possible"
               for other, rate in machine.rates.items() if other != name]
-    place = " of a thread" if machine.kind == "cpu" else ""
-    return "; ".join([f": products of width {machine.width} run at {machine.rates[name] / 1e9:.3g} GFLOP/s{place}", *others])
+    whose = " of a thread" if machine.kind == "cpu" else ""
+    return "; ".join([f": products of width {machine.width} run at {machine.rates[name] / 1e9:.3g} GFLOP/s{whose}", *others])
 
 
 def resolve(asked: str, device: torch.device, width: int, *, usable: Collection[str] = tuple(DTYPES),

@@ -38,7 +38,7 @@ class Place:
     step: int = 0
     phase: str = "starting"
     beat: int = 0
-    """Grows as long as the process lives, whatever its main thread does."""
+    """Counts up as long as the process lives, whatever its main thread does."""
     host: str = ""
     pid: int = 0
 
@@ -80,7 +80,7 @@ class Watchdog:
         _running = self
         if self.limit > 0 and distributed.world_size() > 1:
             Watchdog._number += 1
-            # A connection of its own: the main thread may hang while it holds the group's.
+            # A second connection: the main thread may hang while it holds the group's.
             store = dist.distributed_c10d._get_default_store().clone()
             self.store = dist.PrefixStore(f"watchdog{Watchdog._number}", store)
             self.interval = min(self.limit / 5, LONGEST_INTERVAL)
@@ -108,7 +108,7 @@ class Watchdog:
                     self.since, hangs = time.monotonic(), False
                 hangs = hangs or self.store.check(["hang"])
             except RuntimeError as error:
-                # The process that holds the store is gone; the group's own connections will say so too.
+                # The process that holds the store is gone; the connections of the group will say so too.
                 if told:
                     logger.info("the watchdog cannot reach the other processes: %s", error)
                 told = False
@@ -158,15 +158,15 @@ class Watchdog:
 
     def _places(self) -> dict[int, Place]:
         """The last known Place of every process that has written one."""
-        found = {}
+        places = {}
         for rank in range(distributed.world_size()):
             if self.store.check([str(rank)]):
-                found[rank] = Place(**json.loads(self.store.get(str(rank))))
-        return found
+                places[rank] = Place(**json.loads(self.store.get(str(rank))))
+        return places
 
 
 def going_on() -> None:
-    """The work of this process goes on, within its phase."""
+    """Tell the others that the work of this process goes on, within its phase."""
     if _running is not None:
         _running.moves += 1
 

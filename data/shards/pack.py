@@ -173,19 +173,19 @@ class _Source:
 
     def _files(self, clip_id: str) -> dict[str, str] | None:
         """Extension → file of a clip; None where it has none, or lacks what the folders are for."""
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         for folder, endings in self._folders:
             try:
                 path = folder.find(clip_id)
             except MediaError:
-                if found:
+                if files:
                     continue  # as in folders: a clip that is seen and has no file for its sound is silent
                 return None
             ending = os.path.splitext(path)[1].lower()
             if ending not in endings:
                 raise DataError(f"{path}: a shard tells what its members are by their extensions; expected one of {', '.join(endings)}")
-            found[ending] = path
-        return found
+            files[ending] = path
+        return files
 
 
 def _items(path: str) -> Iterator[Any]:
@@ -298,10 +298,10 @@ def verify(paths: Sequence[str]) -> list[str]:
     unknown, dotted = dict[str, tuple[int, str]](), (0, "")
     bar: Progress[Any] = progress(len(paths), "verifying", unit="shard")
     with ThreadPoolExecutor(cores()) as pool, bar:
-        for path, (index, its_size, found) in zip(paths, pool.map(_look, paths)):
+        for path, (index, its_size, wrong) in zip(paths, pool.map(_look, paths)):
             samples, size = samples + len(index.samples), size + its_size
             unknown, dotted = tally([unknown, index.unknown]), (dotted[0] + index.dotted[0], dotted[1] or index.dotted[1])
-            faults += [f"{path}: {'; '.join(found)}"] if found else []
+            faults += [f"{path}: {'; '.join(wrong)}"] if wrong else []
             bar.update()
     for fault in faults:
         logger.error("%s", fault)

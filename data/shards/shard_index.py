@@ -80,10 +80,10 @@ def split_name(name: str) -> tuple[str, str]:
     return (folder + slash + stem, dot + ending.lower()) if stem and ending else ("", "")
 
 
-def tally(found: Iterable[dict[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
+def tally(tallies: Iterable[dict[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
     """Counts with an example each, summed over several shards."""
     total: dict[str, tuple[int, str]] = {}
-    for endings in found:
+    for endings in tallies:
         for ending, (count, example) in endings.items():
             earlier = total.get(ending, (0, example))
             total[ending] = (earlier[0] + count, earlier[1])
@@ -103,16 +103,16 @@ def unread(unknown: dict[str, tuple[int, str]]) -> str:
 def load_index(shard: str) -> ShardIndex:
     """The index of a shard, made where there is none that fits. Raises ShardError."""
     candidates = places(Path(shard), "shards", "index.json")
-    for place in candidates:
-        found = _known(place, shard)
-        if found is not None:
-            return found
+    for path in candidates:
+        known = _known(path, shard)
+        if known is not None:
+            return known
     before = _stamp(shard)
     index = scan(shard)
-    for place in candidates:
-        if writable(place.parent):
+    for path in candidates:
+        if writable(path.parent):
             with suppress(OSError):  # a full disk: the index is made again next time
-                write_atomically(place, json.dumps({**before, **asdict(index)}))
+                write_atomically(path, json.dumps({**before, **asdict(index)}))
                 break
     return index
 
@@ -191,12 +191,12 @@ def _add_dotted(index: ShardIndex, key: str, members: list[tarfile.TarInfo], sha
             names.setdefault(stem, []).append(member.name)
         else:
             _count_unknown(index, ending, member.name)
-    texts_alone = any(found.keys() <= set(TEXT_EXTENSIONS) for found in stems.values())
-    for stem, found in stems.items():
-        has_media, has_texts = not found.keys() <= set(TEXT_EXTENSIONS), not found.keys().isdisjoint(TEXT_EXTENSIONS)
-        same = not undotted or undotted.keys() == found.keys()
+    texts_alone = any(parts.keys() <= set(TEXT_EXTENSIONS) for parts in stems.values())
+    for stem, parts in stems.items():
+        has_media, has_texts = not parts.keys() <= set(TEXT_EXTENSIONS), not parts.keys().isdisjoint(TEXT_EXTENSIONS)
+        same = not undotted or undotted.keys() == parts.keys()
         if has_media and same and (has_texts or not (undotted or texts_alone)):
-            index.samples[stem] = found
+            index.samples[stem] = parts
             index.dotted = (index.dotted[0] + 1, index.dotted[1] or stem)
         else:
             for name in names[stem]:

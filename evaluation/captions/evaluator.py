@@ -52,7 +52,7 @@ class CaptionEvaluator:
         self.model, self.groups = model, tuple(groups)
         self.references = references
         self.beam_size, self.max_length, self.java_seconds = beam_size, max_length, java_seconds
-        self._own: list[tuple[int, dict[str, Any]]] = []
+        self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
         """One batch. Returns what was found, for :meth:`take`. Raises ValueError when a clip has no reference."""
@@ -68,17 +68,17 @@ class CaptionEvaluator:
                                           length_penalty=self.model.length_penalty)
             for entry, caption in zip(entries, captions):
                 entry[str(group)] = caption
-        found = list(zip(batch.index.tolist(), entries))
-        self._own.extend(found)
-        return found
+        rows = list(zip(batch.index.tolist(), entries))
+        self._entries.extend(rows)
+        return rows
 
     def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """What :meth:`add` returned in an earlier run; references may have changed since."""
-        self._own.extend((row, {**entry, "references": list(self.references[entry["clip_id"]])}) for row, entry in found)
+        self._entries.extend((row, {**entry, "references": list(self.references[entry["clip_id"]])}) for row, entry in found)
 
     def finish(self) -> Outcome:
         """Metrics by group, ``cider`` first, of all processes' clips. Called on every process."""
-        predictions = [entry for _, entry in in_annotation_order(self._own)]
+        predictions = [entry for _, entry in in_annotation_order(self._entries)]
         groups = [str(group) for group in self.groups]
         scored = computed_once(lambda: score_captions(predictions, groups, self.java_seconds))
         facts = {

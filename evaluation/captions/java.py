@@ -1,7 +1,5 @@
-"""METEOR and SPICE through pycocoevalcap, which runs Java programs: in a process of their own, with a time limit, never fatal.
-
-What cannot be computed is named with its reason; the other metrics do not depend on it.
-"""
+"""METEOR and SPICE through pycocoevalcap, which runs Java programs. They run in a separate process with a time limit, and a failure never
+ends the test: what cannot be computed is named with its reason, and the other metrics do not depend on it."""
 
 from __future__ import annotations
 
@@ -45,17 +43,17 @@ def java_scores(systems: Sequence[Sequence[str]], references: Sequence[Sequence[
     Args:
         seconds: time limit of each metric, for all systems together; 0: computes neither.
     """
-    found = JavaScores()
+    result = JavaScores()
     for metric in METRICS:
         why = "not asked for (its time limit is 0 seconds)" if seconds <= 0 else missing(metric)
         if not why:
             try:
-                setattr(found, metric, _run(metric, systems, references, seconds))
+                setattr(result, metric, _run(metric, systems, references, seconds))
             except (RuntimeError, OSError) as error:
                 why = str(error)
         if why:
-            found.not_computed[metric] = why
-    return found
+            result.not_computed[metric] = why
+    return result
 
 
 def missing(metric: str) -> str:

@@ -82,7 +82,7 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
     """All that decides which captions a clip gets, ready for JSON; batch size and processes do not."""
     run, model = config.run_cfg, resolved(config)["model_cfg"]
     search = {"beam_size": run.beam_size} if run.generate_by == "beam" else {}
-    found = {
+    settings = {
         "checkpoint_sha256": provenance.get("checkpoint_sha256"),
         "clips_sha256": loader.provenance["split_sha256"],
         "run_cfg": {"seed": run.seed, "precision": run.precision, "generate_nums": run.generate_nums, "generate_by": run.generate_by,
@@ -90,7 +90,7 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
         "model_cfg": {key: value for key, value in model.items() if key not in NOT_DECIDING_MODEL},
         "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(settings))
 
 
 def _protocol(loader: EvalLoader, config: Config, provenance: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], 
     run, longest = config.run_cfg, config.model_cfg.max_caption_len
     number = run.generate_nums
     if run.generate_by == "beam":
-        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=model.length_penalty)
-        return [captions[:number] for captions in found]
+        best = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=model.length_penalty)
+        return [captions[:number] for captions in best]
     keyed = (generator(run.seed, "label", group, clip_id) for clip_id in clip_ids)
     draws = torch.stack([torch.rand(number, longest, generator=each) for each in keyed])
     return model.sample_captions(memory, group, draws=draws)

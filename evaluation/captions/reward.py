@@ -37,8 +37,8 @@ class CiderReward:
         scores = []
         for clip_id, candidates in zip(clip_ids, captions):
             different = list(dict.fromkeys(candidates))
-            found = dict(zip(different, cider.scores(clips[clip_id], [_ended(caption) for caption in different])))
-            scores.append([found[caption] for caption in candidates])
+            by_caption = dict(zip(different, cider.scores(clips[clip_id], [_ended(caption) for caption in different])))
+            scores.append([by_caption[caption] for caption in candidates])
         return scores
 
 

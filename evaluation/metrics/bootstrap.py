@@ -61,7 +61,7 @@ class Median:
         ranked = np.asarray(self.values, dtype=np.float64)[order]
         below = np.cumsum(weights[:, self.clip[order]], axis=1)
         drawn = below[:, -1:]
-        middle = [np.minimum((below <= np.floor(place)).sum(1), len(ranked) - 1) for place in ((drawn - 1) / 2, drawn / 2)]
+        middle = [np.minimum((below <= np.floor(middle_rank)).sum(1), len(ranked) - 1) for middle_rank in ((drawn - 1) / 2, drawn / 2)]
         return np.where(drawn[:, 0] > 0, (ranked[middle[0]] + ranked[middle[1]]) / 2, np.nan)
 
 
@@ -93,11 +93,11 @@ def draws(clips: int, resamples: int = RESAMPLES, seed: int = SEED, numbers: int
 
 def replicates(measures: Mapping[str, Measure], clips: int, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
     """(resamples,) values of every measure, all on the same draws."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in measures}
     for weights in draws(clips, resamples, seed, max((measure.texts for measure in measures.values()), default=0)):
         for name, measure in measures.items():
-            found[name].append(measure.of(weights))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            values[name].append(measure.of(weights))
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 def intervals(measures: Mapping[str, Measure], clips: int, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, list[float]]:

@@ -30,12 +30,12 @@ _IRREGULAR = {"somebody'd": "somebodyd", "ow's'at": "'ow's'at", "'ows'at": "'ow'
 
 
 def _contractions() -> dict[str, str]:
-    found = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split()}
+    forms = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split()}
     for word in _TWO_APOSTROPHES.split():
         first, second = (n for n, letter in enumerate(word) if letter == "'")
-        found[word[:first] + word[first + 1 :]] = word
-        found[word[:second] + word[second + 1 :]] = word
-    return {**found, **_IRREGULAR}
+        forms[word[:first] + word[first + 1 :]] = word
+        forms[word[:second] + word[second + 1 :]] = word
+    return {**forms, **_IRREGULAR}
 
 
 CONTRACTIONS = _contractions()

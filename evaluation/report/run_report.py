@@ -137,11 +137,11 @@ def _published(report: Report, results: Sequence[Result]) -> None:
     names = Counter((result.name, result.objective) for result in results)
     for result in results:
         group, numbers = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
-        theirs = benchmarks.published(result.name)
+        published = benchmarks.published(result.name)
         where = f" ({result.path.parent})" if names[result.name, result.objective] > 1 else ""
         rows.append([f"{result.name} {group}{where}", "", "", "", ""])
         for key, value in numbers.items():
-            other = theirs.get(key)
+            other = published.get(key)
             rows.append([benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), result.interval(group, key), other,
                          None if other is None else f"{value - other:+.1f}"])
         absent = {benchmarks.HEADLINES.get(key, key): why for key, why in mapping(result.protocol.get("not_computed")).items()}
@@ -149,7 +149,7 @@ def _published(report: Report, results: Sequence[Result]) -> None:
             rows += [[name, "not computed", None, None, None] for name in absent]
         if absent:
             notes.append(f"{result.name}, not computed: {'; '.join(f'{name}, {why}' for name, why in absent.items())}.")
-        if theirs:
+        if published:
             differences = "; ".join(benchmarks.protocol_differences(result.name, result.protocol))
             notes.append(f"{result.name}: the protocol differs from the published one: {differences}." if differences else
                          f"{result.name}: the protocol is the published one, as far as the paper tells.")

@@ -109,7 +109,7 @@ class RetrievalEvaluator:
         self.rerank, self.both_directions, self.dual_softmax, self.shared_texts = rerank, both_directions, dual_softmax, shared_texts
         self._folder = temporary_folder(features_dir) if features_dir else None
         kinds = dict.fromkeys(group.caption_kind for group in groups)
-        self._own = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
+        self._part = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
                           texts={kind: _TextPool(FeatureRows(self._file(f"texts_{kind.value}"))) for kind in kinds})
         modalities = tuple(dict.fromkeys(m for group in groups for m in group))
         part = partial(model.matching_features, modalities=modalities)
@@ -121,19 +121,19 @@ class RetrievalEvaluator:
         rows = batch.index.tolist()
         embedded: list[tuple[Texts, Rows]] = []
         texts_by_kind: dict[str, dict[str, Any]] = {}
-        for kind in self._own.texts:
+        for kind in self._part.texts:
             texts = _captions(batch, kind)
-            known = next((found for other, found in embedded if _same(other, texts)), None)
+            known = next((vectors for other, vectors in embedded if _same(other, texts)), None)
             embedded.append((texts, _on_host(self.model.index_texts(texts)) if known is None else known))
             ids = [ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
             texts_by_kind[kind.value] = {"features": embedded[-1][1].tensors, "raw": texts.raw,
                                          "row": [rows[clip] for clip in texts.clip.tolist()], "ids": ids}
         clips = {str(group): _on_host(self.model.index_clips(encoded.features, group)).tensors for group in self.groups}
-        found = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
-        self._append(found)
+        result = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
+        self._append(result)
         if self._conditions is not None:
             self._conditions.add(rows, encoded.features, encoded.seconds)
-        return found
+        return result
 
     def take(self, found: Mapping[str, Any]) -> None:
         """What :meth:`add` returned in an earlier run, after all of this one's: clips that re-ranking needs are encoded again."""
@@ -141,13 +141,13 @@ class RetrievalEvaluator:
         if self._conditions is not None:
             self._conditions.add_absent(found["rows"])
 
-    def _append(self, found: Mapping[str, Any]) -> None:
-        self._own.rows.extend(found["rows"])
-        self._own.clip_ids.extend(found["clip_ids"])
-        for group, rows in self._own.clips.items():
-            rows.append(Rows(found["clips"][str(group)]))
-        for kind, pool in self._own.texts.items():
-            texts = found["texts"][kind.value]
+    def _append(self, result: Mapping[str, Any]) -> None:
+        self._part.rows.extend(result["rows"])
+        self._part.clip_ids.extend(result["clip_ids"])
+        for group, rows in self._part.clips.items():
+            rows.append(Rows(result["clips"][str(group)]))
+        for kind, pool in self._part.texts.items():
+            texts = result["texts"][kind.value]
             pool.features.append(Rows(texts["features"]))
             pool.raw.extend(texts["raw"])
             pool.row.extend(texts["row"])
@@ -159,15 +159,15 @@ class RetrievalEvaluator:
 
         Raises ValueError when clips must be encoded again and ``again`` is absent.
         """
-        parts = distributed.all_gather_objects(self._own)
+        parts = distributed.all_gather_objects(self._part)
         clip_ids, owner = _join_clips(parts)
         order = _clip_order(parts, owner)
         clips = {group: self._joined([part.clips[group] for part in parts], order, f"all_clips_{group}") for group in self.groups}
-        texts = {kind: self._join_texts(parts, kind, owner) for kind in self._own.texts}
+        texts = {kind: self._join_texts(parts, kind, owner) for kind in self._part.texts}
         searches = {group: self._search(group, texts[group.caption_kind], clips[group]) for group in self.groups}
         matched = self._match(searches, texts, owner) if self._conditions is not None else {}
-        found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
-        predictions = _predictions(self.groups, texts, clip_ids, found)
+        ranked = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
+        predictions = _predictions(self.groups, texts, clip_ids, ranked)
         metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
         facts = {
             "clips": len(clip_ids),
@@ -241,13 +241,13 @@ class RetrievalEvaluator:
         """The search by similarity in each direction, named by what metrics append to their name."""
         model, numbers = self.model, np.arange(size(clips))
         # One product is made where the rows are kept; what takes more, where the model is.
-        place = "cpu" if model.pair_numbers == 1 else model.device
+        device = "cpu" if model.pair_numbers == 1 else model.device
 
         def by_text(queries: Rows, candidates: Rows) -> torch.Tensor:
-            return model.similarity(group, queries.to(place), candidates.to(place))
+            return model.similarity(group, queries.to(device), candidates.to(device))
 
         def by_clip(queries: Rows, candidates: Rows) -> torch.Tensor:
-            return model.similarity(group, candidates.to(place), queries.to(place), by_clip=True)
+            return model.similarity(group, candidates.to(device), queries.to(device), by_clip=True)
 
         depth = max(self.rerank, SHOWN)
         also = texts.also
@@ -270,8 +270,8 @@ class RetrievalEvaluator:
         clips = len(owner)
         asked = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
                  for group, directions in searches.items()}
-        first = {group: self._first_of_same(group, own_keys, clips) for group, own_keys in asked.items()}
-        keys = {group: np.unique(own_keys) for group, own_keys in first.items()}
+        first = {group: self._first_of_same(group, pair_keys, clips) for group, pair_keys in asked.items()}
+        keys = {group: np.unique(pair_keys) for group, pair_keys in first.items()}
         local = np.full(clips, -1)
         for number, rank, position in owner.values():
             if rank == distributed.rank():
@@ -281,7 +281,7 @@ class RetrievalEvaluator:
         to_score = {group: all_keys[(local[all_keys % clips] >= 0) & ~np.isin(all_keys, before[group][0])]
                     for group, all_keys in keys.items()}
         assert self._conditions is not None, "called only for re-ranking"
-        wanted = np.zeros(len(self._own.rows), dtype=bool)
+        wanted = np.zeros(len(self._part.rows), dtype=bool)
         for here in to_score.values():
             wanted[local[here % clips]] = True
         places = self._conditions.places(wanted)
@@ -291,7 +291,7 @@ class RetrievalEvaluator:
             matcher = PairMatcher(self.model, self._conditions.chunks(wanted, self.again), self.model.device)
             scores = matcher.margins(
                 pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update,
-                lambda group, chosen, found: self.journal.add_matched(str(group), to_score[group][chosen], found) if self.journal else None)
+                lambda group, chosen, part: self.journal.add_matched(str(group), to_score[group][chosen], part) if self.journal else None)
         gathered = distributed.all_gather_objects({group: (to_score[group], scores[group]) for group in self.groups})
         result = {}
         for group in self.groups:
@@ -369,11 +369,11 @@ def _clip_order(parts: Sequence[_Part], owner: dict[int, tuple[int, int, int]]) 
     return np.array([starts[rank] + position for _, rank, position in owner.values()], dtype=np.int64)
 
 
-def _pair_keys(direction: str, found: Search, depth: int, clips: int) -> np.ndarray:
+def _pair_keys(direction: str, ranking: Search, depth: int, clips: int) -> np.ndarray:
     """Keys text · clips + clip of the pairs that a direction re-ranks."""
-    top = found.top[:, :depth]
+    top = ranking.top[:, :depth]
     if direction:
-        return (top * clips + found.query_keys[:, None]).ravel()
+        return (top * clips + ranking.query_keys[:, None]).ravel()
     return (np.arange(len(top))[:, None] * clips + top).ravel()
 
 
@@ -386,7 +386,7 @@ def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray]
     """
     plain = directions[""]
     clips = len(plain.candidate_keys)
-    found: dict[str, np.ndarray] = {"top": plain.top}
+    columns: dict[str, np.ndarray] = {"top": plain.top}
     for name, ranking in directions.items():
         # Every row of the other direction is a clip; its texts all carry that clip's rank.
         rows = np.searchsorted(ranking.query_keys, plain.query_keys) if name else slice(None)
@@ -395,15 +395,15 @@ def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray]
             top = ranking.top[:, :depth]
             scores = margins[np.searchsorted(keys, _pair_keys(name, ranking, depth, clips).reshape(top.shape))]
             ranks = recall.reranked_ranks(ranking.ranks, top, scores, ranking.query_keys, ranking.candidate_keys, ranking.also)
-            found[f"itm{name}_rank"] = ranks[rows]
+            columns[f"itm{name}_rank"] = ranks[rows]
             if not name:
                 best_first = np.argsort(-scores, axis=1, kind="stable")
-                found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), ranking.top[:, depth:]], 1)
-                found["itc_top"] = ranking.top
-        found[f"itc{name}_rank"] = ranking.ranks[rows]
+                columns["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), ranking.top[:, depth:]], 1)
+                columns["itc_top"] = ranking.top
+        columns[f"itc{name}_rank"] = ranking.ranks[rows]
         if ranking.dual_ranks is not None:
-            found[f"dual_softmax{name}_rank"] = ranking.dual_ranks[rows]
-    return found
+            columns[f"dual_softmax{name}_rank"] = ranking.dual_ranks[rows]
+    return columns
 
 
 def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:
@@ -416,7 +416,7 @@ def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:
 
 
 def _predictions(
-    groups: Sequence[Group], texts: dict[CaptionKind, _Texts], clip_ids: Sequence[str], found: dict[Group, dict[str, np.ndarray]]
+    groups: Sequence[Group], texts: dict[CaptionKind, _Texts], clip_ids: Sequence[str], ranked: dict[Group, dict[str, np.ndarray]]
 ) -> list[dict[str, Any]]:
     """One entry per text, with the groups that search with it."""
     predictions = []
@@ -425,8 +425,8 @@ def _predictions(
         for number, (raw, clip) in enumerate(zip(pool.raw, pool.clip.tolist())):
             entry: dict[str, Any] = {"text": raw, "clip_id": clip_ids[clip]}
             for group in using:
-                own_row = {name: values[number].tolist() for name, values in found[group].items()}
+                ranks = {name: values[number].tolist() for name, values in ranked[group].items()}
                 entry[str(group)] = {name: [clip_ids[n] for n in value[:SHOWN]] if isinstance(value, list) else value
-                                     for name, value in own_row.items()}
+                                     for name, value in ranks.items()}
             predictions.append(entry)
     return predictions

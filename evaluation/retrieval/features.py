@@ -229,20 +229,20 @@ class _Chunks:
             return
         logger.info("condition features of %d of %d clips were not kept (%s); they are encoded again", len(self.rows), self.owner.clips,
                     "it costs less" if not self.owner.clips_kept and self.owner.decision else f"{self.owner.limit / 1e9:.3g} GB are full")
-        place, start = 0, time.monotonic()
+        read, start = 0, time.monotonic()
         bar: Progress[Any] = progress(len(self.rows), "encoding again", unit="clips")
         with bar:
             for rows, features in self.again(self.rows, self.owner.modalities):
-                if rows != self.rows[place : place + len(rows)]:
-                    missing = next(a for a, b in zip(self.rows[place:], [*rows, None]) if a != b)
+                if rows != self.rows[read : read + len(rows)]:
+                    missing = next(a for a, b in zip(self.rows[read:], [*rows, None]) if a != b)
                     raise RuntimeError(f"the clip in annotation row {missing} could be read at first, but not again for re-ranking")
-                place += len(rows)
+                read += len(rows)
                 self.owner.seconds_again += time.monotonic() - start
                 yield features
                 start = time.monotonic()
                 bar.update(len(rows))
-        if place < len(self.rows):
-            raise RuntimeError(f"the clip in annotation row {self.rows[place]} could be read at first, but not again for re-ranking")
+        if read < len(self.rows):
+            raise RuntimeError(f"the clip in annotation row {self.rows[read]} could be read at first, but not again for re-ranking")
 
 
 def reranked_share(clips: int, texts: int, depth: int) -> float:

@@ -23,8 +23,8 @@ def rank_metrics(
         measures, clips = _by_kind(predictions, group)
         for (kind, name), measure in measures.items():
             metrics[group].setdefault(kind, {})[name] = bootstrap.value(measure, clips)
-        found = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in measures.items()}, clips)
-        intervals.update(found)
+        group_intervals = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in measures.items()}, clips)
+        intervals.update(group_intervals)
     return metrics, intervals
 
 

@@ -32,9 +32,9 @@ def projections(features: Rows) -> Tensor:
 
 
 def first_of_same(features: Features, places: Tensor) -> np.ndarray:
-    """The number of the first row that is the same, mostly its own: (N,) int64.
+    """For each row, the number of the first row that is the same, which mostly is the row itself: (N,) int64.
 
-    Rows are sorted by one projection, and each compared with the next few: rows that are the same stand together, but for strangers that
+    Rows are sorted by one projection, and each is compared with the next few: rows that are the same stand together, unless others
     happen to fall between them.
 
     Args:

@@ -90,7 +90,7 @@ def search(
         return np.concatenate(ranks), np.concatenate(top), total.numpy() if dual_softmax else None
 
     ranks, top, totals = zip(*_shared_out(size(queries), first))
-    found = Search(query_keys, candidate_keys, np.concatenate(ranks), np.concatenate(top), also=also)
+    result = Search(query_keys, candidate_keys, np.concatenate(ranks), np.concatenate(top), also=also)
     if dual_softmax:
         total = torch.from_numpy(np.logaddexp.reduce(totals, axis=0))
 
@@ -99,8 +99,8 @@ def search(
             wide = ((rows, scores.double()) for rows, scores in scored(part))
             return np.concatenate([ranked(rows, scores * torch.exp(scores / TEMPERATURE - total)) for rows, scores in wide])
 
-        found.dual_ranks = np.concatenate(_shared_out(size(queries), second))
-    return found
+        result.dual_ranks = np.concatenate(_shared_out(size(queries), second))
+    return result
 
 
 def _shared_out(queries: int, compute: Callable[[slice], Item]) -> list[Item]:
@@ -127,8 +127,8 @@ def score_rows(queries: Features, candidates: Features, score: Score, same: np.n
         else:
             width = CANDIDATES_AT_ONCE if pair_numbers == 1 else SCORES_AT_ONCE // (len(query_rows) * pair_numbers)
             scores = torch.empty((len(query_rows), count))
-            for place in recall.row_chunks(count, min(CANDIDATES_AT_ONCE, max(1, width))):
-                scores[:, place] = score(query_rows, read(candidates, place)).cpu()
+            for block in recall.row_chunks(count, min(CANDIDATES_AT_ONCE, max(1, width))):
+                scores[:, block] = score(query_rows, read(candidates, block)).cpu()
         yield rows, scores if columns is None else scores[:, columns]
 
 

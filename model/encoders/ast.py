@@ -62,19 +62,19 @@ class AST(HuggingFaceAudio):
     def from_file(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Converts AST's original file beyond renaming: splits the joint projection, and brings the positions of its overlapping patches
         bilinearly to this tower's grid, without that of the distillation token, as the release does."""
-        found = {}
+        converted = {}
         for name, tensor in state.items():
-            for theirs, released in FILE_PARTS.items():
-                name = name.replace(theirs, released)
+            for original, released in FILE_PARTS.items():
+                name = name.replace(original, released)
             if ".attn.qkv." in name:
-                found.update({name.replace(".attn.qkv.", f".attention.linears.{i}."): part for i, part in enumerate(tensor.chunk(3))})
+                converted.update({name.replace(".attn.qkv.", f".attention.linears.{i}."): part for i, part in enumerate(tensor.chunk(3))})
             elif name == "audio_embeddings.position_embeddings.weight":
                 grid = tensor[0, 2:].float().reshape(FILE_ROWS, -1, tensor.shape[-1]).permute(2, 0, 1)[None]
                 grid = F.interpolate(grid, self.grid, mode="bilinear")[0].flatten(1).T
-                found[name] = torch.cat([tensor[0, :1].float(), grid])
+                converted[name] = torch.cat([tensor[0, :1].float(), grid])
             else:
-                found[name] = tensor
-        return found
+                converted[name] = tensor
+        return converted
 
 
 class _Embeddings(nn.Module):

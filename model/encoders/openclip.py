@@ -92,9 +92,9 @@ def preprocessing(name: str, tag: str, quick_gelu: bool) -> dict[str, Any]:
     if tag and tag not in tags:
         raise EncoderError(f"open_clip:{name} has no weights '{tag}'; there are {', '.join(tags) or 'none'}.{did_you_mean(tag, tags)}")
     defaults = {**PREPROCESSING, "quick_gelu": quick_gelu}
-    found = [{key: open_clip.get_pretrained_cfg(name, one).get(key, default) or default for key, default in defaults.items()}
+    settings = [{key: open_clip.get_pretrained_cfg(name, one).get(key, default) or default for key, default in defaults.items()}
              for one in ([tag] if tag else tags)]
-    if any(one != found[0] for one in found):
+    if any(one != settings[0] for one in settings):
         raise EncoderError(f"open_clip:{name} has weights of different preprocessing or activation; name one, as in "
                            f"open_clip:{name}:{tags[0]}. There are {', '.join(tags)}")
-    return found[0] if found else defaults
+    return settings[0] if settings else defaults

@@ -330,8 +330,8 @@ class TextModel(nn.Module):
         # Passes want rows the other way round: the first prompt of every memory row, the second of every one.
         order = np.arange(len(words)).reshape(rows, -1).T.flatten()
         packing = Packing(words.shape, None)
-        (place,) = place_queries([CrossPass(0, len(words), memory, group)], packing)
-        ids, back, mask, unordered, place = send((words[order], order.argsort(), seen[order], seen, place), reference.device)
+        (queries,) = place_queries([CrossPass(0, len(words), memory, group)], packing)
+        ids, back, mask, unordered, queries = send((words[order], order.argsort(), seen[order], seen, queries), reference.device)
         state.seen = unordered.bool()
         positions = torch.arange(words.shape[1], device=reference.device).expand_as(ids)
         x = self.bert.embeddings(ids, positions).flatten(0, 1)
@@ -340,7 +340,7 @@ class TextModel(nn.Module):
             _, key, value = block.attention.parts(block.attention.project(x), packing)
             state.keys.append(key[back])
             state.values.append(value[back])
-            cross = [Reading(place, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
+            cross = [Reading(queries, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
             x = block(x, packing, attend, cross)
         return state
 

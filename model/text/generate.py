@@ -26,8 +26,8 @@ CAPTION_LENGTH_PENALTY, ANSWER_LENGTH_PENALTY = 0.6, 1.0
 class _Finished:
     """The best finished hypotheses of one clip, as in beam search of the transformers library.
 
-    A hypothesis scores its summed log-probability over (tokens before + tokens) ** length_penalty, where the tokens before
-    are the [CLS] and, for answers, the question at its padded length.
+    The score of a hypothesis is its summed log-probability divided by (tokens before + tokens) ** length_penalty. The tokens before are
+    the [CLS] and, for answers, the question at its padded length.
     """
 
     beams: int
@@ -42,7 +42,8 @@ class _Finished:
         del self.scored[self.beams:]
 
     def close(self, best_total: float, tokens: int) -> None:
-        """Done when no running beam, whose best total is given, can still beat the worst hypothesis kept."""
+        """Set ``done`` if no running beam can beat the worst hypothesis kept any more; ``best_total`` is the highest total of the running
+        beams."""
         if len(self.scored) == self.beams and self.scored[-1][0] >= best_total / (self.before + tokens) ** self.length_penalty:
             self.done = True
 
@@ -152,8 +153,8 @@ def _memories(rows: list[int], each: int) -> np.ndarray:
 def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: Tensor, top_k: int | None = None) -> list[list[list[int]]]:
     """Texts of every memory row, each token drawn among the ``top_k`` most likely (None: among all); labelling, paper section 3.
 
-    draws: (M, texts per memory row, tokens at most) uniform in [0, 1), of which each text uses its own, one per token: what is
-    drawn for a clip does not depend on the clips beside it. A text without an end has as many ids as there are draws.
+    draws: (M, texts per memory row, most tokens) uniform in [0, 1), one number per token of each text. Since every clip comes with its
+    numbers, its texts do not depend on the other clips of the batch. A text that does not end has as many ids as there are draws.
     """
     clips, number, max_length = draws.shape
     draws = to_device(draws.flatten(0, 1), state.seen.device)
@@ -168,8 +169,8 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
             rows = send(np.repeat(np.arange(clips), number), draws.device)
             state.reorder(rows)
             cumulative, words = cumulative[rows], words if words is None else words[rows]
-        place = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
-        tokens = (place if words is None else words.gather(1, place)).squeeze(1)
+        drawn = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
+        tokens = (drawn if words is None else words.gather(1, drawn)).squeeze(1)
         for i, token in enumerate(to_host(tokens).tolist()):
             done[i] = done[i] or token == tokenizer.sep
             if not done[i]:

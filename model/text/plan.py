@@ -127,10 +127,10 @@ def _last_block(real: NDArray[np.bool_], read: NDArray[np.bool_], passes: Sequen
     counts = read.sum(1)
     most = int(counts.max())
     row, column = read.nonzero()
-    place = row * most + (read.cumsum(1) - 1)[row, column]
+    index = row * most + (read.cumsum(1) - 1)[row, column]
     columns = np.zeros(len(read) * most, dtype=np.int64)
-    columns[place] = column
-    packing = Packing((len(read), most), place)
+    columns[index] = column
+    packing = Packing((len(read), most), index)
     shorter = [replace(p, length=int(counts[p.start:p.stop].max())) for p in passes]
     return LastBlock(np.flatnonzero(read[real]), packing, columns.reshape(-1, most), place_queries(shorter, packing))
 
@@ -141,16 +141,16 @@ def place_queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing
     texts, longest = packing.shape
     index = np.arange(texts * longest) if packing.index is None else packing.index
     ends = np.searchsorted(index, [p.stop * longest for p in passes])
-    found = []
+    queries = []
     for p, start, stop in zip(passes, [0, *ends], ends):
         length, count = p.length or longest, p.stop - p.start
         rows = len(p.memory) if p.index is None else count
         repeats = count // rows
         text, column = index[start:stop] // longest - p.start, index[start:stop] % longest
-        place = (text % rows * repeats + text // rows) * length + column
-        in_order = repeats == 1 and len(place) == count * length
-        found.append(Packing((rows, repeats * length), None if in_order else place))
-    return found
+        cells = (text % rows * repeats + text // rows) * length + column
+        in_order = repeats == 1 and len(cells) == count * length
+        queries.append(Packing((rows, repeats * length), None if in_order else cells))
+    return queries
 
 
 def shared_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

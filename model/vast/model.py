@@ -276,13 +276,13 @@ class VAST(Model):
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                    length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
-        used, grid, place = shared_rows(on_host(questions.clip))
+        used, grid, cell = shared_rows(on_host(questions.clip))
         texts = grid.T.flatten()
         prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
         with self.mixed():
             state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
-            found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
-        return [found[p % len(used) * len(grid) + p // len(used)] for p in place.tolist()]
+            answers = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
+        return [answers[p % len(used) * len(grid) + p // len(used)] for p in cell.tolist()]
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[str]:

@@ -53,12 +53,12 @@ def wrong_pairs(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: 
     """
     if distributed.world_size() > 1:
         return _fetched(batch, memory, groups, drawn)
-    found = {}
+    negatives = {}
     for group, (clips, captions) in zip(groups, to_host(_rows(memory, groups, drawn))):
         texts = batch.captions.of(group.caption_kind)
         # The memory itself holds the clips, so that nothing is projected twice.
-        found[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
-    return found
+        negatives[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
+    return negatives
 
 
 def _rows(memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> Tensor:
@@ -91,9 +91,9 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
     width = dict(zip(kinds, longest.max(0).tolist()))
     offered = send({kind: np.stack([on_host(local.ids), on_host(local.mask)], -1) for kind, local in texts.items()}, memory.device)
     padded = {kind: pad(local, (0, 0, 0, width[kind] - local.shape[1])) for kind, local in offered.items()}
-    found = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
-    host = np.split(to_host(torch.cat([x.flatten() for x in found])), np.cumsum([x.numel() for x in found])[:-1])
-    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, found))]
+    fetched = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
+    host = np.split(to_host(torch.cat([x.flatten() for x in fetched])), np.cumsum([x.numel() for x in fetched])[:-1])
+    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, fetched))]
 
     uneven = (tokens != tokens[0]).any(0) | masked.any(0)
     whole = _padded(memory, dict(zip(modalities, tokens.max(0).tolist())), dict(zip(modalities, uneven.tolist())))

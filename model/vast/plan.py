@@ -2,8 +2,8 @@
 
 It is made on the host from lengths, drawn masks and hard negatives. With b pairs and two groups for all objectives the rows are::
 
-    rows     own captions   wrong captions   masked captions   own captions     the same of the other group      questions and answers
-    memory   own clips      own clips        own clips         wrong clips      …                                their clips
+    rows     true captions  wrong captions   masked captions   true captions    the same of the other group      questions and answers
+    memory   true clips     true clips       true clips        wrong clips      …                                their clips
              b              b                b                 b
              └─ matching ───┴────────────────┼─ captioning ────┼─ matching                                       └─ answering
              texts of a clip are one long query of its memory  by index, or fetched

@@ -52,7 +52,7 @@ def self_critical_losses(model: Parts, settings: SelfCritical, batch: Batch, gro
     tried: dict[Group, list[list[Ids]]] = {}
     gains: dict[Group, Tensor] = {}
     facts: dict[str, Tensor] = {}
-    # Its own memory and its own autocast: what is projected or cast without gradient must not be found by the pass with gradient.
+    # A second memory and a second autocast: the pass with gradient must not reuse what is projected or cast here without gradient.
     with torch.no_grad(), model.mixed():
         memory = model.memory(features)
         for group in groups:
@@ -66,9 +66,9 @@ def self_critical_losses(model: Parts, settings: SelfCritical, batch: Batch, gro
             if settings.baseline == "greedy":
                 facts[f"baseline.{group}"] = baseline.mean()
     with model.mixed():
-        found = log_probs(model.multimodal_encoder, model.tokenizer, model.memory(features), tried, model.config.max_caption_len)
+        likelihoods = log_probs(model.multimodal_encoder, model.tokenizer, model.memory(features), tried, model.config.max_caption_len)
     facts["reward"] = torch.stack([facts[f"reward.{group}"] for group in groups]).mean()
-    return {f"cap.{group}": self_critical_loss(found[group], gains[group]) for group in groups}, facts
+    return {f"cap.{group}": self_critical_loss(likelihoods[group], gains[group]) for group in groups}, facts
 
 
 def _try(model: Parts, settings: SelfCritical, memory: Memory, group: Group, draws: StepRandom) -> tuple[list[list[Ids]], list[list[Ids]]]:

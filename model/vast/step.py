@@ -102,8 +102,8 @@ def _read(model: Parts, plan: StepPlan, output: TextOutput) -> dict[str, Tensor]
     if plan.names:
         divisors = distributed.total(plan.counts.float()) / distributed.world_size()
         parts = zip(plan.names, output.hidden[plan.states].split(plan.sizes), plan.labels.split(plan.sizes), divisors)
-        for name, found in groupby(parts, lambda part: part[0].split(".")[0]):
-            names, states, words, dividing = zip(*found)
+        for name, same_loss in groupby(parts, lambda part: part[0].split(".")[0]):
+            names, states, words, dividing = zip(*same_loss)
             shares = torch.cat([(1 / (len(names) * divisor)).expand(len(x)) for x, divisor in zip(words, dividing)])
             losses[name], each = model.multimodal_encoder.prediction_loss(torch.cat(states), torch.cat(words), shares)
             losses |= {loss: x.sum() / divisor for loss, x, divisor in zip(names, each.split([len(x) for x in words]), dividing)}

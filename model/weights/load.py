@@ -1,4 +1,4 @@
-"""State dicts from disk into a model, with a strict report of what did not fit."""
+"""Loads state dicts from disk into a model, with a strict report of what did not fit."""
 
 from __future__ import annotations
 
@@ -206,12 +206,12 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
         return path
     if not pretrain_dir:
         return None
-    found = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
+    by_step = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
              if (match := re.fullmatch(r"model_step_(\d+)\.pt", path.name))}
-    if not found:
+    if not by_step:
         raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}'{looked_up(pretrain_dir)} holds no "
                            "ckpt/model_step_N.pt; name a folder that a training wrote")
-    return found[max(found)]
+    return by_step[max(by_step)]
 
 
 def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
@@ -261,17 +261,18 @@ def _listed(verb: str, names: list[str], others: Iterable[str]) -> list[str]:
 
 
 def _starts(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """The shortest starts, whole parts of names, that cover ``names`` and none of ``others``; ``*`` for numbers where that holds still."""
+    """The shortest prefixes, made of whole parts of names, that cover ``names`` and none of ``others``; with ``*`` for numbers where that
+    holds still."""
     others = list(others)
     taken = {other[:i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
-    found: list[str] = []
+    starts: list[str] = []
     for name in names:
-        if not begins(name, found):
+        if not begins(name, starts):
             parts = (name[:i + 1] for i, letter in enumerate(name) if letter == ".")
             start = next((part for part in parts if part not in taken), name)
             every = re.sub(r"\.\d+(?=\.)", ".*", start)
-            found.append(start if any(begins(other, [every]) for other in others) else every)
-    return found
+            starts.append(start if any(begins(other, [every]) for other in others) else every)
+    return starts
 
 
 def _interpolate(name: str, tensor: Tensor, target: Tensor) -> Tensor | None:

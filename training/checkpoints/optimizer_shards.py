@@ -130,9 +130,10 @@ def _publish(folder: Path, step: int) -> None:
 
 
 def read(folder: Path, step: int, saved: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """What ``write`` wrote, as a state dict for an optimiser of ``parameters``: whole, or this process's share, as they are.
+    """Read what ``write`` wrote, on every rank, as a state dict for an optimiser of ``parameters``; each tensor is whole or a shard, like
+    its parameter.
 
-    On every rank. Raises CheckpointError when the shards cannot be read, ValueError when they are of other parameters.
+    Raises CheckpointError when the shards cannot be read, ValueError when they belong to other parameters.
     """
     reader = _Reader(folder / folder_of(step))
     try:
@@ -220,7 +221,7 @@ class _Describing(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """torch's reader, but for the description of the shards, which torch reads as a pickle that may run code."""
+    """torch's reader, with a safe way to read the description of the shards: torch would read it as a pickle that may run code."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with open(Path(self.path) / ".metadata", "rb") as file:

@@ -27,9 +27,10 @@ from omnivast.utils.random import StepRandom
 
 
 class Engine:
-    """One process alone, and what the others change. Unless said otherwise every method is called on every rank.
+    """Training in one process, and the base class of the engines with several.
 
-    ``model`` is the whole model, which is saved and tested; ``trained`` is the one whose parameters ``optimizer`` changes.
+    Unless said otherwise every method is called on every rank. ``model`` is the whole model, which is saved and tested; ``trained`` is
+    the one whose parameters ``optimizer`` changes.
     """
 
     def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
@@ -96,11 +97,11 @@ class Engine:
 
 
 class ShardedEngine(Engine):
-    """``trained`` is shared out among the processes; ``model`` shares its buffers, and has parameters only within ``whole``.
+    """``trained`` is sharded over the processes. ``model`` shares its buffers, and has parameters only within ``whole``.
 
-    Evaluation calls the model's parts in its own order and as often as each process has batches, which hooks that gather could not
-    follow: it gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers are then those of
-    testing the saved weights.
+    Evaluation calls parts of the model in an order that the hooks which gather parameters could not follow, and a different number of
+    times on each process. It therefore gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers
+    are then those of testing the saved weights.
     """
 
     def weights(self) -> dict[str, Tensor]:
@@ -156,7 +157,7 @@ def twin(model: Model) -> Model:
 
 
 def without_scalars(model: nn.Module) -> None:
-    """Scalars, which cannot be shared out, become vectors of one element."""
+    """Turn scalars, which cannot be sharded, into vectors of one element."""
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None and parameter.ndim == 0:

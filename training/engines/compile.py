@@ -53,9 +53,9 @@ def _configure() -> None:
               (dynamo.config, "optimize_ddp", False),
               # A backward pass that is compiled when it first runs fails too late to do without.
               (functorch, "force_non_lazy_backward_lowering", True))
-    for place, key, value in wanted:
-        if hasattr(place, key):
-            setattr(place, key, value)
+    for module, key, value in wanted:
+        if hasattr(module, key):
+            setattr(module, key, value)
 
 
 class _Compiled:

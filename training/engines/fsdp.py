@@ -1,8 +1,9 @@
 """FSDP2: every process holds a share of each parameter, of its gradient and of its optimiser state.
 
-What runs together is gathered together: the model's units (``Model.units``), such as a tower's blocks, each for its own forward and
-backward pass or once for all its passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
-parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is around the use.
+The parameters of a unit of the model (``Model.units``), such as a block of a tower, are gathered together: either for each forward and
+backward pass, or once for all passes of a step. The other parameters, with the heads, are gathered for the whole step. torch's hooks
+gather a module's parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is
+around the use.
 """
 
 from __future__ import annotations
@@ -93,10 +94,9 @@ class FullySharded(ShardedEngine):
 
 
 def mixed_precision(precision: torch.dtype | None, device: torch.device) -> MixedPrecisionPolicy:
-    """Blocks are gathered in ``precision`` where autocast would cast them at each use; gradients are averaged in float32.
-
-    On the CPU they are gathered in float32: there, autocast leaves a LayerNorm in its input's type, and its weights must have that.
-    """
+    """Which types FSDP uses. Blocks are gathered in ``precision``, to which autocast would cast them at each use anyway; gradients are
+    averaged in float32. On the CPU blocks are gathered in float32: there, autocast leaves a LayerNorm in the type of its input, and its
+    weights must have that type."""
     if precision is None or device.type == "cpu":
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -161,7 +161,7 @@ class Ranking:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Its "step", "metric" and "value"; None before the first evaluation."""
+        """The "step", "metric" and "value" of the best evaluation; None before the first."""
         steps = self.steps()
         return {"step": steps[0], "metric": self.metric, "value": self.evaluations[steps[0]][str(self.metric)]} if steps else None
 
