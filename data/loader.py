@@ -170,9 +170,11 @@ class EvalLoader:
         return self.read()
 
     def read(self, done: Collection[int] = ()) -> Iterator[Batch]:
-        """This process's share of the clips in annotation order, but for those in the rows ``done``. Unreadable ones are left out and
-        listed in ``provenance["unreadable"]`` as [clip id, reason]; unless told to skip them, UnreadableError lists all of this
-        process's in the end."""
+        """This process's share of the clips in annotation order, without those in the rows ``done``.
+
+        Unreadable clips are left out and listed in ``provenance["unreadable"]`` as [clip id, reason]. At the end UnreadableError lists
+        all of this process's unreadable clips, unless the loader was told to skip them.
+        """
         unreadable: list[tuple[str, str]] = []
         rows = [row for row in range(self.clips) if row not in done] if done else range(self.clips)
         for batch in self.batches(rows[self._rank * len(rows) // self._world : (self._rank + 1) * len(rows) // self._world]):
@@ -311,7 +313,7 @@ class _StepSampler:
 
 
 def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
-    """Warn of a corpus with fewer clips than a batch has: the batch then holds some of them twice."""
+    """Warn if a corpus has fewer clips than a batch, which then holds some of them twice."""
     for corpus in corpora:
         if corpus.batch_size > corpus.rows:
             cost = ": the contrastive loss then calls a clip's own text wrong" if corpus.task.groups(Objective.RETRIEVAL) else ""

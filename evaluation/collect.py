@@ -1,5 +1,5 @@
-"""What the evaluators share: how they are found and driven, their result, and the joining of what several processes found into
-annotation order."""
+"""What the evaluators share: the registry and the interface through which they are driven, their result, and the joining of several
+processes' results in annotation order."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ class Evaluator(Protocol):
     """Tests one objective on one dataset; on every process."""
 
     def add(self, batch: Batch, encoded: Encoded) -> Any:
-        """A batch on the model's device. Returns what was found of it, for :meth:`take`: JSON-able but for float32 tensors."""
+        """Test one batch, which is on the model's device. Returns its results for :meth:`take`, ready for JSON except for float32
+        tensors."""
         ...
 
     def take(self, found: Any) -> None:
-        """What :meth:`add` returned in an earlier run that broke off, after all batches of this one."""
+        """Take over what :meth:`add` returned in an earlier run that broke off; called after all batches of this run."""
         ...
 
     def finish(self) -> Outcome:

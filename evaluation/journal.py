@@ -48,7 +48,8 @@ class Journal:
     """
 
     def __init__(self, results: Path, loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> None:
-        """Reads what is there. Weights of which no file is known are not recognised again: nothing is kept of their tests."""
+        """Reads what earlier runs left. Weights without a known file cannot be recognised in a later run, so their tests keep no journal.
+        """
         key = computed_once(lambda: _key(loader, config, provenance))
         self.folder = results / "unfinished" / f"{loader.name}.{key}" if key else None
         self.found: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ class Journal:
                         loader.clips, self.folder)
 
     def add(self, rows: list[int], found: Mapping[str, Any]) -> None:
-        """Note what was found of the clips in these rows. A disk that takes no more is told of; the test goes on."""
+        """Write down the results of the clips in these rows. A full disk is reported; the test goes on."""
         self._write({"rows": rows, **_encoded(found)})
 
     def matched(self, rows: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -86,7 +87,7 @@ class Journal:
                 for group, pairs in by_group.items()}
 
     def add_matched(self, group: str, keys: np.ndarray, scores: np.ndarray) -> None:
-        """Note the scores of pairs, see :meth:`matched`."""
+        """Write down the scores of pairs, see :meth:`matched`."""
         as_text = {name: base64.b64encode(values.tobytes()).decode() for name, values in (("keys", keys), ("scores", scores))}
         self._write({"of": self._of, "group": group, **as_text})
 

@@ -57,10 +57,10 @@ class Model:
 
     run: Path
     checkpoint: Path | None
-    """None: the newest of the run."""
+    """The checkpoint; None stands for the newest of the run."""
     groups: tuple[Group, ...]
     datasets: list[dict[str, Any]]
-    """As its config lists them."""
+    """The training datasets, as its config lists them."""
 
 
 @dataclass

@@ -104,7 +104,7 @@ def checkpoint_facts(report: LoadReport | None) -> dict[str, Any]:
 
 
 def saved_facts(path: Path) -> dict[str, Any]:
-    """The same of weights that this run saved; the hash on the main process alone, which writes it."""
+    """The same facts about weights that this run saved. The hash is known on the main process alone, which writes the result."""
     sha256 = sha256_file(path) if distributed.is_main() else None
     return {"checkpoint": str(path), "checkpoint_sha256": sha256, "missing_parameters": [], "unexpected_parameters": []}
 

@@ -67,8 +67,8 @@ def dry_run(config: Config, model: Model, loader: TrainLoader | None, eval_loade
 
 
 def memory(config: Config, model: Model, loader: TrainLoader, device: torch.device) -> dict[str, int]:
-    """Bytes per process: weights, gradients and optimiser, or this process's share of them, exactly; with fsdp, the weights that a step
-    puts together for its whole length; activations as a pass over the first batch keeps them."""
+    """Bytes per process. Weights, gradients and optimiser are exact, and count this process's shard where they are sharded. With fsdp,
+    the weights that a step gathers for its whole length are added. Activations are what a pass over the first batch keeps."""
     run = config.run_cfg
     parameters, trainable = size_of(model.parameters()), size_of(p for p in model.parameters() if p.requires_grad)
     sizes = {"weights": parameters, "gradients": trainable, "optimiser": MOMENTS[run.optim] * trainable}

@@ -26,7 +26,7 @@ from omnivast.utils.fake import LiveBytes, without_numbers
 from omnivast.utils.random import StepRandom
 
 CARDS = (32, 80, 141)
-"""GB (10^9 bytes) of the GPUs for which the largest batch is told: V100, A100 and H100, H200."""
+"""Memory of the GPUs (in GB of 10^9 bytes) for which the largest batch is stated: V100, A100 and H100, H200."""
 SPARE = 0.1
 """Share of a GPU's memory that is left for what is not counted."""
 PRECISIONS = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "float32": None}

@@ -13,7 +13,7 @@ EXIT_STATUS = 128 + 13
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Within, output that nobody reads any more ends the program without a traceback, with ``EXIT_STATUS``."""
+    """Inside this context, writing output that nobody reads any more ends the program with ``EXIT_STATUS`` and without a traceback."""
     try:
         try:
             yield

@@ -58,7 +58,7 @@ _traffic: list[Traffic] = []
 
 @contextmanager
 def counted_traffic() -> Iterator[Traffic]:
-    """Within ``with``, what this process sends through the functions of this module is counted."""
+    """Inside this context, the bytes that this process sends through the functions of this module are counted."""
     traffic = Traffic()
     _traffic.append(traffic)
     try:
@@ -95,11 +95,11 @@ def end_with_launcher() -> None:
 
 
 def agreed_store(store: dist.Store, rank: int, world: int, timeout: timedelta) -> dist.Store:
-    """``store`` under a name that the ``world`` processes, of which this is ``rank``, agree on for this start.
+    """``store`` under a name for this start of the group, on which the ``world`` processes agree; this one is ``rank``.
 
-    A group that torchrun starts again finds the store as the last one left it: addresses of dead processes would be called. How
-    often it was started is not known alike on all machines, so rank 0 gives the start a name; each of the others answers with a name
-    of its own; and a start whose answers are acknowledged is the present one.
+    When torchrun starts a group again, the store still holds what the last start left there, and addresses of dead processes would be
+    called. The machines do not agree on how often the group was started. So rank 0 gives the start a random name; each of the others
+    answers with a random name too; and a start whose answers are acknowledged is the present one.
     """
     name = uuid.uuid4().hex
     deadline = time.monotonic() + timeout.total_seconds()
@@ -140,7 +140,7 @@ def device(name: str = "auto") -> torch.device:
 
 
 def set_threads(number: int = 0) -> None:
-    """Threads of torch in this process; 0: the machine's CPUs shared out among its processes."""
+    """Set how many threads torch uses in this process; 0 divides the machine's CPUs among its processes."""
     torch.set_num_threads(number or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
@@ -166,7 +166,8 @@ def barrier() -> None:
 
 
 def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """``value`` of every process, in the order of ranks; through ``group``, which has all of them, where another thread uses the first."""
+    """``value`` of every process, in the order of ranks. ``group`` is a group of all processes for a thread that must not use the default
+    one."""
     if world_size() == 1:
         return [value]
     if _traffic:
@@ -177,7 +178,7 @@ def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> li
 
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """True on every process when ``value`` is True on any."""
+    """True on every process when ``flag`` is True on any."""
     return bool(largest(torch.tensor([float(flag)], device=device)).item() > 0)
 
 

@@ -20,9 +20,9 @@ PATIENCE = 3.0
 def end_with(message: str, status: int) -> int:
     """Log ``message`` and return the exit status that this process should end with.
 
-    Under torchrun, of the processes of a machine that fail for the same reason only the first says so, and ends with ``status``, after the
-    others; it also writes the reason where torchrun looks for it, to repeat it last. The others end quietly, with 0: torchrun reports no
-    failure of theirs.
+    Under torchrun, when several processes of a machine fail for the same reason, only the first of them logs it and ends with ``status``,
+    after the others. It also writes the reason to the file from which torchrun repeats it at the end. The others end quietly with 0, so
+    that torchrun does not report them as failures.
     """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not file:

@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux says what share of the cores a container may use: so many microseconds, or "max", of so many."""
+"""The file in which Linux limits the CPU time of a container: a number of microseconds (or "max") per period of microseconds."""
 
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where it says how much memory a container may use, in bytes, or "max"."""
+"""The file in which it limits the memory of a container, in bytes (or "max")."""
 
 
 def cores() -> int:
-    """Processor cores that this process may use, which under a job scheduler or in a container are fewer than the machine has."""
+    """Processor cores that this process may use. Under a job scheduler or in a container they are fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()

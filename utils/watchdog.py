@@ -1,5 +1,7 @@
-"""A process that hangs holds up all others without a word. Here the processes of a group tell each other how far they are, and when
-nothing moves any more, all of them say who is behind and exit, so that the launcher can start the group again.
+"""Ends a group of processes when one of them hangs, which would hold up all others without a word.
+
+The processes of a group tell each other how far they are. When nothing moves any more, all of them log who is behind and exit, so that
+the launcher can start the group again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ EXIT_STATUS = 75
 LONGEST_INTERVAL = 10.0
 """Seconds between two looks."""
 PATIENCE = 3
-"""An uneven phase may go on for so many times as long without a sign of any process."""
+"""In an uneven phase, the group may be silent for this many times as long."""
 GRACE = 5.0
 """Seconds in which processes that have reported wait for the others to do so: the first to go takes the others' connections along."""
 

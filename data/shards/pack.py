@@ -127,8 +127,8 @@ class _Source:
             raise AnnotationError(f"{packing.txt}: cannot be read: {error.strerror or error}") from None
 
     def survey(self, manifest: dict[str, Any]) -> Iterator[Sample]:
-        """Look at every row and its files first, so that what is wrong is told before anything is written; then the samples from the
-        first row on that is in no shard yet."""
+        """Check every row and its files first, so that faults are reported before anything is written; then yield the samples, from the
+        first row that is in no shard yet."""
         reader = RowReader(Path(self.packing.txt), frozenset(self.packing.ignore_fields), training=False, ids_suffice=False)
         rows, hashes, absent, silent = array("q"), array("Q"), list[str](), list[str]()
         for row, item in enumerate(progress(_items(self.packing.txt), "looking for the clips", unit="row")):
@@ -292,7 +292,7 @@ class _Hashed:
 
 
 def verify(paths: Sequence[str]) -> list[str]:
-    """Read every shard whole, and log and return what is wrong with those that are damaged. What no training reads of them is told too."""
+    """Read every shard whole; log and return what is wrong with the damaged ones. Members that no training reads are reported too."""
     faults: list[str] = []
     samples = size = 0
     unknown, dotted = dict[str, tuple[int, str]](), (0, "")

@@ -63,7 +63,7 @@ def key_of(clip_id: str) -> str:
 
 
 def keys_of(clip_id: str) -> tuple[str, ...]:
-    """The keys under which a shard may hold the clip, the likeliest first."""
+    """The keys under which a shard may hold the clip, the most likely first."""
     return tuple(dict.fromkeys([clip_id, without_extension(clip_id), key_of(clip_id)]))
 
 
@@ -118,7 +118,7 @@ def load_index(shard: str) -> ShardIndex:
 
 
 def scan(shard: str) -> ShardIndex:
-    """Read the headers of all members. Raises ShardError for what is no tar archive, or holds what a shard must not."""
+    """Read the headers of all members. Raises ShardError for a file that is no tar archive, or holds what a shard must not."""
     index, others, digest = ShardIndex(), dict[str, list[tarfile.TarInfo]](), hashlib.blake2b(digest_size=8)
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
@@ -209,7 +209,8 @@ def _count_unknown(index: ShardIndex, ending: str, name: str) -> None:
 
 
 def _fault_at(shard: str, offset: int) -> str:
-    """tarfile takes anything that is no header for the end; an archive ends with blocks of zeros."""
+    """What is wrong at byte ``offset``, where tarfile saw the end of the archive; "" for a true end. tarfile takes everything that is no
+    header for the end, but an archive ends with blocks of zeros."""
     with open(shard, "rb") as file:
         file.seek(offset)
         block = file.read(BLOCK)

@@ -324,7 +324,7 @@ def _repeated(paths: Sequence[str], shards: Sequence[int], wanted: int, count: i
 
 
 def _tell_faults(name: str, shards: Shards, training: bool) -> None:
-    """Say which shards are damaged, and how many samples of them are lost where their packing tells."""
+    """Log which shards are damaged and, where their packing says how many samples they had, how many are lost."""
     lines = []
     for number, (fault, samples) in shards.header["faults"].items():
         path = shards.paths[int(number)]

@@ -178,7 +178,8 @@ def _lines(model: Model, batch: Batch, loader: EvalLoader, config: Config) -> li
 
 
 def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
-    """``generate_nums`` captions per clip. The draws are keyed by the clip, so that they depend on nothing beside it."""
+    """``generate_nums`` captions per clip. Random draws are keyed by the clip, so that its captions do not depend on what else is in the
+    batch."""
     run, longest = config.run_cfg, config.model_cfg.max_caption_len
     number = run.generate_nums
     if run.generate_by == "beam":

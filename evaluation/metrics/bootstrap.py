@@ -112,10 +112,8 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Two-sided: twice the smaller share of the (R,) resampled differences on either side of zero, zeros counted on both.
-
-    Never below 1 / R: so many draws cannot show more.
-    """
+    """The two-sided p: twice the smaller share of the (R,) resampled differences on either side of zero, where zeros count on both sides.
+    It is never below 1 / R, because R draws cannot show more."""
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return float("nan")

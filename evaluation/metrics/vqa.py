@@ -13,9 +13,10 @@ ARTICLES = frozenset(["a", "an", "the"])
 NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
            "nine": "9", "ten": "10"}
 ENOUGH = 3
-"""So many other people must have given an answer for it to be wholly right."""
+"""How many other people must have given an answer for it to be wholly right."""
 MOST_POINTS = int(re.UNICODE)
-"""The official evaluation hands a flag where ``re.sub`` expects a count, so that it removes no more full stops than this."""
+"""The most full stops that are removed. The official evaluation passes a flag where ``re.sub`` expects a count, which limits it to this
+number."""
 
 # Words that lost an apostrophe. Of the regular ones every form is listed with its missing apostrophe; the last line is irregular.
 _WITH_APOSTROPHE = """ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't

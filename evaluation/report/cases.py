@@ -32,7 +32,7 @@ class ClipFiles:
     """None: the sound tracks of the videos are heard."""
 
     def frames(self, clip_id: str, number: int = SHOWN_FRAMES, side: int = 160) -> list[Picture]:
-        """The ``number`` frames that an evaluation with so many takes; none for datasets without pictures. Raises MediaError."""
+        """The frames that an evaluation with ``number`` frames per clip takes; none for datasets without pictures. Raises MediaError."""
         if not self.vision:
             return []
 

@@ -187,7 +187,7 @@ def _path(points: Sequence[tuple[float, float]], scale: _Scale) -> str:
 
 
 def _upper(points: Sequence[tuple[float, float]]) -> float:
-    """The highest value but for the rare spikes (above the 99th percentile), which would flatten everything else."""
+    """The highest value without the rare spikes (above the 99th percentile), which would flatten everything else."""
     values = sorted(y for _, y in points)
     return max(values[math.ceil(0.99 * len(values)) - 1], points[0][1])
 

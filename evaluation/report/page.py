@@ -26,11 +26,11 @@ STYLE = Path(__file__).with_name("page.css")
 LOSSES = ("loss", "itc", "itm", "cap", "qa")
 LOSS_WORDS = {"loss": "total", "itc": "contrastive", "itm": "matching", "cap": "caption", "qa": "answer"}
 SMOOTHED_FROM = 40
-"""Curves of at least so many points are smoothed, over a twentieth of them."""
+"""Curves of at least this many points are smoothed, over a twentieth of their points."""
 LONG_LABEL, LONG_CELL, LONG_HEAD = 24, 16, 8
 """Characters above which a label stands over its text where there is little room, and a cell or a column's head has several lines."""
 MANY_COLUMNS = 6
-"""Tables of more are set smaller where there is little room."""
+"""Tables with more columns are set smaller in narrow windows."""
 
 
 @dataclass(frozen=True)

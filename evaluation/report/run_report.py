@@ -169,7 +169,7 @@ def _words(objective: str) -> str:
 
 
 def _ablation(report: Report, result: Result) -> None:
-    """The same checkpoint by group of modalities; retrieval once for each way of ranking."""
+    """A table of the same checkpoint by group of modalities; retrieval has one for each way of ranking."""
     if result.objective == "ret":
         kinds = [kind for kind in RANKINGS if any(kind in by_ranks for by_ranks in result.metrics.values())]
         for kind in kinds:

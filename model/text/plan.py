@@ -18,7 +18,8 @@ from omnivast.model.text.packing import Packing
 from omnivast.utils.transfer import Index
 
 SPARE = 1.25
-"""Texts that share memories stand in a grid only where that has at most so many places per text."""
+"""The most cells per text that a grid of texts sharing memories may have; with more, most of it would be empty, and the texts are not
+arranged in a grid."""
 
 
 @dataclass

@@ -68,7 +68,7 @@ def _rows(memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negative
 
 
 def _layout(ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> Layout:
-    """Captions, padded to the longest of them."""
+    """Makes a Layout of captions, padded to the longest of them."""
     width = int(mask.sum(1).max())
     return Layout.of(ids[:, :width], mask[:, :width])
 

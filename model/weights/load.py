@@ -172,8 +172,8 @@ def _examples(names: Iterable[str]) -> str:
 
 
 def read_current(path: str | Path, names: Names, wanted: Collection[str] = ()) -> dict[str, Tensor]:
-    """As ``read_state_dict``, by the ``names`` of the model, of which some are ``wanted``: a start before them all is left out.
-    Raises WeightsError when two become one."""
+    """Like ``read_state_dict``, with every name turned into the model's by ``names``. A prefix before all of them is left out, if some
+    names are ``wanted`` without it. Raises WeightsError when two tensors get the same name."""
     state: dict[str, Tensor] = {}
     older: dict[str, str] = {}
     given = read_state_dict(path)

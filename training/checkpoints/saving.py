@@ -71,10 +71,11 @@ class Saver:
         return self.failure is not None
 
     def save(self, step: int, content: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
-        """Save ``step``, or begin to. ``content``, called when the save before is done, returns the model's state dict and all else, of
-        which the "optimizer" may be a function that writes it: the threads call that.
+        """Save ``step``, or begin to save it in the background.
 
-        Raises CheckpointError, in the background also that of the save before.
+        ``content`` is called when the save before is done. It returns the model's state dict and all else; its "optimizer" may be a
+        function that writes the state, which the background threads call. Raises CheckpointError, in the background also the one of the
+        save before.
         """
         if self.thread is not None and self.thread.is_alive() and not self.slow:
             self.slow = True

@@ -68,8 +68,8 @@ class Engine:
         return self.model.state_dict()
 
     def save_optimizer(self, folder: Path, step: int) -> dict[str, Any] | Callable[[], dict[str, Any]]:
-        """The optimiser's state for the checkpoint of ``step`` in ``folder``, or the description of what was written there; or a function
-        that ends this and returns it, to be called on every rank (see ``Saver.save``)."""
+        """The optimiser's state for the checkpoint of ``step`` in ``folder``. It may also be the description of what was written there,
+        or a function that finishes writing and returns the description, to be called on every rank (see ``Saver.save``)."""
         return self.optimizer.state_dict()
 
     def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:

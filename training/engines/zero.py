@@ -83,7 +83,7 @@ class ZeRO(ShardedEngine):
         return norm, True
 
     def _report(self, what: str) -> str:
-        """On every rank, the same words: one of them is enough to stop all."""
+        """A message that is the same on every rank: one rank that fails is enough to stop all."""
         return report(Path(self.run_cfg.output_dir), self.step, what, self.read, {"loss": math.nan} if what == "loss" else {})
 
     def save_optimizer(self, folder: Path, step: int) -> dict[str, Any]:

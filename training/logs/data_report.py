@@ -16,7 +16,7 @@ from omnivast.data.spec import kind_of_fault
 from omnivast.utils import distributed
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Least seconds between two lines in the log: small corpora have many epochs, all of which are in log/data.jsonl."""
+"""At least this many seconds lie between two lines in the log. Small corpora have many epochs; log/data.jsonl has a line for each."""
 
 ABSENT = {Modality.VISION: "without pictures", Modality.AUDIO: "silent", Modality.SUBTITLE: "without subtitle"}
 """Modality → the words for a clip without it."""

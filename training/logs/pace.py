@@ -90,5 +90,5 @@ class Pace:
 
 
 def kind(corpus: str) -> str:
-    """The corpora of a step, of which several are joined by a plus, in one order."""
+    """The kind of a step: the corpora that it reads, sorted; several are joined by a plus."""
     return "+".join(sorted(corpus.split("+")))
