@@ -71,12 +71,12 @@ class Captions(Mapping[CaptionKind, Texts]):
     """The captions of a batch by kind. Kinds whose captions are the same texts have one source, in which they stand."""
 
     texts: dict[CaptionKind, Texts] = field(default_factory=dict)
-    """By source."""
+    """Texts by the kind under which they are stored (their source)."""
     sources: dict[CaptionKind, CaptionKind] = field(default_factory=dict)
-    """Kinds that have the texts of another one, and which."""
+    """Kind → the source that holds the same texts."""
 
     def source(self, kind: CaptionKind) -> CaptionKind:
-        """The kind under whose name the texts of ``kind`` stand; itself, but for those that share another's."""
+        """The kind under which the texts of ``kind`` are stored: itself, unless it shares those of another kind."""
         return self.sources.get(kind, kind)
 
     def of(self, kind: CaptionKind) -> Texts:
@@ -108,7 +108,7 @@ class Batch:
     spectrograms: Tensor | None = None
     """(B, A, T, mel) float32."""
     subtitles: Texts | None = None
-    """N = B; a clip without words has [CLS] [SEP]."""
+    """N = B; a clip without a subtitle has [CLS] [SEP] alone."""
     captions: Captions = field(default_factory=Captions)
     questions: Texts | None = None
     answers: Texts | None = None
@@ -211,6 +211,6 @@ def _collate_captions(samples: Sequence[Sample], tokenizer: Tokenizer, lengths: 
 
 def _aligned(samples: Sequence[Sample], values: Iterable[list[str]]) -> list[str]:
     """Values per question; empty where no sample has them, "" where only some lack them."""
-    filled = [own or [""] * len(sample.questions) for sample, own in zip(samples, values)]
-    joined = [value for own in filled for value in own]
+    filled = [texts or [""] * len(sample.questions) for sample, texts in zip(samples, values)]
+    joined = [value for texts in filled for value in texts]
     return joined if any(joined) else []

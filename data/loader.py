@@ -32,7 +32,7 @@ PREFETCH_PER_WORKER = 2
 OPENED = 8
 """How many clips of an evaluation set are read before a run starts. For the others it is only checked that their files exist."""
 GLANCE_SECONDS = 120.0
-"""The look before a run ends after so many seconds, for sets of millions of clips and slow disks."""
+"""Seconds after which the check before a run ends, for sets of millions of clips and slow disks."""
 MOST_WORKERS = 16
 """Most workers of one process where their number is chosen automatically: more rarely feed a GPU better, and each takes memory."""
 
@@ -170,9 +170,11 @@ class EvalLoader:
         return self.read()
 
     def read(self, done: Collection[int] = ()) -> Iterator[Batch]:
-        """This process's share of the clips in annotation order, but for those in the rows ``done``. Unreadable ones are left out and
-        listed in ``provenance["unreadable"]`` as [clip id, reason]; unless told to skip them, UnreadableError lists all of this
-        process's in the end."""
+        """This process's share of the clips in annotation order, without those in the rows ``done``.
+
+        Unreadable clips are left out and listed in ``provenance["unreadable"]`` as [clip id, reason]. At the end UnreadableError lists
+        all of this process's unreadable clips, unless the loader was told to skip them.
+        """
         unreadable: list[tuple[str, str]] = []
         rows = [row for row in range(self.clips) if row not in done] if done else range(self.clips)
         for batch in self.batches(rows[self._rank * len(rows) // self._world : (self._rank + 1) * len(rows) // self._world]):
@@ -268,7 +270,8 @@ class BatchStream(Iterator[Batch]):
 
 
 class _Fetcher(Dataset):
-    """What runs in a worker: the keys of one batch → Batch, or the error that is to end the run, whole and without torch's frame."""
+    """Runs in a worker: turns the keys of one batch into the Batch, or into the error that is to end the run, whole and without torch's
+    frame."""
 
     def __init__(self, sources: Sequence[IndexedDataset], tokenizer: Tokenizer) -> None:
         self._sources, self._tokenizer = list(sources), tokenizer
@@ -310,7 +313,7 @@ class _StepSampler:
 
 
 def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:
-    """Warn of a corpus with fewer clips than a batch has: the batch then holds some of them twice."""
+    """Warn if a corpus has fewer clips than a batch, which then holds some of them twice."""
     for corpus in corpora:
         if corpus.batch_size > corpus.rows:
             cost = ": the contrastive loss then calls a clip's own text wrong" if corpus.task.groups(Objective.RETRIEVAL) else ""
@@ -341,7 +344,7 @@ def data_loader(fetcher: Dataset, batches: Any, processes: int, pin_memory: bool
         prefetch_factor=PREFETCH_PER_WORKER if processes else None,
         multiprocessing_context=context,
         worker_init_fn=_start_worker,
-        # Its own generator: the DataLoader's seed must not be drawn from the model's random state.
+        # A separate generator: the DataLoader's seed must not be drawn from the model's random state.
         generator=torch.Generator(),
     )
 
@@ -371,7 +374,7 @@ def _start_worker(_: int) -> None:
 
 
 def _end_when_told() -> None:
-    """The training's own SIGTERM ends a worker; should the training be no more, torch's own watch over it does."""
+    """Let the SIGTERM that the training sends end this worker; if the training process is gone, torch's watchdog in the worker ends it."""
     parent = parent_process()
     while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         continue

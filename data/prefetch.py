@@ -28,7 +28,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
 
 class Prefetched(Iterator[Batch]):
-    """Takes batches in a thread of its own, so that neither waiting for them nor copying them holds up the computation."""
+    """Takes batches in a background thread, so that neither waiting for them nor copying them holds up the computation."""
 
     def __init__(self, batches: Iterator[Batch], start: Callable[[Batch], Ready]) -> None:
         """``start`` is called in the thread, and begins to bring a batch to where it is needed."""
@@ -42,11 +42,11 @@ class Prefetched(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._ended:
             raise StopIteration
-        found = self._queue.get()
-        if isinstance(found, BaseException):
+        item = self._queue.get()
+        if isinstance(item, BaseException):
             self._ended = True
-            raise found
-        return found()
+            raise item
+        return item()
 
 
 def _fill(out: queue.Queue[Ready | BaseException], stop: threading.Event, batches: Iterator[Batch], start: Callable[[Batch], Ready]
@@ -67,7 +67,7 @@ def _fill(out: queue.Queue[Ready | BaseException], stop: threading.Event, batche
 
 
 class _Copier:
-    """Copies on a stream of its own."""
+    """Copies batches to the GPU on a separate stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)

@@ -1,5 +1,5 @@
-"""What the evaluators share: how they are found and driven, their result, and the joining of what several processes found into
-annotation order."""
+"""What the evaluators share: the registry and the interface through which they are driven, their result, and the joining of several
+processes' results in annotation order."""
 
 from __future__ import annotations
 
@@ -52,11 +52,12 @@ class Evaluator(Protocol):
     """Tests one objective on one dataset; on every process."""
 
     def add(self, batch: Batch, encoded: Encoded) -> Any:
-        """A batch on the model's device. Returns what was found of it, for :meth:`take`: JSON-able but for float32 tensors."""
+        """Test one batch, which is on the model's device. Returns its results for :meth:`take`, ready for JSON except for float32
+        tensors."""
         ...
 
     def take(self, found: Any) -> None:
-        """What :meth:`add` returned in an earlier run that broke off, after all batches of this one."""
+        """Take over what :meth:`add` returned in an earlier run that broke off; called after all batches of this run."""
         ...
 
     def finish(self) -> Outcome:
@@ -78,7 +79,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", float(value)
 
 
-def in_annotation_order(own: Sequence[tuple[int, Item]]) -> list[tuple[int, Item]]:
+def in_annotation_order(items: Sequence[tuple[int, Item]]) -> list[tuple[int, Item]]:
     """(annotation row, item) pairs of every process, sorted by row; items of one row keep their order.
 
     Raises:
@@ -86,7 +87,7 @@ def in_annotation_order(own: Sequence[tuple[int, Item]]) -> list[tuple[int, Item
     """
     owner: dict[int, int] = {}
     joined: list[tuple[int, Item]] = []
-    for rank, pairs in enumerate(distributed.all_gather_objects(list(own))):
+    for rank, pairs in enumerate(distributed.all_gather_objects(list(items))):
         for row, _ in pairs:
             if owner.setdefault(row, rank) != rank:
                 raise ValueError(f"the clip in annotation row {row} was evaluated by processes {owner[row]} and {rank}")

@@ -50,9 +50,9 @@ def compare(first: Path, second: Path, groups: tuple[str, str] | None = None) ->
     """
     a, b = _read(first), _read(second)
     for name in SAME:
-        own, other = a["protocol"].get(name), b["protocol"].get(name)
-        if own is not None and other is not None and own != other:
-            raise CompareError(f"the protocols differ in '{name}': {own!r} in {first}, {other!r} in {second}; such numbers do not compare")
+        one, other = a["protocol"].get(name), b["protocol"].get(name)
+        if one is not None and other is not None and one != other:
+            raise CompareError(f"the protocols differ in '{name}': {one!r} in {first}, {other!r} in {second}; such numbers do not compare")
     for path, part in ((first, a), (second, b)):
         if part["protocol"]["objective"] == Objective.QA.value and not all("answer" in entry for entry in part["predictions"]):
             raise CompareError(f"{path} has predictions alone, since its questions came without answers; there is nothing to compare")
@@ -60,10 +60,10 @@ def compare(first: Path, second: Path, groups: tuple[str, str] | None = None) ->
     objective = a["protocol"]["objective"]
     comparisons = []
     for group_a, group_b in pairs:
-        own = [entry for entry in a["predictions"] if group_a in entry]
-        other = _aligned(own, [entry for entry in b["predictions"] if group_b in entry], (first, second))
+        entries = [entry for entry in a["predictions"] if group_a in entry]
+        other = _aligned(entries, [entry for entry in b["predictions"] if group_b in entry], (first, second))
         try:
-            (measures_a, clips), (measures_b, _) = MEASURES[objective](own, group_a), MEASURES[objective](other, group_b)
+            (measures_a, clips), (measures_b, _) = MEASURES[objective](entries, group_a), MEASURES[objective](other, group_b)
         except (KeyError, TypeError, ValueError) as error:
             raise CompareError(f"{first} or {second} lacks {error}: perhaps made by an older version; test or score again") from None
         comparisons += _tests(group_a, group_b, measures_a, measures_b, clips)
@@ -80,7 +80,7 @@ def _tests(
     drawn = bootstrap.replicates({" ".join(key): measure for key, measure in both.items()}, clips)
     rows = []
     for name in common:
-        values = [bootstrap.value(own[name], clips) for own in (a, b)]
+        values = [bootstrap.value(measures[name], clips) for measures in (a, b)]
         differences = drawn[f"b {name}"] - drawn[f"a {name}"]
         rows.append({"groups": [group_a, group_b], "metric": name, "a": values[0], "b": values[1], "difference": values[1] - values[0],
                      "interval": bootstrap.interval(differences), "p": bootstrap.p_value(differences)})
@@ -100,9 +100,9 @@ def _pairs(
 ) -> list[tuple[str, str]]:
     have = [list(part["protocol"].get("groups") or ()) for part in (a, b)]
     if groups is not None:
-        for group, own, path in zip(groups, have, paths):
-            if group not in own:
-                raise CompareError(f"{path} has no group '{group}'; it has {', '.join(own)}")
+        for group, present, path in zip(groups, have, paths):
+            if group not in present:
+                raise CompareError(f"{path} has no group '{group}'; it has {', '.join(present)}")
         return [groups]
     common = [group for group in have[0] if group in have[1]]
     if not common:
@@ -111,9 +111,9 @@ def _pairs(
     return [(group, group) for group in common]
 
 
-def _aligned(own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], paths: tuple[Path, Path]) -> list[dict[str, Any]]:
-    """The other file's entries in the order of the own ones. Raises CompareError when they are not about the same things."""
-    keys, other_keys = _keys(own), _keys(other)
+def _aligned(entries: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], paths: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """The ``other`` file's entries in the order of ``entries``. Raises CompareError when they are not about the same things."""
+    keys, other_keys = _keys(entries), _keys(other)
     for missing, path, holder in ((set(keys) - set(other_keys), paths[1], paths[0]), (set(other_keys) - set(keys), paths[0], paths[1])):
         if missing:
             clip_id, *what = min(missing, key=str)[:-1]
@@ -122,15 +122,15 @@ def _aligned(own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], pat
                                + (f" with '{text}'" if text else "") + "; only results of the same clips and texts compare")
     by_key = dict(zip(other_keys, other))
     aligned = [by_key[key] for key in keys]
-    for mine, theirs in zip(own, aligned):
+    for entry, twin in zip(entries, aligned):
         for name in ("references", "answer", "answers"):
-            if mine.get(name) != theirs.get(name):
-                raise CompareError(f"clip '{mine['clip_id']}' has different '{name}' in {paths[0]} and {paths[1]}")
+            if entry.get(name) != twin.get(name):
+                raise CompareError(f"clip '{entry['clip_id']}' has different '{name}' in {paths[0]} and {paths[1]}")
     return aligned
 
 
 def _keys(entries: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    """What tells an entry apart: its clip and text or question, and the how-manieth of the same it is."""
+    """The key of each entry: its clip, its text or question, and how many entries before it have the same ones."""
     seen: Counter[tuple[Any, ...]] = Counter()
     keys = []
     for entry in entries:
@@ -140,17 +140,17 @@ def _keys(entries: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     return keys
 
 
-def as_text(found: Mapping[str, Any]) -> str:
+def as_text(comparison: Mapping[str, Any]) -> str:
     """The comparison as a table for a terminal."""
     rows = [["group", "metric", "A", "B", "B - A", "95 % interval", "p"]]
-    for row in found["comparisons"]:
+    for row in comparison["comparisons"]:
         low, high = row["interval"]
         a, b = row["groups"]
         rows.append([a if a == b else f"{a} | {b}", row["metric"], f"{row['a']:.2f}", f"{row['b']:.2f}", f"{row['difference']:+.2f}",
                      f"[{low:+.2f}, {high:+.2f}]", f"{row['p']:.3f}"])
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) if n < 2 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths))) for row in rows]
-    lines += [f"protocol differs in {name}: {a!r} | {b!r}" for name, (a, b) in found["protocol_differences"].items()]
+    lines += [f"protocol differs in {name}: {a!r} | {b!r}" for name, (a, b) in comparison["protocol_differences"].items()]
     return "\n".join(line.rstrip() for line in lines) + f"\npaired; {bootstrap.WORDS}; p is not corrected for the number of metrics\n"
 
 
@@ -163,10 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=as_path, metavar="OUT", help="also write the comparison to this file")
     options = parser.parse_args(arguments)
     try:
-        found = compare(options.first, options.second, tuple(options.groups) if options.groups else None)
-        sys.stdout.write(as_text(found))
+        comparison = compare(options.first, options.second, tuple(options.groups) if options.groups else None)
+        sys.stdout.write(as_text(comparison))
         if options.json:
-            write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            write_atomically(options.json, json.dumps(comparison, indent=1, ensure_ascii=False) + "\n")
     except (CompareError, OSError) as error:
         sys.stderr.write(f"compare: {error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""Result files given on a command line: looked over, so that a wrong one is told in a line."""
+"""Checks result files given on a command line, so that a wrong one is answered in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 
 def is_result(content: Any) -> bool:
-    """Whether it has the form of a result file, of testing or of ``evaluation.score``: a protocol, and predictions that name clips."""
+    """Whether ``content`` has the form of a result file, of testing or of ``evaluation.score``: a protocol, and predictions that name
+    clips."""
     if not isinstance(content, Mapping) or not isinstance(content.get("protocol"), Mapping):
         return False
     groups, predictions = content["protocol"].get("groups") or [], content.get("predictions")

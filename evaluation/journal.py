@@ -41,11 +41,15 @@ logger = logging.getLogger("omnivast")
 
 
 class Journal:
-    """Of one dataset, on every process. ``found``: this process's share of the batches of earlier runs, by objective; ``done``: the rows
-    of all of them."""
+    """The journal of one dataset; made and used on every process.
+
+    found: by objective, this process's share of the results that earlier runs wrote, batch by batch. done: the annotation rows of all of
+    them.
+    """
 
     def __init__(self, results: Path, loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> None:
-        """Reads what is there. Weights of which no file is known are not recognised again: nothing is kept of their tests."""
+        """Reads what earlier runs left. Weights without a known file cannot be recognised in a later run, so their tests keep no journal.
+        """
         key = computed_once(lambda: _key(loader, config, provenance))
         self.folder = results / "unfinished" / f"{loader.name}.{key}" if key else None
         self.found: list[dict[str, Any]] = []
@@ -63,7 +67,7 @@ class Journal:
                         loader.clips, self.folder)
 
     def add(self, rows: list[int], found: Mapping[str, Any]) -> None:
-        """Note what was found of the clips in these rows. A disk that takes no more is told of; the test goes on."""
+        """Write down the results of the clips in these rows. A full disk is reported; the test goes on."""
         self._write({"rows": rows, **_encoded(found)})
 
     def matched(self, rows: Sequence[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -73,17 +77,17 @@ class Journal:
         return computed_once(self._matched)
 
     def _matched(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        by_group: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         for path in sorted(self.folder.glob("matched_*.jsonl")) if self.folder else ():
             for line in iterate_jsonl(path):
                 if line["of"] == self._of:
                     pair = np.frombuffer(base64.b64decode(line["keys"]), np.int64), np.frombuffer(base64.b64decode(line["scores"]))
-                    found.setdefault(line["group"], []).append(pair)
+                    by_group.setdefault(line["group"], []).append(pair)
         return {group: (np.concatenate([keys for keys, _ in pairs]), np.concatenate([scores for _, scores in pairs]))
-                for group, pairs in found.items()}
+                for group, pairs in by_group.items()}
 
     def add_matched(self, group: str, keys: np.ndarray, scores: np.ndarray) -> None:
-        """Note the scores of pairs, see :meth:`matched`."""
+        """Write down the scores of pairs, see :meth:`matched`."""
         as_text = {name: base64.b64encode(values.tobytes()).decode() for name, values in (("keys", keys), ("scores", scores))}
         self._write({"of": self._of, "group": group, **as_text})
 
@@ -109,7 +113,7 @@ class Journal:
             self._writer = None
 
     def remove(self) -> None:
-        """The results of the whole test are written."""
+        """Remove the journal: the results of the whole test are written."""
         self.close()
         if self.folder is not None and distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,7 +130,8 @@ class Journal:
 
 
 def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> str | None:
-    """A short name of all that decides what is found of a clip; batch size and processes do not. None where the weights have no name."""
+    """A short hash of everything that decides the results of a clip, to which batch size and number of processes do not belong. None
+    where the weights have no name."""
     weights = provenance.get("checkpoint_sha256")
     if weights is None:
         return None

@@ -38,7 +38,8 @@ from omnivast.utils.files import write_atomically
 from omnivast.utils.log import setup_logging
 
 FEASIBLE: dict[Kind, str] = {"video": "vas", "image": "vs", "sound": "as"}
-"""What a clip of a kind may be captioned by: a video without sound counts as silent, a clip without words as one with none."""
+"""Modalities by which a clip of each kind may be captioned. A video without sound counts as silent, a clip without words as one with an
+empty subtitle."""
 NOT_INHERITED = ("captioner_mode", "generate_nums", "generate_by", "inherit_keys", "ret_features_dir")
 BATCH_SIZE = 16
 SHOWN = 3
@@ -56,19 +57,19 @@ class Model:
 
     run: Path
     checkpoint: Path | None
-    """None: the newest of the run."""
+    """The checkpoint; None stands for the newest of the run."""
     groups: tuple[Group, ...]
     datasets: list[dict[str, Any]]
-    """As its config lists them."""
+    """The training datasets, as its config lists them."""
 
 
 @dataclass
 class State:
-    """What a folder of labels is of, kept in ``label.json``. Clips are added to it, never taken away."""
+    """The clips that a folder of labels belongs to, kept in ``label.json``. Clips are added to it, never taken away."""
 
     root: str
     groups: list[str]
-    """Those asked for; empty: chosen by clip."""
+    """The groups asked for; empty: each clip's groups are chosen by what it holds."""
     lists: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name → kind and task of the clips in ``lists/<name>.json``."""
     left_out: list[str] = field(default_factory=list)
@@ -85,7 +86,8 @@ def read_model(path: Path) -> Model:
         hint = f"; it holds a test of {weights.get('checkpoint') or weights.get('pretrain_dir')}: name that" if tested else ""
         raise LabelError(f"--model {path}: expected the output folder of a training (log/hps.json and ckpt/model_step_N.pt), or a "
                          f"checkpoint inside one{hint if path.exists() else '; there is nothing at this path'}")
-    datasets = [own for own in (read_config(run / "log" / "hps.json").get("data_cfg") or {}).get("train") or () if isinstance(own, dict)]
+    trained = (read_config(run / "log" / "hps.json").get("data_cfg") or {}).get("train") or ()
+    datasets = [dataset for dataset in trained if isinstance(dataset, dict)]
     groups = dict.fromkeys(group for dataset in datasets for group in _caption_groups(dataset))
     return Model(run, path if path.is_file() else None, tuple(groups), datasets)
 
@@ -99,8 +101,9 @@ def _caption_groups(dataset: dict[str, Any]) -> tuple[Group, ...]:
 
 
 def choose(clip: OwnClip, groups: Sequence[Group], every: bool) -> tuple[Group, ...]:
-    """The groups that a clip is captioned by: of those that its kind allows the one that lacks least and then has most of what the clip
-    holds, or ``every`` one of them. None where it holds nothing of any."""
+    """The groups that a clip is captioned by. Candidates are the groups that its kind allows and of which it has some modality; empty
+    where there is none. With ``every`` all of them count, else the one with the fewest modalities that the clip lacks and, among equals,
+    the most modalities."""
     possible = [group for group in groups if all(m.value in FEASIBLE[clip.kind] for m in group) and any(m in clip.present for m in group)]
     if every or not possible:
         return tuple(possible)
@@ -116,23 +119,23 @@ def config_of(model: Model, state: State, output: Path, captions: int) -> dict[s
         run["checkpoint"] = str(model.checkpoint)
     return {"run_cfg": run,
             "model_cfg": {"inherit_keys": kept},
-            "data_cfg": {"train": [], "val": [_dataset(name, own, model, state, output) for name, own in state.lists.items()]}}
+            "data_cfg": {"train": [], "val": [_dataset(name, settings, model, state, output) for name, settings in state.lists.items()]}}
 
 
-def _dataset(name: str, own: dict[str, Any], model: Model, state: State, output: Path) -> dict[str, Any]:
-    task = Task.parse(own["task"])
+def _dataset(name: str, settings: dict[str, Any], model: Model, state: State, output: Path) -> dict[str, Any]:
+    task = Task.parse(settings["task"])
     # Frames and sound slices as in the training whose captions had these groups, or else whichever says.
     trained = sorted(model.datasets, key=lambda dataset: not set(task.all_groups) <= set(_caption_groups(dataset)))
-    found: dict[str, Any] = {"name": name, "task": own["task"], "txt": str(output / "lists" / f"{name}.json"), "batch_size": BATCH_SIZE,
-                             "n_workers": -1}
+    dataset: dict[str, Any] = {"name": name, "task": settings["task"], "txt": str(output / "lists" / f"{name}.json"),
+                             "batch_size": BATCH_SIZE, "n_workers": -1}
     if Modality.VISION in task.modalities:
-        found |= {"vision_sample_num": 1 if own["kind"] == "image" else _first(trained, "vision_sample_num", 8),
+        dataset |= {"vision_sample_num": 1 if settings["kind"] == "image" else _first(trained, "vision_sample_num", 8),
                   "vision_transforms": _first(trained, "vision_transforms", "none")}
     if Modality.AUDIO in task.modalities:
-        found["audio_sample_num"] = _first(trained, "audio_sample_num", 1)
-    if own["kind"] == "sound":
-        return {**found, "audio": state.root}
-    return {**found, "vision": state.root, "vision_format": "image_rawimage" if own["kind"] == "image" else "video_rawvideo"}
+        dataset["audio_sample_num"] = _first(trained, "audio_sample_num", 1)
+    if settings["kind"] == "sound":
+        return {**dataset, "audio": state.root}
+    return {**dataset, "vision": state.root, "vision_format": "image_rawimage" if settings["kind"] == "image" else "video_rawvideo"}
 
 
 def _first(datasets: Iterable[dict[str, Any]], key: str, default: Any) -> Any:
@@ -142,12 +145,12 @@ def _first(datasets: Iterable[dict[str, Any]], key: str, default: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------------ lists
 
 
-def add_clips(state: State, found: Found, model: Model, output: Path) -> None:
-    """Put the clips that are in no list yet into lists of their own, by kind and groups; written at once. Raises LabelError."""
+def add_clips(state: State, files: Found, model: Model, output: Path) -> None:
+    """Put the clips that are in no list yet into new lists, by kind and groups; written at once. Raises LabelError."""
     known = {*state.left_out, *(_id(row) for name in state.lists for row in _rows(output, name))}
-    new = [name for name in found.subtitles if name not in known]
+    new = [name for name in files.subtitles if name not in known]
     groups = [Group.parse(group) for group in state.groups] or list(model.groups)
-    clips, others = look_into(found, new, with_subtitles=any(Modality.SUBTITLE in group for group in groups))
+    clips, others = look_into(files, new, with_subtitles=any(Modality.SUBTITLE in group for group in groups))
     lists: dict[tuple[Kind, str], list[Any]] = {}
     unfit: Counter[Kind] = Counter()
     for clip in clips:
@@ -172,13 +175,13 @@ def add_clips(state: State, found: Found, model: Model, output: Path) -> None:
         logger.info("to caption: %d %s(s) by %s%s", len(rows), kind, task.removeprefix("cap%").replace("%", ", "), with_words)
     state.left_out += others
     if not state.lists:
-        raise LabelError(f"nothing to label in {found.root}: {len(others)} file(s), none of which can be captioned by {words}")
+        raise LabelError(f"nothing to label in {files.root}: {len(others)} file(s), none of which can be captioned by {words}")
     write_atomically(output / "label.json", json.dumps(asdict(state), indent=1, ensure_ascii=False) + "\n")
 
 
 def _free_name(name: str, state: State) -> str:
     numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(state.lists) + 2))
-    return next(own for own in numbered if own not in state.lists)
+    return next(free for free in numbered if free not in state.lists)
 
 
 def _id(row: Any) -> str:
@@ -186,21 +189,21 @@ def _id(row: Any) -> str:
 
 
 def _rows(output: Path, name: str) -> list[Any]:
-    found: list[Any] = json.loads((output / "lists" / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    rows: list[Any] = json.loads((output / "lists" / f"{name}.json").read_text(encoding="utf-8"))
+    return rows
 
 
-def open_state(output: Path, found: Found, groups: Sequence[str]) -> State:
+def open_state(output: Path, files: Found, groups: Sequence[str]) -> State:
     """What the output folder holds labels of; new for an empty one. Raises LabelError where those are others than asked for."""
     path = output / "label.json"
-    asked = State(str(found.root), list(groups))
+    asked = State(str(files.root), list(groups))
     if not path.exists():
         return asked
     state = State(**json.loads(path.read_text(encoding="utf-8")))
     if state.root != asked.root:
         raise LabelError(f"'{output}' holds labels of clips in {state.root}, now {asked.root}; choose another --output")
     if state.groups != asked.groups:
-        before, now = (" ".join(own.groups) or "chosen by clip" for own in (state, asked))
+        before, now = (" ".join(each.groups) or "chosen by clip" for each in (state, asked))
         raise LabelError(f"'{output}' holds labels by other groups: {before}, now {now}; choose another --output")
     return state
 
@@ -208,17 +211,17 @@ def open_state(output: Path, found: Found, groups: Sequence[str]) -> State:
 # ---------------------------------------------------------------------------------------------------------------- results
 
 
-def gather(state: State, found: Found, output: Path) -> tuple[int, int]:
+def gather(state: State, files: Found, output: Path) -> tuple[int, int]:
     """labels.json, labels.csv and unreadable.json of all lists, sorted by path; how many clips are in the first and in the last."""
     labels: dict[str, dict[str, Any]] = {}
-    reasons = dict(found.missing)
+    reasons = dict(files.missing)
     kinds: dict[str, str] = {}
     groups: dict[str, dict[str, str]] = {}
-    for name, own in state.lists.items():
+    for name, settings in state.lists.items():
         folder = output / "results" / name
-        keys = {KEYS[group.caption_kind]: str(group) for group in Task.parse(own["task"]).all_groups}
+        keys = {KEYS[group.caption_kind]: str(group) for group in Task.parse(settings["task"]).all_groups}
         for row in _rows(output, name):
-            kinds[_id(row)], groups[_id(row)] = own["kind"], keys
+            kinds[_id(row)], groups[_id(row)] = settings["kind"], keys
         labels |= {row["clip_id"]: row for row in json.loads((folder / "labels.json").read_text(encoding="utf-8"))}
         unreadable = json.loads((folder / "unreadable.json").read_text(encoding="utf-8"))
         reasons |= {entry["clip_id"]: entry["reason"] for entry in unreadable}
@@ -266,8 +269,8 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, flags = parser.parse_known_args(arguments)
     if options.captions < 1:
         parser.error(f"--captions: expected 1 or more, got {options.captions}")
-    if own := {"--config", "--mode", "--data_cfg.val", "--captioner_mode"} & {flag.split("=")[0] for flag in flags}:
-        parser.error(f"{', '.join(sorted(own))}: this command sets that itself")
+    if reserved := {"--config", "--mode", "--data_cfg.val", "--captioner_mode"} & {flag.split("=")[0] for flag in flags}:
+        parser.error(f"{', '.join(sorted(reserved))}: this command sets that itself")
     options.model = options.model.expanduser()
     name = next((part for part in reversed(Path(options.clips[0]).expanduser().absolute().parts) if not glob.has_magic(part)), "clips")
     options.output = (options.output or Path("output", "captions", Path(name).stem)).expanduser()
@@ -278,7 +281,7 @@ def _groups(words: Sequence[str], model: Model) -> list[str]:
     """The groups asked for, as they are written elsewhere. Raises LabelError, TaskError."""
     if not model.groups:
         raise LabelError(f"{model.run} was not trained to caption: no task of its data_cfg.train has 'cap' "
-                         f"({', '.join(str(own.get('task')) for own in model.datasets) or 'it lists none'})")
+                         f"({', '.join(str(dataset.get('task')) for dataset in model.datasets) or 'it lists none'})")
     asked = list(dict.fromkeys(Group.parse(word) for word in words))
     if len({group.caption_kind for group in asked}) < len(asked):
         raise LabelError(f"--groups {' '.join(words)}: name at most one group of several modalities, or of subtitles: all write 'vast_cap'")
@@ -318,11 +321,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = read_model(options.model)
         groups = _groups(options.groups, model)
-        found = find_files(options.clips, options.media)
-        if found.missing:
-            logger.warning("%d entries have no file, '%s' first: %s", len(found.missing), *next(iter(found.missing.items())))
-        state = open_state(options.output, found, groups)
-        add_clips(state, found, model, options.output)
+        files = find_files(options.clips, options.media)
+        if files.missing:
+            logger.warning("%d entries have no file, '%s' first: %s", len(files.missing), *next(iter(files.missing.items())))
+        state = open_state(options.output, files, groups)
+        add_clips(state, files, model, options.output)
         config = write_atomically(options.output / "config.json",
                                   json.dumps(config_of(model, state, options.output, options.captions), indent=1) + "\n")
     except (LabelError, DataError, ConfigError, TaskError, OSError) as error:
@@ -335,7 +338,7 @@ def main(arguments: Sequence[str]) -> int:
     status = _run(config, -1 if options.gpus is None and gpus == 0 else gpus, flags)
     if status:
         return status
-    labelled, unreadable = gather(state, found, options.output)
+    labelled, unreadable = gather(state, files, options.output)
     logger.info("%d clips are captioned in %s and labels.json; %d could not be (unreadable.json)", labelled,
                 options.output / "labels.csv", unreadable)
     return 0

@@ -104,7 +104,7 @@ def checkpoint_facts(report: LoadReport | None) -> dict[str, Any]:
 
 
 def saved_facts(path: Path) -> dict[str, Any]:
-    """The same of weights that this run saved; the hash on the main process alone, which writes it."""
+    """The same facts about weights that this run saved. The hash is known on the main process alone, which writes the result."""
     sha256 = sha256_file(path) if distributed.is_main() else None
     return {"checkpoint": str(path), "checkpoint_sha256": sha256, "missing_parameters": [], "unexpected_parameters": []}
 
@@ -123,13 +123,13 @@ def code_commit() -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of OmniVAST, of Python and of the libraries that numbers may depend on."""
-    found = {"omnivast": omnivast.__version__, "python": platform.python_version()}
+    known = {"omnivast": omnivast.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            known[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**found, "torch": torch.__version__}
+    return {**known, "torch": torch.__version__}
 
 
 def hardware(device: torch.device | str = "cpu") -> str:

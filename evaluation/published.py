@@ -47,15 +47,15 @@ def compare_split(name: str, clips: int, texts: int | None, *, training: bool = 
         ``{"benchmark", "split", "expected", "given", "differences"}``, the last a list of sentences, empty when all agree; None for a
         dataset that is no benchmark of the paper.
     """
-    own = known().get(name)
-    if own is None:
+    benchmark = known().get(name)
+    if benchmark is None:
         return None
-    split = "train" if training else "test" if "test" in own["splits"] else "val"
-    expected = own["splits"][split]
+    split = "train" if training else "test" if "test" in benchmark["splits"] else "val"
+    expected = benchmark["splits"][split]
     given = {"clips": clips, **({} if texts is None else {"texts": texts})}
     differences = [f"{number:,} {what} where the paper has {expected[what]:,} ({number - expected[what]:+,})"
                    for what, number in given.items() if number != expected[what]]
-    return {"benchmark": own["benchmark"], "split": split, "expected": expected, "given": given, "differences": differences}
+    return {"benchmark": benchmark["benchmark"], "split": split, "expected": expected, "given": given, "differences": differences}
 
 
 def split_check(loader: EvalLoader) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def split_check(loader: EvalLoader) -> dict[str, Any] | None:
 
 def log_splits(loader: TrainLoader | None, eval_loaders: Sequence[EvalLoader]) -> None:
     """Log, for every benchmark of the paper, whether its annotation file has the counts of the paper's Table 9."""
-    checks = {own.name: split_check(own) for own in eval_loaders}
+    checks = {tested.name: split_check(tested) for tested in eval_loaders}
     for corpus in loader.corpora if loader is not None else ():
         checks[f"{corpus.name} (training)"] = compare_split(corpus.name, corpus.rows, None, training=True)
     for name, check in checks.items():
@@ -95,28 +95,28 @@ def published(name: str, *, zero_shot: bool = False) -> dict[str, float]:
 
 def protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
     """How the protocol of a result differs from the one behind the published number, one sentence each."""
-    own = known().get(name)
-    if own is None:
+    benchmark = known().get(name)
+    if benchmark is None:
         return []
-    found = []
-    for key, expected in own.get("settings", {}).items():
+    differences = []
+    for key, expected in benchmark.get("settings", {}).items():
         if key == "group":
             groups = protocol.get("groups", ())
             if expected not in groups:
-                found.append(f"groups {', '.join(groups) or 'unknown'}, published {expected}")
+                differences.append(f"groups {', '.join(groups) or 'unknown'}, published {expected}")
         elif protocol.get(key) != expected:
-            found.append(f"{key.replace('_', ' ')} {protocol.get(key, 'unknown')}, published {expected}")
-    found += (protocol.get("split_check") or {}).get("differences", [])
+            differences.append(f"{key.replace('_', ' ')} {protocol.get(key, 'unknown')}, published {expected}")
+    differences += (protocol.get("split_check") or {}).get("differences", [])
     if protocol.get("unreadable"):
-        found.append(f"{len(protocol['unreadable'])} unreadable clips left out")
-    return found + ([own["note"]] if "note" in own else [])
+        differences.append(f"{len(protocol['unreadable'])} unreadable clips left out")
+    return differences + ([benchmark["note"]] if "note" in benchmark else [])
 
 
 def headline(metrics: Mapping[str, Any], groups: Sequence[str], name: str = "") -> tuple[str, dict[str, float]]:
-    """The group that the paper's number is of (else the one of the most modalities) and its published kinds of numbers: of the re-ranked
-    ranks where there are some, else of the contrastive ones."""
+    """The headline of a result: the group that the paper's number belongs to (else the group of the most modalities) and the kinds of
+    numbers that the paper publishes. They are of the re-ranked ranks if there are any, else of the contrastive ones."""
     wanted = known().get(name, {}).get("settings", {}).get("group")
-    group = wanted if wanted in metrics else max((own for own in groups if own in metrics), key=len, default=next(iter(metrics)))
-    own = metrics[group]
-    own = own.get(Ranks.ITM.value) or own.get(Ranks.ITC.value) or own
-    return group, {key: own[key] for key in HEADLINES if isinstance(own.get(key), (int, float))}
+    group = wanted if wanted in metrics else max((tested for tested in groups if tested in metrics), key=len, default=next(iter(metrics)))
+    values = metrics[group]
+    values = values.get(Ranks.ITM.value) or values.get(Ranks.ITC.value) or values
+    return group, {key: values[key] for key in HEADLINES if isinstance(values.get(key), (int, float))}

@@ -52,10 +52,9 @@ def evaluate_weights(model: Model, loaders: Sequence[EvalLoader], config: Config
 def evaluator(
     model: Model, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None, precision: Precision
 ) -> Callable[[int], dict[str, float]] | None:
-    """What a training calls on every process to test the model after a step, into ``results/step_N``; None where nothing is tested.
-
-    The weights tested are those saved as ``ckpt/model_step_N.pt``; before the first step, those that the training started from.
-    """
+    """The function by which a training tests the model after a step, into ``results/step_N``, called on every process; None where nothing
+    is to be tested. It tests the weights saved as ``ckpt/model_step_N.pt`` or, before the first step, those that the training started
+    from."""
     output = Path(config.run_cfg.output_dir)
 
     def evaluate_step(step: int) -> dict[str, float]:
@@ -102,11 +101,11 @@ def evaluate(
             journals.append(Journal(Path(folder), loader, config, provenance))
             for objective, outcome, seconds in _outcomes(model, loader, config, journals[-1]):
                 data = data or _data_facts(loader)
-                own = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
+                result = protocol.build(objective, loader.config, config, data=data, facts=outcome.facts, provenance=provenance,
                                      device=model.device, seconds=seconds)
                 if distributed.is_main():
-                    _write(Path(folder) / f"{loader.name}.{objective.value}.json", own, outcome)
-                    write_submissions(Path(folder) / "submission", loader.name, own["groups"], outcome.predictions)
+                    _write(Path(folder) / f"{loader.name}.{objective.value}.json", result, outcome)
+                    write_submissions(Path(folder) / "submission", loader.name, result["groups"], outcome.predictions)
                 metrics.update(flatten(outcome.metrics, f"{loader.name}.{objective.value}."))
     distributed.barrier()
     for journal in journals:  # not before: broken off at the last dataset, the next run begins with the first
@@ -115,15 +114,18 @@ def evaluate(
 
 
 def _outcomes(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> Iterator[tuple[Objective, Outcome, float]]:
-    """One pass over the loader, in which each clip is encoded once for all objectives and groups and its keys and values are projected
-    once; then each objective's outcome, with the seconds of the pass and of its own scoring."""
+    """One pass over the loader, then the outcome of each objective, with the seconds that the pass and the scoring of this objective
+    took.
+
+    The pass encodes each clip once for all objectives and groups, and projects its keys and values once.
+    """
     start = time.monotonic()
     evaluators = {objective: EVALUATORS.find(objective.value)(model, loader, config, journal) for objective in loader.task.objectives}
     _pass(model, loader, evaluators, journal)
     pass_seconds = time.monotonic() - start
-    for objective, own in evaluators.items():
+    for objective, evaluator in evaluators.items():
         start = time.monotonic()
-        outcome = own.finish()
+        outcome = evaluator.finish()
         if journal.done:
             outcome.facts["clips_of_an_earlier_run"] = len(journal.done)
         yield objective, outcome, pass_seconds + time.monotonic() - start
@@ -132,19 +134,20 @@ def _outcomes(model: Model, loader: EvalLoader, config: Config, journal: Journal
 def _pass(model: Model, loader: EvalLoader, evaluators: Mapping[Objective, Evaluator], journal: Journal) -> None:
     """Give the evaluators all clips: those that the journal does not know from the loader, noted as they come, then the journal's. Raises
     UnreadableError on every process where one has unreadable clips that are not to be skipped, after all others."""
-    own_clips = -(-(loader.clips - len(journal.done)) // distributed.world_size())
-    bar: Progress[Any] = progress(own_clips, f"testing {loader.name}", unit="clips")
+    share = -(-(loader.clips - len(journal.done)) // distributed.world_size())
+    bar: Progress[Any] = progress(share, f"testing {loader.name}", unit="clips")
     fault: str | None = None
     try:
         with bar:
             for batch, encoded in _encoded(model, loader, journal.done):
-                journal.add(batch.index.tolist(), {objective.value: own.add(batch, encoded) for objective, own in evaluators.items()})
+                scored = {objective.value: evaluator.add(batch, encoded) for objective, evaluator in evaluators.items()}
+                journal.add(batch.index.tolist(), scored)
                 bar.update(len(batch))
     except UnreadableError as error:
         fault = str(error)
     finally:
         journal.close()
-    faults = [own for own in distributed.all_gather_objects(fault) if own is not None]
+    faults = [one for one in distributed.all_gather_objects(fault) if one is not None]
     if faults:
         kept = f"What was found of the other clips is kept in {journal.folder}; the same command goes on from there"
         raise UnreadableError("\n".join([*faults, kept] if journal.folder else faults))
@@ -154,8 +157,10 @@ def _pass(model: Model, loader: EvalLoader, evaluators: Mapping[Objective, Evalu
 
 
 def _encoded(model: Model, loader: EvalLoader, done: Collection[int]) -> Iterator[tuple[Batch, Encoded]]:
-    """The batches of clips not ``done`` on the device, encoded, with the seconds that it takes to read and encode each: of reading,
-    what was waited for, or the readers' own time where they had read ahead."""
+    """Batches of the clips that are not ``done``, on the device and encoded, with the seconds that reading and encoding each took.
+
+    Reading counts as the time that the loop waited for it or, where the readers had read ahead, as the time that they needed.
+    """
     readers, batches = max(1, workers(loader.config)), loader.read(done)
     while True:
         start = time.monotonic()

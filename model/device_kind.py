@@ -1,4 +1,4 @@
-"""As on which kind of device something is computed. Some ways are for CPUs alone; what a GPU would do can be looked at without one."""
+"""The kind of device that a computation is for. Some code paths are for CPUs alone; inside ``pretending`` a CPU takes those of a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _pretended: ContextVar[str | None] = ContextVar("pretended", default=None)
 
 
 def device_kind(tensor: Tensor) -> str:
-    """"cpu", "cuda", …: that of the tensor, or of the device that its own one stands for."""
+    """The kind of device that code is to assume for a tensor: that of its device or, within :func:`pretending`, the pretended one."""
     return _pretended.get() or tensor.device.type
 
 

@@ -18,7 +18,7 @@ FACTORIES = frozenset([torch.empty, torch.zeros, torch.ones, torch.full, torch.r
 """How the layers of torch and of model libraries make their parameters."""
 NAMED = 3
 LAYERS = 10_000
-"""More would be built for minutes before memory is full; the deepest models published have hundreds."""
+"""The most layers a model may have. More would take minutes to build before memory is full; the deepest published models have hundreds."""
 
 
 class TooLarge(ValueError):  # noqa: N818 (named for what the user meets)
@@ -26,8 +26,8 @@ class TooLarge(ValueError):  # noqa: N818 (named for what the user meets)
 
 
 class Fitting(TorchFunctionMode):
-    """Within, parameters are made, on the CPU: raises TooLarge before they take more than what is free, or than half of all memory, since
-    other programs may yet give some back."""
+    """Inside this context, parameters are made on the CPU. Raises TooLarge before they take more than the free memory, or than half of
+    all memory where that is more, since other programs may yet give some back."""
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         """``sizes``: the settings, by name, that may be the cause. Raises TooLarge for absurdly many layers, however small each."""

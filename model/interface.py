@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omnivast.data.spec import Tokenizer
 
 Role = Literal["vision", "audio", "text", "head"]
-"""A part of a model with a learning rate of its own; ``head`` is all that is no tower."""
+"""A part of a model that may have its learning rate set separately; ``head`` is everything outside the towers."""
 Tower = Literal["vision", "audio", "text"]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
 """(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
@@ -37,27 +37,27 @@ class ModelError(ValueError):
 
 
 class Features(Protocol):
-    """What is known of B clips once they are encoded: evaluation keeps it on the CPU, brings it back, and picks rows of it."""
+    """The encoded form of B clips. Evaluation moves it to the CPU and back, and picks rows of it."""
 
     def __len__(self) -> int:
-        """B."""
+        """The number of clips, B."""
         ...
 
     def to(self: Own, device: torch.device | str) -> Own:
         ...
 
     def rows(self: Own, index: Tensor) -> Own:
-        """Of some clips, in the order of ``index`` (k,)."""
+        """The same of some clips, in the order of ``index`` (k,)."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """Memory that keeping it takes."""
+        """Bytes that keeping it takes."""
         ...
 
     @property
     def tokens(self) -> int:
-        """Tokens of a clip that a text attends to: how many clips are matched at once depends on it."""
+        """How many tokens of a clip a text attends to; it decides how many clips are matched at once."""
         ...
 
 
@@ -94,7 +94,8 @@ class Unit:
 
     module: nn.Module
     gathered: Literal["pass", "step"] = "pass"
-    """How long its weights stay together: for each forward and backward pass, or, where a step has many passes, for all of the step."""
+    """How long FSDP keeps its gathered weights: for one forward or backward pass at a time or, where a step runs it many times, for the
+    whole step."""
     compiles: bool = True
     """Whether its inputs have the same sizes in every step, so that compiling it pays."""
 
@@ -115,7 +116,7 @@ class Model(nn.Module):
     """A model family. The first block must be defined; the rest has defaults, which say what a model without it does."""
 
     tokenizer: Tokenizer
-    """What makes the ids of a batch's texts; data workers hold their own copy."""
+    """Makes the token ids of a batch's texts. Data workers have a copy of it."""
     audio_frontend: str = "beats"
     """How spectrograms are made for it: a name in data/audio.py. Pixels come as uint8 and are normalised by the model; the sizes of
     both, and the lengths of texts, are those of ``model_cfg``."""
@@ -142,7 +143,7 @@ class Model(nn.Module):
     # ------------------------------------------------------------------------------------------------------------ its parts
 
     def towers(self) -> dict[Tower, nn.Module]:
-        """The towers it has: they start from pretrained files and have learning rates of their own."""
+        """The towers of this model: they start from pretrained files and have separate learning rates."""
         return {}
 
     def check_task(self, task: Task) -> None:
@@ -178,15 +179,19 @@ class Model(nn.Module):
         raise ValueError(f"{type(self).__name__} cannot be tested for retrieval")
 
     def index_texts(self, texts: Texts) -> Rows:
-        """The same of each text."""
+        """What is kept of each text, in the same form."""
         raise ValueError(f"{type(self).__name__} cannot be tested for retrieval")
 
     pair_numbers: int = 1
-    """Numbers that ``similarity`` holds for each pair; evaluation makes its blocks the smaller."""
+    """How many numbers ``similarity`` holds in memory for each pair; evaluation makes its blocks smaller by this factor."""
 
     def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
-        """Scores (T, C), or (C, T) ``by_clip``, float32, of what was kept; the larger the better, below 1 in size. A function of its
-        arguments alone, on whatever device they are: no parameters, nor other rows. By default, of one ``vector`` each, the product."""
+        """Scores (T, C) or, with ``by_clip``, (C, T), float32, of what was kept of texts and clips: larger is better, and below 1 in
+        size.
+
+        A function of its arguments alone, on whatever device they are; it uses no parameters, and no row depends on another. The default
+        is the dot product of one ``vector`` each.
+        """
         one, other = (clips["vector"], texts["vector"]) if by_clip else (texts["vector"], clips["vector"])
         return one @ other.T
 
@@ -204,14 +209,14 @@ class Model(nn.Module):
     # ----------------------------------------------------------------------------------------------------------- generation
 
     def memory(self, features: Any) -> Any:
-        """What texts attend to, M = B rows; what can be computed once per clip is computed at first use and kept. The methods below take
-        it: captions and answers of all groups share one."""
+        """What texts attend to, one row per clip (M = B). Whatever can be computed once per clip is computed at first use and kept. The
+        methods below take it, so that captions and answers of all groups share it."""
         return features
 
     length_penalty: float = 0.6
-    """Of beam search for captions: the sum of log-probabilities is divided by the length to this power; 0: none."""
+    """Length penalty of beam search for captions: the sum of log-probabilities is divided by the length to this power; 0: by nothing."""
     answer_length_penalty: float = 1.0
-    """The same of answers."""
+    """Length penalty of beam search for answers."""
 
     def best_captions(self, memory: Any, group: Group, *, beam_size: int, max_length: int, length_penalty: float) -> list[list[str]]:
         """The ``beam_size`` best captions of every memory row that beam search finds, the best first."""
@@ -222,7 +227,7 @@ class Model(nn.Module):
         """A caption for every memory row by beam search (greedy with one beam); ``length_penalty`` None: the model's."""
         length_penalty = self.length_penalty if length_penalty is None else length_penalty
         captions = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
-        return [own[0] for own in captions]
+        return [texts[0] for texts in captions]
 
     def sample_captions(self, memory: Any, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
         """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
@@ -244,12 +249,13 @@ MODELS: Registry[type[Model]] = Registry("model_cfg.model_type", "model", error=
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a tower: elements of its innermost lists of several modules that are of one kind and have parts themselves."""
+    """The blocks of a tower: the members of its innermost lists of modules, where a list has several members of one class that have
+    submodules."""
     children = list(module.children())
     inner = [blocks_of(child) for child in children]
     if not isinstance(module, nn.ModuleList | nn.Sequential) or not _alike(children):
-        return [block for found in inner for block in found]
-    return [block for child, found in zip(children, inner) for block in found or [child]]
+        return [block for blocks in inner for block in blocks]
+    return [block for child, blocks in zip(children, inner) for block in blocks or [child]]
 
 
 def _alike(modules: list[nn.Module]) -> bool:

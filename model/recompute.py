@@ -1,12 +1,18 @@
-"""Activations that the backward pass makes again, cheaply, from others that are kept anyway.
+"""Activations that the backward pass computes again, cheaply, from others that are kept anyway.
 
-    x ── GELU ──▶ y ── Linear ──▶ z          plain autograd keeps x (GELU reads it) and y (Linear reads it) for the backward pass
+    plain autograd                           with remaking():  y = remade(F.gelu, x);  z = linear(y)
 
-    with remaking():
-        y = remade(F.gelu, x)                the recipe of y is written on its storage
-        z = linear(y)                        autograd asks what to keep of y (or of a view of it): the recipe and the view's shape
+    x ── GELU ──▶ y ── Linear ──▶ z          x ── GELU ──▶ y ── Linear ──▶ z
+      │             │                          │             │
+    kept x        kept y                     kept x        kept (recipe, shape, strides, offset)
+                                               ▲                 │
+                                               └─── "gelu(x)" ───┘
 
-In the backward pass Linear asks for y: it is made from x, handed to all that read it, and let go. Only x was kept.
+In the forward pass ``remade`` attaches the recipe, "gelu(x)", to the *storage* of y. When an operation saves y, or any view of y, for
+its backward pass, ``_pack`` finds the recipe there and keeps it in place of the numbers, with the shape of the view.
+
+In the backward pass ``_unpack`` follows the recipe, and cuts the view out of its result. If n operations saved y, the first of them
+computes it, the others get the same tensor, and it is freed after the n-th.
 """
 
 from __future__ import annotations
@@ -26,8 +32,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class _Recipe:
-    """How a tensor is made again, under the autocast of now. All that read it in a backward pass get the same one, which is let go
-    with the last of them."""
+    """How a tensor is computed again, under the autocast that was on when the recipe was made.
+
+    uses: how many operations have saved the tensor. taken: how many of them have asked for it in this backward pass.
+    """
 
     def __init__(self, make: Make, kind: str) -> None:
         self.make, self.kind = make, kind
@@ -36,6 +44,7 @@ class _Recipe:
         self.made: Tensor | None = None
 
     def take(self) -> Tensor:
+        """The tensor: computed at the first of ``uses`` calls, then kept up to the last, so that it is computed once."""
         made = self.made
         if made is None:
             with torch.no_grad(), torch.autocast(self.kind, dtype=self.dtype, enabled=self.enabled, cache_enabled=False):
@@ -50,7 +59,7 @@ def _recipe_of(tensor: Tensor) -> _Recipe | None:
 
 
 def _pack(saved: Tensor) -> Any:
-    """What stands in the graph for a saved tensor: itself, or a recipe and the part of the storage that it was."""
+    """What autograd keeps in the place of a saved tensor: the tensor, or the recipe of its storage and which view of it it was."""
     recipe = _recipe_of(saved)
     if recipe is None or saved.numel() == 0:
         if (note := _note.get()) is not None:
@@ -69,15 +78,16 @@ def _unpack(packed: Any) -> Tensor:
 
 
 _active: ContextVar[bool] = ContextVar("active", default=False)
-"""Whether a ``remaking`` is open."""
+"""Whether the code runs inside ``remaking``."""
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
-"""Whether an ``all_kept`` is."""
+"""Whether the code runs inside ``all_kept``."""
 _note: ContextVar[Callable[[Tensor], object] | None] = ContextVar("note", default=None)
+"""What ``noting`` was given, inside it."""
 
 
 @contextmanager
 def noting(note: Callable[[Tensor], object]) -> Iterator[None]:
-    """``note`` is told of every tensor that operations inside keep for their backward pass, inside ``remaking`` too."""
+    """Call ``note`` with every tensor that operations inside keep for their backward pass, also with those inside ``remaking``."""
 
     def pack(saved: Tensor) -> Tensor:
         note(saved)
@@ -93,8 +103,11 @@ def noting(note: Callable[[Tensor], object]) -> Iterator[None]:
 
 @contextmanager
 def remaking() -> Iterator[None]:
-    """What ``remade`` gives inside is not kept by operations inside that would keep it for their backward pass. Inside another
-    ``remaking`` this does nothing. Hooks on saved tensors inside it go first: what torch's checkpoints recompute is theirs."""
+    """Operations inside keep the recipe of a tensor that ``remade`` returned, instead of the tensor.
+
+    Inside another ``remaking`` this does nothing. Hooks on saved tensors that are set inside go first, so that layers inside torch's
+    activation checkpointing are recomputed by it alone.
+    """
     if torch.compiler.is_compiling() or _active.get() or _kept.get() or not torch.is_grad_enabled():
         yield
         return
@@ -108,7 +121,7 @@ def remaking() -> Iterator[None]:
 
 @contextmanager
 def all_kept() -> Iterator[None]:
-    """``remaking`` does nothing inside: for layers that are recomputed as a whole, whose inputs alone are to be kept."""
+    """Switch ``remaking`` off inside: for layers that are recomputed as a whole, of which nothing but the input is to be kept."""
     kept, active = _kept.set(True), _active.set(False)
     try:
         yield
@@ -118,11 +131,11 @@ def all_kept() -> Iterator[None]:
 
 
 def remade(make: Callable[..., Tensor], *sources: Tensor, again: Callable[..., Tensor] | None = None) -> Tensor:
-    """``make(*sources)``. Inside ``remaking``, operations do not keep it or parts of it: ``again`` (without it, ``make``) makes it
-    again from the sources for their backward pass. A view of a source is not made again.
+    """``make(*sources)``, which operations inside ``remaking`` do not keep: their backward pass computes it again from the sources, by
+    ``again`` if given, else by ``make``. A view of a source is not computed again.
 
-    Both must give the same values in the same layout each time, from tensors that the graph keeps for other reasons. Parameters
-    are not such: sharded ones are gone by then.
+    Both must give the same values in the same memory layout each time. The sources should be tensors that the graph keeps for other
+    reasons, and not parameters: sharded ones are freed before the backward pass.
     """
     value = make(*sources)
     # The compiler first: what it reads, it compiles for, and layers would be compiled once with and once without an open ``remaking``.
@@ -135,7 +148,7 @@ def remade(make: Callable[..., Tensor], *sources: Tensor, again: Callable[..., T
 
 
 class GELU(nn.GELU):
-    """Whose output is not kept."""
+    """torch's GELU, with an output that is computed again instead of kept."""
 
     def forward(self, x: Tensor) -> Tensor:
         return remade(partial(F.gelu, approximate=self.approximate), x)
@@ -151,12 +164,13 @@ def keeping_less(module: _Module) -> _Module:
 
 
 class LayerNorm(nn.LayerNorm):
-    """Whose output is not kept: its backward pass keeps its input."""
+    """torch's LayerNorm, with an output that is computed again, from the input that its backward pass keeps."""
 
     def forward(self, x: Tensor) -> Tensor:
         return remade(super().forward, x, again=self._copied())
 
     def _copied(self) -> Callable[[Tensor], Tensor] | None:
+        """The same function with copies of weight and bias, which sharding frees before the backward pass; None where not needed."""
         if torch.compiler.is_compiling() or not _active.get():
             return None
         weight, bias = (p if p is None else p.detach().clone() for p in (self.weight, self.bias))

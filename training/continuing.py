@@ -20,19 +20,19 @@ Plan = list[list[int]]
 
 
 def check_data(state: dict[str, Any], corpora: Sequence[Corpus], accepted: bool, folder: Path) -> bool:
-    """Whether the training data are others than those of the checkpoint. Raises CheckpointError that says what differs, unless that is
-    ``accepted``, and then logs it."""
+    """Whether the training data differ from those of the checkpoint. If they do, logs how, where that is ``accepted``, and raises
+    CheckpointError otherwise."""
     before = state.get("data")
     if before is None:
         logger.info("the checkpoint in '%s' is of an older version and does not say what its data were: they are not compared", folder)
         return False
-    found = []
+    differences = []
     for corpus in corpora:
         paths = expand(corpus.name, corpus.config.shards) if corpus.identity.get("shards") else []
-        found += [f"dataset '{corpus.name}': {text}" for text in changes(before[corpus.name], corpus.identity, paths)]
-    if not found:
+        differences += [f"dataset '{corpus.name}': {text}" for text in changes(before[corpus.name], corpus.identity, paths)]
+    if not differences:
         return False
-    told = "\n  ".join(found)
+    told = "\n  ".join(differences)
     if not accepted:
         raise CheckpointError(f"the training data changed since the checkpoint in '{folder}' was written. Then → now:\n  {told}\nThe run "
                               "would go on with other clips at the same positions. Either put the old data back, or, where the change is "

@@ -67,8 +67,8 @@ def dry_run(config: Config, model: Model, loader: TrainLoader | None, eval_loade
 
 
 def memory(config: Config, model: Model, loader: TrainLoader, device: torch.device) -> dict[str, int]:
-    """Bytes per process: weights, gradients and optimiser, or this process's share of them, exactly; with fsdp, the weights that a step
-    puts together for its whole length; activations as a pass over the first batch keeps them."""
+    """Bytes per process. Weights, gradients and optimiser are exact, and count this process's shard where they are sharded. With fsdp,
+    the weights that a step gathers for its whole length are added. Activations are what a pass over the first batch keeps."""
     run = config.run_cfg
     parameters, trainable = size_of(model.parameters()), size_of(p for p in model.parameters() if p.requires_grad)
     sizes = {"weights": parameters, "gradients": trainable, "optimiser": MOMENTS[run.optim] * trainable}
@@ -90,16 +90,16 @@ def one_gpu(config: Config, model: Model, loader: TrainLoader) -> dict[str, dict
     trainable = size_of(p for p in model.parameters() if p.requires_grad)
     fixed = size_of([*model.parameters(), *model.buffers()]) + MOMENTS[run.optim] * trainable
     try:
-        found = estimate(model, batch, loader.task(batch.corpus), run, fixed)
+        estimates = estimate(model, batch, loader.task(batch.corpus), run, fixed)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # whatever torch's fake tensors refuse
         reason = next(iter(str(error).splitlines()), "")
         logger.warning("what one GPU would need cannot be told for this model: %s: %s", type(error).__name__, reason)
         return {}
-    names = list(next(iter(found.values())))
-    cells = [(name, *(f"{row[name]:,}" if name.startswith("batch") else f"{row[name] / 1e9:.3f} GB" for row in found.values()))
+    names = list(next(iter(estimates.values())))
+    cells = [(name, *(f"{row[name]:,}" if name.startswith("batch") else f"{row[name] / 1e9:.3f} GB" for row in estimates.values()))
              for name in names]
-    logger.info("%s", table((f"one GPU, {len(batch)} clips of '{batch.corpus}'", *found), cells))
-    return found
+    logger.info("%s", table((f"one GPU, {len(batch)} clips of '{batch.corpus}'", *estimates), cells))
+    return estimates
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
@@ -108,13 +108,13 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 def shared_out(run: RunConfig) -> Collection[str]:
-    """What of "weights", "gradients" and "optimiser" each process holds a share of."""
+    """Which of "weights", "gradients" and "optimiser" are sharded over the processes."""
     if distributed.world_size() == 1 or run.parallel == "ddp":
         return ()
     if run.parallel == "deepspeed":
         stage = read_settings(run)["zero_optimization"]["stage"]
         return ("optimiser", "gradients", "weights")[:stage]
-    # Until the last batch of a step, each process keeps the gradient of its own clips, whole.
+    # Until the last batch of a step, each process keeps the whole gradient of its clips.
     return ("optimiser", "weights", "gradients") if run.gradient_accumulation_steps == 1 else ("optimiser", "weights")
 
 
@@ -122,11 +122,11 @@ def activations(config: Config, model: Model, loader: TrainLoader, device: torch
     """Bytes that the backward pass over the first training batch needs kept; runs that pass. Raises ValueError for a non-finite loss."""
     batch = next(iter(loader.batches(0)))
     kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def note(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
 
     model.train()

@@ -26,7 +26,7 @@ from omnivast.utils.fake import LiveBytes, without_numbers
 from omnivast.utils.random import StepRandom
 
 CARDS = (32, 80, 141)
-"""GB (10^9 bytes) of the GPUs for which the largest batch is told: V100, A100 and H100, H200."""
+"""Memory of the GPUs (in GB of 10^9 bytes) for which the largest batch is stated: V100, A100 and H100, H200."""
 SPARE = 0.1
 """Share of a GPU's memory that is left for what is not counted."""
 PRECISIONS = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "float32": None}
@@ -34,7 +34,7 @@ PRECISIONS = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.floa
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a step: what is kept for the backward pass, and all that is there at most beside weights and optimiser."""
+    """Bytes that a step needs beside weights and optimiser: what is kept for the backward pass, and the peak."""
 
     clips: int
     activations: int
@@ -46,25 +46,25 @@ def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int
 
     Layers that may be skipped are all run. Attention keeps nothing but its inputs, as torch's fused kernels do.
     """
-    own = repeated(batch, clips)
+    sized = repeated(batch, clips)
     with FakeTensorMode(), pretending("cuda"):
         fake: Any = without_numbers(model, "cpu").train()
         fake.precision = PRECISIONS[run.precision]
         for module in fake.modules():
             if hasattr(module, "layerdrop"):
                 module.layerdrop = 0.0
-        own = own.map_media(lambda x: torch.empty((clips, *x.shape[1:]), dtype=x.dtype, device="cpu"))
-        media = [x for x in (own.frames, own.spectrograms) if x is not None]
+        sized = sized.map_media(lambda x: torch.empty((clips, *x.shape[1:]), dtype=x.dtype, device="cpu"))
+        media = [x for x in (sized.frames, sized.spectrograms) if x is not None]
         with LiveBytes([*fake.parameters(), *fake.buffers(), *media]) as live:
-            loss = fake(own, task, StepRandom(0, 0))["loss"]
+            loss = fake(sized, task, StepRandom(0, 0))["loss"]
             activations = live.now
             loss.backward()
     return Need(clips, activations, live.peak)
 
 
 def repeated(batch: Batch, clips: int) -> Batch:
-    """A batch of so many clips with the texts of ``batch``, one after another, from the first again where there are not enough. Its media
-    are those of ``batch``."""
+    """``batch`` repeated or cut to this many clips. Its texts are taken in turn, from the first again at the end; its media tensors stay
+    as they are."""
     rows = torch.from_numpy(np.arange(clips) % len(batch))
 
     def again(texts: Texts) -> Texts:
@@ -88,15 +88,15 @@ def estimate(model: nn.Module, batch: Batch, task: Task, run: RunConfig, fixed: 
     weights and optimiser, and the largest batch that fits, "batch in 80 GB"."""
     switch: Callable[[bool], None] | None = getattr(model, "set_checkpointing", None)
     before = getattr(getattr(model, "config", None), "checkpointing", False)
-    found = {}
+    needed = {}
     for on in (True, False) if switch is not None else (before,):
         if switch is not None:
             switch(on)
         small, large = (needs(model, batch, task, run, clips) for clips in (len(batch), 2 * len(batch)))
-        found["checkpointing" if on else "no checkpointing"] = {
+        needed["checkpointing" if on else "no checkpointing"] = {
             "activations": small.activations, "peak": fixed + small.peak,
             **{f"batch in {card} GB": largest(fixed, small, large, card * 10**9) for card in CARDS}}
     if switch is not None:
         switch(before)
-    return found
+    return needed
 

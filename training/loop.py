@@ -53,7 +53,7 @@ SKIPS_IN_A_ROW = 30
 
 @dataclass
 class Counters:
-    """What is summed over the run; saved with each checkpoint."""
+    """Sums over the run so far; saved with each checkpoint."""
 
     clips: dict[str, int] = field(default_factory=dict)
     """Clips trained on, by corpus, over all processes."""
@@ -71,7 +71,7 @@ class StepResult:
     """One optimiser step, the same on every rank but for ``unreadable``, ``clip_ids`` and ``waited``."""
 
     corpus: str
-    """Several, of an interleaved mixture, are joined by a plus."""
+    """The corpus of the step; names of several, in an interleaved mixture, are joined by a plus."""
     losses: dict[str, float]
     lr: dict[str, float]
     grad_norm: float
@@ -82,7 +82,7 @@ class StepResult:
     unreadable: list[tuple[str, str, str]]
     """(corpus, clip id, reason)."""
     clip_ids: list[list[str]]
-    """Of this process, by batch."""
+    """Ids of this process's clips, a list per batch."""
     spike: Spike | None
     stop: bool
     save: bool
@@ -188,7 +188,7 @@ class Trainer:
                 self.leave_if_asked(step)
 
     def to_evaluate(self, step: int) -> int:
-        """Evaluations after ``step``, its own included."""
+        """The evaluations that are still to come once ``step`` is done, counting the one of ``step``."""
         return sum(at >= step for at in self.milestones) if self.evaluator is not None else 0
 
     def periodic(self, step: int) -> bool:
@@ -259,17 +259,18 @@ class Trainer:
             raise RuntimeError(f"the loader ended in step {index + 1} of {self.total}") from None
 
     def reduce(self, losses: dict[str, Tensor], read: list[Batch]) -> tuple[dict[str, float], dict[str, int]]:
-        """Losses averaged, and counts summed, over the processes; one exchange. What is not finite on one is so on all."""
+        """Average the losses and sum the counts over all processes, in one exchange. A loss that is not finite on one process is so on
+        all."""
         names = sorted(losses)
-        own = {"stop": float(self.stop.number is not None),
-               "unreadable": float(sum(len(batch.unreadable) for batch in read)),
-               "save": float(distributed.is_main() and self.saver.due()), "save_failed": float(self.saver.failed)}
-        values = torch.cat([torch.stack([losses[name] for name in names]), torch.tensor([*own.values()], device=self.device)])
+        flags = {"stop": float(self.stop.number is not None),
+                 "unreadable": float(sum(len(batch.unreadable) for batch in read)),
+                 "save": float(distributed.is_main() and self.saver.due()), "save_failed": float(self.saver.failed)}
+        values = torch.cat([torch.stack([losses[name] for name in names]), torch.tensor([*flags.values()], device=self.device)])
         if distributed.world_size() > 1:
             torch.distributed.all_reduce(values)
             values[:len(names)] /= distributed.world_size()
         numbers = values.tolist()
-        return dict(zip(names, numbers)), {name: int(number) for name, number in zip(own, numbers[len(names):])}
+        return dict(zip(names, numbers)), {name: int(number) for name, number in zip(flags, numbers[len(names):])}
 
     def account(self, step: int, result: StepResult, seconds: float) -> None:
         """Count, log and show a step; stop the run when too many clips are unreadable."""

@@ -3,7 +3,7 @@
 The momentum of a weight matrix is replaced by the nearest matrix with orthonormal rows or columns, so that a step moves all directions of
 the matrix alike, weak ones too (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon). Updates are scaled to the size of AdamW's
 (Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2.2), so that learning rate and weight decay mean the same.
-Embeddings, classifiers, biases and norms are left to AdamW. torch has a Muon of its own, which takes matrices alone and computes in
+Embeddings, classifiers, biases and norms are left to AdamW. torch has a Muon too, which takes matrices alone and computes in
 bfloat16, which most CPUs only emulate.
 """
 
@@ -62,7 +62,7 @@ class Muon(AdamW):
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        """Nesterov's look ahead of the running mean of gradients."""
+        """The running mean of the gradients, with Nesterov's look ahead."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:

@@ -25,7 +25,7 @@ def build_optimizer(model: Model, run_cfg: RunConfig) -> Optimizer:
     """The optimiser that ``run_cfg.optim`` names, over the trainable parameters of ``model``.
 
     A group is one role (vision, audio, text, head, or ``new`` for ``new_params_name``) with or without weight decay, and with muon of
-    hidden matrices or of what AdamW trains; it carries ``role`` and ``peak_lr`` beside torch's own keys. Frozen parameters are left
+    hidden matrices or of what AdamW trains; it carries ``role`` and ``peak_lr`` beside the keys of torch. Frozen parameters are left
     out. SGD's momentum is the first of ``betas``.
     Raises ValueError when a part of ``new_params_name`` matches no trainable parameter, or when nothing is trainable.
     """
@@ -52,8 +52,8 @@ def build_optimizer(model: Model, run_cfg: RunConfig) -> Optimizer:
 
 def peak_lr(role: str, run_cfg: RunConfig) -> float:
     """The peak learning rate of a role: ``clip_lr`` for vision, ``new_lr`` for new, where set; else ``learning_rate``."""
-    own = {"vision": run_cfg.clip_lr, "new": run_cfg.new_lr}.get(role)
-    return run_cfg.learning_rate if own is None else own
+    rate = {"vision": run_cfg.clip_lr, "new": run_cfg.new_lr}.get(role)
+    return run_cfg.learning_rate if rate is None else rate
 
 
 def decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -105,7 +105,7 @@ def _apex_fused_adam(run_cfg: RunConfig, groups: list[dict[str, Any]]) -> Optimi
         from apex.optimizers import FusedAdam
 
         class ApexFusedAdam(FusedAdam):
-            """With ``zero_grad`` as torch's optimisers have it. Apex's own sets gradients to None always."""
+            """Apex's optimiser with the ``zero_grad`` of torch's optimisers; Apex's always sets gradients to None."""
 
             def zero_grad(self, set_to_none: bool = True) -> None:
                 super().zero_grad()

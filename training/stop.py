@@ -49,7 +49,7 @@ class StopSignals:
 
     @contextmanager
     def immediately(self) -> Iterator[None]:
-        """Within, a signal ends the process without delay, as does one noted shortly before: everything is saved."""
+        """Inside this context a signal ends the process at once, and so does one that was noted shortly before: everything is saved."""
         self.at_once = True
         try:
             if self.number is not None:
@@ -60,7 +60,8 @@ class StopSignals:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within, something is waited for that may never come: a step that does not get its data is not finished."""
+        """Inside this context the process waits for something that may never come. A step that does not get its data is not finished: a
+        signal then ends the process."""
         self.waiting_since = time.monotonic()
         try:
             yield

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_STATUS = 128 + 13
-"""Of a program whose output nobody reads any more, as the shell tells of SIGPIPE."""
+"""Exit status of a program whose output nobody reads any more: that of SIGPIPE in a shell."""
 
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Within, output that nobody reads any more ends the program without a traceback, with ``EXIT_STATUS``."""
+    """Inside this context, writing output that nobody reads any more ends the program with ``EXIT_STATUS`` and without a traceback."""
     try:
         try:
             yield

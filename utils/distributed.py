@@ -29,7 +29,7 @@ from omnivast.utils.transfer import Index, to_host
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when its parent ends."""
+"""The option of Linux's prctl that sets the signal which a process gets when its parent ends."""
 Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
 
 
@@ -37,7 +37,7 @@ Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
 class Traffic:
     """Bytes that this process sent to others, by kind of exchange, with W processes:
 
-    - gather: n bytes of own rows to every process, n (W − 1); their gradient, of n W bytes, by reduce-scatter, as many;
+    - gather: n bytes of this process's rows to every other, n (W − 1); their gradient, of n W bytes, by reduce-scatter, as many;
     - reduce: n bytes summed, or their largest found, in a ring: 2 n (W − 1) / W;
     - fetch: rows that others asked for, and gradients of rows fetched from others, as they are sent;
     - index: n bytes of numbers that the hosts plan with, such as those of the rows asked for, to every process, n (W − 1);
@@ -58,7 +58,7 @@ _traffic: list[Traffic] = []
 
 @contextmanager
 def counted_traffic() -> Iterator[Traffic]:
-    """Within ``with``, what this process sends through the functions of this module is counted."""
+    """Inside this context, the bytes that this process sends through the functions of this module are counted."""
     traffic = Traffic()
     _traffic.append(traffic)
     try:
@@ -81,9 +81,9 @@ def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.dev
     end_with_launcher()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         limit = timedelta(minutes=timeout_minutes)
-        store, own, world = next(dist.rendezvous("env://", timeout=limit))
+        store, rank, world = next(dist.rendezvous("env://", timeout=limit))
         backend = {"cuda": "nccl", "xpu": "xccl"}.get(chosen.type, "gloo")
-        dist.init_process_group(backend, store=agreed_store(store, own, world, limit), rank=own, world_size=world, timeout=limit)
+        dist.init_process_group(backend, store=agreed_store(store, rank, world, limit), rank=rank, world_size=world, timeout=limit)
     return chosen
 
 
@@ -94,29 +94,29 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def agreed_store(store: dist.Store, own: int, world: int, timeout: timedelta) -> dist.Store:
-    """``store`` under a name that the ``world`` processes, of which this is number ``own``, agree on for this start of theirs.
+def agreed_store(store: dist.Store, rank: int, world: int, timeout: timedelta) -> dist.Store:
+    """``store`` under a name for this start of the group, on which the ``world`` processes agree; this one is ``rank``.
 
-    A group that torchrun starts again finds the store as the last one left it: addresses of dead processes would be called. How
-    often it was started is not known alike on all machines, so rank 0 gives the start a name; each of the others answers with a name
-    of its own; and a start whose answers are acknowledged is the present one.
+    When torchrun starts a group again, the store still holds what the last start left there, and addresses of dead processes would be
+    called. The machines do not agree on how often the group was started. So rank 0 gives the start a random name; each of the others
+    answers with a random name too; and a start whose answers are acknowledged is the present one.
     """
     name = uuid.uuid4().hex
     deadline = time.monotonic() + timeout.total_seconds()
-    if own == 0:
+    if rank == 0:
         store.set("start", name)
-        answers = [f"{name}/{rank}" for rank in range(1, world)]
+        answers = [f"{name}/{other}" for other in range(1, world)]
         store.wait(answers, timeout)
         store.set(f"{name}/all", "\n".join([name, *(store.get(answer).decode() for answer in answers)]))
         return dist.PrefixStore(name, store)
     while time.monotonic() < deadline:
         if store.check(["start"]):
             start = store.get("start").decode()
-            store.set(f"{start}/{own}", name)
-            if store.check([f"{start}/all"]) and store.get(f"{start}/all").decode().split("\n")[own] == name:
+            store.set(f"{start}/{rank}", name)
+            if store.check([f"{start}/all"]) and store.get(f"{start}/all").decode().split("\n")[rank] == name:
                 return dist.PrefixStore(start, store)
         time.sleep(POLL_SECONDS)
-    raise RuntimeError(f"rank {own} found no rank 0 within {timeout}: was every process started, with the same master address and port?")
+    raise RuntimeError(f"rank {rank} found no rank 0 within {timeout}: was every process started, with the same master address and port?")
 
 
 def teardown() -> None:
@@ -130,9 +130,9 @@ def device(name: str = "auto") -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     kind = "cuda" if name == "auto" else name
-    found: Any = torch.accelerator.current_accelerator(check_available=True)
-    if found is None or found.type != kind:
-        has = "no GPU" if found is None else f"only '{found.type}'"
+    accelerator: Any = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or accelerator.type != kind:
+        has = "no GPU" if accelerator is None else f"only '{accelerator.type}'"
         raise ValueError(f"device '{kind}' was asked for, but torch finds {has}; use --device cpu or auto")
     chosen = torch.device(kind, local_rank() % torch.accelerator.device_count())
     torch.accelerator.set_device_index(chosen.index)
@@ -140,7 +140,7 @@ def device(name: str = "auto") -> torch.device:
 
 
 def set_threads(number: int = 0) -> None:
-    """Threads of torch in this process; 0: the machine's CPUs shared out among its processes."""
+    """Set how many threads torch uses in this process; 0 divides the machine's CPUs among its processes."""
     torch.set_num_threads(number or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
@@ -166,7 +166,8 @@ def barrier() -> None:
 
 
 def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """``value`` of every process, in the order of ranks; through ``group``, which has all of them, where another thread uses the first."""
+    """``value`` of every process, in the order of ranks. ``group`` is a group of all processes for a thread that must not use the default
+    one."""
     if world_size() == 1:
         return [value]
     if _traffic:
@@ -177,7 +178,7 @@ def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> li
 
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """True on every process when it is on one."""
+    """True on every process when ``flag`` is True on any."""
     return bool(largest(torch.tensor([float(flag)], device=device)).item() > 0)
 
 
@@ -199,10 +200,10 @@ def _all_reduce(values: Tensor, how: Any) -> Tensor:
 
 
 def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
-    """(n, …) of every process → (n · processes, …) in the order of ranks; each process must have the same n.
+    """Gathers (n, …) of every process into (n · processes, …), in the order of ranks; each process must have the same n.
 
-    Without gradient the own rows are cut off from the graph as well, so that the function is the same for any number of
-    processes (gradient then flows only through what is compared with the gathered rows).
+    Without gradient the rows of this process are detached too, so that the function is the same for any number of processes (gradient
+    then flows only through what is compared with the gathered rows).
     """
     if not with_grad:
         rows = rows.detach()
@@ -210,7 +211,7 @@ def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
 
 
 def gather_numbers(numbers: Tensor) -> np.ndarray:
-    """(n,) integers of every process → (processes, n) on the host, which waits for them; each process must have the same n."""
+    """Gathers (n,) integers of every process into (processes, n) on the host, which waits for them; each process must have the same n."""
     if world_size() == 1:
         return to_host(numbers)[None]
     numbers = numbers.int()  # half the bytes
@@ -222,10 +223,10 @@ def gather_numbers(numbers: Tensor) -> np.ndarray:
 
 @dataclass
 class Routes:
-    """Which rows this process gets from whom, and sends to whom; every process knows what all of them ask for.
+    """Which rows this process gets from whom, and sends to whom. Every process knows what all of them ask for.
 
-    order: (k,) where the rows that arrive, in the order of their senders, belong. local: own rows in the order in which they leave.
-    asked, given: how many come from and go to each process.
+    order: (k,) the position to which each received row belongs; rows arrive in the order of their senders. local: numbers of this
+    process's rows in the order in which they are sent. asked, given: how many rows come from and go to each process.
     """
 
     order: Index
@@ -235,7 +236,7 @@ class Routes:
 
     @classmethod
     def of(cls, wanted: Sequence[np.ndarray], rows: int) -> Routes:
-        """From the global rows that each process wants, of which each holds ``rows``, numbered rank · rows onwards."""
+        """The routes, given the global rows that each process wants. Each process holds ``rows`` rows, numbered from rank · rows."""
         def owners(numbers: np.ndarray) -> np.ndarray:
             return numbers // rows
 
@@ -258,17 +259,17 @@ def fetch_rows(rows: Tensor, routes: Routes, wire: torch.dtype | None = None) ->
 
 
 def scatter_sum(parts: Tensor) -> Tensor:
-    """(n · processes, …) of every process → (n, …): the sum over the processes of the part that belongs to this one."""
-    world, own = world_size(), parts.shape[0] // world_size()
+    """Sums (n · processes, …) over the processes and gives each process its part, (n, …)."""
+    world, share = world_size(), parts.shape[0] // world_size()
     _count("gather", _bytes(parts) * (world - 1) / world)
     if dist.get_backend() == "nccl":
-        result = parts.new_empty((own, *parts.shape[1:]))
+        result = parts.new_empty((share, *parts.shape[1:]))
         dist.reduce_scatter_tensor(result, parts)
         return result
-    # Gloo's own reduce-scatter sums everything everywhere. This sends each part to its owner alone.
+    # Gloo's reduce-scatter sums everything everywhere. This sends each part only to its owner.
     received = torch.empty_like(parts)
     dist.all_to_all_single(received, parts)
-    return received.unflatten(0, (world, own)).sum(0)
+    return received.unflatten(0, (world, share)).sum(0)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -290,14 +291,14 @@ class _FetchRows(torch.autograd.Function):
         received = _exchange(rows[routes.local].to(wire), routes.given, routes.asked)
         fetched = torch.empty_like(received)
         fetched[routes.order] = received
-        ctx.routes, ctx.own, ctx.dtype = routes, rows.shape[0], rows.dtype
+        ctx.routes, ctx.count, ctx.dtype = routes, rows.shape[0], rows.dtype
         return fetched
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         routes = ctx.routes
         returned = _exchange(grad[routes.order], routes.asked, routes.given)
-        rows = returned.new_zeros((ctx.own, *grad.shape[1:]), dtype=torch.promote_types(ctx.dtype, torch.float32))
+        rows = returned.new_zeros((ctx.count, *grad.shape[1:]), dtype=torch.promote_types(ctx.dtype, torch.float32))
         return rows.index_add_(0, routes.local, returned.to(rows.dtype)).to(ctx.dtype), None, None
 
 

@@ -20,15 +20,15 @@ PATIENCE = 3.0
 def end_with(message: str, status: int) -> int:
     """Log ``message`` and return the exit status that this process should end with.
 
-    Under torchrun, of the processes of a machine that fail for the same reason only the first says so, and ends with ``status``, after the
-    others; it also writes the reason where torchrun looks for it, to repeat it last. The others end quietly, with 0: torchrun reports no
-    failure of theirs.
+    Under torchrun, when several processes of a machine fail for the same reason, only the first of them logs it and ends with ``status``,
+    after the others. It also writes the reason to the file from which torchrun repeats it at the end. The others end quietly with 0, so
+    that torchrun does not report them as failures.
     """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not file:
         logger.error("%s", message)
         return status
-    # torchrun gives each process of a machine an error file in a folder of its own, beside those of the others.
+    # torchrun gives each process of a machine an error file in a separate folder; these folders lie side by side.
     claim = Path(file).parent.parent / f"said_{hashlib.sha256(message.encode()).hexdigest()[:16]}"
     try:
         claim.mkdir()
@@ -46,7 +46,7 @@ def end_with(message: str, status: int) -> int:
 
 
 def _wait_for_others(claim: Path, number: int) -> None:
-    """Until so many have left their process ids and are no more, or for as long as the others may go on working."""
+    """Wait until as many processes have left their process ids and ended, or until the others may be working on no longer."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         ending = [int(file.name) for file in claim.glob("*")]

@@ -28,8 +28,8 @@ def without_numbers(module: _Module, device: torch.device | str) -> _Module:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of what operations inside made: ``now``, and at most so far, ``peak``. Tensors ``before`` were there before, as are all
-    views of them."""
+    """Counts the bytes of tensors that operations inside make: ``now`` at the moment, and ``peak``, the most so far. Tensors in
+    ``before`` and views of them are not counted."""
 
     def __init__(self, before: Iterable[Tensor] = ()) -> None:
         super().__init__()

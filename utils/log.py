@@ -191,7 +191,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The same one by one, for large files."""
+    """The same objects one by one, for large files."""
     path = Path(path)
     if not path.exists():
         return

@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux says what share of the cores a container may use: so many microseconds, or "max", of so many."""
+"""The file in which Linux limits the CPU time of a container: a number of microseconds (or "max") per period of microseconds."""
 
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where it says how much memory a container may use, in bytes, or "max"."""
+"""The file in which it limits the memory of a container, in bytes (or "max")."""
 
 
 def cores() -> int:
-    """Processor cores that this process may use, which under a job scheduler or in a container are fewer than the machine has."""
+    """Processor cores that this process may use. Under a job scheduler or in a container they are fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()
@@ -26,23 +26,23 @@ def cores() -> int:
 
 def memory() -> int:
     """Bytes of memory that the machine, or the container around this process, has."""
-    found = []
+    limits = []
     with suppress(OSError, ValueError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
-        found.append(int(MEMORY_LIMIT.read_text()))
-    return min(found, default=1 << 33)
+        limits.append(int(MEMORY_LIMIT.read_text()))
+    return min(limits, default=1 << 33)
 
 
 def free_memory() -> int:
     """Bytes of memory that the machine, or the container around this process, has left."""
-    found = []
+    limits = []
     with suppress(OSError, ValueError, KeyError):
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+        limits.append(1024 * int(lines["MemAvailable"].split()[0]))
     with suppress(OSError, ValueError, KeyError):
         group = Path("/sys/fs/cgroup")
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         used = int((group / "memory.current").read_text()) - int(stat["inactive_file"]) - int(stat["active_file"])
-        found.append(int((group / "memory.max").read_text()) - used)
-    return max(0, min(found, default=memory()))
+        limits.append(int((group / "memory.max").read_text()) - used)
+    return max(0, min(limits, default=memory()))

@@ -20,20 +20,21 @@ from omnivast.utils import distributed
 logger = logging.getLogger("omnivast")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MARGIN = 1.3
-"""Where products are measured: so many times faster than float32 they must be in bf16 to be worth it. CPUs with bf16 measure 2 to 15, those
-without 0.01 to 0.3: what else the machine does meanwhile does not turn the choice, and what is near a tie is float32."""
+"""How many times faster than float32 measured products must be in bf16 for bf16 to be chosen. CPUs with native bf16 measure 2 to 15,
+those without 0.01 to 0.3. The gap keeps other work on the machine from changing the choice; what is near a tie computes in float32."""
 ROWS, REPEATS = 2048, 7
 OPERATIONS = 2**28
-"""About so many operations are in a product that is timed on a CPU, by one thread, which waits for no other: some milliseconds."""
+"""Operations of a product that is timed on a CPU, about; by one thread, so that none waits for another: some milliseconds."""
 WEIGHTS = 2**18
-"""Their weights are at most so many, from 32 columns on: a wide model's take longer to make, and to convert, than the product."""
+"""The most numbers in the weights of a timed product, which has 32 columns at least: the weights of a wide model would take longer to
+make and to convert than the product takes."""
 GLANCE = 2**23
-"""So many in a first one, which says whether bf16 is only emulated, at a hundredth of the rate."""
+"""Operations of a first, small product, which tells whether bf16 is only emulated, at a hundredth of the rate."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is known of a device."""
+    """A device, and how fast it computes products in each format."""
 
     kind: str
     """cuda, rocm (AMD's cards, which torch calls cuda), xpu, mps or cpu."""
@@ -41,7 +42,8 @@ class Machine:
     capability: tuple[int, int] | None
     """CUDA's compute capability."""
     width: int
-    """Of the products measured: (rows, width) × (width, columns), 4 · width columns or, on a CPU, as many as ``WEIGHTS`` allows."""
+    """Width of the measured products: (rows, width) × (width, columns), with 4 · width columns or, on a CPU, as many as ``WEIGHTS``
+    allows."""
     rates: Mapping[str, float]
     """Operations per second of these products in each format; 0 where torch refuses it. Without float32: not measured."""
 
@@ -119,8 +121,8 @@ def _costs(name: str, machine: Machine) -> str:
         return ""
     others = [f"in {other} they take {machine.times(other, name):.3g} times as long" if rate else f"{other} is not possible"
               for other, rate in machine.rates.items() if other != name]
-    place = " of a thread" if machine.kind == "cpu" else ""
-    return "; ".join([f": products of width {machine.width} run at {machine.rates[name] / 1e9:.3g} GFLOP/s{place}", *others])
+    whose = " of a thread" if machine.kind == "cpu" else ""
+    return "; ".join([f": products of width {machine.width} run at {machine.rates[name] / 1e9:.3g} GFLOP/s{whose}", *others])
 
 
 def resolve(asked: str, device: torch.device, width: int, *, usable: Collection[str] = tuple(DTYPES),
@@ -130,8 +132,8 @@ def resolve(asked: str, device: torch.device, width: int, *, usable: Collection[
     Args:
         width: the model's; products of it are timed.
     """
-    own = decide(asked, look(device, width), usable=usable, kept=kept) if distributed.is_main() else None
-    chosen = cast(Precision, distributed.all_gather_objects(own)[0])
+    decision = decide(asked, look(device, width), usable=usable, kept=kept) if distributed.is_main() else None
+    chosen = cast(Precision, distributed.all_gather_objects(decision)[0])
     if distributed.is_main():
         logger.info("precision: %s, %s", chosen.name, chosen.reason)
         for warning in chosen.warnings:
@@ -176,8 +178,8 @@ def measure(device: torch.device, width: int) -> dict[str, float]:
 
 
 def _rates(device: torch.device, sizes: tuple[int, int, int], names: Collection[str]) -> dict[str, float]:
-    """Of products (rows, width) × (width, columns), by the fastest of several calls, which other work on the machine disturbed least; the
-    formats take turns."""
+    """Operations per second of products (rows, width) × (width, columns) in each format: the fastest of several calls, which other work
+    on the machine disturbed least. The formats take turns."""
     rows, width, columns = sizes
     work = {}
     for name in names:

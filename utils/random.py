@@ -32,8 +32,8 @@ def seed_everything(*key: object) -> None:
 
 @dataclass(frozen=True)
 class StepRandom:
-    """The draws of one step. Each is made for the whole global batch and cut to this process's rows, so the numbers that a
-    sample sees do not depend on the number of processes."""
+    """The random draws of one step. Each is made for the whole global batch and cut to this process's rows, so that the numbers of a
+    sample do not depend on the number of processes."""
 
     seed: int
     step: int

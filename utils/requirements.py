@@ -1,4 +1,5 @@
-"""Whether the packages of requirements.txt are installed: said in one line, before the first of them is imported."""
+"""Checks that the packages of requirements.txt are installed, and says in one line what is missing, before the first of them is imported.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A process that hangs holds up all others without a word. Here the processes of a group tell each other how far they are, and when
-nothing moves any more, all of them say who is behind and exit, so that the launcher can start the group again.
+"""Ends a group of processes when one of them hangs, which would hold up all others without a word.
+
+The processes of a group tell each other how far they are. When nothing moves any more, all of them log who is behind and exit, so that
+the launcher can start the group again.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
 EXIT_STATUS = 75
-"""Of every process of a group that hangs: EX_TEMPFAIL, "try again"."""
+"""Exit status of every process of a group that hangs: EX_TEMPFAIL, "try again"."""
 LONGEST_INTERVAL = 10.0
 """Seconds between two looks."""
 PATIENCE = 3
-"""An uneven phase may go on for so many times as long without a sign of any process."""
+"""In an uneven phase, the group may be silent for this many times as long."""
 GRACE = 5.0
 """Seconds in which processes that have reported wait for the others to do so: the first to go takes the others' connections along."""
 
@@ -38,7 +40,7 @@ class Place:
     step: int = 0
     phase: str = "starting"
     beat: int = 0
-    """Grows as long as the process lives, whatever its main thread does."""
+    """Counts up as long as the process lives, whatever its main thread does."""
     host: str = ""
     pid: int = 0
 
@@ -80,7 +82,7 @@ class Watchdog:
         _running = self
         if self.limit > 0 and distributed.world_size() > 1:
             Watchdog._number += 1
-            # A connection of its own: the main thread may hang while it holds the group's.
+            # A second connection: the main thread may hang while it holds the group's.
             store = dist.distributed_c10d._get_default_store().clone()
             self.store = dist.PrefixStore(f"watchdog{Watchdog._number}", store)
             self.interval = min(self.limit / 5, LONGEST_INTERVAL)
@@ -108,7 +110,7 @@ class Watchdog:
                     self.since, hangs = time.monotonic(), False
                 hangs = hangs or self.store.check(["hang"])
             except RuntimeError as error:
-                # The process that holds the store is gone; the group's own connections will say so too.
+                # The process that holds the store is gone; the connections of the group will say so too.
                 if told:
                     logger.info("the watchdog cannot reach the other processes: %s", error)
                 told = False
@@ -144,35 +146,35 @@ class Watchdog:
 
     def _part(self, silent: set[int]) -> None:
         """Wait for the reports of the others; rank 0, which may hold the store, leaves last."""
-        own, world = distributed.rank(), distributed.world_size()
+        rank, world = distributed.rank(), distributed.world_size()
         try:
-            self.store.set(f"reported{own}", "1")
+            self.store.set(f"reported{rank}", "1")
             deadline = time.monotonic() + GRACE + self.interval
-            expected = [f"reported{rank}" for rank in range(world) if rank not in silent]
+            expected = [f"reported{other}" for other in range(world) if other not in silent]
             while time.monotonic() < deadline and not self.store.check(expected):
                 time.sleep(0.05)
         except RuntimeError:
             return
-        if own == 0:
+        if rank == 0:
             time.sleep(0.5)
 
     def _places(self) -> dict[int, Place]:
-        """Where the processes are that have said so yet."""
-        found = {}
+        """The last known Place of every process that has written one."""
+        places = {}
         for rank in range(distributed.world_size()):
             if self.store.check([str(rank)]):
-                found[rank] = Place(**json.loads(self.store.get(str(rank))))
-        return found
+                places[rank] = Place(**json.loads(self.store.get(str(rank))))
+        return places
 
 
 def going_on() -> None:
-    """The work of this process goes on, within its phase."""
+    """Tell the others that the work of this process goes on, within its phase."""
     if _running is not None:
         _running.moves += 1
 
 
 def described(places: dict[int, Place], silent: set[int], world: int) -> str:
-    """In words: which ranks are behind the others and where, which do not answer, and where the others wait."""
+    """In words: which ranks are behind and where they are, which do not answer, and where all others wait."""
     fewest = min(place.count for place in places.values())
     most = max(place.count for place in places.values())
     lines = []

@@ -118,17 +118,17 @@ class _Source:
         seen = IMAGE_EXTENSIONS if packing.images else VIDEO_EXTENSIONS
         self._folders = [(MediaFolder(folder, endings), endings)
                          for folder, endings in ((packing.vision, seen), (packing.audio, SOUND_EXTENSIONS)) if folder]
-        own = {key: value for key, value in vars(packing).items() if key not in ("txt", "output")}
-        own |= {key: folder and os.path.abspath(folder) for key, folder in (("vision", packing.vision), ("audio", packing.audio))}
-        own["ignore_fields"] = sorted(packing.ignore_fields)
+        settings = {key: value for key, value in vars(packing).items() if key not in ("txt", "output")}
+        settings |= {key: folder and os.path.abspath(folder) for key, folder in (("vision", packing.vision), ("audio", packing.audio))}
+        settings["ignore_fields"] = sorted(packing.ignore_fields)
         try:
-            self.settings = {"format": FORMAT, "annotation_sha256": sha256_file(packing.txt), **own}
+            self.settings = {"format": FORMAT, "annotation_sha256": sha256_file(packing.txt), **settings}
         except OSError as error:
             raise AnnotationError(f"{packing.txt}: cannot be read: {error.strerror or error}") from None
 
     def survey(self, manifest: dict[str, Any]) -> Iterator[Sample]:
-        """Look at every row and its files first, so that what is wrong is told before anything is written; then the samples from the
-        first row on that is in no shard yet."""
+        """Check every row and its files first, so that faults are reported before anything is written; then yield the samples, from the
+        first row that is in no shard yet."""
         reader = RowReader(Path(self.packing.txt), frozenset(self.packing.ignore_fields), training=False, ids_suffice=False)
         rows, hashes, absent, silent = array("q"), array("Q"), list[str](), list[str]()
         for row, item in enumerate(progress(_items(self.packing.txt), "looking for the clips", unit="row")):
@@ -173,19 +173,19 @@ class _Source:
 
     def _files(self, clip_id: str) -> dict[str, str] | None:
         """Extension → file of a clip; None where it has none, or lacks what the folders are for."""
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         for folder, endings in self._folders:
             try:
                 path = folder.find(clip_id)
             except MediaError:
-                if found:
+                if files:
                     continue  # as in folders: a clip that is seen and has no file for its sound is silent
                 return None
             ending = os.path.splitext(path)[1].lower()
             if ending not in endings:
                 raise DataError(f"{path}: a shard tells what its members are by their extensions; expected one of {', '.join(endings)}")
-            found[ending] = path
-        return found
+            files[ending] = path
+        return files
 
 
 def _items(path: str) -> Iterator[Any]:
@@ -292,16 +292,16 @@ class _Hashed:
 
 
 def verify(paths: Sequence[str]) -> list[str]:
-    """Read every shard whole, and log and return what is wrong with those that are damaged. What no training reads of them is told too."""
+    """Read every shard whole; log and return what is wrong with the damaged ones. Members that no training reads are reported too."""
     faults: list[str] = []
     samples = size = 0
     unknown, dotted = dict[str, tuple[int, str]](), (0, "")
     bar: Progress[Any] = progress(len(paths), "verifying", unit="shard")
     with ThreadPoolExecutor(cores()) as pool, bar:
-        for path, (index, its_size, found) in zip(paths, pool.map(_look, paths)):
+        for path, (index, its_size, wrong) in zip(paths, pool.map(_look, paths)):
             samples, size = samples + len(index.samples), size + its_size
             unknown, dotted = tally([unknown, index.unknown]), (dotted[0] + index.dotted[0], dotted[1] or index.dotted[1])
-            faults += [f"{path}: {'; '.join(found)}"] if found else []
+            faults += [f"{path}: {'; '.join(wrong)}"] if wrong else []
             bar.update()
     for fault in faults:
         logger.error("%s", fault)

@@ -63,7 +63,7 @@ def key_of(clip_id: str) -> str:
 
 
 def keys_of(clip_id: str) -> tuple[str, ...]:
-    """The keys under which a shard may hold the clip, the likeliest first."""
+    """The keys under which a shard may hold the clip, the most likely first."""
     return tuple(dict.fromkeys([clip_id, without_extension(clip_id), key_of(clip_id)]))
 
 
@@ -80,11 +80,11 @@ def split_name(name: str) -> tuple[str, str]:
     return (folder + slash + stem, dot + ending.lower()) if stem and ending else ("", "")
 
 
-def tally(found: Iterable[dict[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
+def tally(tallies: Iterable[dict[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
     """Counts with an example each, summed over several shards."""
     total: dict[str, tuple[int, str]] = {}
-    for own in found:
-        for ending, (count, example) in own.items():
+    for endings in tallies:
+        for ending, (count, example) in endings.items():
             earlier = total.get(ending, (0, example))
             total[ending] = (earlier[0] + count, earlier[1])
     return total
@@ -103,22 +103,22 @@ def unread(unknown: dict[str, tuple[int, str]]) -> str:
 def load_index(shard: str) -> ShardIndex:
     """The index of a shard, made where there is none that fits. Raises ShardError."""
     candidates = places(Path(shard), "shards", "index.json")
-    for place in candidates:
-        found = _known(place, shard)
-        if found is not None:
-            return found
+    for path in candidates:
+        known = _known(path, shard)
+        if known is not None:
+            return known
     before = _stamp(shard)
     index = scan(shard)
-    for place in candidates:
-        if writable(place.parent):
+    for path in candidates:
+        if writable(path.parent):
             with suppress(OSError):  # a full disk: the index is made again next time
-                write_atomically(place, json.dumps({**before, **asdict(index)}))
+                write_atomically(path, json.dumps({**before, **asdict(index)}))
                 break
     return index
 
 
 def scan(shard: str) -> ShardIndex:
-    """Read the headers of all members. Raises ShardError for what is no tar archive, or holds what a shard must not."""
+    """Read the headers of all members. Raises ShardError for a file that is no tar archive, or holds what a shard must not."""
     index, others, digest = ShardIndex(), dict[str, list[tarfile.TarInfo]](), hashlib.blake2b(digest_size=8)
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
@@ -180,7 +180,7 @@ def _add_dotted(index: ShardIndex, key: str, members: list[tarfile.TarInfo], sha
     ``key.x`` is a clip where it has media and texts and, if ``key`` is a clip too, the same extensions as that; also where it has media
     alone, if then nothing under ``key`` is left that has texts alone. What is no part of a clip is counted as unknown.
     """
-    own = index.samples.get(key, {})
+    undotted = index.samples.get(key, {})
     stems: dict[str, dict[str, tuple[int, int]]] = {}
     names: dict[str, list[str]] = {}
     for member in members:
@@ -191,12 +191,12 @@ def _add_dotted(index: ShardIndex, key: str, members: list[tarfile.TarInfo], sha
             names.setdefault(stem, []).append(member.name)
         else:
             _count_unknown(index, ending, member.name)
-    texts_alone = any(found.keys() <= set(TEXT_EXTENSIONS) for found in stems.values())
-    for stem, found in stems.items():
-        has_media, has_texts = not found.keys() <= set(TEXT_EXTENSIONS), not found.keys().isdisjoint(TEXT_EXTENSIONS)
-        same = not own or own.keys() == found.keys()
-        if has_media and same and (has_texts or not (own or texts_alone)):
-            index.samples[stem] = found
+    texts_alone = any(parts.keys() <= set(TEXT_EXTENSIONS) for parts in stems.values())
+    for stem, parts in stems.items():
+        has_media, has_texts = not parts.keys() <= set(TEXT_EXTENSIONS), not parts.keys().isdisjoint(TEXT_EXTENSIONS)
+        same = not undotted or undotted.keys() == parts.keys()
+        if has_media and same and (has_texts or not (undotted or texts_alone)):
+            index.samples[stem] = parts
             index.dotted = (index.dotted[0] + 1, index.dotted[1] or stem)
         else:
             for name in names[stem]:
@@ -209,7 +209,8 @@ def _count_unknown(index: ShardIndex, ending: str, name: str) -> None:
 
 
 def _fault_at(shard: str, offset: int) -> str:
-    """tarfile takes anything that is no header for the end; an archive ends with blocks of zeros."""
+    """What is wrong at byte ``offset``, where tarfile saw the end of the archive; "" for a true end. tarfile takes everything that is no
+    header for the end, but an archive ends with blocks of zeros."""
     with open(shard, "rb") as file:
         file.seek(offset)
         block = file.read(BLOCK)

@@ -1,8 +1,9 @@
 """A corpus in tar shards: where each clip's members lie, and the texts, by row and in any order.
 
-The shards' own indexes (shard_index.py) are joined into one file that is mapped, so that a corpus of millions of clips costs neither the
-processes that read it nor their start much memory. Texts inside the shards are gathered once into an annotation file, which is from then
-on read as any other. Both lie beside the first shard, or in the user's cache, and are made again when a shard has changed.
+The indexes of the single shards (shard_index.py) are joined into one file that is memory-mapped, so that a corpus of millions of clips
+costs neither the processes that read it nor their start much memory. Texts inside the shards are gathered once into an annotation file,
+which is from then on read as any other. Both lie beside the first shard, or in the user's cache, and are made again when a shard has
+changed.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ READERS = 8
 SHOWN = 5
 PAGE = 4096
 MANIFEST = "shards.json"
-"""What ``python -m omnivast pack`` writes beside its shards."""
+"""The list of shards that ``python -m omnivast pack`` writes beside them."""
 SAMPLE = np.dtype([("shard", "<u4"), ("first", "<u8"), ("count", "u1")])
 MEMBER = np.dtype([("offset", "<u8"), ("size", "<u8"), ("ending", "u1")])
 
@@ -75,30 +76,30 @@ class Shards:
     def members(self, clip_id: str) -> dict[str, Part] | None:
         """Extension → member of a clip; None where no shard has it."""
         for key in keys_of(clip_id):
-            place = self._place(key)
-            if place is not None:
-                shard, first, count = self._samples[place]
+            sample = self._place(key)
+            if sample is not None:
+                shard, first, count = self._samples[sample]
                 path, endings = self.paths[int(shard)], self.header["endings"]
-                found = ((endings[ending], int(offset), int(size)) for offset, size, ending in self._members[first : first + count])
-                return {ending: Part(path, offset, size, key + ending) for ending, offset, size in found}
+                members = ((endings[ending], int(offset), int(size)) for offset, size, ending in self._members[first : first + count])
+                return {ending: Part(path, offset, size, key + ending) for ending, offset, size in members}
         return None
 
     def shards_of(self, clip_ids: Sequence[str]) -> np.ndarray:
         """(clips,) int64: the number of the shard that has each; -1 where none has it."""
-        found = np.full(len(clip_ids), -1, dtype=np.int64)
+        numbers = np.full(len(clip_ids), -1, dtype=np.int64)
         left = np.arange(len(clip_ids))
         for form in (str, without_extension, key_of):
             wanted = np.fromiter((key_hash(form(clip_ids[clip])) for clip in left.tolist()), np.uint64, len(left))
-            place = np.searchsorted(self._hashes, wanted).clip(max=len(self._hashes) - 1)
-            there = self._hashes[place] == wanted
-            found[left[there]] = self._samples["shard"][place[there]]
+            sample = np.searchsorted(self._hashes, wanted).clip(max=len(self._hashes) - 1)
+            there = self._hashes[sample] == wanted
+            numbers[left[there]] = self._samples["shard"][sample[there]]
             left = left[~there]
-        return found
+        return numbers
 
     def _place(self, key: str) -> int | None:
         wanted = np.uint64(key_hash(key))
-        place = int(np.searchsorted(self._hashes, wanted))
-        return place if place < len(self._hashes) and self._hashes[place] == wanted else None
+        sample = int(np.searchsorted(self._hashes, wanted))
+        return sample if sample < len(self._hashes) and self._hashes[sample] == wanted else None
 
     def _open(self) -> None:
         try:
@@ -133,11 +134,11 @@ class ShardFolder:
         members = self._shards.members(clip_id)
         if members is None:
             raise MediaError(f"{self.folder}:{clip_id}", "no such clip in the shards")
-        found = next((members[ending] for ending in self._endings if ending in members), None)
-        if found is None:
+        member = next((members[ending] for ending in self._endings if ending in members), None)
+        if member is None:
             has = ", ".join(sorted(members))
             raise MediaError(f"{self.folder}:{clip_id}", f"no {self._kind} member ({', '.join(self._endings)}) in the shards; it has {has}")
-        return found
+        return member
 
 
 def key_hash(key: str) -> int:
@@ -153,30 +154,30 @@ def expand(name: str, patterns: Sequence[str]) -> list[str]:
     Raises ShardError for one that is absent or named twice, and for shards whose packing was not finished."""
     if not patterns:
         raise ShardError(f"dataset '{name}': give its tar files, folders of them, or patterns as 'shards'")
-    found: list[str] = []
+    shards: list[str] = []
     for pattern in patterns:
         for path in [pattern] if os.path.exists(pattern) else _braces(pattern):
             if os.path.isdir(path):
                 inside = sorted({*glob.glob(os.path.join(glob.escape(path), "*.tar")), *_packed(name, path)})
                 if not inside:
                     raise ShardError(f"dataset '{name}': no shard (*.tar) in the folder '{path}'{looked_up(path)}")
-                found += inside
+                shards += inside
             elif not os.path.exists(path) and glob.has_magic(path):
                 inside = sorted(glob.glob(path))
                 if not inside:
                     raise ShardError(f"dataset '{name}': no shard is named like '{path}'{looked_up(path)}")
-                found += inside
+                shards += inside
             else:
-                found.append(path)
-    missing = [path for path in found if not os.path.isfile(path)]
+                shards.append(path)
+    missing = [path for path in shards if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise ShardError(f"dataset '{name}': {len(missing)} of its {len(found)} shards are missing: "
+        raise ShardError(f"dataset '{name}': {len(missing)} of its {len(shards)} shards are missing: "
                          f"{', '.join(missing[:SHOWN])}{more}{looked_up(missing[0])}")
-    twice = sorted({path for path in found if found.count(path) > 1}) if len(set(found)) < len(found) else []
+    twice = sorted({path for path in shards if shards.count(path) > 1}) if len(set(shards)) < len(shards) else []
     if twice:
         raise ShardError(f"dataset '{name}': the shard '{twice[0]}' is named twice")
-    return found
+    return shards
 
 
 def _packed(name: str, folder: str) -> list[str]:
@@ -265,8 +266,8 @@ def _join(paths: Sequence[str], fingerprint: str, output: BinaryIO) -> None:
     with ThreadPoolExecutor(READERS) as pool:
         for number, index in enumerate(progress(_indexes(pool, paths), "indexing shards", unit="shard")):
             rows = [(start, size, endings.setdefault(ending, len(endings)))
-                    for own in index.samples.values() for ending, (start, size) in own.items()]
-            sizes = np.array([len(own) for own in index.samples.values()])
+                    for parts in index.samples.values() for ending, (start, size) in parts.items()]
+            sizes = np.array([len(parts) for parts in index.samples.values()])
             first = count + np.cumsum(sizes) - sizes
             hashes.append(np.array([key_hash(key) for key in index.samples], "<u8"))
             samples.append(np.array([*zip([number] * len(sizes), first, sizes)], SAMPLE))
@@ -323,7 +324,7 @@ def _repeated(paths: Sequence[str], shards: Sequence[int], wanted: int, count: i
 
 
 def _tell_faults(name: str, shards: Shards, training: bool) -> None:
-    """Say which shards are damaged, and how many samples of them are lost where their packing tells."""
+    """Log which shards are damaged and, where their packing says how many samples they had, how many are lost."""
     lines = []
     for number, (fault, samples) in shards.header["faults"].items():
         path = shards.paths[int(number)]

@@ -52,33 +52,33 @@ class CaptionEvaluator:
         self.model, self.groups = model, tuple(groups)
         self.references = references
         self.beam_size, self.max_length, self.java_seconds = beam_size, max_length, java_seconds
-        self._own: list[tuple[int, dict[str, Any]]] = []
+        self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
         """One batch. Returns what was found, for :meth:`take`. Raises ValueError when a clip has no reference."""
         entries: list[dict[str, Any]] = []
         for clip_id in batch.clip_ids:
-            own = list(self.references.get(clip_id, ()))
-            if not own:
+            texts = list(self.references.get(clip_id, ()))
+            if not texts:
                 raise ValueError(f"corpus '{batch.corpus}': clip '{clip_id}' has no reference caption, neither in annfile nor in the "
                                  "annotation; captions cannot be scored")
-            entries.append({"clip_id": clip_id, "references": own})
+            entries.append({"clip_id": clip_id, "references": texts})
         for group in self.groups:
             captions = self.model.caption(encoded.memory, group, beam_size=self.beam_size, max_length=self.max_length,
                                           length_penalty=self.model.length_penalty)
             for entry, caption in zip(entries, captions):
                 entry[str(group)] = caption
-        found = list(zip(batch.index.tolist(), entries))
-        self._own.extend(found)
-        return found
+        rows = list(zip(batch.index.tolist(), entries))
+        self._entries.extend(rows)
+        return rows
 
     def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """What :meth:`add` returned in an earlier run; references may have changed since."""
-        self._own.extend((row, {**entry, "references": list(self.references[entry["clip_id"]])}) for row, entry in found)
+        self._entries.extend((row, {**entry, "references": list(self.references[entry["clip_id"]])}) for row, entry in found)
 
     def finish(self) -> Outcome:
         """Metrics by group, ``cider`` first, of all processes' clips. Called on every process."""
-        predictions = [entry for _, entry in in_annotation_order(self._own)]
+        predictions = [entry for _, entry in in_annotation_order(self._entries)]
         groups = [str(group) for group in self.groups]
         scored = computed_once(lambda: score_captions(predictions, groups, self.java_seconds))
         facts = {
@@ -95,8 +95,8 @@ class CaptionEvaluator:
             facts["remarks"] = scored.remarks
             for name, why in scored.remarks.items():
                 logger.warning("%s %s", name, why)
-        for entry, own in zip(predictions, scored.clips):
-            entry["scores"] = own
+        for entry, scores in zip(predictions, scored.clips):
+            entry["scores"] = scores
         return Outcome(scored.metrics, predictions, facts, scored.intervals)
 
 
@@ -140,15 +140,16 @@ def score_captions(predictions: Sequence[Mapping[str, Any]], groups: Sequence[st
     clips: list[dict[str, dict[str, Any]]] = [{} for _ in predictions]
     for number, group in enumerate(groups):
         rouge = rouge_l(systems[number], index.tokens)[1]
-        for clip, own in enumerate(clips):
-            own[group] = {"cider": 100.0 * cider[clip][number], "rougeL": 100.0 * rouge[clip]}
+        for clip, by_group in enumerate(clips):
+            by_group[group] = {"cider": 100.0 * cider[clip][number], "rougeL": 100.0 * rouge[clip]}
             if java.meteor:
-                own[group]["meteor_counts"] = java.meteor[number][clip]
+                by_group[group]["meteor_counts"] = java.meteor[number][clip]
             if java.spice:
-                own[group]["spice"] = 100.0 * java.spice[number][clip]
+                by_group[group]["spice"] = 100.0 * java.spice[number][clip]
     measures = [_measures(group, captions, index.tokens, clips) for group, captions in zip(groups, systems)]
-    metrics = {group: {name: bootstrap.value(measure, len(clips)) for name, measure in own.items()} for group, own in zip(groups, measures)}
-    named = {f"{group}.{name}": measure for group, own in zip(groups, measures) for name, measure in own.items()}
+    metrics = {group: {name: bootstrap.value(measure, len(clips)) for name, measure in by_name.items()}
+               for group, by_name in zip(groups, measures)}
+    named = {f"{group}.{name}": measure for group, by_name in zip(groups, measures) for name, measure in by_name.items()}
     remarks = {"cider": ONE_CLIP} if len(clips) == 1 else {}
     return ScoredCaptions(metrics, bootstrap.intervals(named, len(clips)), clips, java.not_computed, remarks)
 
@@ -171,14 +172,14 @@ def _measures(
     each = np.arange(len(clips))
 
     def mean(name: str) -> bootstrap.Measure:
-        return bootstrap.mean([own[group][name] for own in clips], each, len(clips))
+        return bootstrap.mean([clip[group][name] for clip in clips], each, len(clips))
 
     terms = bleu_terms(captions, references)
     measures: dict[str, bootstrap.Measure] = {"cider": mean("cider")}
     measures.update({f"bleu{n + 1}": bootstrap.OfSums(terms, partial(_percent_bleu, n)) for n in range(ORDER)})
     measures["rougeL"] = mean("rougeL")
     if "meteor_counts" in clips[0][group]:
-        measures["meteor"] = bootstrap.OfSums(meteor_terms([own[group]["meteor_counts"] for own in clips]), _percent_meteor)
+        measures["meteor"] = bootstrap.OfSums(meteor_terms([clip[group]["meteor_counts"] for clip in clips]), _percent_meteor)
     if "spice" in clips[0][group]:
         measures["spice"] = mean("spice")
     return measures

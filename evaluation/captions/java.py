@@ -1,7 +1,5 @@
-"""METEOR and SPICE through pycocoevalcap, which runs Java programs: in a process of their own, with a time limit, never fatal.
-
-What cannot be computed is named with its reason; the other metrics do not depend on it.
-"""
+"""METEOR and SPICE through pycocoevalcap, which runs Java programs. They run in a separate process with a time limit, and a failure never
+ends the test: what cannot be computed is named with its reason, and the other metrics do not depend on it."""
 
 from __future__ import annotations
 
@@ -45,17 +43,17 @@ def java_scores(systems: Sequence[Sequence[str]], references: Sequence[Sequence[
     Args:
         seconds: time limit of each metric, for all systems together; 0: computes neither.
     """
-    found = JavaScores()
+    result = JavaScores()
     for metric in METRICS:
         why = "not asked for (its time limit is 0 seconds)" if seconds <= 0 else missing(metric)
         if not why:
             try:
-                setattr(found, metric, _run(metric, systems, references, seconds))
+                setattr(result, metric, _run(metric, systems, references, seconds))
             except (RuntimeError, OSError) as error:
                 why = str(error)
         if why:
-            found.not_computed[metric] = why
-    return found
+            result.not_computed[metric] = why
+    return result
 
 
 def missing(metric: str) -> str:
@@ -108,9 +106,9 @@ def _meteor(systems: list[list[str]], references: list[list[str]]) -> list[list[
     from pycocoevalcap.meteor.meteor import Meteor
 
     # "|||" separates fields in what Java reads, and pycocoevalcap takes it out of captions only.
-    clean = [[reference.replace("|||", "") for reference in own] for own in references]
+    clean = [[reference.replace("|||", "") for reference in texts] for texts in references]
     aligner = Meteor()
-    return [[[float(n) for n in aligner._stat(caption, own).split()] for caption, own in zip(captions, clean)] for captions in systems]
+    return [[[float(n) for n in aligner._stat(caption, texts).split()] for caption, texts in zip(captions, clean)] for captions in systems]
 
 
 def _spice(systems: list[list[str]], references: list[list[str]]) -> list[list[float]]:
@@ -118,8 +116,8 @@ def _spice(systems: list[list[str]], references: list[list[str]]) -> list[list[f
 
     # One start of Java for all systems; it parses equal references once.
     keys = [[f"{system:04d}_{clip:09d}" for clip in range(len(references))] for system in range(len(systems))]
-    candidates = {key: [caption] for own, captions in zip(keys, systems) for key, caption in zip(own, captions)}
-    known = {key: texts for own in keys for key, texts in zip(own, references)}
+    candidates = {key: [caption] for of_system, captions in zip(keys, systems) for key, caption in zip(of_system, captions)}
+    known = {key: texts for of_system in keys for key, texts in zip(of_system, references)}
     _, scores = Spice().compute_score(known, candidates)
     by_key = dict(zip(sorted(known), (score["All"]["f"] for score in scores)))
-    return [[by_key[key] for key in own] for own in keys]
+    return [[by_key[key] for key in of_system] for of_system in keys]

@@ -65,15 +65,15 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
     counts: dict[str, float] = {}
     nums = config.run_cfg.generate_nums
     for loader in loaders:
-        own = folder / loader.name
+        part = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
         header = {"settings": settings, "protocol": _protocol(loader, config, provenance, model.device)}
-        pending = computed_once(lambda own=own, loader=loader, header=header: _open(own, loader, header))  # type: ignore[misc]
+        pending = computed_once(lambda part=part, loader=loader, header=header: _open(part, loader, header))  # type: ignore[misc]
         if isinstance(pending, str):
             raise LabellingError(pending)
-        _label_rows(model, loader, config, own, pending[distributed.rank()::distributed.world_size()])
+        _label_rows(model, loader, config, part, pending[distributed.rank()::distributed.world_size()])
         distributed.barrier()
-        labelled, unreadable = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
+        labelled, unreadable = computed_once(lambda part=part, loader=loader: _merge(part, loader, nums))  # type: ignore[misc]
         counts |= {f"{loader.name}.labelled": labelled, f"{loader.name}.unreadable": unreadable}
     return counts
 
@@ -82,7 +82,7 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
     """All that decides which captions a clip gets, ready for JSON; batch size and processes do not."""
     run, model = config.run_cfg, resolved(config)["model_cfg"]
     search = {"beam_size": run.beam_size} if run.generate_by == "beam" else {}
-    found = {
+    settings = {
         "checkpoint_sha256": provenance.get("checkpoint_sha256"),
         "clips_sha256": loader.provenance["split_sha256"],
         "run_cfg": {"seed": run.seed, "precision": run.precision, "generate_nums": run.generate_nums, "generate_by": run.generate_by,
@@ -90,7 +90,7 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
         "model_cfg": {key: value for key, value in model.items() if key not in NOT_DECIDING_MODEL},
         "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(settings))
 
 
 def _protocol(loader: EvalLoader, config: Config, provenance: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -178,14 +178,15 @@ def _lines(model: Model, batch: Batch, loader: EvalLoader, config: Config) -> li
 
 
 def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
-    """``generate_nums`` captions per clip. The draws are keyed by the clip, so that they depend on nothing beside it."""
+    """``generate_nums`` captions per clip. Random draws are keyed by the clip, so that its captions do not depend on what else is in the
+    batch."""
     run, longest = config.run_cfg, config.model_cfg.max_caption_len
     number = run.generate_nums
     if run.generate_by == "beam":
-        found = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=model.length_penalty)
-        return [captions[:number] for captions in found]
+        best = model.best_captions(memory, group, beam_size=run.beam_size, max_length=longest, length_penalty=model.length_penalty)
+        return [captions[:number] for captions in best]
     keyed = (generator(run.seed, "label", group, clip_id) for clip_id in clip_ids)
-    draws = torch.stack([torch.rand(number, longest, generator=own) for own in keyed])
+    draws = torch.stack([torch.rand(number, longest, generator=each) for each in keyed])
     return model.sample_captions(memory, group, draws=draws)
 
 
@@ -220,7 +221,7 @@ def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
     write_atomically(folder / "labels.json", write)
     write_atomically(folder / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
     logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
-    short = [clip_id for clip_id, own in labels.items() if any(len(captions) < nums for captions in own.values())]
+    short = [clip_id for clip_id, by_kind in labels.items() if any(len(captions) < nums for captions in by_kind.values())]
     if short:
         logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
                        loader.name, len(short), short[0], nums)

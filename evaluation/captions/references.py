@@ -20,9 +20,9 @@ from omnivast.utils.files import write_atomically
 logger = logging.getLogger("omnivast")
 
 VERSION = 1
-"""Of the cache's content: to be raised whenever tokens or counts change."""
+"""Version of the cache's content: raise it whenever tokens or counts change."""
 WORTH_KEEPING = 2000
-"""References from which on a file is written; fewer are counted faster than read."""
+"""The number of references from which on a cache file is written; fewer are counted faster than read."""
 _recent: dict[str, ReferenceIndex] = {}
 
 
@@ -59,7 +59,7 @@ def _read_or_make(references: Sequence[Sequence[str]], key: str) -> ReferenceInd
             return ReferenceIndex(kept["tokens"], Cider(kept["tokens"], frequency=frequency))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("%s cannot be used (%s); the references are counted anew", path, error)
-    tokens = [[tokenize(reference) for reference in own] for own in references]
+    tokens = [[tokenize(reference) for reference in texts] for texts in references]
     # A gram that one clip alone has weighs as much as one that none has: leaving them out keeps the file small.
     frequency = {gram: count for gram, count in document_frequency(tokens).items() if count > 1}
     if large:

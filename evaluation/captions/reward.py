@@ -28,17 +28,17 @@ class CiderReward:
 
     def __init__(self, references: Mapping[tuple[str, CaptionKind], Mapping[str, Sequence[str]]]) -> None:
         """references: clip id → captions, by corpus and caption kind."""
-        self._clips = {key: {clip_id: n for n, clip_id in enumerate(own)} for key, own in references.items()}
-        self._cider = {key: Cider([[_ended(text) for text in texts] for texts in own.values()]) for key, own in references.items()}
+        self._clips = {key: {clip_id: n for n, clip_id in enumerate(by_clip)} for key, by_clip in references.items()}
+        self._cider = {key: Cider([[_ended(text) for text in texts] for texts in by_clip.values()]) for key, by_clip in references.items()}
 
     def __call__(self, corpus: str, kind: CaptionKind, clip_ids: Sequence[str], captions: Sequence[Sequence[str]]) -> list[list[float]]:
         """The score of each caption of each clip, 1 for what is usually printed as 100. Equal captions are scored once."""
         clips, cider = self._clips[corpus, kind], self._cider[corpus, kind]
         scores = []
-        for clip_id, own in zip(clip_ids, captions):
-            different = list(dict.fromkeys(own))
-            found = dict(zip(different, cider.scores(clips[clip_id], [_ended(caption) for caption in different])))
-            scores.append([found[caption] for caption in own])
+        for clip_id, candidates in zip(clip_ids, captions):
+            different = list(dict.fromkeys(candidates))
+            by_caption = dict(zip(different, cider.scores(clips[clip_id], [_ended(caption) for caption in different])))
+            scores.append([by_caption[caption] for caption in candidates])
         return scores
 
 

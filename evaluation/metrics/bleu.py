@@ -37,9 +37,9 @@ def bleu_terms(candidates: Sequence[str], references: Sequence[Sequence[str]], o
     length. Sums over clips decide the score. Raises ValueError as :func:`bleu`."""
     check_pairs(candidates, references)
     terms = np.zeros((len(candidates), 2 * order + 2))
-    for row, candidate, own_references in zip(terms, candidates, references):
+    for row, candidate, texts in zip(terms, candidates, references):
         tokens = candidate.split()
-        reference_tokens = [reference.split() for reference in own_references]
+        reference_tokens = [reference.split() for reference in texts]
         row[-2:] = len(tokens), min((abs(len(r) - len(tokens)), len(r)) for r in reference_tokens)[1]
         reference_counts = [ngrams(r, order) for r in reference_tokens]
         for n, counts in enumerate(ngrams(tokens, order)):
@@ -64,6 +64,6 @@ def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) 
         raise ValueError(f"{len(candidates)} candidate captions for {len(references)} clips with references")
     if not candidates:
         raise ValueError("no caption to score")
-    empty = [row for row, own in enumerate(references) if not own]
+    empty = [row for row, texts in enumerate(references) if not texts]
     if empty:
         raise ValueError(f"{len(empty)} clips have no reference caption, the first in row {empty[0]}")

@@ -61,7 +61,7 @@ class Median:
         ranked = np.asarray(self.values, dtype=np.float64)[order]
         below = np.cumsum(weights[:, self.clip[order]], axis=1)
         drawn = below[:, -1:]
-        middle = [np.minimum((below <= np.floor(place)).sum(1), len(ranked) - 1) for place in ((drawn - 1) / 2, drawn / 2)]
+        middle = [np.minimum((below <= np.floor(middle_rank)).sum(1), len(ranked) - 1) for middle_rank in ((drawn - 1) / 2, drawn / 2)]
         return np.where(drawn[:, 0] > 0, (ranked[middle[0]] + ranked[middle[1]]) / 2, np.nan)
 
 
@@ -93,11 +93,11 @@ def draws(clips: int, resamples: int = RESAMPLES, seed: int = SEED, numbers: int
 
 def replicates(measures: Mapping[str, Measure], clips: int, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
     """(resamples,) values of every measure, all on the same draws."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    for weights in draws(clips, resamples, seed, max((own.texts for own in measures.values()), default=0)):
-        for name, own in measures.items():
-            found[name].append(own.of(weights))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in measures}
+    for weights in draws(clips, resamples, seed, max((measure.texts for measure in measures.values()), default=0)):
+        for name, measure in measures.items():
+            values[name].append(measure.of(weights))
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 def intervals(measures: Mapping[str, Measure], clips: int, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, list[float]]:
@@ -112,10 +112,8 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Two-sided: twice the smaller share of the (R,) resampled differences on either side of zero, zeros counted on both.
-
-    Never below 1 / R: so many draws cannot show more.
-    """
+    """The two-sided p: twice the smaller share of the (R,) resampled differences on either side of zero, where zeros count on both sides.
+    It is never below 1 / R, because R draws cannot show more."""
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return float("nan")

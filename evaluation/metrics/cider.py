@@ -59,9 +59,9 @@ class Cider:
 
     def scores(self, clip: int, candidates: Sequence[str]) -> list[float]:
         """CIDEr of tokenised captions of one clip; 10 is the highest."""
-        own = self._recent(clip)
+        references = self._recent(clip)
         vectors = (self._vector(candidate) for candidate in candidates)
-        return [SCALE * sum(_similarity(vector, other, self._sigma) for other in own) / len(own) for vector in vectors]
+        return [SCALE * sum(_similarity(vector, other, self._sigma) for other in references) / len(references) for vector in vectors]
 
     def _vectors(self, clip: int) -> list[_Vector]:
         return [self._vector(text) for text in self._references[clip]]
@@ -69,16 +69,16 @@ class Cider:
     def _vector(self, text: str) -> _Vector:
         find, rare = self._weights.get, self._rare
         counts = ngrams_of(text)
-        weights = [{gram: count * find(gram, rare) for gram, count in own.items()} for own in counts]
-        norms = [math.sqrt(sum(weight * weight for weight in own.values())) for own in weights]
+        weights = [{gram: count * find(gram, rare) for gram, count in of_length.items()} for of_length in counts]
+        norms = [math.sqrt(sum(weight * weight for weight in of_length.values())) for of_length in weights]
         return _Vector(weights, norms, length=sum(counts[1].values()))
 
 
 def document_frequency(references: Sequence[Sequence[str]]) -> Counter[Gram]:
     """In how many clips' references each n-gram occurs."""
     frequency: Counter[Gram] = Counter()
-    for own in references:
-        frequency.update({gram for reference in own for counts in ngrams_of(reference) for gram in counts})
+    for texts in references:
+        frequency.update({gram for reference in texts for counts in ngrams_of(reference) for gram in counts})
     return frequency
 
 
@@ -91,9 +91,9 @@ def _similarity(candidate: _Vector, reference: _Vector, sigma: float) -> float:
     """Mean over the orders of the clipped cosine, with the Gaussian penalty on the difference of lengths."""
     penalty = math.exp(-((candidate.length - reference.length) ** 2) / (2 * sigma**2))
     total = 0.0
-    for own, other, own_norm, other_norm in zip(candidate.weights, reference.weights, candidate.norms, reference.norms):
-        if own_norm == 0 or other_norm == 0:
+    for weights, other, norm, other_norm in zip(candidate.weights, reference.weights, candidate.norms, reference.norms):
+        if norm == 0 or other_norm == 0:
             continue
-        product = sum(min(weight, other[gram]) * other[gram] for gram, weight in own.items() if gram in other)
-        total += product / (own_norm * other_norm)
+        product = sum(min(weight, other[gram]) * other[gram] for gram, weight in weights.items() if gram in other)
+        total += product / (norm * other_norm)
     return total * penalty / len(candidate.weights)

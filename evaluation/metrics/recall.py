@@ -115,10 +115,10 @@ def measures(query_ranks: np.ndarray, clip: np.ndarray, clips: int, depths: Sequ
     """The metrics of :func:`summary` for any draw of clips; query q belongs to clip ``clip[q]`` of ``clips``."""
     if not len(query_ranks):
         raise ValueError("no query to summarise")
-    found: dict[str, bootstrap.Measure] = {
+    recalls: dict[str, bootstrap.Measure] = {
         f"r{depth}": bootstrap.mean((query_ranks <= depth).astype(float), clip, clips, 100.0) for depth in depths
     }
-    return {**found, "median_rank": bootstrap.Median(query_ranks, clip), "mean_rank": bootstrap.mean(query_ranks, clip, clips)}
+    return {**recalls, "median_rank": bootstrap.Median(query_ranks, clip), "mean_rank": bootstrap.mean(query_ranks, clip, clips)}
 
 
 def row_chunks(rows: int, size: int = ROWS_AT_ONCE) -> Iterator[slice]:

@@ -13,7 +13,7 @@ BETA = 1.2
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
     """(mean, per clip) ROUGE-L from 0 to 1 of N tokenised captions against N lists of tokenised references."""
     check_pairs(candidates, references)
-    scores = [_score(candidate, own) for candidate, own in zip(candidates, references)]
+    scores = [_score(candidate, texts) for candidate, texts in zip(candidates, references)]
     return sum(scores) / len(scores), scores
 
 

@@ -47,7 +47,7 @@ _PATTERNS = [
     re.compile(r"\d{1,4}[- \u00a0]\d{1,4}[/\u2044]\d{1,4}"),
     re.compile(rf"{_NUMBER}(?:-{_W}+)*"),
     re.compile(rf"{_Q}\d\ds?(?![\w\"'])"),
-    # Clitics and words with an apostrophe of their own.
+    # Clitics, and words that contain an apostrophe.
     re.compile(rf"{_Q}(?:s|m|d|re|ve|ll)(?!{_L})|\u2019(?:s|m|d|re|ve|ll)|n{_Q}t(?!{_L})", re.I),
     re.compile(rf"{_Q}n{_Q}|{_Q}(?:em|til|cause|n)(?!{_L})|'t(?=(?:is|was))", re.I),
     re.compile(rf"(?:[odl]{_Q}{_L}{_L}+|o{_Q}{_L}+|d{_Q}(?:ye|oh)|qu{_Q}{_L}+|c'mon|ma{_Q}am|n?e{_Q}er|ol{_Q}(?!{_L})|[jy]{_Q}(?={_L}))"
@@ -103,26 +103,26 @@ def tokenize(sentence: str) -> str:
 
 
 def _tokens(sentence: str) -> list[str]:
-    tokens, place = [], 0
-    while place < len(sentence):
-        if sentence[place].isspace():
-            place += 1
+    tokens, start = [], 0
+    while start < len(sentence):
+        if sentence[start].isspace():
+            start += 1
             continue
-        end = _longest(sentence, place)
-        token = _written(sentence[place:end])
+        end = _longest(sentence, start)
+        token = _written(sentence[start:end])
         tokens.extend([token] if token else [])
-        place = end
+        start = end
     return tokens
 
 
-def _longest(sentence: str, place: int) -> int:
-    """Where the token that begins at ``place`` ends."""
-    joined = _JOINED.match(sentence, place)
+def _longest(sentence: str, start: int) -> int:
+    """Where the token that begins at ``start`` ends."""
+    joined = _JOINED.match(sentence, start)
     if joined:
         return joined.end()
-    best = max(match.end() for pattern in _PATTERNS if (match := pattern.match(sentence, place)))
-    # What stands before "n't" is a word of its own if nothing longer spans both.
-    negated = _NOT.match(sentence, place)
+    best = max(match.end() for pattern in _PATTERNS if (match := pattern.match(sentence, start)))
+    # What stands before "n't" is a separate word if nothing longer spans both.
+    negated = _NOT.match(sentence, start)
     return negated.end() if negated and negated.end() + 3 > best else best
 
 

@@ -13,9 +13,10 @@ ARTICLES = frozenset(["a", "an", "the"])
 NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
            "nine": "9", "ten": "10"}
 ENOUGH = 3
-"""So many other people must have given an answer for it to be wholly right."""
+"""How many other people must have given an answer for it to be wholly right."""
 MOST_POINTS = int(re.UNICODE)
-"""The official evaluation hands a flag where ``re.sub`` expects a count, so that it removes no more full stops than this."""
+"""The most full stops that are removed. The official evaluation passes a flag where ``re.sub`` expects a count, which limits it to this
+number."""
 
 # Words that lost an apostrophe. Of the regular ones every form is listed with its missing apostrophe; the last line is irregular.
 _WITH_APOSTROPHE = """ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't
@@ -30,12 +31,12 @@ _IRREGULAR = {"somebody'd": "somebodyd", "ow's'at": "'ow's'at", "'ows'at": "'ow'
 
 
 def _contractions() -> dict[str, str]:
-    found = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split()}
+    forms = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split()}
     for word in _TWO_APOSTROPHES.split():
         first, second = (n for n, letter in enumerate(word) if letter == "'")
-        found[word[:first] + word[first + 1 :]] = word
-        found[word[:second] + word[second + 1 :]] = word
-    return {**found, **_IRREGULAR}
+        forms[word[:first] + word[first + 1 :]] = word
+        forms[word[:second] + word[second + 1 :]] = word
+    return {**forms, **_IRREGULAR}
 
 
 CONTRACTIONS = _contractions()
@@ -76,7 +77,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     if len(set(answers)) > 1:
         prediction, answers = normalise(prediction), [normalise(answer) for answer in answers]
     matches = [answer == prediction for answer in answers]
-    return sum(min(1.0, (sum(matches) - own) / ENOUGH) for own in matches) / len(answers)
+    return sum(min(1.0, (sum(matches) - left_out) / ENOUGH) for left_out in matches) / len(answers)
 
 
 def submission(predictions: Sequence[Mapping[str, Any]], answer_key: str = "answer") -> list[dict[str, Any]]:
@@ -86,10 +87,10 @@ def submission(predictions: Sequence[Mapping[str, Any]], answer_key: str = "answ
     """
     rows: dict[Any, dict[str, Any]] = {}
     for number, entry in enumerate(predictions):
-        own = entry.get("question_id")
-        if own is None or own == "":
+        question_id = entry.get("question_id")
+        if question_id is None or question_id == "":
             raise ValueError(f"prediction {number} has no 'question_id', which the submission file needs")
-        key = int(own) if str(own).isdecimal() else own
+        key = int(question_id) if str(question_id).isdecimal() else question_id
         if key in rows:
             raise ValueError(f"question_id {key!r} occurs twice among the predictions")
         rows[key] = {"question_id": key, "answer": entry[answer_key]}

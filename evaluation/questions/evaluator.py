@@ -45,7 +45,7 @@ class QAEvaluator:
         self.model, self.groups = model, tuple(groups)
         self.beam_size, self.source = beam_size, source
         self.people = people or {}
-        self._own: list[tuple[int, dict[str, Any]]] = []
+        self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
         """One batch. Returns what was found, for :meth:`take`. Raises ValueError when questions, or some answers, are missing."""
@@ -74,17 +74,17 @@ class QAEvaluator:
         for group in self.groups:
             for entry, prediction in zip(entries, self.model.answer(encoded.memory, group, questions, beam_size=self.beam_size)):
                 entry[str(group)] = prediction
-        found = [(index[row], entry) for row, entry in zip(rows, entries)]
-        self._own.extend(found)
-        return found
+        numbered = [(index[row], entry) for row, entry in zip(rows, entries)]
+        self._entries.extend(numbered)
+        return numbered
 
     def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """What :meth:`add` returned in an earlier run."""
-        self._own.extend((row, entry) for row, entry in found)
+        self._entries.extend((row, entry) for row, entry in found)
 
     def finish(self) -> Outcome:
         """Metrics by group, see :func:`answer_metrics`, of all processes' questions. Called on every process."""
-        predictions = [entry for _, entry in in_annotation_order(self._own)]
+        predictions = [entry for _, entry in in_annotation_order(self._entries)]
         if not predictions:  # On every process: one that fails alone would keep the others waiting.
             raise ValueError("no answer to score")
         groups = [str(group) for group in self.groups]
@@ -138,14 +138,14 @@ def answer_metrics(
     named: dict[str, bootstrap.Measure] = {}
     clips = len({entry["clip_id"] for entry in predictions})
     for group in groups:
-        own: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for path, measure in _measures(predictions, group):
             named[".".join((group, *path))] = measure
-            place = own
+            level = values
             for name in path[:-1]:
-                place = place.setdefault(name, {})
-            place[path[-1]] = bootstrap.value(measure, clips)
-        metrics[group] = own
+                level = level.setdefault(name, {})
+            level[path[-1]] = bootstrap.value(measure, clips)
+        metrics[group] = values
     return metrics, bootstrap.intervals(named, clips)
 
 

@@ -21,19 +21,19 @@ def answers_of_people(path: str | Path) -> dict[int, list[str]]:
     """Annotation row → the answers to its question, of the rows with one question (a string) and several answers (a list)."""
     if not Path(path).is_file():
         return {}
-    found = {}
+    by_row = {}
     with open(path, "rb") as file:
         for number, row in enumerate(json_stream.entries(file)):
             answers = row.get("answer") if isinstance(row, dict) else None
             if isinstance(answers, list) and len(answers) > 1 and isinstance(row.get("question"), str):
                 # The same few words are answered a million times.
-                found[number] = [sys.intern(str(answer)) for answer in answers]
-    return found
+                by_row[number] = [sys.intern(str(answer)) for answer in answers]
+    return by_row
 
 
 def write_submissions(folder: Path, name: str, groups: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``<folder>/<name>.<group>.json`` for the VQA server, where the dataset is VQAv2, or several people answered its questions, or
-    they have no answers here, and all questions have ids of their own."""
+    """Write ``<folder>/<name>.<group>.json`` for the VQA server, if every question has an id and the dataset is VQAv2, or several people
+    answered its questions, or its questions have no answers here."""
     if not predictions or "question" not in predictions[0]:
         return
     vqa = benchmarks.known().get(name, {}).get("benchmark") == "vqav2" or all("answers" in entry for entry in predictions)

@@ -29,10 +29,10 @@ class ClipFiles:
     vision: str | None
     vision_format: str | None = "video_rawvideo"
     audio: str | None = None
-    """None: the videos' own tracks are heard."""
+    """None: the sound tracks of the videos are heard."""
 
     def frames(self, clip_id: str, number: int = SHOWN_FRAMES, side: int = 160) -> list[Picture]:
-        """The ``number`` frames that an evaluation with so many takes; none for datasets without pictures. Raises MediaError."""
+        """The frames that an evaluation with ``number`` frames per clip takes; none for datasets without pictures. Raises MediaError."""
         if not self.vision:
             return []
 
@@ -51,7 +51,7 @@ class ClipFiles:
         return sound_of(read_sound(MediaFolder(folder).find(clip_id)), SAMPLE_RATE) if folder else None
 
     def retrieved(self, clip_ids: Sequence[str], true: str, words: Mapping[str, str] | None = None) -> list[Picture]:
-        """One frame of each of the clips that were retrieved, the first first, or where it cannot be read its words (its id) alone."""
+        """One frame of each retrieved clip, best first; where it cannot be read, its caption (its id) alone."""
         return [Picture(self._thumbnail(clip_id), (words or {}).get(clip_id, clip_id), f"{rank}.", clip_id == true)
                 for rank, clip_id in enumerate(clip_ids, start=1)]
 

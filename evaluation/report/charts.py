@@ -60,19 +60,19 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str = "step", s
     scale = _Scale(low_x, high_x, ticks[0], ticks[-1], left, WIDTH - (RIGHT if named else 30))
     parts = [_axes(scale, ticks, nice_ticks(low_x, high_x, 4), x_label)]
     ends = []
-    for number, own in enumerate(kept):
+    for number, line in enumerate(kept):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        points = thinned(own.points)
+        points = thinned(line.points)
         if smooth > 1:
             parts.append(f'<path d="{_path(points, scale)}" fill="none" stroke="{colour}" stroke-width="1" opacity=".25"/>')
-            points = thinned(running_mean(own.points, smooth))
+            points = thinned(running_mean(line.points, smooth))
         look = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
         parts.append(f'<path d="{_path(points, scale)}" fill="none" {look} stroke-linejoin="round"/>')
-        ends.append((scale.y(points[-1][1]), own.name, look))
+        ends.append((scale.y(points[-1][1]), line.name, look))
     legend = [] if named else [(f'<line x1="0" x2="24" y1="6" y2="6" {look}/>', name) for _, name, look in ends]
-    for place, name, look in _apart(ends) if named else ():
-        parts.append(f'<line x1="{WIDTH - RIGHT + 5}" x2="{WIDTH - RIGHT + 23}" y1="{place:.1f}" y2="{place:.1f}" {look}/>'
-                     f'<text x="{WIDTH - RIGHT + 27}" y="{place + 4:.1f}" class="name">{escape(name)}</text>')
+    for height, name, look in _apart(ends) if named else ():
+        parts.append(f'<line x1="{WIDTH - RIGHT + 5}" x2="{WIDTH - RIGHT + 23}" y1="{height:.1f}" y2="{height:.1f}" {look}/>'
+                     f'<text x="{WIDTH - RIGHT + 27}" y="{height + 4:.1f}" class="name">{escape(name)}</text>')
     return _figure(title, legend, HEIGHT, parts)
 
 
@@ -96,8 +96,8 @@ def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: f
     for row, lines, top, end in zip(rows, names, tops, tops[1:]):
         y = (top + end) / 2
         for number, line in enumerate(lines):
-            place = y + 4 + 15 * (number - (len(lines) - 1) / 2)
-            parts.append(f'<text x="{left - 12:.1f}" y="{place:.1f}" text-anchor="end" class="row">{escape(line)}</text>')
+            baseline = y + 4 + 15 * (number - (len(lines) - 1) / 2)
+            parts.append(f'<text x="{left - 12:.1f}" y="{baseline:.1f}" text-anchor="end" class="row">{escape(line)}</text>')
         parts.append(f'<line x1="{left:.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
         parts.extend(_mark(k, x(value), y) for k, value in enumerate(row.values) if value is not None and math.isfinite(value))
     return _figure(title, [(_mark(number, 12, 6), name) for number, name in enumerate(marks)], height, parts)
@@ -187,7 +187,7 @@ def _path(points: Sequence[tuple[float, float]], scale: _Scale) -> str:
 
 
 def _upper(points: Sequence[tuple[float, float]]) -> float:
-    """The highest value but for the rare spikes (above the 99th percentile), which would flatten everything else."""
+    """The highest value without the rare spikes (above the 99th percentile), which would flatten everything else."""
     values = sorted(y for _, y in points)
     return max(values[math.ceil(0.99 * len(values)) - 1], points[0][1])
 
@@ -195,12 +195,12 @@ def _upper(points: Sequence[tuple[float, float]]) -> float:
 def _apart(ends: Sequence[tuple[float, str, str]], gap: float = 15.0) -> list[tuple[float, str, str]]:
     """Labels moved so that none covers another, and all stay inside the chart."""
     placed: list[tuple[float, str, str]] = []
-    for place, name, look in sorted(ends):
-        placed.append((max(place, placed[-1][0] + gap) if placed else place, name, look))
+    for height, name, look in sorted(ends):
+        placed.append((max(height, placed[-1][0] + gap) if placed else height, name, look))
     low = float(HEIGHT - BOTTOM)
     for number in range(len(placed) - 1, -1, -1):
-        place, name, look = placed[number]
-        placed[number] = (min(place, low), name, look)
+        height, name, look = placed[number]
+        placed[number] = (min(height, low), name, look)
         low = placed[number][0] - gap
     return placed
 

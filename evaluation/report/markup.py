@@ -7,7 +7,7 @@ import unicodedata
 from html import escape
 
 LONGEST_WORD = 16
-"""Characters of a word, from which a line may break within it: every column has room for so many."""
+"""Words longer than this may be broken across lines; every column has room for this many characters."""
 
 
 def html_text(text: str) -> str:

@@ -26,11 +26,11 @@ STYLE = Path(__file__).with_name("page.css")
 LOSSES = ("loss", "itc", "itm", "cap", "qa")
 LOSS_WORDS = {"loss": "total", "itc": "contrastive", "itm": "matching", "cap": "caption", "qa": "answer"}
 SMOOTHED_FROM = 40
-"""Curves of at least so many points are smoothed, over a twentieth of them."""
+"""Curves of at least this many points are smoothed, over a twentieth of their points."""
 LONG_LABEL, LONG_CELL, LONG_HEAD = 24, 16, 8
 """Characters above which a label stands over its text where there is little room, and a cell or a column's head has several lines."""
 MANY_COLUMNS = 6
-"""Tables of more are set smaller where there is little room."""
+"""Tables with more columns are set smaller in narrow windows."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Report:
         over_row = f'<tr class="over">{above}</tr>' if above else ""
         # Several columns of running text do not fit side by side into a narrow window: there each row becomes a list.
         several = any(sum(isinstance(cell, Cell) and cell.look == "left" for cell in row) > 1 for row in rows)
-        looks = " ".join(name for name, own in (("small", small), ("texts", several), ("many", len(columns) > MANY_COLUMNS)) if own)
+        looks = " ".join(name for name, applies in (("small", small), ("texts", several), ("many", len(columns) > MANY_COLUMNS)) if applies)
         look = f' class="{looks}"' if looks else ""
         self._parts.append(f'{title}<div class="scroll"><table{look}><thead>{over_row}<tr>{head}</tr></thead>'
                            f"<tbody>{body}</tbody></table></div>")

@@ -103,7 +103,7 @@ def read_run(folder: Path) -> Run:
 def _result(path: Path) -> Result:
     content = read_json(path, RunError)
     metrics = content.get("metrics") if is_result(content) else None
-    if not isinstance(metrics, dict) or not metrics or not all(isinstance(own, dict) for own in metrics.values()):
+    if not isinstance(metrics, dict) or not metrics or not all(isinstance(values, dict) for values in metrics.values()):
         raise RunError(f"{path}: expected a result file of testing, with protocol, metrics by group, and predictions")
     if not content["predictions"]:
         raise RunError(f"{path}: it has no predictions")

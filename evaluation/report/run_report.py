@@ -137,11 +137,11 @@ def _published(report: Report, results: Sequence[Result]) -> None:
     names = Counter((result.name, result.objective) for result in results)
     for result in results:
         group, numbers = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
-        theirs = benchmarks.published(result.name)
+        published = benchmarks.published(result.name)
         where = f" ({result.path.parent})" if names[result.name, result.objective] > 1 else ""
         rows.append([f"{result.name} {group}{where}", "", "", "", ""])
         for key, value in numbers.items():
-            other = theirs.get(key)
+            other = published.get(key)
             rows.append([benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), result.interval(group, key), other,
                          None if other is None else f"{value - other:+.1f}"])
         absent = {benchmarks.HEADLINES.get(key, key): why for key, why in mapping(result.protocol.get("not_computed")).items()}
@@ -149,7 +149,7 @@ def _published(report: Report, results: Sequence[Result]) -> None:
             rows += [[name, "not computed", None, None, None] for name in absent]
         if absent:
             notes.append(f"{result.name}, not computed: {'; '.join(f'{name}, {why}' for name, why in absent.items())}.")
-        if theirs:
+        if published:
             differences = "; ".join(benchmarks.protocol_differences(result.name, result.protocol))
             notes.append(f"{result.name}: the protocol differs from the published one: {differences}." if differences else
                          f"{result.name}: the protocol is the published one, as far as the paper tells.")
@@ -169,7 +169,7 @@ def _words(objective: str) -> str:
 
 
 def _ablation(report: Report, result: Result) -> None:
-    """The same checkpoint by group of modalities; retrieval once for each way of ranking."""
+    """A table of the same checkpoint by group of modalities; retrieval has one for each way of ranking."""
     if result.objective == "ret":
         kinds = [kind for kind in RANKINGS if any(kind in by_ranks for by_ranks in result.metrics.values())]
         for kind in kinds:
@@ -218,9 +218,10 @@ def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[t
             if name:
                 cells[kind][str(name)].append(value)
     order = [name for _, _, name in SIZES]
-    sizes = {kind: sorted(own, key=lambda name: order.index(name) if name in order else 0) if kind == "length" else sorted(own)
-             for kind, own in cells.items()}
-    return {kind: [(name, len(own[name]), sum(own[name]) / len(own[name])) for name in sizes[kind]] for kind, own in cells.items() if own}
+    sizes = {kind: sorted(by_name, key=lambda name: order.index(name) if name in order else 0) if kind == "length" else sorted(by_name)
+             for kind, by_name in cells.items()}
+    return {kind: [(name, len(by_name[name]), sum(by_name[name]) / len(by_name[name])) for name in sizes[kind]]
+            for kind, by_name in cells.items() if by_name}
 
 
 def _breakdowns(report: Report, result: Result, rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -59,7 +59,7 @@ class _TextPool:
 
 @dataclass
 class _Part:
-    """What one process has seen."""
+    """The clips and texts that one process has seen."""
 
     rows: list[int] = field(default_factory=list)
     clip_ids: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class _Texts:
     shared: int
     """Texts that another clip has too, word for word."""
     also: np.ndarray | None
-    """(P, 2) int64, sorted: the pairs (text, other clip) of these; None where they do not count as right."""
+    """(P, 2) int64, sorted: pairs (text, other clip with the same text); None where these do not count as right."""
 
 
 class RetrievalEvaluator:
@@ -109,7 +109,7 @@ class RetrievalEvaluator:
         self.rerank, self.both_directions, self.dual_softmax, self.shared_texts = rerank, both_directions, dual_softmax, shared_texts
         self._folder = temporary_folder(features_dir) if features_dir else None
         kinds = dict.fromkeys(group.caption_kind for group in groups)
-        self._own = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
+        self._part = _Part(clips={group: FeatureRows(self._file(f"clips_{group}")) for group in groups},
                           texts={kind: _TextPool(FeatureRows(self._file(f"texts_{kind.value}"))) for kind in kinds})
         modalities = tuple(dict.fromkeys(m for group in groups for m in group))
         part = partial(model.matching_features, modalities=modalities)
@@ -121,19 +121,19 @@ class RetrievalEvaluator:
         rows = batch.index.tolist()
         embedded: list[tuple[Texts, Rows]] = []
         texts_by_kind: dict[str, dict[str, Any]] = {}
-        for kind in self._own.texts:
+        for kind in self._part.texts:
             texts = _captions(batch, kind)
-            known = next((found for other, found in embedded if _same(other, texts)), None)
+            known = next((vectors for other, vectors in embedded if _same(other, texts)), None)
             embedded.append((texts, _on_host(self.model.index_texts(texts)) if known is None else known))
             ids = [ids[:length] for ids, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
             texts_by_kind[kind.value] = {"features": embedded[-1][1].tensors, "raw": texts.raw,
                                          "row": [rows[clip] for clip in texts.clip.tolist()], "ids": ids}
         clips = {str(group): _on_host(self.model.index_clips(encoded.features, group)).tensors for group in self.groups}
-        found = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
-        self._append(found)
+        result = {"rows": rows, "clip_ids": batch.clip_ids, "clips": clips, "texts": texts_by_kind}
+        self._append(result)
         if self._conditions is not None:
             self._conditions.add(rows, encoded.features, encoded.seconds)
-        return found
+        return result
 
     def take(self, found: Mapping[str, Any]) -> None:
         """What :meth:`add` returned in an earlier run, after all of this one's: clips that re-ranking needs are encoded again."""
@@ -141,13 +141,13 @@ class RetrievalEvaluator:
         if self._conditions is not None:
             self._conditions.add_absent(found["rows"])
 
-    def _append(self, found: Mapping[str, Any]) -> None:
-        self._own.rows.extend(found["rows"])
-        self._own.clip_ids.extend(found["clip_ids"])
-        for group, rows in self._own.clips.items():
-            rows.append(Rows(found["clips"][str(group)]))
-        for kind, pool in self._own.texts.items():
-            texts = found["texts"][kind.value]
+    def _append(self, result: Mapping[str, Any]) -> None:
+        self._part.rows.extend(result["rows"])
+        self._part.clip_ids.extend(result["clip_ids"])
+        for group, rows in self._part.clips.items():
+            rows.append(Rows(result["clips"][str(group)]))
+        for kind, pool in self._part.texts.items():
+            texts = result["texts"][kind.value]
             pool.features.append(Rows(texts["features"]))
             pool.raw.extend(texts["raw"])
             pool.row.extend(texts["row"])
@@ -159,24 +159,24 @@ class RetrievalEvaluator:
 
         Raises ValueError when clips must be encoded again and ``again`` is absent.
         """
-        parts = distributed.all_gather_objects(self._own)
+        parts = distributed.all_gather_objects(self._part)
         clip_ids, owner = _join_clips(parts)
         order = _clip_order(parts, owner)
         clips = {group: self._joined([part.clips[group] for part in parts], order, f"all_clips_{group}") for group in self.groups}
-        texts = {kind: self._join_texts(parts, kind, owner) for kind in self._own.texts}
+        texts = {kind: self._join_texts(parts, kind, owner) for kind in self._part.texts}
         searches = {group: self._search(group, texts[group.caption_kind], clips[group]) for group in self.groups}
         matched = self._match(searches, texts, owner) if self._conditions is not None else {}
-        found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
-        predictions = _predictions(self.groups, texts, clip_ids, found)
+        ranked = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
+        predictions = _predictions(self.groups, texts, clip_ids, ranked)
         metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
         facts = {
             "clips": len(clip_ids),
-            "texts": sum(len(own.raw) for own in _distinct(texts).values()),
+            "texts": sum(len(pool.raw) for pool in _distinct(texts).values()),
             "rerank_depth": self.rerank,
             "directions": ["text to video", "video to text"] if self.both_directions else ["text to video"],
             "ties": "counted against the true clip",
             "dual_softmax": f"extra, temperature {TEMPERATURE}" if self.dual_softmax else "none",
-            "texts_of_several_clips": max(own.shared for own in texts.values()),
+            "texts_of_several_clips": max(pool.shared for pool in texts.values()),
             "right": "any clip that has the very same text" if self.shared_texts else "the text's own clip alone",
             "features": "float16 on disk" if self._folder else "float32 in memory",
             **self._condition_facts(),
@@ -212,42 +212,42 @@ class RetrievalEvaluator:
         if not len(clip):
             raise ValueError(f"there is no {kind.value} caption to retrieve with")
         order = np.argsort(clip, kind="stable")
-        ids = [own for pool in pools for own in pool.ids]
-        raw = [own for pool in pools for own in pool.raw]
+        ids = [text_ids for pool in pools for text_ids in pool.ids]
+        raw = [text for pool in pools for text in pool.raw]
         raw = [raw[n] for n in order]
         features = self._joined([pool.features for pool in pools], order, f"all_texts_{kind.value}")
         clips_of: dict[str, dict[int, None]] = defaultdict(dict)
-        for text, own in zip(raw, clip[order].tolist()):
-            clips_of[text][own] = None
+        for text, own_clip in zip(raw, clip[order].tolist()):
+            clips_of[text][own_clip] = None
         also = None
         if self.shared_texts:
-            pairs = [(number, other) for number, (text, own) in enumerate(zip(raw, clip[order].tolist()))
-                     for other in clips_of[text] if other != own]
+            pairs = [(number, other) for number, (text, own_clip) in enumerate(zip(raw, clip[order].tolist()))
+                     for other in clips_of[text] if other != own_clip]
             also = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return _Texts([ids[n] for n in order], raw, clip[order], features, sum(len(clips_of[text]) > 1 for text in raw), also)
 
     def _condition_facts(self) -> dict[str, str]:
-        """How condition features were kept, over all processes."""
-        own = self._conditions
-        if own is None:
+        """How many condition features were kept and how many were encoded again, over all processes, in words."""
+        conditions = self._conditions
+        if conditions is None:
             return {}
-        parts = distributed.all_gather_objects((own.clips_kept, own.bytes, own.clips_again, own.seconds_again))
+        parts = distributed.all_gather_objects((conditions.clips_kept, conditions.bytes, conditions.clips_again, conditions.seconds_again))
         kept, size, again, seconds = (sum(column) for column in zip(*parts))
         words = f"kept of {kept:,} clips, {size / 1e6:,.1f} MB"
         words += f"; {again:,} clips encoded again in {seconds:.1f} s" if again else ""
-        return {"condition_features": words + (f"; measured: {own.decision}" if own.decision else "")}
+        return {"condition_features": words + (f"; measured: {conditions.decision}" if conditions.decision else "")}
 
     def _search(self, group: Group, texts: _Texts, clips: Features) -> dict[str, Search]:
         """The search by similarity in each direction, named by what metrics append to their name."""
         model, numbers = self.model, np.arange(size(clips))
         # One product is made where the rows are kept; what takes more, where the model is.
-        place = "cpu" if model.pair_numbers == 1 else model.device
+        device = "cpu" if model.pair_numbers == 1 else model.device
 
         def by_text(queries: Rows, candidates: Rows) -> torch.Tensor:
-            return model.similarity(group, queries.to(place), candidates.to(place))
+            return model.similarity(group, queries.to(device), candidates.to(device))
 
         def by_clip(queries: Rows, candidates: Rows) -> torch.Tensor:
-            return model.similarity(group, candidates.to(place), queries.to(place), by_clip=True)
+            return model.similarity(group, candidates.to(device), queries.to(device), by_clip=True)
 
         depth = max(self.rerank, SHOWN)
         also = texts.also
@@ -270,28 +270,29 @@ class RetrievalEvaluator:
         clips = len(owner)
         asked = {group: np.unique(np.concatenate([_pair_keys(name, s, self.rerank, clips) for name, s in directions.items()]))
                  for group, directions in searches.items()}
-        first = {group: self._first_of_same(group, own_keys, clips) for group, own_keys in asked.items()}
-        keys = {group: np.unique(own_keys) for group, own_keys in first.items()}
+        first = {group: self._first_of_same(group, pair_keys, clips) for group, pair_keys in asked.items()}
+        keys = {group: np.unique(pair_keys) for group, pair_keys in first.items()}
         local = np.full(clips, -1)
         for number, rank, position in owner.values():
             if rank == distributed.rank():
                 local[number] = position
         known = self.journal.matched(list(owner)) if self.journal else {}
         before = {group: known.get(str(group), (np.empty(0, np.int64), np.empty(0))) for group in self.groups}
-        own = {group: all_keys[(local[all_keys % clips] >= 0) & ~np.isin(all_keys, before[group][0])] for group, all_keys in keys.items()}
+        to_score = {group: all_keys[(local[all_keys % clips] >= 0) & ~np.isin(all_keys, before[group][0])]
+                    for group, all_keys in keys.items()}
         assert self._conditions is not None, "called only for re-ranking"
-        wanted = np.zeros(len(self._own.rows), dtype=bool)
-        for own_keys in own.values():
-            wanted[local[own_keys % clips]] = True
+        wanted = np.zeros(len(self._part.rows), dtype=bool)
+        for here in to_score.values():
+            wanted[local[here % clips]] = True
         places = self._conditions.places(wanted)
-        pairs = {group: (own_keys // clips, places[local[own_keys % clips]]) for group, own_keys in own.items()}
-        bar: Progress[Any] = progress(sum(map(len, own.values())), "re-ranking", unit="pairs")
+        pairs = {group: (here // clips, places[local[here % clips]]) for group, here in to_score.items()}
+        bar: Progress[Any] = progress(sum(map(len, to_score.values())), "re-ranking", unit="pairs")
         with bar:
             matcher = PairMatcher(self.model, self._conditions.chunks(wanted, self.again), self.model.device)
             scores = matcher.margins(
                 pairs, {group: texts[group.caption_kind].ids for group in self.groups}, bar.update,
-                lambda group, chosen, found: self.journal.add_matched(str(group), own[group][chosen], found) if self.journal else None)
-        gathered = distributed.all_gather_objects({group: (own[group], scores[group]) for group in self.groups})
+                lambda group, chosen, part: self.journal.add_matched(str(group), to_score[group][chosen], part) if self.journal else None)
+        gathered = distributed.all_gather_objects({group: (to_score[group], scores[group]) for group in self.groups})
         result = {}
         for group in self.groups:
             all_keys, all_scores = (np.concatenate(column) for column in zip(before[group], *(part[group] for part in gathered)))
@@ -300,7 +301,7 @@ class RetrievalEvaluator:
         return result
 
     def _first_of_same(self, group: Group, keys: np.ndarray, clips: int) -> np.ndarray:
-        """The keys of the first pairs of the same text and clip, but for rounding: equal pairs are scored once."""
+        """For each pair, the key of the first pair whose text and clip are the same but for rounding: equal pairs are scored once."""
         numbers = [keys // clips, keys % clips]
         for i, name in enumerate((f"all_texts_{group.caption_kind.value}", f"all_clips_{group}")):
             if name in self._same:
@@ -368,60 +369,64 @@ def _clip_order(parts: Sequence[_Part], owner: dict[int, tuple[int, int, int]]) 
     return np.array([starts[rank] + position for _, rank, position in owner.values()], dtype=np.int64)
 
 
-def _pair_keys(direction: str, found: Search, depth: int, clips: int) -> np.ndarray:
+def _pair_keys(direction: str, ranking: Search, depth: int, clips: int) -> np.ndarray:
     """Keys text · clips + clip of the pairs that a direction re-ranks."""
-    top = found.top[:, :depth]
+    top = ranking.top[:, :depth]
     if direction:
-        return (top * clips + found.query_keys[:, None]).ravel()
+        return (top * clips + ranking.query_keys[:, None]).ravel()
     return (np.arange(len(top))[:, None] * clips + top).ravel()
 
 
 def _found(directions: dict[str, Search], matched: tuple[np.ndarray, np.ndarray] | None, depth: int) -> dict[str, np.ndarray]:
-    """Of a group, one row per text: ``top`` clips, and ``itc_top``, the contrastive order where ``top`` is re-ranked; ``itc_rank``, where
-    re-ranked ``itm_rank``, and ``dual_softmax_rank``; with ``_v2t`` before ``_rank`` those of the text's clip in the search for texts."""
+    """What is known of each text of a group, as arrays with one row per text.
+
+    ``top``: the best clips, best first. ``itc_top``: the same by similarity alone, where ``top`` is re-ranked. ``itc_rank``, ``itm_rank``
+    (where re-ranked) and ``dual_softmax_rank`` (where asked for): the rank of the text's clip. With ``_v2t`` before ``_rank``: the rank
+    of the best text of that clip, in the search for texts.
+    """
     plain = directions[""]
     clips = len(plain.candidate_keys)
-    found: dict[str, np.ndarray] = {"top": plain.top}
-    for name, own in directions.items():
+    columns: dict[str, np.ndarray] = {"top": plain.top}
+    for name, ranking in directions.items():
         # Every row of the other direction is a clip; its texts all carry that clip's rank.
-        rows = np.searchsorted(own.query_keys, plain.query_keys) if name else slice(None)
+        rows = np.searchsorted(ranking.query_keys, plain.query_keys) if name else slice(None)
         if matched is not None:
             keys, margins = matched
-            top = own.top[:, :depth]
-            scores = margins[np.searchsorted(keys, _pair_keys(name, own, depth, clips).reshape(top.shape))]
-            ranks = recall.reranked_ranks(own.ranks, top, scores, own.query_keys, own.candidate_keys, own.also)
-            found[f"itm{name}_rank"] = ranks[rows]
+            top = ranking.top[:, :depth]
+            scores = margins[np.searchsorted(keys, _pair_keys(name, ranking, depth, clips).reshape(top.shape))]
+            ranks = recall.reranked_ranks(ranking.ranks, top, scores, ranking.query_keys, ranking.candidate_keys, ranking.also)
+            columns[f"itm{name}_rank"] = ranks[rows]
             if not name:
                 best_first = np.argsort(-scores, axis=1, kind="stable")
-                found["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), own.top[:, depth:]], 1)
-                found["itc_top"] = own.top
-        found[f"itc{name}_rank"] = own.ranks[rows]
-        if own.dual_ranks is not None:
-            found[f"dual_softmax{name}_rank"] = own.dual_ranks[rows]
-    return found
+                columns["top"] = np.concatenate([np.take_along_axis(top, best_first, 1), ranking.top[:, depth:]], 1)
+                columns["itc_top"] = ranking.top
+        columns[f"itc{name}_rank"] = ranking.ranks[rows]
+        if ranking.dual_ranks is not None:
+            columns[f"dual_softmax{name}_rank"] = ranking.dual_ranks[rows]
+    return columns
 
 
 def _distinct(texts: dict[CaptionKind, _Texts]) -> dict[CaptionKind, _Texts]:
     """The caption kinds that are not the same texts as an earlier one."""
     distinct: dict[CaptionKind, _Texts] = {}
-    for kind, own in texts.items():
-        if not any(own.raw == other.raw and own.ids == other.ids for other in distinct.values()):
-            distinct[kind] = own
+    for kind, pool in texts.items():
+        if not any(pool.raw == other.raw and pool.ids == other.ids for other in distinct.values()):
+            distinct[kind] = pool
     return distinct
 
 
 def _predictions(
-    groups: Sequence[Group], texts: dict[CaptionKind, _Texts], clip_ids: Sequence[str], found: dict[Group, dict[str, np.ndarray]]
+    groups: Sequence[Group], texts: dict[CaptionKind, _Texts], clip_ids: Sequence[str], ranked: dict[Group, dict[str, np.ndarray]]
 ) -> list[dict[str, Any]]:
     """One entry per text, with the groups that search with it."""
     predictions = []
-    for own in _distinct(texts).values():
-        using = [g for g in groups if texts[g.caption_kind].raw == own.raw and texts[g.caption_kind].ids == own.ids]
-        for number, (raw, clip) in enumerate(zip(own.raw, own.clip.tolist())):
+    for pool in _distinct(texts).values():
+        using = [g for g in groups if texts[g.caption_kind].raw == pool.raw and texts[g.caption_kind].ids == pool.ids]
+        for number, (raw, clip) in enumerate(zip(pool.raw, pool.clip.tolist())):
             entry: dict[str, Any] = {"text": raw, "clip_id": clip_ids[clip]}
             for group in using:
-                own_row = {name: values[number].tolist() for name, values in found[group].items()}
+                ranks = {name: values[number].tolist() for name, values in ranked[group].items()}
                 entry[str(group)] = {name: [clip_ids[n] for n in value[:SHOWN]] if isinstance(value, list) else value
-                                     for name, value in own_row.items()}
+                                     for name, value in ranks.items()}
             predictions.append(entry)
     return predictions

@@ -1,5 +1,8 @@
-"""What a retrieval test keeps of every clip and text: what is searched with, in memory or in files, and what re-ranking needs, which is
-large, where that is cheaper than to encode them again, and as far as memory goes; what was not kept is encoded again."""
+"""What a retrieval test keeps of every clip and text.
+
+Features to search with are kept in memory or in files. The condition features that re-ranking needs are large: they are kept in memory as
+far as there is room and where that is cheaper than encoding the clips again; the other clips are encoded again.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class FeatureRows:
     def __init__(self, path: Path | None = None) -> None:
         self.path, self.count = path, 0
         self.shapes: dict[str, tuple[int, ...]] = {}
-        """Of a row, by the tensor's name."""
+        """Shape of a row of each tensor, by the tensor's name."""
         self._parts: list[Rows] = []
         self.places: list[Tensor] = []
         """Projections of each part before it was rounded to float16, see :func:`evaluation.same.first_of_same`."""
@@ -102,9 +105,9 @@ def write_joined(parts: Sequence[FeatureRows], order: np.ndarray, path: Path) ->
             for start in range(0, len(order), ROWS_AT_ONCE):
                 wanted = order[start : start + ROWS_AT_ONCE]
                 chunk = np.empty((len(wanted), *shape), np.float16)
-                for own, first, stop in zip(rows, starts, starts[1:]):
+                for tensors, first, stop in zip(rows, starts, starts[1:]):
                     here = (wanted >= first) & (wanted < stop)
-                    chunk[here] = own[name][wanted[here] - first]
+                    chunk[here] = tensors[name][wanted[here] - first]
                 chunk.tofile(file)
     return path
 
@@ -148,7 +151,7 @@ class Conditions:
         """Annotation rows of each batch, with its features where they are kept."""
 
     def add(self, rows: list[int], features: Any, seconds: float = 0.0) -> None:
-        """A batch. ``seconds``: how long it took to read and encode it."""
+        """Add a batch. ``seconds``: how long it took to read and encode it."""
         start = time.monotonic()
         part = self.part(features)
         size = part.nbytes
@@ -166,7 +169,7 @@ class Conditions:
             self._decide()
 
     def add_absent(self, rows: list[int]) -> None:
-        """A batch whose features are not at hand; after all that are."""
+        """Add a batch whose features were not kept; called after all batches whose features were."""
         self.clips += len(rows)
         self._batches.append((rows, None))
 
@@ -200,13 +203,13 @@ class Conditions:
         """Features in chunks, whole batches that hold a clip with ``wanted`` (clips,) true: those kept, then those encoded again. Others
         are let go."""
         places, first, batches = self.places(wanted), 0, []
-        for own, features in self._batches:
-            if places[first : first + len(own)].max(initial=-1) >= 0:
-                batches.append((own, features))
-            first += len(own)
-        self._batches = [(own, None) for own, _ in self._batches]
+        for batch_rows, features in self._batches:
+            if places[first : first + len(batch_rows)].max(initial=-1) >= 0:
+                batches.append((batch_rows, features))
+            first += len(batch_rows)
+        self._batches = [(batch_rows, None) for batch_rows, _ in self._batches]
         kept = [features for _, features in batches if features is not None]
-        rows = [row for own, features in batches if features is None for row in own]
+        rows = [row for batch_rows, features in batches if features is None for row in batch_rows]
         if rows and again is None:
             raise ValueError(f"the condition features of {len(rows)} clips are needed, were not kept, and cannot be encoded again")
         self.clips_again = len(rows)
@@ -226,28 +229,28 @@ class _Chunks:
             return
         logger.info("condition features of %d of %d clips were not kept (%s); they are encoded again", len(self.rows), self.owner.clips,
                     "it costs less" if not self.owner.clips_kept and self.owner.decision else f"{self.owner.limit / 1e9:.3g} GB are full")
-        place, start = 0, time.monotonic()
+        read, start = 0, time.monotonic()
         bar: Progress[Any] = progress(len(self.rows), "encoding again", unit="clips")
         with bar:
             for rows, features in self.again(self.rows, self.owner.modalities):
-                if rows != self.rows[place : place + len(rows)]:
-                    missing = next(a for a, b in zip(self.rows[place:], [*rows, None]) if a != b)
+                if rows != self.rows[read : read + len(rows)]:
+                    missing = next(a for a, b in zip(self.rows[read:], [*rows, None]) if a != b)
                     raise RuntimeError(f"the clip in annotation row {missing} could be read at first, but not again for re-ranking")
-                place += len(rows)
+                read += len(rows)
                 self.owner.seconds_again += time.monotonic() - start
                 yield features
                 start = time.monotonic()
                 bar.update(len(rows))
-        if place < len(self.rows):
-            raise RuntimeError(f"the clip in annotation row {self.rows[place]} could be read at first, but not again for re-ranking")
+        if read < len(self.rows):
+            raise RuntimeError(f"the clip in annotation row {self.rows[read]} could be read at first, but not again for re-ranking")
 
 
 def reranked_share(clips: int, texts: int, depth: int) -> float:
-    """Of ``clips``, about how large a part ``texts`` will re-rank, as if each drew its ``depth`` clips by chance."""
+    """About which share of ``clips`` the re-ranking of ``texts`` needs, as if each text drew its ``depth`` clips at random."""
     return 1 - max(0.0, 1 - depth / clips) ** texts if clips else 1.0
 
 
 def share_of_memory(gigabytes: float | None) -> int:
-    """Bytes that one process may keep: so many gigabytes for all processes of this machine; None: half of what is free now."""
+    """Bytes that one process may keep. ``gigabytes`` are for all processes of this machine; None: half of the memory that is free now."""
     total = 1e9 * gigabytes if gigabytes is not None else free_memory() / 2
     return int(total / max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -48,7 +48,7 @@ class PairMatcher:
         """(P,) float64 matching margin of every pair of every group.
 
         Args:
-            pairs: per group, (P,) text numbers and (P,) own clip numbers.
+            pairs: per group, (P,) text numbers and (P,) numbers of this process's clips.
             texts: per group, the token ids of every text, without padding.
             advance: told how many pairs were done, for a progress bar.
             scored: told, chunk by chunk of the clips, the numbers of a group's pairs and their margins.
@@ -60,12 +60,12 @@ class PairMatcher:
             for group, (text_numbers, clip_numbers) in pairs.items():
                 chosen = np.flatnonzero(np.isin(clip_numbers, rows))
                 local = np.searchsorted(rows, clip_numbers[chosen])
-                own_texts = [texts[group][number] for number in text_numbers[chosen]]
-                for batch in pair_batches([len(ids) for ids in own_texts], local, self.pair_tokens):
-                    ids, mask = padded([own_texts[n] for n in batch])
+                pair_texts = [texts[group][number] for number in text_numbers[chosen]]
+                for batch in pair_batches([len(ids) for ids in pair_texts], local, self.pair_tokens):
+                    ids, mask = padded([pair_texts[n] for n in batch])
                     memory_rows = torch.from_numpy(local[batch])
-                    found = self.model.match(memory, group, ids, mask, memory_rows)
-                    scores[group][chosen[batch]] = found.double().cpu().numpy()
+                    margins = self.model.match(memory, group, ids, mask, memory_rows)
+                    scores[group][chosen[batch]] = margins.double().cpu().numpy()
                     advance(len(batch))
                 if len(chosen):
                     scored(group, chosen, scores[group][chosen])
@@ -75,10 +75,10 @@ class PairMatcher:
         """Features of the wanted clips, few enough for one memory, and their sorted clip numbers."""
         first = 0
         for features in self.features:
-            own = wanted[(wanted >= first) & (wanted < first + len(features))]
+            here = wanted[(wanted >= first) & (wanted < first + len(features))]
             step = max(1, self.memory_tokens // max(1, features.tokens))
-            for start in range(0, len(own), step):
-                rows = own[start : start + step]
+            for start in range(0, len(here), step):
+                rows = here[start : start + step]
                 yield features.rows(torch.from_numpy(rows - first)), rows
             first += len(features)
 
@@ -99,11 +99,11 @@ def pair_batches(lengths: Sequence[int], rows: np.ndarray, budget: int) -> Itera
     order = np.lexsort((-tokens, rows))
     counts = np.unique(rows, return_counts=True)[1]
     per_row = np.repeat(counts, counts)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    nth = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     width = max(1, budget // (len(counts) * int(tokens.max())))
-    whole = place < per_row // width * width
+    whole = nth < per_row // width * width
     for block in range(int(counts.max()) // width):
-        yield from _within(order[whole & (place // width == block)], tokens, budget)
+        yield from _within(order[whole & (nth // width == block)], tokens, budget)
     rest = np.flatnonzero(~whole)
     similar = rest[np.argsort(-(per_row[rest] % width), kind="stable")]
     for batch in _within(order[similar], tokens, budget):

@@ -20,11 +20,11 @@ def rank_metrics(
     metrics: dict[str, dict[str, dict[str, float]]] = {group: {} for group in groups}
     intervals = {}
     for group in groups:
-        own, clips = _by_kind(predictions, group)
-        for (kind, name), measure in own.items():
+        measures, clips = _by_kind(predictions, group)
+        for (kind, name), measure in measures.items():
             metrics[group].setdefault(kind, {})[name] = bootstrap.value(measure, clips)
-        found = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in own.items()}, clips)
-        intervals.update(found)
+        group_intervals = bootstrap.intervals({f"{group}.{kind}.{name}": measure for (kind, name), measure in measures.items()}, clips)
+        intervals.update(group_intervals)
     return metrics, intervals
 
 
@@ -38,11 +38,11 @@ def _by_kind(
     predictions: Sequence[Mapping[str, Any]], group: str
 ) -> tuple[dict[tuple[str, str], bootstrap.Measure], int]:
     """(kind of ranks, metric) → measure, and the number of clips. A clip counts once in video to text, however many texts it has."""
-    own = [entry for entry in predictions if group in entry]
-    first = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in own))}
+    entries = [entry for entry in predictions if group in entry]
+    first = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in entries))}
     measures: dict[tuple[str, str], bootstrap.Measure] = {}
     for kind in RANKS:
-        ranked = [(first[entry["clip_id"]], entry[group][f"{kind}_rank"]) for entry in own if f"{kind}_rank" in entry[group]]
+        ranked = [(first[entry["clip_id"]], entry[group][f"{kind}_rank"]) for entry in entries if f"{kind}_rank" in entry[group]]
         if ranked:
             clip, ranks = map(np.array, zip(*ranked))
             rows = np.unique(clip, return_index=True)[1] if kind.endswith("_v2t") else slice(None)

@@ -32,9 +32,9 @@ def projections(features: Rows) -> Tensor:
 
 
 def first_of_same(features: Features, places: Tensor) -> np.ndarray:
-    """The number of the first row that is the same, mostly its own: (N,) int64.
+    """For each row, the number of the first row that is the same, which mostly is the row itself: (N,) int64.
 
-    Rows are sorted by one projection, and each compared with the next few: rows that are the same stand together, but for strangers that
+    Rows are sorted by one projection, and each is compared with the next few: rows that are the same stand together, unless others
     happen to fall between them.
 
     Args:
@@ -61,7 +61,7 @@ def first_of_same(features: Features, places: Tensor) -> np.ndarray:
 
 def _equal(features: Features, pairs: np.ndarray) -> np.ndarray:
     """(P,) bool: whether the rows of (2, P) pairs are the same."""
-    one, other = (_flat(torch.as_tensor(kept[own]) for kept in features.values()) for own in pairs)
+    one, other = (_flat(torch.as_tensor(kept[side]) for kept in features.values()) for side in pairs)
     half = any(kept.dtype == np.float16 for kept in features.values())
     return ((one - other).norm(dim=1) <= TOLERANCE + (ROUNDED_TO_HALF if half else 0.0)).numpy()
 

@@ -24,7 +24,7 @@ PARTS = 64
 """Parts of the queries, dealt out to the processes. Their number is fixed, and each is scored by itself, since a product of other shape is
 rounded otherwise: any number of processes finds the same."""
 TEMPERATURE = 0.01
-"""Of the dual softmax: similarities are divided by it, as if multiplied by CLIP's logit scale of 100."""
+"""Temperature of the dual softmax: similarities are divided by it, that is multiplied by CLIP's logit scale of 100."""
 
 Item = TypeVar("Item")
 Features = Mapping[str, Tensor | np.ndarray]
@@ -45,7 +45,7 @@ class Search:
     top: np.ndarray
     dual_ranks: np.ndarray | None = None
     also: np.ndarray | None = None
-    """What else is true, as in :func:`evaluation.metrics.recall.ranks`."""
+    """Further true candidates, as in :func:`evaluation.metrics.recall.ranks`."""
 
 
 def search(
@@ -90,7 +90,7 @@ def search(
         return np.concatenate(ranks), np.concatenate(top), total.numpy() if dual_softmax else None
 
     ranks, top, totals = zip(*_shared_out(size(queries), first))
-    found = Search(query_keys, candidate_keys, np.concatenate(ranks), np.concatenate(top), also=also)
+    result = Search(query_keys, candidate_keys, np.concatenate(ranks), np.concatenate(top), also=also)
     if dual_softmax:
         total = torch.from_numpy(np.logaddexp.reduce(totals, axis=0))
 
@@ -99,12 +99,12 @@ def search(
             wide = ((rows, scores.double()) for rows, scores in scored(part))
             return np.concatenate([ranked(rows, scores * torch.exp(scores / TEMPERATURE - total)) for rows, scores in wide])
 
-        found.dual_ranks = np.concatenate(_shared_out(size(queries), second))
-    return found
+        result.dual_ranks = np.concatenate(_shared_out(size(queries), second))
+    return result
 
 
 def _shared_out(queries: int, compute: Callable[[slice], Item]) -> list[Item]:
-    """What ``compute`` finds of each part of the queries, in their order, on every process."""
+    """The results of ``compute`` for every part of the queries, in their order, on every process."""
     parts = list(recall.row_chunks(queries, -(-queries // PARTS)))
     rank, world = distributed.rank(), distributed.world_size()
     gathered = distributed.all_gather_objects([compute(part) for part in parts[rank::world]])
@@ -121,14 +121,14 @@ def score_rows(queries: Features, candidates: Features, score: Score, same: np.n
     at_once = at_once if pair_numbers == 1 else min(at_once, max(1, math.isqrt(SCORES_AT_ONCE // pair_numbers)))
     for chunk in recall.row_chunks(part.stop - part.start, at_once):
         rows = slice(part.start + chunk.start, part.start + chunk.stop)
-        own = read(queries, rows)
+        query_rows = read(queries, rows)
         if whole:
-            scores = score(own, read(candidates, slice(None)))
+            scores = score(query_rows, read(candidates, slice(None)))
         else:
-            width = CANDIDATES_AT_ONCE if pair_numbers == 1 else SCORES_AT_ONCE // (len(own) * pair_numbers)
-            scores = torch.empty((len(own), count))
-            for place in recall.row_chunks(count, min(CANDIDATES_AT_ONCE, max(1, width))):
-                scores[:, place] = score(own, read(candidates, place)).cpu()
+            width = CANDIDATES_AT_ONCE if pair_numbers == 1 else SCORES_AT_ONCE // (len(query_rows) * pair_numbers)
+            scores = torch.empty((len(query_rows), count))
+            for block in recall.row_chunks(count, min(CANDIDATES_AT_ONCE, max(1, width))):
+                scores[:, block] = score(query_rows, read(candidates, block)).cpu()
         yield rows, scores if columns is None else scores[:, columns]
 
 

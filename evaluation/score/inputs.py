@@ -17,7 +17,7 @@ from omnivast.evaluation.inputs import is_result
 SYSTEM = "scored"
 """The name under which an entry holds what is scored; result files have a group's name there."""
 CAPTION_KEYS = [key for key, kind in rows.CAPTION_KEYS.items() if kind is CaptionKind.OMNI]
-"""Under which a list of references may have a video's captions."""
+"""Keys under which a list of references may have a video's captions."""
 FORMS = {
     "cap": '[{"video_id": …, "caption": …}, …]',
     "ret": '[{"caption": …, "ranked": [video ids]}, …] or [{"video_id": …, "ranked": [captions]}, …]',
@@ -100,10 +100,8 @@ def rankings(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bo
 
 
 def answers(given: Sequence[Mapping[str, Any]], references: Path, *, subset: bool, path: Path) -> Joined:
-    """One entry per question, in the order of the references.
-
-    A question that a clip has twice, without ids of its own, takes its answers in their order, or one for all.
-    """
+    """One entry per question, in the order of the references. A question that a clip has twice, without ids to tell them apart, takes its
+    predicted answers in their order, or one for all."""
     known = _questions(references)
     by_id: dict[str, list[dict[str, Any]]] = {}
     by_text: dict[str, list[dict[str, Any]]] = {}
@@ -170,7 +168,8 @@ def _rank(row: Mapping[str, Any], true: set[str], known: Mapping[str, Any], wher
 
 
 def _check_same(given: Iterable[str], known: Iterable[str], path: Path, references: Path, kind: str, subset: bool) -> int:
-    """How many of the known have no prediction. Raises ScoreError unless that is none (or a subset is asked for), and none is unknown."""
+    """How many of the known ids have no prediction. Raises ScoreError if there are any (unless a subset is asked for), and for
+    predictions of unknown ids."""
     given, known = dict.fromkeys(given), dict.fromkeys(known)
     unknown = [name for name in given if name not in known]
     if unknown:

@@ -66,15 +66,15 @@ def score(task: str, predictions: Path, references: Path, *, group: str | None =
     not_computed: dict[str, str] = {}
     if task == "cap":
         scored = score_captions(joined.entries, [SYSTEM], java_seconds)
-        for entry, own in zip(joined.entries, scored.clips):
-            entry["scores"] = own
+        for entry, scores in zip(joined.entries, scored.clips):
+            entry["scores"] = scores
         metrics, intervals, not_computed = dict(scored.metrics[SYSTEM]), scored.intervals, scored.not_computed
         if scored.remarks:
             facts["remarks"] = scored.remarks
     else:
         measured: Callable[..., tuple[Any, dict[str, list[float]]]] = rank_metrics if task == "ret" else answer_metrics
-        found, intervals = measured(joined.entries, [SYSTEM])
-        metrics = dict(flatten(found[SYSTEM]))
+        by_group, intervals = measured(joined.entries, [SYSTEM])
+        metrics = dict(flatten(by_group[SYSTEM]))
         if task == "ret":
             facts["ties"] = "counted against the true candidate where P has scores; what 'ranked' leaves out counts as last"
     short = {_short(name): value for name, value in metrics.items()}
@@ -87,15 +87,15 @@ def _short(name: str) -> str:
     return name.removeprefix("itc.").replace("itc_v2t.", "v2t.", 1)
 
 
-def as_text(found: Mapping[str, Any]) -> str:
+def as_text(scored: Mapping[str, Any]) -> str:
     """Metrics with their intervals, one per line, and what was not computed."""
-    names = [name for name, value in found.items() if isinstance(value, float)]
-    width = max(map(len, [*names, *found["not_computed"]]))
-    remarks = {name: f"  {why}" for name, why in found["protocol"].get("remarks", {}).items()}
-    lines = [f"{name:{width}}  {found[name]:8.2f}  [{low:.2f}, {high:.2f}]{remarks.get(name, '')}"
-             for name in names for low, high in [found["intervals"][name]]]
-    lines += [f"{name:{width}}  not computed: {why}" for name, why in found["not_computed"].items()]
-    facts = found["protocol"]
+    names = [name for name, value in scored.items() if isinstance(value, float)]
+    width = max(map(len, [*names, *scored["not_computed"]]))
+    remarks = {name: f"  {why}" for name, why in scored["protocol"].get("remarks", {}).items()}
+    lines = [f"{name:{width}}  {scored[name]:8.2f}  [{low:.2f}, {high:.2f}]{remarks.get(name, '')}"
+             for name in names for low, high in [scored["intervals"][name]]]
+    lines += [f"{name:{width}}  not computed: {why}" for name, why in scored["not_computed"].items()]
+    facts = scored["protocol"]
     left_out = f", {facts['references_without_prediction']} references left out" if facts["references_without_prediction"] else ""
     return "\n".join([*lines, f"{facts['clips']} clips, {facts['texts']} predictions{left_out}; {bootstrap.WORDS}"]) + "\n"
 
@@ -123,11 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = submission(score_inputs.read_predictions(options.predictions, "qa", options.group))
             write_atomically(options.submission, json.dumps(rows) + "\n")
         if options.references:
-            found = score(options.task, options.predictions, options.references, group=options.group, subset=options.subset,
+            scored = score(options.task, options.predictions, options.references, group=options.group, subset=options.subset,
                           java_seconds=options.java_seconds)
-            sys.stdout.write(as_text(found))
+            sys.stdout.write(as_text(scored))
             if options.json:
-                write_atomically(options.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+                write_atomically(options.json, json.dumps(scored, indent=1, ensure_ascii=False) + "\n")
     except (ScoreError, AnnotationError, OSError) as error:
         sys.stderr.write(f"score: {error}\n")
         return 2

@@ -20,7 +20,7 @@ BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, 
         "attention_probs_dropout_prob": 0.1}
 PATCH = 16
 FILE_ROWS = 12
-"""Rows of the grid of positions in AST's own file: overlapping patches of 128 mel bins."""
+"""Rows of the grid of positions in AST's original file: overlapping patches of 128 mel bins."""
 
 NAMES = {
     "body.embeddings.patch_embeddings.projection.": "audio_embeddings.first_conv.",
@@ -36,7 +36,7 @@ NAMES = {
 }
 FILE_PARTS = {".norm1.": ".layernorm1.", ".norm2.": ".layernorm2.", ".attn.proj.": ".attention.linears.3.",
               ".mlp.fc1.": ".ff_layer.linear1.", ".mlp.fc2.": ".ff_layer.linear2."}
-"""Parts of the names of a block in AST's own file → those of the release."""
+"""Parts of the names of a block in AST's original file → those of the release."""
 
 
 class AST(HuggingFaceAudio):
@@ -60,21 +60,21 @@ class AST(HuggingFaceAudio):
         return self.body(spectrogram).last_hidden_state
 
     def from_file(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What renaming AST's own file cannot do: the joint projection split, and the positions of its overlapping patches brought
+        """Converts AST's original file beyond renaming: splits the joint projection, and brings the positions of its overlapping patches
         bilinearly to this tower's grid, without that of the distillation token, as the release does."""
-        found = {}
+        converted = {}
         for name, tensor in state.items():
-            for theirs, released in FILE_PARTS.items():
-                name = name.replace(theirs, released)
+            for original, released in FILE_PARTS.items():
+                name = name.replace(original, released)
             if ".attn.qkv." in name:
-                found.update({name.replace(".attn.qkv.", f".attention.linears.{i}."): part for i, part in enumerate(tensor.chunk(3))})
+                converted.update({name.replace(".attn.qkv.", f".attention.linears.{i}."): part for i, part in enumerate(tensor.chunk(3))})
             elif name == "audio_embeddings.position_embeddings.weight":
                 grid = tensor[0, 2:].float().reshape(FILE_ROWS, -1, tensor.shape[-1]).permute(2, 0, 1)[None]
                 grid = F.interpolate(grid, self.grid, mode="bilinear")[0].flatten(1).T
-                found[name] = torch.cat([tensor[0, :1].float(), grid])
+                converted[name] = torch.cat([tensor[0, :1].float(), grid])
             else:
-                found[name] = tensor
-        return found
+                converted[name] = tensor
+        return converted
 
 
 class _Embeddings(nn.Module):

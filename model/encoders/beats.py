@@ -86,7 +86,7 @@ class _Encoder(nn.Module):
         for layer in self.layers:
             if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
                 continue
-            if self.decay != 1.0 and x.requires_grad:  # earlier layers learn slower, as the released file's own config asks
+            if self.decay != 1.0 and x.requires_grad:  # earlier layers learn slower, as the config in the released file asks
                 x.register_hook(lambda gradient: gradient * self.decay)
             if self.checkpointing and self.training:
                 x = checkpoint(layer, x, bias, use_reentrant=False)

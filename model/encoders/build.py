@@ -25,7 +25,7 @@ def build_audio(cfg: ModelConfig) -> AudioEncoder:
 
 
 def _built(build: Callable[[ModelConfig], Built], cfg: ModelConfig, key: str) -> Built:
-    """What ``build`` makes. Sizes that a library refuses, in words of its own, are an EncoderError that names the key."""
+    """The tower that ``build`` makes. Where a library refuses a size, its error becomes an EncoderError that names the key."""
     given = getattr(cfg, key)
     try:
         return keeping_less(build(cfg))

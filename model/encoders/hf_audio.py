@@ -1,8 +1,8 @@
-"""``hf:<name or folder>``: the audio towers of the transformers library (Apache 2.0 licence), each with its own front end.
+"""``hf:<name or folder>``: the audio towers of the transformers library (Apache 2.0 licence), each with its front end.
 
 - CLAP (Wu et al., arXiv:2211.06687): the HTSAT audio tower, tokens of its last map;
 - Whisper (Radford et al., arXiv:2212.04356): the encoder, a token for every 20 ms;
-- AST (Gong et al., arXiv:2104.01778): its [CLS] and distillation token averaged, as its own classifier does, then the patches.
+- AST (Gong et al., arXiv:2104.01778): its [CLS] and distillation token averaged, as its classifier does, then the patches.
 
 Sizes come from the folder's ``config.json``, its model's name from ``model_type``; ``audio_encoder_cfg`` overrides single keys, and
 stands for the whole where there is no folder.
@@ -53,7 +53,7 @@ class HuggingFaceAudio(AudioEncoder):
 
     body: Any
     starts: tuple[str, ...] = ("",)
-    """How the tower's names may begin in a file; the first of which any is there."""
+    """Prefixes that the tower's names may have in a file; the first one that occurs there counts."""
 
     def set_checkpointing(self, enable: bool) -> None:
         """Recompute each block's activations in the backward pass. Raises EncoderError where transformers cannot for this model."""
@@ -69,7 +69,8 @@ class HuggingFaceAudio(AudioEncoder):
             getattr(self.body, f"{word}_checkpointing_disable")()
 
     def from_file(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file by this tower's names. What the file lacks is absent; what has another shape has it still."""
+        """The tensors of a file under this tower's names. Tensors that the file lacks are absent; those of another shape keep that shape.
+        """
         start = next(s for s in (*self.starts, "") if any(name.startswith(s) for name in state))
         state = self.cut({name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)})
         logging = transformers_audio().utils.logging
@@ -84,13 +85,13 @@ class HuggingFaceAudio(AudioEncoder):
             logging.set_verbosity(verbosity)
             if bar:
                 logging.enable_progress_bar()
-        own = self.state_dict()
-        found = {f"body.{name}": tensor for name, tensor in body.state_dict().items() if name not in report["missing_keys"]}
-        found = {name: tensor for name, tensor in found.items() if name in own}
-        return {**found, **{f"body.{name}": torch.empty(file, device="meta") for name, file, _ in report["mismatched_keys"]}}
+        expected = self.state_dict()
+        fitting = {f"body.{name}": tensor for name, tensor in body.state_dict().items() if name not in report["missing_keys"]}
+        fitting = {name: tensor for name, tensor in fitting.items() if name in expected}
+        return {**fitting, **{f"body.{name}": torch.empty(file, device="meta") for name, file, _ in report["mismatched_keys"]}}
 
     def cut(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fit a file's tensors to sizes that this tower may have smaller."""
+        """Cut a file's tensors to the sizes of this tower, where they are smaller."""
         return state
 
 
@@ -174,8 +175,8 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     name = str(cfg.audio_encoder_type).split(":", 1)[1]
     folder = Path(name) if Path(name).is_dir() else towers.WEIGHTS / "hf" / name
     file = folder / "config.json"
-    found = read_config(file) if file.is_file() else {}
-    kind = cfg.audio_encoder_cfg.get("model_type", found.get("model_type"))
+    config = read_config(file) if file.is_file() else {}
+    kind = cfg.audio_encoder_cfg.get("model_type", config.get("model_type"))
     if kind is None:
         raise EncoderError(f"audio encoder 'hf:{name}': no {file}, which states its sizes; fetch it with "
                            f"`python -m omnivast weights hf:{name}`, or give \"model_type\" and sizes in audio_encoder_cfg")
@@ -185,7 +186,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     tower, settings_class, extractor = KINDS[kind]
     make = getattr(transformers_audio(), settings_class)
     valid = make().to_dict()
-    given = {key: value for key, value in found.get("audio_config", found).items() if key in valid}
+    given = {key: value for key, value in config.get("audio_config", config).items() if key in valid}
     known = sizes({**valid, **given}, cfg.audio_encoder_cfg, "audio_encoder_cfg")
     settings = make(**{key: known[key] for key in (*given, *cfg.audio_encoder_cfg) if key != "model_type"})
     if cfg.audio_melbins != settings.num_mel_bins:
@@ -196,7 +197,7 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
 
 def _check_extractor(file: Path, wanted: dict[str, Any]) -> None:
     """Refuse a folder whose feature extractor is not the one that data/audio.py has for its kind."""
-    found = read_config(file) if file.is_file() else {}
+    extractor = read_config(file) if file.is_file() else {}
     for key, value in wanted.items():
-        if key in found and found[key] != value:
-            raise EncoderError(f"{file}: {key} is {found[key]}; the front end here has {value}")
+        if key in extractor and extractor[key] != value:
+            raise EncoderError(f"{file}: {key} is {extractor[key]}; the front end here has {value}")

@@ -20,24 +20,24 @@ def store_as_released(module: nn.Module, parts: Mapping[str, str] | Callable[[st
     def released(name: str) -> str:
         if callable(parts):
             return parts(name)
-        for own, theirs in parts.items():
-            name = name.replace(own, theirs)
+        for part, released_part in parts.items():
+            name = name.replace(part, released_part)
         return name
 
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    names = {own: released(own) for own in shapes}
-    if len(set(names.values())) < len(names):
+    released_names = {name: released(name) for name in shapes}
+    if len(set(released_names.values())) < len(released_names):
         raise ValueError(f"{type(module).__name__}: two parameters have one released name")
 
     def save(_: nn.Module, state: dict[str, Tensor], prefix: str, __: Any) -> None:
-        found = [(name, state.pop(prefix + own)) for own, name in names.items() if prefix + own in state]
-        state.update((prefix + name, tensor.view(_without_ones(tensor)) if name in flat else tensor) for name, tensor in found)
+        renamed = [(to, state.pop(prefix + name)) for name, to in released_names.items() if prefix + name in state]
+        state.update((prefix + to, tensor.view(_without_ones(tensor)) if to in flat else tensor) for to, tensor in renamed)
 
     def load(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
-        found = [(own, state.pop(prefix + name)) for own, name in names.items() if prefix + name in state]
-        for own, tensor in found:
-            fits = names[own] in flat and tensor.numel() == shapes[own].numel()
-            state[prefix + own] = tensor.view(shapes[own]) if fits else tensor
+        renamed = [(name, state.pop(prefix + to)) for name, to in released_names.items() if prefix + to in state]
+        for name, tensor in renamed:
+            fits = released_names[name] in flat and tensor.numel() == shapes[name].numel()
+            state[prefix + name] = tensor.view(shapes[name]) if fits else tensor
 
     module.register_state_dict_post_hook(save)
     module.register_load_state_dict_pre_hook(load)

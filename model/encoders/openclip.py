@@ -22,9 +22,9 @@ PREPROCESSING = {"mean": CLIP_MEAN, "std": CLIP_STD, "quick_gelu": False}
 
 
 class OpenClipTower(VisionEncoder):
-    """A tower of open_clip's own: the ViT's tokens after the last LayerNorm, or the ResNet's last map; nothing pooled or projected.
+    """An image tower of open_clip: the ViT's tokens after the last LayerNorm, or the ResNet's last map; nothing pooled or projected.
 
-    A ViT that averages its patches (CLIPA) gives those alone. ``heads`` names the parts of the file that are left out.
+    A ViT that averages its patches (CLIPA) gives only the patches. ``heads`` names the parts of the file that are left out.
     """
 
     heads = ("visual.proj", "visual.attnpool")
@@ -91,10 +91,10 @@ def preprocessing(name: str, tag: str, quick_gelu: bool) -> dict[str, Any]:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise EncoderError(f"open_clip:{name} has no weights '{tag}'; there are {', '.join(tags) or 'none'}.{did_you_mean(tag, tags)}")
-    own = {**PREPROCESSING, "quick_gelu": quick_gelu}
-    found = [{key: open_clip.get_pretrained_cfg(name, one).get(key, default) or default for key, default in own.items()}
+    defaults = {**PREPROCESSING, "quick_gelu": quick_gelu}
+    settings = [{key: open_clip.get_pretrained_cfg(name, one).get(key, default) or default for key, default in defaults.items()}
              for one in ([tag] if tag else tags)]
-    if any(one != found[0] for one in found):
+    if any(one != settings[0] for one in settings):
         raise EncoderError(f"open_clip:{name} has weights of different preprocessing or activation; name one, as in "
                            f"open_clip:{name}:{tags[0]}. There are {', '.join(tags)}")
-    return found[0] if found else own
+    return settings[0] if settings else defaults

@@ -64,7 +64,7 @@ class Swin(VisionEncoder):
 
 def _name_of_timm(name: str) -> str:
     """timm shrinks at the start of a stage, the release at the end of the stage before."""
-    return re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
+    return re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
 
 
 class VideoSwin(VisionEncoder):
@@ -111,10 +111,10 @@ def _patch_of_every_frame(patch_size: list[int], embed_dim: int, norm_layer: Cal
 
 def _name_of_torchvision(name: str) -> str:
     """torchvision counts stages and the shrinking between them as one list, and the MLP's layers by number."""
-    found = re.match(r"features\.(\d+)\.(.*)", name)
-    if not found:
+    match = re.match(r"features\.(\d+)\.(.*)", name)
+    if not match:
         return name
-    position, rest = int(found[1]), found[2]
+    position, rest = int(match[1]), match[2]
     if position % 2:
         return f"layers.{position // 2}.downsample.{rest}"
     return f"layers.{position // 2}.blocks.{rest}".replace(".mlp.0.", ".mlp.fc1.").replace(".mlp.3.", ".mlp.fc2.")

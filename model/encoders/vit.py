@@ -26,7 +26,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(max(1, channels // 4), channels),
 }
-"""Normalisation of the stem. "batch" learns fastest (each process has its own statistics); "group" does not depend on the batch."""
+"""Normalisation of the stem. "batch" learns fastest (each process has separate statistics); "group" does not depend on the batch."""
 
 SMALL = {"width": 128, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "stem": "conv", "stem_width": 32, "stem_norm": "batch", "stride": 16,
          "drop_path_rate": 0.0, "class_token": False}

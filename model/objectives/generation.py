@@ -60,18 +60,18 @@ class _VocabularyLoss(torch.autograd.Function):
         each = hidden.new_empty(len(labels), dtype=torch.float32)
         # Gradients of half precision would underflow if each row's share, 1 over the number of rows, stood in them.
         scale = shares.max() if len(shares) else shares.new_ones(())
-        found = [torch.zeros_like(x, dtype=torch.float32) for x in (hidden, weight, bias)] if learn else []
+        gradients = [torch.zeros_like(x, dtype=torch.float32) for x in (hidden, weight, bias)] if learn else []
         with torch.autocast(kind, enabled=False):
             states, words, offsets = (x.to(dtype) for x in (hidden, weight, bias))
             size = max(1, LOGITS.get(device_kind(hidden), LOGITS["cuda"]) // len(weight))
             for part in (slice(start, start + size) for start in range(0, len(labels), size)):
-                own = F.linear(states[part], words, offsets).float()
-                each[part] = _cross_entropy(own, labels[part, None], shares[part] / scale)
+                logits = F.linear(states[part], words, offsets).float()
+                each[part] = _cross_entropy(logits, labels[part, None], shares[part] / scale)
                 if learn:
-                    _add_gradients(own, states[part], words, part, *found)
-                del own  # before the next part is made
+                    _add_gradients(logits, states[part], words, part, *gradients)
+                del logits  # before the next part is made
         if learn:
-            ctx.save_for_backward(scale, *found)
+            ctx.save_for_backward(scale, *gradients)
             ctx.kind = hidden.dtype
         ctx.mark_non_differentiable(each)
         return (each * shares).sum(), each
@@ -84,7 +84,7 @@ class _VocabularyLoss(torch.autograd.Function):
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, factors: Tensor) -> Tensor:
-    """(k,) of each row; ``logits`` (k, vocabulary) become their gradients, times ``factors`` (k,)."""
+    """Cross-entropy of each row, (k,). Overwrites ``logits`` (k, vocabulary) with their gradients times ``factors`` (k,)."""
     top = logits.amax(1, keepdim=True)
     wanted = logits.gather(1, target)
     total = logits.sub_(top).exp_().sum(1, keepdim=True)
@@ -93,7 +93,7 @@ def _cross_entropy(logits: Tensor, target: Tensor, factors: Tensor) -> Tensor:
 
 
 def _add_gradients(logits: Tensor, states: Tensor, words: Tensor, part: slice, hidden: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """From the gradient of some rows' logits, those of hidden states, words and biases."""
+    """Adds to the gradients of hidden states, words and biases what follows from the gradient of some rows' logits."""
     bias += logits.sum(0)
     logits = logits.to(words.dtype)
     hidden[part] = logits @ words

@@ -25,7 +25,8 @@ class SelfCritical:
 
 
 def advantages(rewards: Tensor, baseline: Tensor | None = None) -> Tensor:
-    """Rewards (B, n) of the n texts tried per clip, less the baseline (B,), or, without one, less the mean of the n − 1 others."""
+    """The advantage (B, n) of each text: its reward minus the baseline (B,) or, without one, minus the mean reward of the other n − 1
+    texts of its clip."""
     if baseline is not None:
         return rewards - baseline[:, None]
     others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)

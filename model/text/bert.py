@@ -51,7 +51,7 @@ class TextSizes:
 
 @dataclass
 class TextOutput:
-    """Hidden states of the tokens that are read, packed; ``cls`` and ``at`` pick from them."""
+    """Hidden states of the tokens that somebody reads, packed into one matrix; ``cls`` and ``at`` pick from them."""
 
     hidden: Tensor
     """(T, D)."""
@@ -66,7 +66,8 @@ class TextOutput:
         return self.hidden[self.firsts]
 
     def at(self, chosen: np.ndarray) -> Tensor:
-        """Hidden states of the tokens where ``chosen`` (N, L) bool is true, row by row: (k, D). They must have been read."""
+        """Hidden states (k, D) of the tokens where ``chosen`` (N, L) bool is true, row by row. They must be among the tokens that are
+        read."""
         return self.hidden[send(self.outputs.places(chosen), self.hidden.device)]
 
     def padded(self) -> Tensor:
@@ -75,7 +76,7 @@ class TextOutput:
 
 
 class Reading(NamedTuple):
-    """A pass at one layer. A tuple, in which FSDP finds the tensors."""
+    """One pass (see CrossPass) at one layer. It is a tuple because FSDP finds tensors in tuples."""
 
     queries: Packing
     """Where its tokens stand among the queries: (M, R · its length) where texts share memory rows, else (texts, its length)."""
@@ -154,11 +155,11 @@ class SelfAttention(_Attention):
 
     def _last(self, x: Tensor, packing: Packing, attend: Tensor, last: LastBlock) -> Tensor:
         """Keys and values of all tokens, queries of those that are read."""
-        p, own = self.projections, pick(x, last.index)
+        p, queried = self.projections, pick(x, last.index)
         weight, bias = torch.cat([p.key.weight, p.value.weight]), torch.cat([p.key.bias, p.value.bias])
         key, value = self.parts(F.linear(x, weight, bias), packing)
-        (query,) = self.parts(p.query(own), last.packing)
-        return self.finish(self.attend(query, key, value, attend), last.packing, own)
+        (query,) = self.parts(p.query(queried), last.packing)
+        return self.finish(self.attend(query, key, value, attend), last.packing, queried)
 
 
 class CrossAttention(_Attention):
@@ -297,8 +298,8 @@ class TextModel(nn.Module):
         for i, block in enumerate(self.blocks):
             if plan.last is not None and i == len(self.blocks) - 1:
                 last, queries, attend = plan.last, plan.last.queries, _of_columns(attend, plan.last.columns)
-            full = [Reading(own, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
-                    for p, own, mask in zip(plan.passes, queries, masks)]
+            full = [Reading(query, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
+                    for p, query, mask in zip(plan.passes, queries, masks)]
             if self.checkpointing and self.training:
                 x = checkpoint(partial(_whole, block), x, plan.packing, attend, full, last, use_reentrant=False)
             else:
@@ -310,7 +311,7 @@ class TextModel(nn.Module):
         return self(send(plan_texts(layout, passes, wanted), self.device))
 
     def sentences(self, layout: Layout, passes: Sequence[CrossPass] = ()) -> TextOutput:
-        """As ``encode``, where only the first token of every row is read (``cls``)."""
+        """Like ``encode``, for callers that read only the first token of every row (``cls``)."""
         return self.encode(layout, passes, np.zeros_like(layout.real))
 
     def start(self, memory: Memory, group: Group, prompt: tuple[Grid, Grid] | None = None, offset: int = 0) -> DecoderState:
@@ -329,8 +330,8 @@ class TextModel(nn.Module):
         # Passes want rows the other way round: the first prompt of every memory row, the second of every one.
         order = np.arange(len(words)).reshape(rows, -1).T.flatten()
         packing = Packing(words.shape, None)
-        (place,) = place_queries([CrossPass(0, len(words), memory, group)], packing)
-        ids, back, mask, unordered, place = send((words[order], order.argsort(), seen[order], seen, place), reference.device)
+        (queries,) = place_queries([CrossPass(0, len(words), memory, group)], packing)
+        ids, back, mask, unordered, queries = send((words[order], order.argsort(), seen[order], seen, queries), reference.device)
         state.seen = unordered.bool()
         positions = torch.arange(words.shape[1], device=reference.device).expand_as(ids)
         x = self.bert.embeddings(ids, positions).flatten(0, 1)
@@ -339,7 +340,7 @@ class TextModel(nn.Module):
             _, key, value = block.attention.parts(block.attention.project(x), packing)
             state.keys.append(key[back])
             state.values.append(value[back])
-            cross = [Reading(place, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
+            cross = [Reading(queries, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
             x = block(x, packing, attend, cross)
         return state
 
@@ -372,7 +373,7 @@ class TextModel(nn.Module):
         return self.logits(x)
 
     def _cross_step(self, attention: CrossAttention, x: Tensor, state: DecoderState, layer: int, mask: Tensor | None) -> Tensor:
-        """x (M · beams · 2 or 1, D): the beams of a memory row are one long query."""
+        """Cross-attention of x (M · beams · 2 or 1, D) while decoding: the beams of a memory row attend to it as one long query."""
         key, value = state.memory.keys_values(layer, state.group, attention.project)
         query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
         attended = attention.attend(query, key, value, mask)
@@ -391,7 +392,7 @@ def _of_columns(attend: Tensor, columns: Tensor) -> Tensor:
 
 
 def _whole(block: Block, *arguments: Any) -> Tensor:
-    """A block that is recomputed as a whole."""
+    """Runs a block that the backward pass recomputes as a whole."""
     with all_kept():
         return block(*arguments)
 

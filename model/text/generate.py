@@ -18,15 +18,16 @@ from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.utils.transfer import send, to_device, to_host
 
 CAPTION_LENGTH_PENALTY, ANSWER_LENGTH_PENALTY = 0.6, 1.0
-"""Of beam search, as released: above 0 a longer text scores higher for the same probability of each of its tokens."""
+"""The length penalty of beam search, as released: above 0, of two texts with the same probability per token the longer one scores higher.
+"""
 
 
 @dataclass
 class _Finished:
     """The best finished hypotheses of one clip, as in beam search of the transformers library.
 
-    A hypothesis scores its summed log-probability over (tokens before + tokens) ** length_penalty, where the tokens before
-    are the [CLS] and, for answers, the question at its padded length.
+    The score of a hypothesis is its summed log-probability divided by (tokens before + tokens) ** length_penalty. The tokens before are
+    the [CLS] and, for answers, the question at its padded length.
     """
 
     beams: int
@@ -41,7 +42,8 @@ class _Finished:
         del self.scored[self.beams:]
 
     def close(self, best_total: float, tokens: int) -> None:
-        """Done when no running beam, whose best total is given, can still beat the worst hypothesis kept."""
+        """Set ``done`` if no running beam can beat the worst hypothesis kept any more; ``best_total`` is the highest total of the running
+        beams."""
         if len(self.scored) == self.beams and self.scored[-1][0] >= best_total / (self.before + tokens) ** self.length_penalty:
             self.done = True
 
@@ -49,17 +51,16 @@ class _Finished:
 @torch.no_grad()
 def beam_search(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                 length_penalty: float) -> list[list[int]]:
-    """The ids of the best text of every row of ``state``, without [CLS] and [SEP], at most ``max_length``; greedy for one beam."""
-    return [own[0] for own in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
+    """The ids of the best text of every row of ``state``, without [CLS] and [SEP], at most ``max_length`` of them. One beam is greedy
+    search."""
+    return [texts[0] for texts in best_texts(model, state, tokenizer, beams, max_length, length_penalty)]
 
 
 @torch.no_grad()
 def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
                length_penalty: float) -> list[list[list[int]]]:
-    """The ``beams`` best texts of every row that beam search ends with, the best first, as ``beam_search`` gives the best.
-
-    Rows are one per clip, or one per question, of which each clip has as many.
-    """
+    """The ``beams`` best texts that beam search ends with for every row, the best first, as ids like those of ``beam_search``. There is
+    one row per clip or, for answers, the same number of rows (questions) for every clip."""
     if beams == 1:
         return [[text] for text in _greedy(model, state, tokenizer, max_length)]
     clips = np.arange(state.rows)
@@ -109,14 +110,14 @@ def _numbers(scores: Tensor, places: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _collect(finished: list[_Finished], clips: np.ndarray, ends: np.ndarray, top: np.ndarray, texts: list[list[int]], rows: np.ndarray,
              ) -> None:
-    """Candidates that end at [SEP] among the best ``beams`` of a clip become hypotheses."""
+    """Candidates that are among the best ``beams`` of their clip and end at [SEP] become hypotheses."""
     for i, rank in zip(*ends.nonzero()):
         if not finished[clips[i]].done:
             finished[clips[i]].add(float(top[i, rank]), texts[rows[i, rank]])
 
 
 def _with_neighbours(running: list[bool], memories: int) -> list[int]:
-    """The rows that run, and those that share a memory with one that does."""
+    """The rows whose search goes on, and those that share a memory row with one of them."""
     each = len(running) // memories
     return [i for i in range(len(running)) if any(running[i // each * each:(i // each + 1) * each])]
 
@@ -144,7 +145,7 @@ def _greedy(model: TextModel, state: DecoderState, tokenizer: Tokenizer, max_len
 
 
 def _memories(rows: list[int], each: int) -> np.ndarray:
-    """The memory rows of rows that keep their neighbours, of which each memory has so many."""
+    """The memory rows that belong to ``rows``, where every memory row serves a fixed number of neighbouring rows."""
     return np.array(rows)[::each] // each
 
 
@@ -152,8 +153,8 @@ def _memories(rows: list[int], each: int) -> np.ndarray:
 def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: Tensor, top_k: int | None = None) -> list[list[list[int]]]:
     """Texts of every memory row, each token drawn among the ``top_k`` most likely (None: among all); labelling, paper section 3.
 
-    draws: (M, texts per memory row, tokens at most) uniform in [0, 1), of which each text uses its own, one per token: what is
-    drawn for a clip does not depend on the clips beside it. A text without an end has as many ids as there are draws.
+    draws: (M, texts per memory row, most tokens) uniform in [0, 1), one number per token of each text. Since every clip comes with its
+    numbers, its texts do not depend on the other clips of the batch. A text that does not end has as many ids as there are draws.
     """
     clips, number, max_length = draws.shape
     draws = to_device(draws.flatten(0, 1), state.seen.device)
@@ -168,8 +169,8 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
             rows = send(np.repeat(np.arange(clips), number), draws.device)
             state.reorder(rows)
             cumulative, words = cumulative[rows], words if words is None else words[rows]
-        place = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
-        tokens = (place if words is None else words.gather(1, place)).squeeze(1)
+        drawn = torch.searchsorted(cumulative, draws[:, step, None] * cumulative[:, -1:], right=True).clamp(max=values.shape[-1] - 1)
+        tokens = (drawn if words is None else words.gather(1, drawn)).squeeze(1)
         for i, token in enumerate(to_host(tokens).tolist()):
             done[i] = done[i] or token == tokenizer.sep
             if not done[i]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from omnivast.utils.transfer import on_host
 
 Grid: TypeAlias = NDArray[Any] | Tensor
-"""(N, L) on the host: an array, or a tensor that lies there."""
+"""An (N, L) array on the host, or a tensor on the CPU."""
 
 
 @dataclass
@@ -59,8 +59,11 @@ class Layout:
 
     @classmethod
     def question_answer(cls, question: Grid, question_mask: Grid, answer: Grid, answer_mask: Grid, offset: int) -> Layout:
-        """A question and its answer in one row: question tokens see the question, answer tokens the question and the answer so
-        far. The answer's positions begin at ``offset`` (the length that the release pads questions to)."""
+        """A question and its answer in one row. Question tokens see the whole question; answer tokens see the question and the answer up
+        to themselves.
+
+        The answer's positions begin at ``offset``, the length to which the release pads questions.
+        """
         ids = np.concatenate([on_host(question), on_host(answer)], 1)
         real = np.concatenate([on_host(question_mask).astype(bool), on_host(answer_mask).astype(bool)], 1)
         start, columns = question.shape[1], np.arange(ids.shape[1])
@@ -69,9 +72,14 @@ class Layout:
 
     @classmethod
     def stepwise(cls, texts: Grid, mask: Grid, cls_id: int, mask_id: int) -> Layout:
-        """What generation sees, for all its steps at once: [CLS] and the text (N, L) but for its last token, causal, and behind
-        them a [MASK] in the place of every token, which sees what stands before that token, and itself. Rows are 2 L long; the
-        hidden state at L + i predicts token i. mask: (N, L), True at tokens, which stand to the left."""
+        """Everything that generation sees, step by step, in one row per text.
+
+        The left half of a row is [CLS] and the text without its last token, causal. The right half has one [MASK] per token to predict,
+        which sees the tokens that stand before the predicted one, and itself. Rows are 2 L long; the hidden state at L + i predicts token
+        i.
+
+        mask: (N, L), True at tokens, which stand to the left.
+        """
         words = on_host(texts)
         before = np.concatenate([np.full_like(words[:, :1], cls_id), words[:, :-1]], 1)
         ids = np.concatenate([before, np.full_like(words, mask_id)], 1)
@@ -80,8 +88,8 @@ class Layout:
 
     @staticmethod
     def stack(parts: Sequence[Layout]) -> Layout:
-        """The rows of several layouts, one after the other, padded to the longest. Added tokens see the first one, as a query that
-        sees nothing would give NaN."""
+        """The rows of several layouts, one after the other, padded to the longest. A padded token sees the first token of its row,
+        because a query that sees nothing would give NaN."""
         longest = max(part.length for part in parts)
 
         def joined(name: str, fill: int) -> NDArray:

@@ -21,12 +21,14 @@ Projection = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 _ORDER = (Modality.AUDIO, Modality.VISION, Modality.SUBTITLE)
-"""Of tokens, so that those of all groups but "as" stand side by side in "vas"."""
+"""The order of a clip's tokens. In it every group is an unbroken stretch of "vas", but for "as"."""
 
 
 class _Parts(torch.autograd.Function):
-    """Stretches of the tokens (dimension 2) of a tensor as views. Their gradients are added up in place: those of ordinary slices
-    would each be padded to the whole."""
+    """Views of stretches of a tensor's tokens (dimension 2).
+
+    The backward pass adds their gradients into one tensor; ordinary slices would each make a gradient as large as the whole.
+    """
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor, spans: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
@@ -53,25 +55,26 @@ def _group(modalities: Sequence[Modality]) -> Group:
 
 
 class Memory:
-    """What texts attend to: condition features of M clips, whose keys and values are projected once per layer and modality,
-    and used by every group and every text of that clip. Those of the widest group asked for so far are kept; the others are views::
+    """What texts attend to: condition features of M clips. Their keys and values are projected once per layer and modality, and used
+    by every group and every text of that clip. The widest group asked for so far is stored; the others are views of it::
 
         tokens of a clip     a a | v v v v v v v | s s s
-        group vas            [------- kept ------------]
+        group vas            [------ stored -----------]
         groups va, vs        [----- view -----]
                                    [------ view -------]
         groups a, v, s       [---]  [-- view --]  [----]
-        group as             a a | s s s                  kept on its own, as its tokens do not stand side by side
+        group as             a a | s s s                  stored apart: its tokens are not neighbours in "vas"
 
     condition: per modality (M, tokens, D). mask: per modality (M, tokens) bool, or None where every token is attended to.
     """
 
     def __init__(self, condition: dict[Modality, Tensor], mask: dict[Modality, Tensor | None]) -> None:
         self.condition, self.mask = condition, mask
-        self._held: dict[tuple[int, Group], tuple[Tensor, Tensor]] = {}
-        """By layer and group: keys and values that are not views of wider ones."""
-        self._known: dict[tuple[int, Group], tuple[Tensor, Tensor, Group]] = {}
-        """Those and the views of them, with the group whose they are views of."""
+        self._stored: dict[tuple[int, Group], tuple[Tensor, Tensor]] = {}
+        """(layer, group) → keys and values that are not views of a wider group's."""
+        self._views: dict[tuple[int, Group], tuple[Tensor, Tensor, int]] = {}
+        """(layer, group) → keys and values of every group known so far, and how many modalities the stored group has that they are
+        views of."""
 
     def __len__(self) -> int:
         return next(iter(self.condition.values())).shape[0]
@@ -81,49 +84,60 @@ class Memory:
         return next(iter(self.condition.values())).device
 
     def rows(self, numbers: np.ndarray) -> Memory:
-        """The memory of the clips ``numbers`` (k,), with what was projected already; itself where they are all clips in their order."""
+        """The memory of the clips ``numbers`` (k,), with what is projected already. Returns itself for all clips in their order."""
         if np.array_equal(numbers, np.arange(len(self))):
             return self
         index = send(numbers, self.device)
         picked = Memory({m: c[index] for m, c in self.condition.items()}, {m: x if x is None else x[index] for m, x in self.mask.items()})
-        for (layer, group), (keys, values) in self._held.items():
-            picked._hold(layer, group, keys[index], values[index])
+        for (layer, group), (keys, values) in self._stored.items():
+            picked._store(layer, group, keys[index], values[index])
         return picked
 
     def keys_values(self, layer: int, group: Group, project: Projection) -> tuple[Tensor, Tensor]:
         """Keys and values of a group at a layer, each (M, H, tokens, d), in the order a, v, s."""
-        if (layer, group) not in self._known:
+        if (layer, group) not in self._views:
             if len(group.modalities) == 1:
-                self._hold(layer, group, *self._project(group.modalities[0], project))
+                self._store(layer, group, *self._project(group.modalities[0], project))
             else:
                 parts = [self.keys_values(layer, Group((modality,)), project) for modality in _ordered(group)]
-                self._hold(layer, group, *(torch.cat(own, 2) for own in zip(*parts)))
-        return self._known[layer, group][:2]
+                keys, values = zip(*parts)
+                self._store(layer, group, torch.cat(keys, 2), torch.cat(values, 2))
+        return self._views[layer, group][:2]
 
     def _project(self, modality: Modality, project: Projection) -> tuple[Tensor, Tensor]:
         if modality not in self.condition:
             raise ValueError(f"the memory holds no {modality.word} features; encode that modality first")
         return project(self.condition[modality])
 
-    def _hold(self, layer: int, group: Group, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values of a group, and views of them for all groups whose tokens stand side by side in it."""
+    def _store(self, layer: int, group: Group, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values of a group, and make views of them for every group whose modalities are neighbours in it::
+
+            tokens of vas        a a v v v v v v v s s s
+            ends                 0   2             9     12
+            spans                a: (0, 2)   va: (0, 9)   vas: (0, 12)   v: (2, 9)   vs: (2, 12)   s: (9, 12)
+
+        A view of a wider group that is known already stays; all others give way, so that what they were views of can be freed.
+        """
         modalities = _ordered(group)
+        width = len(modalities)
         ends = list(accumulate((self.condition[m].shape[1] for m in modalities), initial=0))
-        spans = {_group(modalities[i:j]): (ends[i], ends[j]) for i in range(len(ends)) for j in range(i + 1, len(ends))}
-        views = [_Parts.apply(x, list(spans.values())) for x in (keys, values)] if len(spans) > 1 else [(keys,), (values,)]
-        for part, *own in zip(spans, *views):
-            if (layer, part) not in self._known or len(self._known[layer, part][2].modalities) <= len(group.modalities):
-                self._known[layer, part] = (own[0], own[1], group)
-                self._held.pop((layer, part), None)
-        self._held[layer, group] = (keys, values)
+        spans = {_group(modalities[i:j]): (ends[i], ends[j]) for i in range(width) for j in range(i + 1, width + 1)}
+        views = [_Parts.apply(x, list(spans.values())) for x in (keys, values)] if width > 1 else [(keys,), (values,)]
+        for part, part_keys, part_values in zip(spans, *views):
+            known = self._views.get((layer, part))
+            if known is None or known[2] <= width:
+                self._views[layer, part] = (part_keys, part_values, width)
+                self._stored.pop((layer, part), None)
+        self._stored[layer, group] = (keys, values)
 
     def group_mask(self, group: Group) -> Tensor | None:
-        """(M, 1, 1, tokens) bool of a group, or None when every token may be seen. A clip with nothing to see sees all."""
+        """(M, 1, 1, tokens) bool of a group, or None when every token may be attended to. A clip whose tokens are all masked attends to all
+        of them, so that no softmax is over nothing."""
         if all(self.mask.get(m) is None for m in group):
             return None
         parts = []
         for modality in _ordered(group):
-            own, tokens = self.mask.get(modality), self.condition[modality]
-            parts.append(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if own is None else own)
+            mask, tokens = self.mask.get(modality), self.condition[modality]
+            parts.append(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask)
         mask = torch.cat(parts, 1)
         return (mask | ~mask.any(1, keepdim=True))[:, None, None]

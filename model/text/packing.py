@@ -27,8 +27,11 @@ class _Spread(torch.autograd.Function):
 
 
 class _SpreadParts(torch.autograd.Function):
-    """Of rows (k, parts · width), each part alone. Their gradients are gathered one by one: those of slices would be put together on
-    the whole grid first."""
+    """Splits rows (k, parts · width) into their parts, each (k, width).
+
+    The backward pass gathers the gradient of each part by itself; with ordinary slices autograd would first put them together on the
+    whole grid.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, count: int, width: int) -> tuple[Tensor, ...]:

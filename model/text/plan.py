@@ -18,7 +18,8 @@ from omnivast.model.text.packing import Packing
 from omnivast.utils.transfer import Index
 
 SPARE = 1.25
-"""Texts that share memories stand in a grid only where that has at most so many places per text."""
+"""The most cells per text that a grid of texts sharing memories may have; with more, most of it would be empty, and the texts are not
+arranged in a grid."""
 
 
 @dataclass
@@ -40,7 +41,7 @@ class CrossPass:
     group: Group
     index: Index | None = None
     length: int = 0
-    """Tokens of the longest of these rows; 0: the layout's."""
+    """Tokens of the longest of these rows; 0 stands for the length of the layout."""
 
 
 @dataclass
@@ -127,37 +128,38 @@ def _last_block(real: NDArray[np.bool_], read: NDArray[np.bool_], passes: Sequen
     counts = read.sum(1)
     most = int(counts.max())
     row, column = read.nonzero()
-    place = row * most + (read.cumsum(1) - 1)[row, column]
+    index = row * most + (read.cumsum(1) - 1)[row, column]
     columns = np.zeros(len(read) * most, dtype=np.int64)
-    columns[place] = column
-    packing = Packing((len(read), most), place)
+    columns[index] = column
+    packing = Packing((len(read), most), index)
     shorter = [replace(p, length=int(counts[p.start:p.stop].max())) for p in passes]
     return LastBlock(np.flatnonzero(read[real]), packing, columns.reshape(-1, most), place_queries(shorter, packing))
 
 
 def place_queries(passes: Sequence[CrossPass], packing: Packing) -> list[Packing]:
-    """For each pass, which cover all rows of ``packing`` in order, where its tokens stand among the queries: (M, R · its length) where
-    texts share memory rows, else (texts, its length)."""
+    """Where the tokens of each pass stand among the queries: (M, R · its length) where texts share memory rows, else (texts, its length).
+    The passes cover all rows of ``packing`` in order."""
     texts, longest = packing.shape
     index = np.arange(texts * longest) if packing.index is None else packing.index
     ends = np.searchsorted(index, [p.stop * longest for p in passes])
-    found = []
+    queries = []
     for p, start, stop in zip(passes, [0, *ends], ends):
         length, count = p.length or longest, p.stop - p.start
         rows = len(p.memory) if p.index is None else count
         repeats = count // rows
         text, column = index[start:stop] // longest - p.start, index[start:stop] % longest
-        place = (text % rows * repeats + text // rows) * length + column
-        in_order = repeats == 1 and len(place) == count * length
-        found.append(Packing((rows, repeats * length), None if in_order else place))
-    return found
+        cells = (text % rows * repeats + text // rows) * length + column
+        in_order = repeats == 1 and len(cells) == count * length
+        queries.append(Packing((rows, repeats * length), None if in_order else cells))
+    return queries
 
 
 def shared_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """How texts with memory rows (P,) can stand so that those of a row are one long query.
+    """Arranges texts with memory rows (P,) in a grid, so that all texts of a memory row are one long query.
 
-    Returns used (M,), memory rows; grid (R, M) numbers of texts, where column m reads row used[m] and spare places repeat text 0;
-    place (P,), where each text stands in the flattened grid. Where too many places would be spare, every text has a column.
+    Returns used (M,), the memory rows; grid (R, M), numbers of texts: column m holds the texts of memory row used[m], and cells left over
+    repeat text 0; place (P,), the index of each text in the flattened grid. Where too many cells would be left over, every text has a
+    column to itself.
     """
     numbers = np.arange(len(rows))
     used, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)

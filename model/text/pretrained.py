@@ -32,16 +32,16 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
         settings = read_config(file)
         _check_bert(settings, file)
     names = [f.name for f in fields(TextSizes)]
-    own = {}
+    asked = {}
     for key, value in cfg.text_encoder_cfg.items():
         if key not in names:
             raise ModelError(f"model_cfg.text_encoder_cfg has no size '{key}'.{did_you_mean(key, names)}")
-        own[key] = check_value(value, settings_of(TextSizes)[key], f"model_cfg.text_encoder_cfg.{key}")
+        asked[key] = check_value(value, settings_of(TextSizes)[key], f"model_cfg.text_encoder_cfg.{key}")
     path = cfg.tokenizer or folder
     if path is None:
         raise ModelError("model_cfg.tokenizer is needed with text_encoder_type \"bert\": a vocab.txt")
     tokenizer = load_tokenizer(path)
-    settings = {"vocab_size": tokenizer.vocab_size, **{k: v for k, v in settings.items() if k in names}, **own}
+    settings = {"vocab_size": tokenizer.vocab_size, **{k: v for k, v in settings.items() if k in names}, **asked}
     if settings["vocab_size"] < tokenizer.vocab_size:
         raise ModelError(f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} tokens, "
                          f"the text encoder only {settings['vocab_size']}")

@@ -21,7 +21,7 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """BERT's WordPiece; picklable, so that data workers hold their own.
+    """BERT's WordPiece. It can be pickled, so that each data worker has a copy.
 
     It is made of a ``vocab.txt`` or of a ``tokenizer.json``. Texts are lowercased unless ``tokenizer_config.json`` beside it, or the
     ``tokenizer.json`` itself, says otherwise.
@@ -67,16 +67,16 @@ def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
     # A token's id is its line. Not splitlines(), for which U+2028 and others end a line too.
     ids = {word: i for i, word in enumerate(file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))}
     beside = file.with_name("tokenizer_config.json")
-    found = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-    return ids, {name: found[theirs] for theirs, name in names.items() if theirs in found}
+    return ids, {name: config[key] for key, name in names.items() if key in config}
 
 
 def _from_json(file: Path) -> tuple[dict[str, int], dict[str, Any]]:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    model, normalizer = found.get("model", {}), found.get("normalizer") or {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    model, normalizer = content.get("model", {}), content.get("normalizer") or {}
     if (model.get("type"), normalizer.get("type")) != ("WordPiece", "BertNormalizer"):
         raise TokenizerError(f"{file}: its model is {model.get('type')} and its normalizer {normalizer.get('type')}; the text encoder "
                              "takes BERT's: WordPiece and BertNormalizer")
-    ids = {**model["vocab"], **{token["content"]: token["id"] for token in found.get("added_tokens", ())}}
+    ids = {**model["vocab"], **{token["content"]: token["id"] for token in content.get("added_tokens", ())}}
     return ids, {name: normalizer[name] for name in ("lowercase", "strip_accents", "handle_chinese_chars")}

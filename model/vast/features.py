@@ -14,10 +14,10 @@ from omnivast.config.tasks import Modality
 
 @dataclass
 class ClipFeatures:
-    """What is known of B clips after their modalities were encoded.
+    """The encoded modalities of B clips.
 
-    condition: per modality (B, tokens, D), what texts attend to; condition_mask: (B, tokens) bool, or None where all are seen;
-    pooled: per modality (B, width), the global features.
+    condition: per modality (B, tokens, D), what texts attend to. condition_mask: per modality (B, tokens) bool, or None where every token
+    is attended to. pooled: per modality (B, width), the global features.
     """
 
     condition: dict[Modality, Tensor]
@@ -29,7 +29,7 @@ class ClipFeatures:
 
     @property
     def nbytes(self) -> int:
-        """Of the condition features, beside which the others are nothing."""
+        """Bytes of the condition features; the pooled ones are negligible beside them."""
         return sum(x.nbytes for x in self.condition.values())
 
     @property

@@ -87,8 +87,8 @@ class VAST(Model):
         self.subtitle_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.hidden_trans_subtitle_multimodal = condition_projection(width, width)
         self.contra_head_t = ContrastiveHead(width, config.contra_dim)
-        for modality, own in widths.items():
-            self.add_module(f"contra_head_{modality.value}", ContrastiveHead(own, config.contra_dim))
+        for modality, modality_width in widths.items():
+            self.add_module(f"contra_head_{modality.value}", ContrastiveHead(modality_width, config.contra_dim))
         for key in HEAD_GROUPS:
             if all(Modality(letter) in widths for letter in key):
                 self.add_module(f"contra_head_{key}", nn.Linear(sum(widths[Modality(c)] for c in key), config.contra_dim))
@@ -132,7 +132,8 @@ class VAST(Model):
         return {tower: getattr(self, name) for tower, name in names.items() if hasattr(self, name)}
 
     def units(self) -> Iterator[Unit]:
-        """Besides the blocks of the vision and audio towers those of the text tower, which has many passes in a step."""
+        """The units of the base class (the blocks of the vision and audio towers), and the blocks of the text tower, which run many
+        passes in a step."""
         yield from super().units()
         if self.self_critical is not None:  # It also decodes, which runs parts of the blocks without their forward.
             return
@@ -155,7 +156,7 @@ class VAST(Model):
 
     @property
     def width(self) -> int:
-        """Of the widest tower."""
+        """Width of the widest tower."""
         towers = (getattr(self, name).width for name in ("vision_encoder", "audio_encoder") if hasattr(self, name))
         return max(self.multimodal_encoder.sizes.hidden_size, *towers, 1)
 
@@ -245,7 +246,7 @@ class VAST(Model):
         return self.embed_cls(out.cls())
 
     def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Of b local pairs with the global batch of B: text to clip, clip to text, each (b, B)."""
+        """Logits of b local pairs against the global batch of B: text to clip and clip to text, each (b, B)."""
         return self.contrast.logits(texts, clips, all_texts, all_clips, *(getattr(self, name) for name in self.contrast.learnt))
 
     def memory(self, features: ClipFeatures) -> Memory:
@@ -275,13 +276,13 @@ class VAST(Model):
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                    length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
-        used, grid, place = shared_rows(on_host(questions.clip))
+        used, grid, cell = shared_rows(on_host(questions.clip))
         texts = grid.T.flatten()
         prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
         with self.mixed():
             state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
-            found = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
-        return [found[p % len(used) * len(grid) + p // len(used)] for p in place.tolist()]
+            answers = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
+        return [answers[p % len(used) * len(grid) + p // len(used)] for p in cell.tolist()]
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[str]:

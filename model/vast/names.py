@@ -7,8 +7,8 @@ from omnivast.model.weights.towers import TOWER_FILES
 
 UNUSED = tuple(dict.fromkeys(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
                              for file in TOWER_FILES.values() for start in file.dropped))
-"""Starts of names that the release saves with a tower, as the tower's own file has them, and no tower here has a use for: with EVA-CLIP
-its text tower, the scale of its loss and a classification head. ``*`` stands for anything."""
+"""Prefixes of tensors in a tower's original file that the release saves too, and that no tower here uses: with EVA-CLIP its text tower,
+the scale of its loss and a classification head. ``*`` stands for anything."""
 
 OLDER_TOWERS = ("evaclip_model.", "clip_model.")
 """How older checkpoints begin the vision encoder's names."""
@@ -18,11 +18,8 @@ AST_EMBEDDINGS = "audio_embeddings."
 
 
 def current_name(name: str) -> str:
-    """A tensor's name in the model, from today's release or an older one: without ``module.``, ``vision`` for ``video``,
-    ``vision_encoder`` for its older spellings, AST's embeddings within its encoder.
-
-    Within a tower nothing is changed: names there are its own.
-    """
+    """A tensor's name in the model, given its name in today's release or an older one: without ``module.``, ``vision`` for ``video``,
+    ``vision_encoder`` for its older spellings, AST's embeddings within its encoder. Inside a tower names are left alone."""
     name = name.removeprefix("module.")
     for old in OLDER_TOWERS:
         if name.startswith(old):

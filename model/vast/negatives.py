@@ -35,43 +35,47 @@ class Negatives:
 
 @dataclass
 class WrongPairs:
-    """What the pairs of a group are put together with."""
+    """The wrong captions and wrong clips that complete the b true pairs of a group."""
 
     captions: Layout
-    """(b) a wrong caption for each clip."""
+    """b captions: a wrong one for each clip."""
     memory: Memory
-    """Where the wrong clips are found."""
+    """The memory that holds the wrong clips."""
     clips: NDArray[np.int64] | None
-    """(b,) rows of that memory: a wrong clip for each caption; None: its rows in their order."""
+    """(b,) rows of that memory, a wrong clip for each caption; None where they are its rows 0 to b − 1."""
 
 
 def wrong_pairs(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> dict[Group, WrongPairs]:
-    """The negatives of every group, within this process or fetched from others; the one place where a step waits for the device, and
-    a second time for the captions of others."""
+    """The negatives of every group, picked within this process or fetched from others.
+
+    In a training step the host waits for the device only here: once to learn which rows were drawn, and a second time where captions come
+    from other processes.
+    """
     if distributed.world_size() > 1:
         return _fetched(batch, memory, groups, drawn)
-    found = {}
+    negatives = {}
     for group, (clips, captions) in zip(groups, to_host(_rows(memory, groups, drawn))):
         texts = batch.captions.of(group.caption_kind)
         # The memory itself holds the clips, so that nothing is projected twice.
-        found[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
-    return found
+        negatives[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
+    return negatives
 
 
 def _rows(memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> Tensor:
     """(groups, 2, b): clips and captions of each group, on the device."""
     pairs = [torch.stack([drawn[group].clip_of_caption, drawn[group].caption_of_clip]) for group in groups]
-    return torch.stack([own.to(memory.device) for own in pairs])
+    return torch.stack([numbers.to(memory.device) for numbers in pairs])
 
 
 def _layout(ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> Layout:
-    """Captions, padded to the longest of them."""
+    """Makes a Layout of captions, padded to the longest of them."""
     width = int(mask.sum(1).max())
     return Layout.of(ids[:, :width], mask[:, :width])
 
 
 def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negatives]) -> dict[Group, WrongPairs]:
-    """One exchange tells every process what all ask for, and to what lengths features are padded; then rows travel by index."""
+    """The negatives of several processes. One exchange tells every process which rows all of them want, and to what lengths features are
+    padded; then only these rows travel."""
     modalities = [m for m in memory.condition if any(m in group for group in groups)]
     kinds = list(dict.fromkeys(group.caption_kind for group in groups))
     texts = {kind: batch.captions.of(kind) for kind in kinds}
@@ -85,11 +89,11 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
                        for direction in (0, 1))
 
     width = dict(zip(kinds, longest.max(0).tolist()))
-    offered = send({kind: np.stack([on_host(own.ids), on_host(own.mask)], -1) for kind, own in texts.items()}, memory.device)
-    padded = {kind: pad(own, (0, 0, 0, width[kind] - own.shape[1])) for kind, own in offered.items()}
-    found = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
-    host = np.split(to_host(torch.cat([x.flatten() for x in found])), np.cumsum([x.numel() for x in found])[:-1])
-    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, found))]
+    offered = send({kind: np.stack([on_host(local.ids), on_host(local.mask)], -1) for kind, local in texts.items()}, memory.device)
+    padded = {kind: pad(local, (0, 0, 0, width[kind] - local.shape[1])) for kind, local in offered.items()}
+    fetched = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
+    host = np.split(to_host(torch.cat([x.flatten() for x in fetched])), np.cumsum([x.numel() for x in fetched])[:-1])
+    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, fetched))]
 
     uneven = (tokens != tokens[0]).any(0) | masked.any(0)
     whole = _padded(memory, dict(zip(modalities, tokens.max(0).tolist())), dict(zip(modalities, uneven.tolist())))
@@ -97,7 +101,7 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
 
 
 def _padded(memory: Memory, longest: dict[Modality, int], masked: dict[Modality, bool]) -> Memory:
-    """The memory with as many tokens of each modality as the process with most has, with a mask where some process needs one."""
+    """The memory, padded to as many tokens of each modality as the process with the most has; with a mask where any process needs one."""
     condition: dict[Modality, Tensor] = {}
     masks: dict[Modality, Tensor | None] = {}
     for modality, length in longest.items():
@@ -114,8 +118,8 @@ def _all_seen(condition: Tensor) -> Tensor:
 
 
 def _fetch_memory(offered: Memory, group: Group, routes: Routes) -> Memory:
-    """A memory of the clips along ``routes``. Under autocast their features travel in half precision, to which the projections of
-    keys and values would bring them anyway."""
+    """The memory of the clips that ``routes`` bring here. Under autocast their features travel in half precision, in which keys and
+    values are projected from them anyway."""
     kind = offered.device.type
     wire = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     tokens = [offered.condition[m] for m in group]
@@ -126,4 +130,4 @@ def _fetch_memory(offered: Memory, group: Group, routes: Routes) -> Memory:
         return Memory(condition, dict.fromkeys(group))
     full = torch.cat([_all_seen(x) if mask is None else mask for x, mask in zip(tokens, seen)], 1)
     masks = distributed.fetch_rows(full.byte(), routes).bool().split(sizes, 1)
-    return Memory(condition, {m: None if own is None else mask for m, own, mask in zip(group, seen, masks)})
+    return Memory(condition, {m: None if kept is None else mask for m, kept, mask in zip(group, seen, masks)})

@@ -2,8 +2,8 @@
 
 It is made on the host from lengths, drawn masks and hard negatives. With b pairs and two groups for all objectives the rows are::
 
-    rows     own captions   wrong captions   masked captions   own captions     the same of the other group      questions and answers
-    memory   own clips      own clips        own clips         wrong clips      …                                their clips
+    rows     true captions  wrong captions   masked captions   true captions    the same of the other group      questions and answers
+    memory   true clips     true clips       true clips        wrong clips      …                                their clips
              b              b                b                 b
              └─ matching ───┴────────────────┼─ captioning ────┼─ matching                                       └─ answering
              texts of a clip are one long query of its memory  by index, or fetched
@@ -45,13 +45,13 @@ class StepPlan:
     matching: dict[Group, list[slice]]
     """Rows of the true pairs, of those with a wrong caption, and of those with a wrong clip."""
     names: list[str]
-    """Of the P generation losses, "cap.<group>" and "qa.<group>"."""
+    """Names of the P generation losses, "cap.<group>" and "qa.<group>"."""
     sizes: list[int]
-    """How many tokens each of them predicts; k together."""
+    """How many tokens each of these losses predicts; k in all."""
     counts: Index
-    """(P,) the same, for the device."""
+    """(P,) the same counts, as an array that is sent to the device."""
     states: Index
-    """(k,) the states that predict them, loss by loss."""
+    """(k,) the states from which the tokens are predicted, loss by loss."""
     labels: Index
     """(k,) the ids that they should predict."""
 
@@ -90,8 +90,11 @@ class _Rows:
 
 
 def draw_masks(batch: Batch, task: Task, draws: StepRandom, config: ModelConfig, tokens: MaskTokens) -> Masked:
-    """Which tokens are predicted. Drawn at the full length, so that they do not depend on the batch's padding, and by caption kind, though
-    two kinds may be the same texts: on another process, or with other clips, they may not be."""
+    """Draws which tokens are predicted.
+
+    Draws have the full length, so that they do not depend on how far the batch is padded. Each caption kind has its draws, even where two
+    kinds are the same texts in this batch: on another process, or with other clips, they may differ.
+    """
     def drawn(texts: Texts, purpose: str, probability: float) -> tuple[Tensor, Tensor]:
         longest = max(config.max_caption_len, config.max_omni_caption_len, config.max_answer_len, texts.ids.shape[1])
         with planning():
@@ -111,9 +114,9 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
     matching: dict[Group, list[slice]] = {}
     for group in dict.fromkeys([*task.groups(Objective.RETRIEVAL), *task.groups(Objective.CAPTION)]):
         texts = batch.captions.of(group.caption_kind)
-        own, blocks = Layout.of(texts.ids, texts.mask), []
+        layout, blocks = Layout.of(texts.ids, texts.mask), []
         if group in wrong:
-            blocks += [own, wrong[group].captions]
+            blocks += [layout, wrong[group].captions]
         if group in task.groups(Objective.CAPTION):
             ids, labels = masked[f"cap.{group.caption_kind.value}"]
             blocks.append(Layout.of(ids, texts.mask, causal=True))
@@ -121,7 +124,7 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
         if group in task.groups(Objective.CAPTION):
             rows.labels.append((f"cap.{group}", where[-1], on_host(labels)))
         if group in wrong:
-            matching[group] = where[:2] + rows.add([own], wrong[group].memory, group, wrong[group].clips)
+            matching[group] = where[:2] + rows.add([layout], wrong[group].memory, group, wrong[group].clips)
     if task.groups(Objective.QA):
         questions, answers = _asked(batch)
         ids, labels = masked["qa"]

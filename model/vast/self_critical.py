@@ -52,13 +52,13 @@ def self_critical_losses(model: Parts, settings: SelfCritical, batch: Batch, gro
     tried: dict[Group, list[list[Ids]]] = {}
     gains: dict[Group, Tensor] = {}
     facts: dict[str, Tensor] = {}
-    # Its own memory and its own autocast: what is projected or cast without gradient must not be found by the pass with gradient.
+    # A second memory and a second autocast: the pass with gradient must not reuse what is projected or cast here without gradient.
     with torch.no_grad(), model.mixed():
         memory = model.memory(features)
         for group in groups:
             tried[group], greedy = _try(model, settings, memory, group, draws)
-            texts = [own + best for own, best in zip(tried[group], greedy)]
-            decoded = [[model.tokenizer.decode(ids) for ids in own] for own in texts]
+            texts = [sampled + best for sampled, best in zip(tried[group], greedy)]
+            decoded = [[model.tokenizer.decode(ids) for ids in of_clip] for of_clip in texts]
             scores = settings.reward(batch.corpus, group.caption_kind, batch.clip_ids, decoded)
             rewards, baseline = to_device(torch.tensor(scores, device="cpu"), model.device).split([settings.candidates, len(greedy[0])], 1)
             gains[group] = advantages(rewards, baseline[:, 0] if settings.baseline == "greedy" else None)
@@ -66,19 +66,19 @@ def self_critical_losses(model: Parts, settings: SelfCritical, batch: Batch, gro
             if settings.baseline == "greedy":
                 facts[f"baseline.{group}"] = baseline.mean()
     with model.mixed():
-        found = log_probs(model.multimodal_encoder, model.tokenizer, model.memory(features), tried, model.config.max_caption_len)
+        likelihoods = log_probs(model.multimodal_encoder, model.tokenizer, model.memory(features), tried, model.config.max_caption_len)
     facts["reward"] = torch.stack([facts[f"reward.{group}"] for group in groups]).mean()
-    return {f"cap.{group}": self_critical_loss(found[group], gains[group]) for group in groups}, facts
+    return {f"cap.{group}": self_critical_loss(likelihoods[group], gains[group]) for group in groups}, facts
 
 
 def _try(model: Parts, settings: SelfCritical, memory: Memory, group: Group, draws: StepRandom) -> tuple[list[list[Ids]], list[list[Ids]]]:
-    """n captions of every clip, and the greedy one (a list of one) where it is the baseline, else none."""
+    """n sampled captions of every clip; and the greedy caption (as a list of one) where it is the baseline, else an empty list."""
     text, longest = model.multimodal_encoder, model.config.max_caption_len
     if settings.search == "beam":
         tried = best_texts(text, text.start(memory, group), model.tokenizer, settings.candidates, longest, CAPTION_LENGTH_PENALTY)
     else:
-        own = draws.uniform(f"candidates.{group}", len(memory), settings.candidates, longest)
-        tried = sample(text, text.start(memory, group), model.tokenizer, own)
+        uniform = draws.uniform(f"candidates.{group}", len(memory), settings.candidates, longest)
+        tried = sample(text, text.start(memory, group), model.tokenizer, uniform)
     if settings.baseline != "greedy":
         return tried, [[] for _ in tried]
     return tried, [[ids] for ids in beam_search(text, text.start(memory, group), model.tokenizer, 1, longest, CAPTION_LENGTH_PENALTY)]
@@ -86,13 +86,13 @@ def _try(model: Parts, settings: SelfCritical, memory: Memory, group: Group, dra
 
 def log_probs(model: TextModel, tokenizer: Tokenizer, memory: Memory, texts: Mapping[Group, Sequence[Sequence[Ids]]],
               max_length: int) -> dict[Group, Tensor]:
-    """Log-probabilities (B, n) float32, by group, with which generation of at most ``max_length`` tokens finds each of a clip's n
-    texts; that of [SEP] is among them unless the text is ``max_length`` long."""
+    """By group, log-probabilities (B, n) float32 of the n texts of every clip under generation of at most ``max_length`` tokens. The
+    probability of [SEP] is included, unless the text is ``max_length`` long."""
     rows: list[Ids] = []
     passes: list[CrossPass] = []
-    for group, own in texts.items():
+    for group, clips in texts.items():
         start = len(rows)
-        rows += [list(clip[i]) for i in range(len(own[0])) for clip in own]
+        rows += [list(clip[i]) for i in range(len(clips[0])) for clip in clips]
         passes.append(CrossPass(start, len(rows), memory, group))
     rows = [ids if len(ids) == max_length else [*ids, tokenizer.sep] for ids in rows]
     longest = max(map(len, rows))

@@ -77,8 +77,8 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     # By kind, also where kinds share a source: on another process they may not.
     captions = {group.caption_kind: embedded[sources[group]] for group in groups}
     # One exchange for all of them.
-    own = torch.cat([*captions.values(), *clips.values()], 1)
-    parts = distributed.gather_rows(own, model.gather_with_grad).chunk(len(captions) + len(clips), 1)
+    vectors = torch.cat([*captions.values(), *clips.values()], 1)
+    parts = distributed.gather_rows(vectors, model.gather_with_grad).chunk(len(captions) + len(clips), 1)
     all_captions, all_clips = dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):]))
     losses = {}
     for group in groups:
@@ -102,11 +102,11 @@ def _read(model: Parts, plan: StepPlan, output: TextOutput) -> dict[str, Tensor]
     if plan.names:
         divisors = distributed.total(plan.counts.float()) / distributed.world_size()
         parts = zip(plan.names, output.hidden[plan.states].split(plan.sizes), plan.labels.split(plan.sizes), divisors)
-        for name, found in groupby(parts, lambda part: part[0].split(".")[0]):
-            own, states, words, dividing = zip(*found)
-            shares = torch.cat([(1 / (len(own) * divisor)).expand(len(x)) for x, divisor in zip(words, dividing)])
+        for name, same_loss in groupby(parts, lambda part: part[0].split(".")[0]):
+            names, states, words, dividing = zip(*same_loss)
+            shares = torch.cat([(1 / (len(names) * divisor)).expand(len(x)) for x, divisor in zip(words, dividing)])
             losses[name], each = model.multimodal_encoder.prediction_loss(torch.cat(states), torch.cat(words), shares)
-            losses |= {loss: x.sum() / divisor for loss, x, divisor in zip(own, each.split([len(x) for x in words]), dividing)}
+            losses |= {loss: x.sum() / divisor for loss, x, divisor in zip(names, each.split([len(x) for x in words]), dividing)}
     return losses
 
 
@@ -114,9 +114,9 @@ def _total(losses: dict[str, Tensor], task: Task, itm_ratio: float) -> dict[str,
     """Means over groups, their weighted sum "loss", and the detached losses of single groups."""
     result: dict[str, Tensor] = {}
     for name, objective in (("itc", Objective.RETRIEVAL), ("itm", Objective.RETRIEVAL), ("cap", Objective.CAPTION), ("qa", Objective.QA)):
-        own = [losses[f"{name}.{g}"] for g in task.groups(objective)]
-        if own:
-            result[name] = losses.pop(name) if name in losses else torch.stack(own).mean()
+        of_groups = [losses[f"{name}.{g}"] for g in task.groups(objective)]
+        if of_groups:
+            result[name] = losses.pop(name) if name in losses else torch.stack(of_groups).mean()
     weights = {"itm": itm_ratio}
     result["loss"] = torch.stack([weights.get(name, 1.0) * value for name, value in result.items()]).sum()
     return result | {name: value.detach() for name, value in losses.items()}

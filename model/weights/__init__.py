@@ -1,4 +1,4 @@
-"""Reading checkpoints: ours, the release's, and the towers' own; files stay data, nothing in them is executed."""
+"""Reading checkpoints: ours, the release's, and pretrained files of single towers. Files stay data, nothing in them is executed."""
 
 from omnivast.model.weights.load import LoadReport, WeightsError, load_tower, load_weights, read_state_dict, start_weights
 from omnivast.model.weights.towers import TOWER_FILES, TowerFile, text_file, tower_file

@@ -1,4 +1,4 @@
-"""State dicts from disk into a model, with a strict report of what did not fit."""
+"""Loads state dicts from disk into a model, with a strict report of what did not fit."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def parts_of(index: Path) -> list[str]:
 
 
 def _read(path: Path) -> Any:
-    """What a file holds, tensors on disk until they are used. Raises WeightsError."""
+    """The content of a file, its tensors left on disk until they are used. Raises WeightsError."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -110,7 +110,7 @@ def _read(path: Path) -> Any:
 
 
 def _refusal(path: Path, reason: str) -> str:
-    """Why a file that torch would not unpickle is refused; torch's own words advise to unpickle it after all."""
+    """Why torch refused to unpickle a file, in our words: torch's message would advise to unpickle it after all."""
     with open(path, "rb") as file:
         head = file.read(12)
     if not head.startswith((b"PK", b"\x80")):
@@ -127,36 +127,36 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
     of another shape is an error unless its name begins as one of ``allow_missing`` says (``*`` stands for anything); tensors that the
     release carries without use are dropped by name.
     """
-    own = model.state_dict()
-    state, dropped = split_unused(read_current(path, model.names, own), model.names, own)
+    wanted = model.state_dict()
+    state, dropped = split_unused(read_current(path, model.names, wanted), model.names, wanted)
     interpolated, wrong = [], {}
     for name, tensor in state.items():
-        if name in own and own[name].shape != tensor.shape:
-            fitted = _interpolate(name, tensor, own[name])
+        if name in wanted and wanted[name].shape != tensor.shape:
+            fitted = _interpolate(name, tensor, wanted[name])
             if fitted is None:
-                wrong[name] = f"{name}: file {tuple(tensor.shape)}, model {tuple(own[name].shape)}"
+                wrong[name] = f"{name}: file {tuple(tensor.shape)}, model {tuple(wanted[name].shape)}"
             else:
                 state[name] = fitted
                 interpolated.append(name)
     state = {name: tensor for name, tensor in state.items() if name not in wrong}
-    missing = tuple(name for name in own if name not in state)
-    unexpected = tuple(name for name in state if name not in own)
+    missing = tuple(name for name in wanted if name not in state)
+    unexpected = tuple(name for name in state if name not in wanted)
     lacks, unknown, shapes = ([name for name in names if not begins(name, allow_missing)]
                               for names in ((n for n in missing if n not in wrong), unexpected, wrong))
-    problems = [*_listed("lacks", lacks, state), *_listed("has unknown", unknown, own)]
+    problems = [*_listed("lacks", lacks, state), *_listed("has unknown", unknown, wanted)]
     if shapes:
         problems.append(f"{len(shapes)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "
                         + "\n  ".join(wrong[name] for name in shapes[:8]) + ("\n  …" if len(shapes) > 8 else ""))
-    if problems and not any(name in own for name in state):
+    if problems and not any(name in wanted for name in state):
         # What would let it pass would leave the whole model as initialised.
-        parts = f"the file has {_examples(state)}\n  the model has {_examples(own)}"
+        parts = f"the file has {_examples(state)}\n  the model has {_examples(wanted)}"
         raise WeightsError(f"{path}: none of its {len(state) + len(wrong)} tensors is one of the model's: it is of another model, or of "
                            f"other sizes\n  {problems[-1] if shapes else parts}")
     if problems:
-        starts = _starts([*lacks, *unknown, *shapes], [name for name in own if name in state])
+        starts = _starts([*lacks, *unknown, *shapes], [name for name in wanted if name in state])
         raise WeightsError(f"{path}: " + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
                            f"initial values or is left unread): --allow_missing {shlex.join(starts)}")
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted}, strict=False)
     for kind, names in (("missing, left as initialised", missing), ("unknown, left unread", unexpected), ("interpolated", interpolated)):
         if names:
             log.warning("%s: %d tensor(s) %s: %s%s", path, len(names), kind, ", ".join(names[:4]), " …" if len(names) > 4 else "")
@@ -164,7 +164,7 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
 
 
 def _examples(names: Iterable[str]) -> str:
-    """The first name of each part of a model."""
+    """One example name (the first) of each part of a model."""
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(name.split(".", 1)[0], name)
@@ -172,8 +172,8 @@ def _examples(names: Iterable[str]) -> str:
 
 
 def read_current(path: str | Path, names: Names, wanted: Collection[str] = ()) -> dict[str, Tensor]:
-    """As ``read_state_dict``, by the ``names`` of the model, of which some are ``wanted``: a start before them all is left out.
-    Raises WeightsError when two become one."""
+    """Like ``read_state_dict``, with every name turned into the model's by ``names``. A prefix before all of them is left out, if some
+    names are ``wanted`` without it. Raises WeightsError when two tensors get the same name."""
     state: dict[str, Tensor] = {}
     older: dict[str, str] = {}
     given = read_state_dict(path)
@@ -188,7 +188,8 @@ def read_current(path: str | Path, names: Names, wanted: Collection[str] = ()) -
 
 
 def split_unused(state: dict[str, Tensor], names: Names, wanted: Iterable[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors that are of use, and the names of those that the release carries without use. What is ``wanted`` is of use."""
+    """The tensors that the model uses, and the names of those that the release carries without use. A ``wanted`` name always counts as
+    used."""
     dropped = {name for name in state.keys() - set(wanted) if begins(name, names.unused)}
     return {name: tensor for name, tensor in state.items() if name not in dropped}, tuple(name for name in state if name in dropped)
 
@@ -205,12 +206,12 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
         return path
     if not pretrain_dir:
         return None
-    found = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
+    by_step = {int(match[1]): path for path in Path(pretrain_dir, "ckpt").glob("model_step_*.pt")
              if (match := re.fullmatch(r"model_step_(\d+)\.pt", path.name))}
-    if not found:
+    if not by_step:
         raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}'{looked_up(pretrain_dir)} holds no "
                            "ckpt/model_step_N.pt; name a folder that a training wrote")
-    return found[max(found)]
+    return by_step[max(by_step)]
 
 
 def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
@@ -229,14 +230,14 @@ def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:
         state[name if start is None else file.rename[start] + name[len(start):]] = tensor
     if file.convert is not None:
         state = file.convert(state, module)
-    own = module.state_dict()
-    for name in [n for n in state if n in own and own[n].shape != state[n].shape]:
-        fitted = _interpolate(name, state[name], own[name])
+    wanted = module.state_dict()
+    for name in [n for n in state if n in wanted and wanted[n].shape != state[n].shape]:
+        fitted = _interpolate(name, state[name], wanted[name])
         if fitted is None:
-            raise WeightsError(f"{path}: {name} has shape {tuple(state[name].shape)}, the model expects {tuple(own[name].shape)}")
+            raise WeightsError(f"{path}: {name} has shape {tuple(state[name].shape)}, the model expects {tuple(wanted[name].shape)}")
         state[name] = fitted
-    _refuse(path, "lacks", [n for n in own if n not in state and not any(part in n for part in file.optional)], list(state))
-    _refuse(path, "has unknown", [n for n in state if n not in own], list(own))
+    _refuse(path, "lacks", [n for n in wanted if n not in state and not any(part in n for part in file.optional)], list(state))
+    _refuse(path, "has unknown", [n for n in state if n not in wanted], list(wanted))
     module.load_state_dict(state, strict=False)
 
 
@@ -260,32 +261,35 @@ def _listed(verb: str, names: list[str], others: Iterable[str]) -> list[str]:
 
 
 def _starts(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """The shortest starts, whole parts of names, that cover ``names`` and none of ``others``; ``*`` for numbers where that holds still."""
+    """The shortest prefixes, made of whole parts of names, that cover ``names`` and none of ``others``; with ``*`` for numbers where that
+    holds still."""
     others = list(others)
     taken = {other[:i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
-    found: list[str] = []
+    starts: list[str] = []
     for name in names:
-        if not begins(name, found):
+        if not begins(name, starts):
             parts = (name[:i + 1] for i, letter in enumerate(name) if letter == ".")
             start = next((part for part in parts if part not in taken), name)
             every = re.sub(r"\.\d+(?=\.)", ".*", start)
-            found.append(start if any(begins(other, [every]) for other in others) else every)
-    return found
+            starts.append(start if any(begins(other, [every]) for other in others) else every)
+    return starts
 
 
-def _interpolate(name: str, tensor: Tensor, own: Tensor) -> Tensor | None:
+def _interpolate(name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
     """Frame embeddings (1, F, D) by nearest neighbour; position embeddings (1, N, D) or (N, D) of square grids bilinearly, a [CLS]
     before them kept; both as the release does. None: not of that kind."""
-    if tensor.ndim != own.ndim or tensor.ndim not in (2, 3) or tensor.shape[-1] != own.shape[-1] or own.shape[:-2] != tensor.shape[:-2]:
+    if tensor.ndim not in (2, 3) or tensor.ndim != target.ndim:
+        return None
+    if tensor.shape[-1] != target.shape[-1] or tensor.shape[:-2] != target.shape[:-2]:
         return None
     if name.endswith("frame_embedding"):
-        return F.interpolate(tensor.float().transpose(1, 2), own.shape[1], mode="nearest").transpose(1, 2)
+        return F.interpolate(tensor.float().transpose(1, 2), target.shape[1], mode="nearest").transpose(1, 2)
     if name.endswith(("pos_embed", "positional_embedding")):
-        counts = tensor.shape[-2], own.shape[-2]
+        counts = tensor.shape[-2], target.shape[-2]
         for first in (0, 1):  # tokens before the grid
             old, new = (math.isqrt(count - first) for count in counts)
             if (old**2, new**2) == (counts[0] - first, counts[1] - first):
                 grid = tensor[..., first:, :].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
                 grid = F.interpolate(grid, (new, new), mode="bilinear").flatten(2).transpose(1, 2)
-                return torch.cat([tensor[..., :first, :].float(), grid.reshape(*own.shape[:-2], new**2, -1)], -2)
+                return torch.cat([tensor[..., :first, :].float(), grid.reshape(*target.shape[:-2], new**2, -1)], -2)
     return None

@@ -73,10 +73,10 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def _tensors(module: Any, prefix: str) -> list[tuple[str, Tensor]]:
-    found: list[tuple[str, Tensor]] = []
+    tensors: list[tuple[str, Tensor]] = []
     for name, value in getattr(module, "attributes", {}).items():
         if isinstance(value, Tensor):
-            found.append((prefix + name, value))
+            tensors.append((prefix + name, value))
         elif isinstance(value, _Module):
-            found += _tensors(value, f"{prefix}{name}.")
-    return found
+            tensors += _tensors(value, f"{prefix}{name}.")
+    return tensors

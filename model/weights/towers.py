@@ -1,4 +1,4 @@
-"""Where each tower's own file lies under ``pretrained_weights/``, where it comes from, and how its tensors become the tower's.
+"""Where the pretrained file of each tower lies under ``pretrained_weights/``, where it comes from, and how its tensors become the tower's.
 
 The names of tensors here are those of the module's state dict, which for the released towers are the names of the release.
 """
@@ -29,8 +29,8 @@ class TowerFile:
     The tensors whose names begin with ``prefix`` are the tower's. Without it, names that begin as ``dropped`` says are left out
     (``*`` stands for anything), ``rename`` maps the starts of names (the longest match wins), ``convert(state, module)``
     does what renaming cannot, and ``optional`` lists parts of the names that the file may lack.
-    ``check(cfg, module)`` names what of the file's own "cfg" is not the module's. ``beside``: files of the same folder and source that
-    are needed with it.
+    ``check(cfg, module)`` names what the "cfg" in the file says otherwise than the module. ``beside``: files of the same folder and
+    source that are needed with it.
     """
 
     path: str
@@ -48,11 +48,12 @@ class TowerFile:
 
     @property
     def place(self) -> Path:
-        """Where it is read, or would be. A folder in Hugging Face layout may hold other files than ``model.safetensors``."""
-        place = WEIGHTS / self.path
-        if place.name != HUGGING_FACE[0]:
-            return place
-        return next((other for other in map(place.with_name, HUGGING_FACE) if other.is_file()), place)
+        """Where the file is read, or would be if it were there. A folder in Hugging Face layout may hold other files than
+        ``model.safetensors``."""
+        path = WEIGHTS / self.path
+        if path.name != HUGGING_FACE[0]:
+            return path
+        return next((other for other in map(path.with_name, HUGGING_FACE) if other.is_file()), path)
 
 
 HUGGING_FACE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -174,7 +175,7 @@ def _swin(file: str) -> TowerFile:
 
 AST_NAMES = {"patch_embed.proj.": "audio_embeddings.first_conv.", "pos_embed": "audio_embeddings.position_embeddings.weight",
              "cls_token": "audio_embeddings.cls_token", "blocks.": "layer.", "norm.": "last_layernorm."}
-"""Starts of the names in AST's own file (read without ``module.``) → those of the release."""
+"""Prefixes of the names in AST's original file (read without ``module.``) → those of the release."""
 
 TOWER_FILES: dict[str, TowerFile] = {
     "evaclip01_giant": _eva_clip("EVA01_CLIP_g_14_psz14_s11B.pt"),

@@ -20,8 +20,8 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
 
 
 def foreign_start(names: Iterable[str], wanted: Collection[str], current_name: Callable[[str], str]) -> str:
-    """The start without which most names, as ``current_name`` reads them, are ``wanted``, such as ``student.``; "" where
-    some are as they stand, or none ever is."""
+    """The prefix, such as ``student.``, that most names have before a ``wanted`` name, as ``current_name`` reads them. "" where some
+    names are wanted as they are, or none is with any prefix."""
     starts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")

@@ -196,7 +196,7 @@ def load_latest(folder: Path) -> Loaded | None:
 
 
 def _newest_good(folder: Path) -> list[Loaded]:
-    """One checkpoint, or none."""
+    """The newest good checkpoint as a list of one; an empty list where the folder has no checkpoint."""
     faults: list[str] = []
     try:
         known = committed(folder, strict=True)
@@ -370,7 +370,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _steps_on_disk(folder: Path) -> set[int]:
-    """Steps of which a state is there; a model alone may be someone's starting weights."""
+    """Steps that have a state file; a model file alone may be someone's starting weights."""
     return {int(match[2]) for path in folder.glob("state_step_*.pt") if (match := PAIR.fullmatch(path.name))}
 
 

@@ -48,7 +48,7 @@ def folder_of(step: int) -> str:
 
 
 def is_sharded(optimizer: Mapping[str, Any]) -> bool:
-    """Whether a saved state is in shards; it is torch's own otherwise."""
+    """Whether a saved state is in shards; otherwise it is a state dict as torch makes it."""
     return FILES in optimizer
 
 
@@ -103,12 +103,12 @@ def _temporary(folder: Path, step: int) -> Path:
 
 
 def _marked(folder: Path, step: int, group: ProcessGroup | None = None) -> list[dict[str, Any]]:
-    """The marks of the files of all ranks. Raises CheckpointError on every rank when one cannot read its own back."""
+    """The marks of the files of all ranks. Raises CheckpointError on every rank when one of them cannot read back what it wrote."""
     temporary, marks, fault = _temporary(folder, step), [], None
     try:
         # Files are named __<rank>_<number>.distcp; the description is rank 0's.
-        own = sorted(temporary.glob(f"__{distributed.rank()}_*"))
-        marks = [_mark(path) for path in (*own, *([temporary / ".metadata"] if distributed.is_main() else []))]
+        written = sorted(temporary.glob(f"__{distributed.rank()}_*"))
+        marks = [_mark(path) for path in (*written, *([temporary / ".metadata"] if distributed.is_main() else []))]
     except OSError as error:
         fault = str(error)
     told = distributed.all_gather_objects((marks, fault), group)
@@ -118,7 +118,7 @@ def _marked(folder: Path, step: int, group: ProcessGroup | None = None) -> list[
 
 
 def _publish(folder: Path, step: int) -> None:
-    """Give the shards their name; for rank 0."""
+    """Rename the temporary folder of shards to its final name; for rank 0."""
     temporary, final = _temporary(folder, step), folder / folder_of(step)
     try:
         sync_folder(temporary)
@@ -130,9 +130,10 @@ def _publish(folder: Path, step: int) -> None:
 
 
 def read(folder: Path, step: int, saved: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """What ``write`` wrote, as a state dict for an optimiser of ``parameters``: whole, or this process's share, as they are.
+    """Read what ``write`` wrote, on every rank, as a state dict for an optimiser of ``parameters``; each tensor is whole or a shard, like
+    its parameter.
 
-    On every rank. Raises CheckpointError when the shards cannot be read, ValueError when they are of other parameters.
+    Raises CheckpointError when the shards cannot be read, ValueError when they belong to other parameters.
     """
     reader = _Reader(folder / folder_of(step))
     try:
@@ -220,7 +221,7 @@ class _Describing(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """torch's reader, but for the description of the shards, which torch reads as a pickle that may run code."""
+    """torch's reader, with a safe way to read the description of the shards: torch would read it as a pickle that may run code."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with open(Path(self.path) / ".metadata", "rb") as file:

@@ -33,12 +33,13 @@ def best_kept(run: RunConfig) -> int:
 
 
 class Saver:
-    """The saves of one training; every method is called on every rank, and rank 0 copies and writes.
+    """The saves of one training. Every method is called on every rank; rank 0 copies and writes.
 
-    In the background (``run_cfg.async_save``) a save stalls the training for a copy to host memory alone: a thread serialises, hashes,
-    writes, syncs and commits it; where the optimiser is shared out, a thread of every rank its own part. One is in flight at most. Its
-    failure shows in ``failed`` on rank 0, and ``wait`` raises it on every rank. Within ``with``; leaving it for an error lets the save in
-    flight end first.
+    In the background (``run_cfg.async_save``) a save holds up the training only for a copy to host memory. A thread then serialises,
+    hashes, writes, syncs and commits it; with a sharded optimiser, every rank has a thread that writes its shard. At most one save is in
+    flight. If it fails, ``failed`` says so on rank 0, and ``wait`` raises the error on every rank.
+
+    To be used in a ``with`` statement; where that is left for an error, the save in flight ends first.
     """
 
     def __init__(self, folder: Path, run: RunConfig, sync_logs: Callable[[], None]) -> None:
@@ -70,10 +71,11 @@ class Saver:
         return self.failure is not None
 
     def save(self, step: int, content: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
-        """Save ``step``, or begin to. ``content``, called when the save before is done, returns the model's state dict and all else, of
-        which the "optimizer" may be a function that writes it: the threads call that.
+        """Save ``step``, or begin to save it in the background.
 
-        Raises CheckpointError, in the background also that of the save before.
+        ``content`` is called when the save before is done. It returns the model's state dict and all else; its "optimizer" may be a
+        function that writes the state, which the background threads call. Raises CheckpointError, in the background also the one of the
+        save before.
         """
         if self.thread is not None and self.thread.is_alive() and not self.slow:
             self.slow = True
@@ -89,7 +91,7 @@ class Saver:
         self.last = time.monotonic()
 
     def wait(self) -> None:
-        """Until the save in flight, if there is one, is committed. Raises its CheckpointError on every rank."""
+        """Wait until the save in flight, if there is one, is committed. Raises its CheckpointError on every rank."""
         if not self.background:
             return
         if self.thread is not None:
@@ -108,7 +110,7 @@ class Saver:
         checkpoint.save(self.folder, step, model, state, keep=self.keep)
 
     def _try_to_write(self, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """In the thread."""
+        """Runs in the background thread."""
         try:
             if callable(state["optimizer"]):
                 state["optimizer"] = state["optimizer"]()
@@ -119,7 +121,7 @@ class Saver:
 
 
 class HostCopies:
-    """Copies of nested state into host memory that is kept and used again, page-locked for what comes from a GPU."""
+    """Copies nested state into host memory that is allocated once and used again; page-locked for tensors on a GPU."""
 
     def __init__(self) -> None:
         self.buffers: dict[tuple[int, bool], list[Tensor]] = {}
@@ -157,14 +159,14 @@ class HostCopies:
         source = tensor.untyped_storage()
         if not source.nbytes():
             return tensor.cpu()
-        place = (tensor.device, source.data_ptr())
-        if place not in self.copied:
+        address = (tensor.device, source.data_ptr())
+        if address not in self.copied:
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(source)
-            self.copied[place] = self._buffer(source.nbytes(), tensor.is_cuda).copy_(whole, non_blocking=True).untyped_storage()
-        return torch.empty(0, dtype=tensor.dtype).set_(self.copied[place], tensor.storage_offset(), tensor.size(), tensor.stride())
+            self.copied[address] = self._buffer(source.nbytes(), tensor.is_cuda).copy_(whole, non_blocking=True).untyped_storage()
+        return torch.empty(0, dtype=tensor.dtype).set_(self.copied[address], tensor.storage_offset(), tensor.size(), tensor.stride())
 
     def _buffer(self, size: int, pinned: bool) -> Tensor:
-        """One of ``size`` bytes that this copy has not used yet."""
+        """A buffer of ``size`` bytes that this copy does not use yet."""
         buffers, number = self.buffers.setdefault((size, pinned), []), self.used[size, pinned]
         self.used[size, pinned] += 1
         if number == len(buffers):

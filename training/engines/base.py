@@ -27,9 +27,10 @@ from omnivast.utils.random import StepRandom
 
 
 class Engine:
-    """One process alone, and what the others change. Unless said otherwise every method is called on every rank.
+    """Training in one process, and the base class of the engines with several.
 
-    ``model`` is the whole model, which is saved and tested; ``trained`` is the one whose parameters ``optimizer`` changes.
+    Unless said otherwise every method is called on every rank. ``model`` is the whole model, which is saved and tested; ``trained`` is
+    the one whose parameters ``optimizer`` changes.
     """
 
     def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
@@ -67,8 +68,8 @@ class Engine:
         return self.model.state_dict()
 
     def save_optimizer(self, folder: Path, step: int) -> dict[str, Any] | Callable[[], dict[str, Any]]:
-        """The optimiser's state for the checkpoint of ``step`` in ``folder``, or the description of what was written there; or a function
-        that ends this and returns it, to be called on every rank (see ``Saver.save``)."""
+        """The optimiser's state for the checkpoint of ``step`` in ``folder``. It may also be the description of what was written there,
+        or a function that finishes writing and returns the description, to be called on every rank (see ``Saver.save``)."""
         return self.optimizer.state_dict()
 
     def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:
@@ -85,21 +86,22 @@ class Engine:
         yield
 
     def share_buffers(self) -> None:
-        """Give every process the main one's buffers, which it saves: each has updated its own running means in the last forward pass."""
+        """Copy the main process's buffers (which are the ones saved) to every process: each process has updated its running means
+        separately in the last forward pass."""
         if distributed.world_size() > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def close(self) -> None:
-        """Let go of what must not outlive the process group."""
+        """Release what must not outlive the process group."""
 
 
 class ShardedEngine(Engine):
-    """``trained`` is shared out among the processes; ``model`` shares its buffers, and has parameters only within ``whole``.
+    """``trained`` is sharded over the processes. ``model`` shares its buffers, and has parameters only within ``whole``.
 
-    Evaluation calls the model's parts in its own order and as often as each process has batches, which hooks that gather could not
-    follow: it gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers are then those of
-    testing the saved weights.
+    Evaluation calls parts of the model in an order that the hooks which gather parameters could not follow, and a different number of
+    times on each process. It therefore gets the whole model, which costs 4 bytes per parameter and process while it lasts. Its numbers
+    are then those of testing the saved weights.
     """
 
     def weights(self) -> dict[str, Tensor]:
@@ -120,16 +122,16 @@ class ShardedEngine(Engine):
             self._drop()
 
     def _full(self, part: nn.Parameter) -> Tensor:
-        """A parameter of ``trained``, put together from all processes."""
+        """The full tensor of a parameter of ``trained``, gathered from all processes."""
         raise NotImplementedError
 
     def _gather(self, device: torch.device, keep: bool) -> None:
         """Give ``model`` the parameters; on processes without ``keep`` they are dropped at once."""
         whole: dict[int, Tensor] = {}
-        for part, own in zip(self.trained.parameters(), self.model.parameters()):
+        for part, parameter in zip(self.trained.parameters(), self.model.parameters()):
             full = self._full(part)
             if keep:
-                whole[id(own)] = full.reshape(own.shape).to(device)
+                whole[id(parameter)] = full.reshape(parameter.shape).to(device)
         if keep:
             self._replace(lambda parameter: whole[id(parameter)])
 
@@ -155,7 +157,7 @@ def twin(model: Model) -> Model:
 
 
 def without_scalars(model: nn.Module) -> None:
-    """Scalars, which cannot be shared out, become vectors of one element."""
+    """Turn scalars, which cannot be sharded, into vectors of one element."""
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None and parameter.ndim == 0:
@@ -163,7 +165,7 @@ def without_scalars(model: nn.Module) -> None:
 
 
 def skips_layers(model: nn.Module) -> bool:
-    """Whether some layers are left out at random in training, which each process then draws for itself."""
+    """Whether training leaves out some layers at random, which each process then draws separately."""
     return any(randomly_skipping(module) for module in model.modules())
 
 

@@ -1,4 +1,4 @@
-"""Which engine trains: the one that ``run_cfg.parallel`` names."""
+"""Chooses the engine: the one that ``run_cfg.parallel`` names."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ENGINES: dict[str, type[Engine]] = {"ddp": DataParallel, "fsdp": FullySharded, "
 
 
 def build_engine(model: Model, run_cfg: RunConfig, device: torch.device) -> Engine:
-    """The engine that ``run_cfg.parallel`` names, around ``model`` on ``device``; one process alone needs none, whatever the name.
+    """The engine that ``run_cfg.parallel`` names, around ``model`` on ``device``; a single process trains without one, whatever the name.
 
-    Raises ValueError when DeepSpeed is asked for and is not installed, or its file does not do.
+    Raises ValueError when DeepSpeed is asked for and is not installed, or its settings file is not valid.
     """
     alone = distributed.world_size() == 1
     if alone and run_cfg.parallel != "ddp":

@@ -44,7 +44,7 @@ def leave_uncompiled(model: nn.Module) -> None:
 
 
 def _configure() -> None:
-    """Settings of torch's own, where this version has them."""
+    """torch's settings for compiling that this version of torch has."""
     import torch._dynamo as dynamo
     import torch._functorch.config as functorch
 
@@ -53,17 +53,17 @@ def _configure() -> None:
               (dynamo.config, "optimize_ddp", False),
               # A backward pass that is compiled when it first runs fails too late to do without.
               (functorch, "force_non_lazy_backward_lowering", True))
-    for place, key, value in wanted:
-        if hasattr(place, key):
-            setattr(place, key, value)
+    for module, key, value in wanted:
+        if hasattr(module, key):
+            setattr(module, key, value)
 
 
 class _Compiled:
-    """Stands in for the ``forward`` of a layer.
+    """Replaces the ``forward`` of a layer.
 
-    Each size of batches is compiled for itself: a corpus has one, torch takes minutes for windows (Swin's) of unknown size, and where code
-    for any size followed code for one, activations might be computed again by other code than computed them
-    (github.com/pytorch/pytorch/issues/166926).
+    Every batch size is compiled separately. A corpus has one batch size; torch takes minutes to compile windowed attention (Swin's) for
+    unknown sizes; and where code for any size followed code for one size, the backward pass might recompute activations by other code
+    than had computed them (github.com/pytorch/pytorch/issues/166926).
     """
 
     def __init__(self, name: str, kind: type, forward: Callable[..., Any], given_up: set[type]) -> None:
@@ -89,8 +89,8 @@ class _Compiled:
         return self.forward(*arguments, **named)
 
     def _give_up(self, error: Exception) -> None:
-        """This layer runs uncompiled from now on, and so do others of its kind that were not compiled before: what was computed by
-        compiled layers is to be recomputed by them."""
+        """Run this layer uncompiled from now on, and also the layers of its kind that were not compiled yet. Layers that are compiled
+        stay so, because what they computed must be recomputed by the same code."""
         self.failed = True
         if self.kind not in self.given_up:
             self.given_up.add(self.kind)
@@ -118,7 +118,7 @@ class StochasticDepth(nn.Module):
 
 
 def _share_rates(layers: list[nn.Module]) -> None:
-    """Put ``StochasticDepth`` where layers of a kind leave out branches, also into those whose own rate is 0."""
+    """Replace the modules that drop branches by ``StochasticDepth``, in all layers of a kind, also in those whose rate is 0."""
     places = {(type(layer), name): None for layer in layers for name, module in layer.named_modules() if _rate(module) is not None}
     for layer in layers:
         for name in [name for kind, name in places if kind is type(layer)]:
@@ -129,7 +129,8 @@ def _share_rates(layers: list[nn.Module]) -> None:
 
 
 def _rate(module: Any) -> float | None:
-    """Of timm's DropPath, its copies in transformers, and what torchvision has for it; None of anything else."""
+    """The drop rate of a stochastic-depth module (timm's DropPath, its copies in transformers, torchvision's StochasticDepth); None for
+    any other module."""
     kind = type(module).__name__
     if kind == "StochasticDepth" and getattr(module, "mode", None) == "row":
         return float(module.p)

@@ -1,8 +1,9 @@
 """FSDP2: every process holds a share of each parameter, of its gradient and of its optimiser state.
 
-What runs together is gathered together: the model's units (``Model.units``), such as a tower's blocks, each for its own forward and
-backward pass or once for all its passes of a step, and the rest, with the heads, for the whole step. torch's hooks gather a module's
-parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is around the use.
+The parameters of a unit of the model (``Model.units``), such as a block of a tower, are gathered together: either for each forward and
+backward pass, or once for all passes of a step. The other parameters, with the heads, are gathered for the whole step. torch's hooks
+gather a module's parameters when its ``forward`` is called, so parameters that are used otherwise stand in a part whose ``forward`` is
+around the use.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ class FullySharded(ShardedEngine):
         self._drop()
         self.optimizer = build_optimizer(self.trained, run_cfg)
         self.saving: Any = torch.distributed.new_group(backend="gloo") if run_cfg.async_save else None
-        """What the threads that save in the background tell each other goes through a group of their own."""
+        """The process group through which the background threads that save a checkpoint exchange messages."""
         self.step_key = 0
         for module in self.trained.modules():
             if randomly_skipping(module):
                 self._draw_alike(module)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged after a step's last batch alone; until then each process keeps its own, whole."""
+        """Gradients are exchanged only after a step's last batch; until then every process keeps the whole gradient of its batches."""
         trained: Any = self.trained
         trained.set_requires_gradient_sync(last)
         return nullcontext()
@@ -77,7 +78,8 @@ class FullySharded(ShardedEngine):
         return cast(DTensor, part.detach()).full_tensor()
 
     def _draw_alike(self, module: nn.Module) -> None:
-        """Let every process draw the same within ``module``: all must leave out the same layers, for they gather them together."""
+        """Make the random draws within ``module`` the same on every process: all must skip the same layers, because they gather the
+        layers together."""
         before: list[Tensor] = []
 
         def alike(*_: Any) -> None:
@@ -92,10 +94,9 @@ class FullySharded(ShardedEngine):
 
 
 def mixed_precision(precision: torch.dtype | None, device: torch.device) -> MixedPrecisionPolicy:
-    """Blocks are gathered in ``precision`` where autocast would cast them at each use; gradients are averaged in float32.
-
-    On the CPU they are gathered in float32: there, autocast leaves a LayerNorm in its input's type, and its weights must have that.
-    """
+    """Which types FSDP uses. Blocks are gathered in ``precision``, to which autocast would cast them at each use anyway; gradients are
+    averaged in float32. On the CPU blocks are gathered in float32: there, autocast leaves a LayerNorm in the type of its input, and its
+    weights must have that type."""
     if precision is None or device.type == "cpu":
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)

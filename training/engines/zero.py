@@ -1,7 +1,8 @@
-"""DeepSpeed's ZeRO, an extra: optimiser state (stage 1), gradients too (2), weights too (3) are shared out, as a JSON file of its own says.
+"""DeepSpeed's ZeRO, an extra: shards the optimiser state (stage 1), also the gradients (2), also the weights (3), as DeepSpeed's JSON
+file says.
 
-The file holds what is DeepSpeed's alone, ``zero_optimization`` above all; what the run's config decides is filled in. A checkpoint is
-whole, as DistributedDataParallel's, and is resumed by ddp or fsdp.
+The file holds the settings that only DeepSpeed has, ``zero_optimization`` above all; what the run's config decides is filled in. A
+checkpoint is whole, as DistributedDataParallel's, and is resumed by ddp or fsdp.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class ZeRO(ShardedEngine):
         self.engine: Any = self.library.initialize(model=self.trained, optimizer=self.optimizer, config=settings,
                                                    dist_init_required=False)[0]
         self.step = 0
-        """The one under way, counted from 1."""
+        """The step that is under way, counted from 1."""
         self.read: list[Batch] = []
-        """Its batches."""
+        """The batches of this step."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         self.engine.set_gradient_accumulation_boundary(last)
@@ -82,11 +83,11 @@ class ZeRO(ShardedEngine):
         return norm, True
 
     def _report(self, what: str) -> str:
-        """On every rank, the same words: one of them is enough to stop all."""
+        """A message that is the same on every rank: one rank that fails is enough to stop all."""
         return report(Path(self.run_cfg.output_dir), self.step, what, self.read, {"loss": math.nan} if what == "loss" else {})
 
     def save_optimizer(self, folder: Path, step: int) -> dict[str, Any]:
-        """torch's state dict of the whole, put together on every rank, kept by rank 0."""
+        """The whole optimiser state as a state dict of torch, put together on every rank and kept by rank 0."""
         sharing = self.engine.optimizer
         if self.stage < 3:  # DeepSpeed looks for the states after the step of the first parameter group, and misses those of the others
             sharing._hp_optimizer_states_linked = False
@@ -126,7 +127,7 @@ def read_settings(run_cfg: RunConfig) -> dict[str, Any]:
     for key, decides in DECIDED.items():
         if settings.get(key, "auto") != "auto":
             raise ValueError(f"run_cfg.deepspeed_config '{path}': '{key}' is decided by {decides} of the run's config; leave it out")
-    # The size of a batch is for DeepSpeed's reports alone; bfloat16 is the model's own autocast, over weights in float32.
+    # The size of a batch is for DeepSpeed's reports alone; bfloat16 comes from the model's autocast, over weights in float32.
     return {**{key: value for key, value in settings.items() if key not in DECIDED}, "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": run_cfg.gradient_accumulation_steps, "zero_allow_untested_optimizer": True,
             "gradient_clipping": max(run_cfg.grad_norm or 0.0, 0.0)}

@@ -16,7 +16,7 @@ from omnivast.data.spec import kind_of_fault
 from omnivast.utils import distributed
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Least seconds between two lines in the log: small corpora have many epochs, all of which are in log/data.jsonl."""
+"""At least this many seconds lie between two lines in the log. Small corpora have many epochs; log/data.jsonl has a line for each."""
 
 ABSENT = {Modality.VISION: "without pictures", Modality.AUDIO: "silent", Modality.SUBTITLE: "without subtitle"}
 """Modality → the words for a clip without it."""
@@ -124,6 +124,6 @@ def _line(row: Mapping[str, Any], several: bool) -> str:
             + (f" (rank {worst}: {100 * waits[worst]:.1f} %)" if waits[worst] > 2 * row["data_wait"] + 0.01 else "")
             + f"; reading a clip takes a process {1000 * row['read_seconds_per_clip']:.0f} ms"
             + (f" (slowest: {row['slowest_corpus']})" if several else ""))
-    text += "".join(f"; {own['clips']} of {row['clips']} {what} ('{own['first']}' first)" for what, own in row["absent"].items())
+    text += "".join(f"; {absent['clips']} of {row['clips']} {what} ('{absent['first']}' first)" for what, absent in row["absent"].items())
     return text + (f"; {sum(faults.values())} unreadable: " + ", ".join(f"{count} x {reason}" for reason, count in faults.items())
                    if faults else "")

@@ -21,7 +21,7 @@ logger = logging.getLogger("omnivast")
 ENOUGH_CLIPS = 100
 """Clips read before the share of unreadable ones means something."""
 PREFERRED = ((Ranks.ITM, R1), (Ranks.ITC, R1), (None, CIDER), (None, ACCURACY))
-"""What says which checkpoint is best: the first of these that an evaluation has."""
+"""Metrics by which the best checkpoint is chosen: the first of these that an evaluation has."""
 
 
 class UnreadableShare(RuntimeError):  # noqa: N818 (named for what the user meets)
@@ -150,7 +150,7 @@ class Ranking:
             self.evaluations[step], self.metric = dict(metrics), name
 
     def steps(self) -> list[int]:
-        """The best first."""
+        """The evaluations, best first."""
         name = self.metric
         if name is None:
             return []
@@ -161,7 +161,7 @@ class Ranking:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Its "step", "metric" and "value"; None before the first evaluation."""
+        """The "step", "metric" and "value" of the best evaluation; None before the first."""
         steps = self.steps()
         return {"step": steps[0], "metric": self.metric, "value": self.evaluations[steps[0]][str(self.metric)]} if steps else None
 

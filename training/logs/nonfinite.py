@@ -22,9 +22,10 @@ class NonFiniteLoss(RuntimeError):  # noqa: N818 (named for what the user meets)
 
 
 def report(folder: Path, step: int, what: str, read: Sequence[Batch], losses: Mapping[str, float]) -> str:
-    """Write the clips of the step to log/nonfinite_step_N.json in ``folder`` and return a sentence or two that name it.
+    """Write the clips of the step to log/nonfinite_step_N.json in ``folder`` and return a sentence or two that name the file.
 
-    Called on every rank, with its own batches. ``what`` is not finite: "loss" or "gradient". Raises OutputDirError when the disk refuses.
+    Called on every rank, each with the batches that it has read. ``what`` is not finite: "loss" or "gradient". Raises OutputDirError when
+    the disk refuses.
     """
     path = folder / "log" / f"nonfinite_step_{step}.json"
     ranks = distributed.all_gather_objects([batch.clip_ids for batch in read])

@@ -19,14 +19,14 @@ LONG = 30 * 60.0
 ENOUGH_STEPS, ENOUGH_SECONDS = 4, 20.0
 """Steps and seconds after which the first estimate is reliable enough for that warning."""
 SMALLER = "OMNIVAST_SMALLER"
-"""Environment variable in which a script that starts trainings names its own ways to smaller ones."""
+"""Environment variable in which a script that starts trainings says how to make them shorter."""
 OWN = ("--num_train_steps N, --train_batch_size N, --train_vision_sample_num N and --vision_resolution N make it shorter; a GPU would be "
        "taken where torch finds one")
 
 
 @dataclass
 class _Cost:
-    """Seconds of the steps of one kind."""
+    """How many steps of one kind were measured, and their seconds."""
 
     first: float | None = None
     """Seconds of the first step. It is used only until another one is known, since it also reserves memory, compiles and waits for the
@@ -90,5 +90,5 @@ class Pace:
 
 
 def kind(corpus: str) -> str:
-    """The corpora of a step, of which several are joined by a plus, in one order."""
+    """The kind of a step: the corpora that it reads, sorted; several are joined by a plus."""
     return "+".join(sorted(corpus.split("+")))

@@ -15,7 +15,7 @@ ENOUGH = 20
 DEVIATION_PER_MAD = 1.4826
 """The standard deviation of a normal distribution, in units of its median absolute deviation."""
 LEAST_DEVIATION = 0.01
-"""The least deviation that is taken, as a share of the median: where losses hardly differ, small differences are no spikes."""
+"""Lower bound of the deviation, as a share of the median: where losses hardly vary, small differences are no spikes."""
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_groups_are_parts_of_wider_ones_whatever_the_order(model, order):
         wanted = zip(*(project(clips.condition[m]) for m in sorted(Group.parse(key), key="avs".index)))
         for found, parts in zip(clips.keys_values(0, Group.parse(key), project), wanted):
             torch.testing.assert_close(found, torch.cat(parts, 2))
-    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for known in clips._known.values() for x in known[:2]}
+    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for known in clips._views.values() for x in known[:2]}
     tokens = 12 + (7 if "as" in order else 0)  # 5 of vision, 3 of audio, 4 of the subtitle
     assert sum(kept.values()) <= 2 * CLIPS * tokens * 32 * 4
     assert len(clips.rows(torch.arange(CLIPS))) == CLIPS and clips.rows(torch.arange(CLIPS)) is clips
