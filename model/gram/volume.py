@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 NEAR = 1e-3
-"""Volume below which its gradient grows no further: it is about what rounding leaves of a volume of 0 in float32."""
+"""Volume below which its gradient grows no further: about what rounding in float32 makes of the sine of two vectors that are the same."""
 
 
 def volumes(texts: Tensor, clips: Tensor) -> Tensor:
@@ -26,29 +26,33 @@ def volumes(texts: Tensor, clips: Tensor) -> Tensor:
     with torch.autocast(texts.device.type, enabled=False):
         wide = torch.promote_types(torch.promote_types(texts.dtype, clips.dtype), torch.float32)
         texts, clips = texts.to(wide), clips.to(wide)
-        determinant, adjugate = _clip_parts(clips)
-        products = [texts @ own.T for own in clips.unbind(1)]
+        present = (clips != 0).any(2).to(wide)
+        # The volume is that of the first vector and the others' differences from it, of which less is lost by rounding where all agree.
+        edges = torch.cat([clips[:, :1], clips[:, 1:] - clips[:, :1] * present[:, 1:, None]], 1)
+        determinant, adjugate = _clip_parts(edges, 1 - present)
+        products = [texts @ own.T for own in edges.unbind(1)]
         for i, one in enumerate(products):
             for j, other in enumerate(products[: i + 1]):
                 determinant = determinant - (1 if i == j else 2) * adjugate[:, i, j] * one * other
         return _Root.apply(determinant)
 
 
-def _clip_parts(clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Determinant (C,) and adjugate (C, k, k) of the Gram matrix of each clip's vectors. Its diagonal is 1, the length of unit vectors,
-    without rounding; for zeros too, which then leave the determinant as it is without them."""
-    count, k = clips.shape[:2]
-    one = clips.new_ones(count)
+def _clip_parts(edges: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
+    """Determinant (C,) and adjugate (C, k, k) of the Gram matrix M of each clip's ``edges`` (C, k, D), the first of length 1. Where a vector
+    is ``absent`` (C, k) its place on the diagonal is 1, which leaves the determinant as it is without it."""
+    k = edges.shape[1]
+    one = edges.new_ones(len(edges))
     if k == 1:
         return one, one[:, None, None]
-    first, second = clips[:, 0], clips[:, 1]
-    a = (first * second).sum(1)
+    first, second = edges[:, 0], edges[:, 1]
+    m12, m22 = (first * second).sum(1), (second * second).sum(1) + absent[:, 1]
     if k == 2:
-        return 1 - a * a, torch.stack([one, -a, -a, one], 1).unflatten(1, (2, 2))
-    b, d = (first * clips[:, 2]).sum(1), (second * clips[:, 2]).sum(1)
-    ab, ac, bc = b * d - a, a * d - b, a * b - d
-    rows = [1 - d * d, ab, ac, ab, 1 - b * b, bc, ac, bc, 1 - a * a]
-    return 1 + 2 * a * b * d - a * a - b * b - d * d, torch.stack(rows, 1).unflatten(1, (3, 3))
+        return m22 - m12 * m12, torch.stack([m22, -m12, -m12, one], 1).unflatten(1, (2, 2))
+    third = edges[:, 2]
+    m13, m23, m33 = (first * third).sum(1), (second * third).sum(1), (third * third).sum(1) + absent[:, 2]
+    a11, a22, a33 = m22 * m33 - m23 * m23, m33 - m13 * m13, m22 - m12 * m12
+    a12, a13, a23 = m13 * m23 - m12 * m33, m12 * m23 - m13 * m22, m12 * m13 - m23
+    return a11 + m12 * a12 + m13 * a13, torch.stack([a11, a12, a13, a12, a22, a23, a13, a23, a33], 1).unflatten(1, (3, 3))
 
 
 class _Root(torch.autograd.Function):

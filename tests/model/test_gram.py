@@ -80,6 +80,16 @@ def test_volumes_and_gradients_are_those_of_the_determinant(k, dtype, tolerance)
             torch.testing.assert_close(got.double(), wanted, rtol=10 * tolerance, atol=10 * tolerance * wanted.abs().max().item())
 
 
+@pytest.mark.parametrize("k, error", [(1, 1e-5), (2, 1e-6), (3, 2e-7)])
+def test_vectors_that_nearly_agree_keep_their_digits(k, error):
+    """A tenth apart: of the determinant itself, 0.02 at k = 1 and 4e-6 at k = 3, float32 would lose half of the digits."""
+    base = unit(1, 512)
+    texts, clips = F.normalize(base + 0.1 * unit(20, 512, seed=1), dim=1), F.normalize(base + 0.1 * unit(30, k, 512, seed=2), dim=2)
+    wanted = by_determinant(texts, clips)
+    assert wanted.max() < (0.2, 0.02, 0.003)[k - 1]
+    assert (volumes(texts.float(), clips.float()) - wanted).abs().max() < error
+
+
 def test_autocast_and_half_vectors_change_no_determinant():
     """In bfloat16 products have 3 digits, and small volumes would be noise; the vectors given are all that may be rounded."""
     texts, clips = unit(6, 32, dtype=torch.float32), unit(4, 3, 32, seed=1, dtype=torch.float32)
