@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Objective, Task
@@ -59,7 +60,9 @@ class GRAM(VAST):
         return self._scores(texts, all_clips) / self.contra_temp, self._scores(all_texts, clips).T / self.contra_temp
 
     def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
-        scores = self._scores(texts["vector"], clips["vector"])
+        # Rows that were kept as float16 have no more the length 1, which moves small volumes.
+        own = normalize(texts["vector"], dim=1)
+        scores = self._scores(own, normalize(clips["vector"].unflatten(1, (-1, own.shape[1])), dim=2).flatten(1))
         return scores.T if by_clip else scores
 
     def _scores(self, texts: Tensor, clips: Tensor) -> Tensor:

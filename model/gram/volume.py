@@ -38,8 +38,8 @@ def volumes(texts: Tensor, clips: Tensor) -> Tensor:
 
 
 def _clip_parts(edges: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
-    """Determinant (C,) and adjugate (C, k, k) of the Gram matrix M of each clip's ``edges`` (C, k, D), the first of length 1. Where a vector
-    is ``absent`` (C, k) its place on the diagonal is 1, which leaves the determinant as it is without it."""
+    """Determinant (C,) and adjugate (C, k, k) of the Gram matrix M of each clip's ``edges`` (C, k, D), the first of length 1. Where one is
+    ``absent`` (C, k) its place on the diagonal is 1, which leaves the determinant as it is without it."""
     k = edges.shape[1]
     one = edges.new_ones(len(edges))
     if k == 1:

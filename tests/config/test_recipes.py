@@ -178,7 +178,7 @@ def test_a_public_gram_config_runs_unmodified(released, caplog):
     """VAST's keys, obsolete ones among them, and four frames."""
     train = {**TRAIN, "task": "ret%tv%ta", "vision_sample_num": 4, "datatype": "video_rawvideo"}
     with caplog.at_level(logging.WARNING, logger="omnivast"):
-        config = released({"train": [train], "val": [VAL]}, model={"model_type": "gram"})("--learning_rate", "2e-5", "--gram_volume", "task")
+        config = released({"train": [train], "val": [VAL]}, model={"model_type": "gram"})("--gram_volume", "task")
     assert {"model_cfg.evaluation_type", "data_cfg.train[0].datatype"} <= {
         message.split(": ")[1].split(" has no effect")[0] for message in caplog.messages}
     model = config.model_cfg

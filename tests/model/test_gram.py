@@ -159,6 +159,16 @@ def test_scores_of_what_was_kept(cosine):
             assert isinstance(clips, Rows) and clips["vector"].shape == (4, (len(key) + bool(cosine)) * model.config.contra_dim)
 
 
+def test_rows_kept_as_float16_move_small_volumes_little():
+    """Their lengths change by 1e-5, of which the sine of an angle of 0.01 would make 0.005."""
+    model, group = gram(), Group.parse("v")
+    base = unit(1, 512)
+    texts, clips = (F.normalize(base + 0.01 * unit(20, 512, seed=seed), dim=1) for seed in (1, 2))
+    wanted = -by_determinant(texts, clips[:, None])
+    kept = (Rows({"vector": rows.half().float()}) for rows in (texts, clips))
+    assert (model.similarity(group, *kept) - wanted).abs().max() < 2e-4 < wanted.abs().min()
+
+
 def test_the_loss_is_the_cross_entropy_of_minus_volume_over_temperature():
     model, own = gram().train(), batch()
     losses = model(own, task("ret%tvas"), StepRandom(7, 3, 0, 4))
