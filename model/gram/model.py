@@ -47,7 +47,12 @@ class GRAM(VAST):
         return not self.config.gram_cosine or super().can_compare(group)
 
     def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
-        return super().forward(batch, joined(task) if self.config.gram_volume == "task" else task, draws)
+        whole = joined(task) if self.config.gram_volume == "task" else task
+        for group in whole.groups(Objective.RETRIEVAL):
+            if group.caption_kind not in batch.captions:
+                raise ValueError(f"corpus '{batch.corpus}': gram_volume task compares {group} with {group.caption_kind.value} captions, "
+                                 f"which are not read for its task '{task}'; write its groups as ret%{group}")
+        return super().forward(batch, whole, draws)
 
     def clip_vectors(self, features: ClipFeatures, group: Group) -> Tensor:
         """One after the other the vector of each modality, and that of the group if its cosine counts: (B, (k or k + 1) · contra_dim)."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import Group, Modality
+from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.model.build import build_model
 from omnivast.model.gram.model import joined
 from omnivast.model.gram.volume import NEAR, volumes
@@ -201,6 +201,9 @@ def test_one_volume_for_the_task_as_released():
     found, wanted = (gram(gram_volume=how).eval()(own, task(groups), StepRandom(7, 3, 0, 4))
                      for how, groups in (("task", "ret%tv%ta"), ("group", "ret%tva")))
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
+    del own.captions.texts[CaptionKind.OMNI]  # as where rows have captions of all kinds, and the task names none of several modalities
+    with pytest.raises(ValueError, match="corpus 'clips': .* omni captions, which are not read for its task 'ret%tv%ta'; .*ret%tva"):
+        gram(gram_volume="task")(own, task("ret%tv%ta"), StepRandom(7, 3, 0, 4))
 
 
 def test_what_it_cannot_do_is_said():
