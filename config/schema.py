@@ -148,7 +148,7 @@ class RunConfig:
 class ModelConfig:
     """The model: towers, widths, text lengths."""
 
-    model_type: str = setting("vast", "the model family, a name registered in model/: vast")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast, or gram (VAST with scores by volume)")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none")
@@ -174,6 +174,11 @@ class ModelConfig:
     itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
                                                "or sigmoid (each pair by itself, as SigLIP)", newer=True)
+    gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
+                                      "(paper: 0)", minimum=0.0, maximum=1.0, decides=("model_type", "gram"), newer=True)
+    gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
+                                                             "released, one of all modalities of the task's retrieval groups",
+                                                    decides=("model_type", "gram"), newer=True)
     label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0)
     frozen_vision: bool = setting(False, "the vision encoder is not trained")
     frozen_audio: bool = setting(False, "the audio encoder is not trained")

@@ -26,6 +26,9 @@ TYPES_ONLY = {"model": {"data"}}
 """Rooms whose names may be used in annotations: imported under ``if TYPE_CHECKING:`` alone."""
 CODE = sorted(path for room in [*MAY_IMPORT, PACKAGE, "scripts", "benchmarks"] for path in (ROOT / room).rglob("*.py")) + [ROOT / "run.py"]
 FAMILIES = sorted(path.parent.name for path in (ROOT / "model").glob("*/model.py"))
+DERIVED = {"gram": "vast"}
+"""Families that are another one but for a part, and say so by inheriting from it. GRAM is VAST with another similarity: its release is a
+fork of VAST's, with the same parameters. What both share is all of VAST, which is easier to follow where it stands."""
 ABOUT_A_FAMILY = {"model/build.py": "brings in the families", "scripts/tools/check_parity.py": "checks VAST"}
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAY_IMPORT_SCRIPTS = {"omnivast/__main__.py"}
@@ -64,9 +67,11 @@ def violations(room: str, source: str) -> list[str]:
 
 
 def families(path: Path) -> list[str]:
-    """Imports of a model family that is not the file's own: of what stands in a folder of model/ that has a module ``model``."""
+    """Imports of a model family that is neither the file's own nor the one it derives from: of what stands in a folder of model/ with a
+    model.py."""
+    own = path.parent.name
     return [f"{name_of(path)}:{line}: names the family of {module}" for module, line, _ in imports(ast.parse(path.read_text()))
-            for family in FAMILIES if f"{module}.".startswith(f"{PACKAGE}.model.{family}.") and path.parent.name != family]
+            for family in FAMILIES if f"{module}.".startswith(f"{PACKAGE}.model.{family}.") and family not in (own, DERIVED.get(own))]
 
 
 def test_nobody_names_a_model_family():
@@ -75,6 +80,8 @@ def test_nobody_names_a_model_family():
     assert [problem for path in CODE if name_of(path) not in ABOUT_A_FAMILY and path.relative_to(ROOT).parts[0] != "benchmarks"
             for problem in families(path)] == []
     assert all(families(ROOT / name) for name in ABOUT_A_FAMILY)
+    for family, other in DERIVED.items():
+        assert f"from {PACKAGE}.model.{other}.model import" in (ROOT / "model" / family / "model.py").read_text()
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -150,9 +150,13 @@ class VAST(Model):
                 if modality in group and not hasattr(self, tower):
                     raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{tower}_type is null")
         for group in task.groups(Objective.RETRIEVAL):
-            if not hasattr(self, f"contra_head_{group.key}"):
-                raise ValueError(f"task '{task}': VAST has no contrastive head for group {group}; "
+            if not self.can_compare(group):
+                raise ValueError(f"task '{task}': {type(self).__name__} has no contrastive head for group {group}; "
                                  "retrieval groups are tv, ta, ts, tva, tvs, tvas")
+
+    def can_compare(self, group: Group) -> bool:
+        """Whether texts can be compared with clips of a group: it has a contrastive head."""
+        return hasattr(self, f"contra_head_{group.key}")
 
     @property
     def width(self) -> int:
@@ -245,8 +249,13 @@ class VAST(Model):
             out = self.multimodal_encoder.sentences(Layout.of(texts.ids, texts.mask))
         return self.embed_cls(out.cls())
 
+    def clip_vectors(self, features: ClipFeatures, group: Group) -> Tensor:
+        """What the clips are compared with texts by, (B, any width) float32: the one vector of the group."""
+        return self.embed_clips(features, group)
+
     def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of b local pairs against the global batch of B: text to clip and clip to text, each (b, B)."""
+        """Logits of b local pairs against the global batch of B, clips by their ``clip_vectors``: text to clip and clip to text, each
+        (b, B)."""
         return self.contrast.logits(texts, clips, all_texts, all_clips, *(getattr(self, name) for name in self.contrast.learnt))
 
     def memory(self, features: ClipFeatures) -> Memory:
@@ -254,7 +263,7 @@ class VAST(Model):
         return Memory(features.condition, features.condition_mask)
 
     def index_clips(self, features: ClipFeatures, group: Group) -> Rows:
-        return Rows({"vector": self.embed_clips(features, group).float()})
+        return Rows({"vector": self.clip_vectors(features, group).float()})
 
     def index_texts(self, texts: Texts) -> Rows:
         return Rows({"vector": self.embed_texts(texts).float()})

@@ -73,12 +73,12 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     embedded = dict(zip(texts, model.embed_cls(output.cls()).split([len(t) for t in texts.values()])))
     b = len(batch)
     targets = torch.arange(b, device=model.device) + distributed.rank() * b
-    clips = {group: model.embed_clips(features, group) for group in groups}
+    clips = {group: model.clip_vectors(features, group) for group in groups}
     # By kind, also where kinds share a source: on another process they may not.
     captions = {group.caption_kind: embedded[sources[group]] for group in groups}
     # One exchange for all of them.
-    vectors = torch.cat([*captions.values(), *clips.values()], 1)
-    parts = distributed.gather_rows(vectors, model.gather_with_grad).chunk(len(captions) + len(clips), 1)
+    vectors = [*captions.values(), *clips.values()]
+    parts = distributed.gather_rows(torch.cat(vectors, 1), model.gather_with_grad).split([x.shape[1] for x in vectors], 1)
     all_captions, all_clips = dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):]))
     losses = {}
     for group in groups:

@@ -174,6 +174,17 @@ def test_a_released_finetuning_config_runs_unmodified(released, shop, caplog):
         assert {key: getattr(dataset, key) for key in given} == given
 
 
+def test_a_public_gram_config_runs_unmodified(released, caplog):
+    """VAST's keys, obsolete ones among them, and four frames."""
+    train = {**TRAIN, "task": "ret%tv%ta", "vision_sample_num": 4, "datatype": "video_rawvideo"}
+    with caplog.at_level(logging.WARNING, logger="omnivast"):
+        config = released({"train": [train], "val": [VAL]}, model={"model_type": "gram"})("--gram_volume", "task")
+    assert {"model_cfg.evaluation_type", "data_cfg.train[0].datatype"} <= {
+        message.split(": ")[1].split(" has no effect")[0] for message in caplog.messages}
+    model = config.model_cfg
+    assert (model.model_type, model.gram_cosine, model.gram_volume, model.max_vision_sample_num) == ("gram", 0.0, "task", 4)
+
+
 def test_a_released_labelling_config_runs_unmodified(released):
     """Its training list is an empty object, and its id list has nothing but ids."""
     val = {"type": "annoindexed", "training": False, "name": "yourdata", "txt": "datasets/annotations/yourdata/meta.json",

@@ -9,7 +9,7 @@ from omnivast.model.vast import negatives
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import to_host
-from tests.model.tiny import batch, task, vast
+from tests.model.tiny import batch, gram, task, vast
 from tests.processes import together
 
 TASK = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tv_qa%tvas%tv"
@@ -18,6 +18,8 @@ SETTINGS = {
     "masked": ({"mask_subtitle_padding": True, "missing_modality": "mask"}, True),
     "gathered without gradient": ({}, False),
     "sigmoid": ({"contrastive_loss": "sigmoid"}, True),
+    "volume": ({"model_type": "gram"}, True),
+    "volume and cosine": ({"model_type": "gram", "gram_cosine": 0.5, "missing_modality": "mask"}, True),
 }
 
 
@@ -25,7 +27,8 @@ def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
     """Losses and gradients by name of this process's share of the same four clips, one of which is silent."""
     share = 4 // processes
     rows = slice(rank * share, (rank + 1) * share)
-    model, own = vast(**changes).train(), batch(rows=rows)
+    made = {key: value for key, value in changes.items() if key != "model_type"}
+    model, own = (gram if "model_type" in changes else vast)(**made).train(), batch(rows=rows)
     own.present = {Modality.AUDIO: torch.tensor([True, False, True, True])[rows]}
     model.gather_with_grad = with_grad
     losses = model(own, task(TASK), StepRandom(7, 3, rank * share, 4))

@@ -13,6 +13,7 @@ from torch import Tensor
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Modality, Task
 from omnivast.data.batch import Batch, Captions, Texts, make_texts
+from omnivast.model.gram.model import GRAM
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
@@ -62,6 +63,11 @@ def text_model(seed: int = 0, **changes: Any) -> TextModel:
 def vast(seed: int = 0, sizes: TextSizes = SIZES, **changes: Any) -> VAST:
     torch.manual_seed(seed)
     return VAST(dataclasses.replace(CONFIG, **changes), tokenizer(), sizes)
+
+
+def gram(seed: int = 0, sizes: TextSizes = SIZES, **changes: Any) -> GRAM:
+    torch.manual_seed(seed)
+    return GRAM(dataclasses.replace(CONFIG, model_type="gram", **changes), tokenizer(), sizes)
 
 
 def texts(raw: Sequence[str], max_length: int, clip: Sequence[int] | None = None) -> Texts:
