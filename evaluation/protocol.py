@@ -67,6 +67,7 @@ def build(
         "benchmark": benchmarks.known().get(dataset.name, {}).get("benchmark"),
         "objective": objective.value,
         "groups": [str(group) for group in task.groups(objective)],
+        "model_type": config.model_cfg.model_type,
         **data,
         **references,
         **{name: value for name, value in seen.items() if value is not None},
