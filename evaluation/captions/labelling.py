@@ -1,8 +1,9 @@
 """Labelling clips with a captioner (paper, section 3): several captions per clip, written as they come.
 
 ``<folder>/<dataset>/`` holds ``protocol.json`` (with what labels the clips), ``part_<rank>.jsonl`` (a line per clip as it is
-labelled), and in the end ``labels.json``, an annotation file with ``vision_cap``, ``audio_cap`` or ``vast_cap`` lists, and
-``unreadable.json``. What is in the parts is never labelled again, whatever the number of processes; unreadable clips are tried again.
+labelled), and in the end ``labels.json``, an annotation file with ``vision_cap``, ``audio_cap`` or ``vast_cap`` lists,
+``unreadable.json``, and ``without_words.json`` where the model wrote empty captions alone. What is labelled is never labelled again,
+whatever the number of processes; the other clips are tried again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 KEYS = {CaptionKind.VISION: "vision_cap", CaptionKind.AUDIO: "audio_cap", CaptionKind.OMNI: "vast_cap"}
 """Under which field of VAST-27M a group's captions are written."""
+PROBLEMS = ("unreadable", "without_words")
+"""Why a clip may have no caption: it cannot be read, or the model ends each of its captions before the first word. Keys of the lines of
+such clips, with the reason, and names of the files that list them."""
 SYNC_SECONDS = 5.0
 """At most so much work is lost by a power cut; a killed process loses at most its last batch."""
 NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
@@ -57,7 +61,8 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
         provenance: what is known of the weights, with ``checkpoint_sha256``; see :func:`evaluation.protocol.build`.
 
     Returns:
-        ``"<dataset>.labelled"`` and ``"<dataset>.unreadable"``: clips in labels.json and in unreadable.json.
+        ``"<dataset>.labelled"`` and ``"<dataset>.unreadable"``: clips in labels.json and in unreadable.json; where there are any also
+        ``"<dataset>.without_words"``.
 
     Raises:
         LabellingError: the folder holds labels made with another checkpoint or other settings.
@@ -73,8 +78,8 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
             raise LabellingError(pending)
         _label_rows(model, loader, config, own, pending[distributed.rank()::distributed.world_size()])
         distributed.barrier()
-        labelled, unreadable = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
-        counts |= {f"{loader.name}.labelled": labelled, f"{loader.name}.unreadable": unreadable}
+        merged = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
+        counts |= {f"{loader.name}.{name}": number for name, number in merged.items()}
     return counts
 
 
@@ -112,7 +117,7 @@ def _open(folder: Path, loader: EvalLoader, header: dict[str, Any]) -> list[int]
                                 "Undo these changes, or choose another --output_dir"])
     else:
         write_atomically(path, json.dumps(header, indent=1) + "\n")
-    done = {row["clip_id"] for row in _written(folder) if "unreadable" not in row}
+    done = {row["clip_id"] for row in _written(folder) if not row.keys() & PROBLEMS}
     if done:
         logger.info("%s: %d of %d clips are labelled already", loader.name, len(done), loader.clips)
     return [row for row, clip_id in enumerate(loader.clip_ids) if clip_id not in done]
@@ -168,13 +173,14 @@ def _label_rows(model: Model, loader: EvalLoader, config: Config, folder: Path, 
 
 
 def _lines(model: Model, batch: Batch, loader: EvalLoader, config: Config) -> list[dict[str, Any]]:
-    """What is written of each clip of a batch: its captions by field. A clip for which no word was found counts as unreadable."""
+    """What is written of each clip of a batch: its captions by field. Of a clip with a caption missing, that."""
     memory = model.memory(model.encode(batch, loader.task.modalities))
     lines: list[dict[str, Any]] = [{"clip_id": clip_id} for clip_id in batch.clip_ids]
     for group in loader.task.groups(Objective.CAPTION):
         for line, captions in zip(lines, _captions(model, memory, group, batch.clip_ids, config)):
             line[KEYS[group.caption_kind]] = [caption for caption in captions if caption.strip()]
-    return [line if all(line.values()) else {"clip_id": line["clip_id"], "unreadable": "the captioner wrote no word"} for line in lines]
+    wordless = "the model read the clip, but its captions end before the first word; trained for longer it may write some"
+    return [line if all(line.values()) else {"clip_id": line["clip_id"], "without_words": wordless} for line in lines]
 
 
 def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
@@ -192,17 +198,23 @@ def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], 
 # -------------------------------------------------------------------------------------------------------------- merging
 
 
-def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
-    """labels.json in the order of the list of clips, each with what the list says of it, and unreadable.json; how many in each."""
+def _merge(folder: Path, loader: EvalLoader, nums: int) -> dict[str, int]:
+    """labels.json in the order of the list of clips, each with what the list says of it, and the files of clips without captions; how
+    many in each."""
     labels: dict[str, dict[str, list[str]]] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, tuple[str, str]] = {}
     for line in _written(folder):
         clip_id = line.pop("clip_id")
-        if "unreadable" in line:
-            reasons[clip_id] = line["unreadable"]
+        problem = next((name for name in PROBLEMS if name in line), None)
+        if problem:
+            reasons[clip_id] = problem, line[problem]
         else:
             labels[clip_id] = line
-    unreadable = [{"clip_id": clip_id, "reason": reasons.get(clip_id, "not tried")} for clip_id in loader.clip_ids if clip_id not in labels]
+    lacking: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEMS}
+    for clip_id in loader.clip_ids:
+        if clip_id not in labels:
+            problem, reason = reasons.get(clip_id, ("unreadable", "not tried"))
+            lacking[problem].append({"clip_id": clip_id, "reason": reason})
     path = Path(loader.provenance["split_file"])
     if sha256_file(path) != loader.provenance["split_sha256"]:
         raise LabellingError(f"{path} was changed while its clips were labelled; the labels are in {folder}/part_*.jsonl")
@@ -218,16 +230,23 @@ def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
         file.write(b"\n]\n" if labels else b"[]\n")
 
     write_atomically(folder / "labels.json", write)
-    write_atomically(folder / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
+    for problem, entries in lacking.items():
+        path = folder / f"{problem}.json"
+        if entries or problem == "unreadable":
+            write_atomically(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+        else:
+            path.unlink(missing_ok=True)
     logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
     short = [clip_id for clip_id, own in labels.items() if any(len(captions) < nums for captions in own.values())]
     if short:
         logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
                        loader.name, len(short), short[0], nums)
-    if unreadable:
-        logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(unreadable),
-                       unreadable[0]["clip_id"], unreadable[0]["reason"], folder / "unreadable.json")
-    return len(labels), len(unreadable)
+    for problem, entries in lacking.items():
+        if entries:
+            logger.warning("%s: %d clips have no caption, the first '%s': %s (all: %s)", loader.name, len(entries),
+                           entries[0]["clip_id"], entries[0]["reason"], folder / f"{problem}.json")
+    without_words = {"without_words": len(lacking["without_words"])} if lacking["without_words"] else {}
+    return {"labelled": len(labels), "unreadable": len(lacking["unreadable"])} | without_words
 
 
 def _merged(item: Any, clip_id: str, labels: dict[str, list[str]], ignored: Sequence[str]) -> dict[str, Any]:

@@ -154,14 +154,16 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, ids, torn):
 def test_unreadable_clips_are_listed_and_tried_again(tmp_path, ids):
     model, loader = Captioner(), Clips(ids)
     loader.broken, model.silent = {0, 1, 2, 3, 7}, {5}
-    assert run(tmp_path / "out", loader, model) == {"own.labelled": 4, "own.unreadable": 6}
+    assert run(tmp_path / "out", loader, model) == {"own.labelled": 4, "own.unreadable": 5, "own.without_words": 1}
     listed = json.loads((tmp_path / "out" / "own" / "unreadable.json").read_text())
     assert [(entry["clip_id"], entry["reason"]) for entry in listed] == [
-        *((f"clip{n}", "not a video") for n in range(4)), ("clip5", "the captioner wrote no word"), ("clip7", "not a video")]
+        *((f"clip{n}", "not a video") for n in range(4)), ("clip7", "not a video")]
+    wordless = tmp_path / "out" / "own" / "without_words.json"
+    assert [entry["clip_id"] for entry in json.loads(wordless.read_text())] == ["clip5"]
     assert [row["clip_id"] for row in labels(tmp_path / "out")] == ["clip4", "clip6", "clip8", "clip9"]
     loader.broken, model.silent, model.labelled = {7}, set(), []
     assert run(tmp_path / "out", loader, model) == {"own.labelled": 9, "own.unreadable": 1}
-    assert model.labelled == [0, 1, 2, 3, 5]
+    assert model.labelled == [0, 1, 2, 3, 5] and not wordless.exists()
 
 
 @pytest.mark.parametrize(("change", "words"), [
