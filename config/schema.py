@@ -193,8 +193,8 @@ class DatasetConfig:
     """One corpus of data_cfg.train or data_cfg.val."""
 
     name: str = setting("", "name in logs and metrics")
-    type: Literal["annoindexed", "srcindexed"] = setting("annoindexed", "annoindexed: a JSON list and media folders; "
-                                                                          "srcindexed: tar shards")
+    type: str = setting("annoindexed", "where its clips lie, a name registered in data/dataset.py: annoindexed, a list of clips and their "
+                                       "files; srcindexed, tar shards")
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in", decides=False)
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
     txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)", path=True)
