@@ -4,7 +4,8 @@
 
 CLIPS: folders, patterns, media files, or lists (.txt, .csv, .json) of ids or paths. RUN: the output folder of a training, or one of its
 checkpoints. Writes ``labels.json`` (an annotation file), ``labels.csv``, ``unreadable.json`` and, for clips whose captions are empty,
-``without_words.json`` into the output folder. The same command again goes on where it was stopped, and labels what was added to CLIPS since.
+``without_words.json`` into the output folder. The same command again goes on where it was stopped, and labels what was added to CLIPS
+since.
 """
 
 from __future__ import annotations

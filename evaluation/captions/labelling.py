@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from omnivast.config.compare import OLDER_PRECISION, precision_of, resolved
-from omnivast.config.fields import moved_keys
+from omnivast.config.compare import OLDER_PRECISION, keys_without_say, precision_of, resolved
+from omnivast.config.fields import moved_keys, section_keys
 from omnivast.config.tasks import CaptionKind, Group, Objective
 from omnivast.data.annotations.rows import CAPTION_KEYS
 from omnivast.evaluation import protocol
-from omnivast.evaluation.collect import computed_once
 from omnivast.model.interface import Model
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
@@ -42,9 +41,6 @@ PROBLEMS = ("unreadable", "without_words")
 such clips, with the reason, and names of the files that list them."""
 SYNC_SECONDS = 5.0
 """At most so much work is lost by a power cut; a killed process loses at most its last batch."""
-NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
-                                "contrastive_loss", "itm_ratio"])
-NOT_DECIDING_DATA = frozenset(["txt", "training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir", "ignore_fields"])
 
 logger = logging.getLogger("omnivast")
 
@@ -73,12 +69,12 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
         own = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
         header = {"settings": settings, "protocol": _protocol(loader, config, provenance, model.device)}
-        pending = computed_once(lambda own=own, loader=loader, header=header: _open(own, loader, header))  # type: ignore[misc]
+        pending = distributed.computed_once(lambda own=own, loader=loader, header=header: _open(own, loader, header))  # type: ignore[misc]
         if isinstance(pending, str):
             raise LabellingError(pending)
         _label_rows(model, loader, config, own, pending[distributed.rank()::distributed.world_size()])
         distributed.barrier()
-        merged = computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
+        merged = distributed.computed_once(lambda own=own, loader=loader: _merge(own, loader, nums))  # type: ignore[misc]
         counts |= {f"{loader.name}.{name}": number for name, number in merged.items()}
     return counts
 
@@ -92,8 +88,10 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
         "clips_sha256": loader.provenance["split_sha256"],
         "run_cfg": {"seed": run.seed, "precision": run.precision, "generate_nums": run.generate_nums, "generate_by": run.generate_by,
                     **search},
-        "model_cfg": {key: value for key, value in model.items() if key not in NOT_DECIDING_MODEL},
-        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
+        "model_cfg": {key: value for key, value in model.items() if key not in keys_without_say("model_cfg")},
+        # The hash of the list of clips stands for its path.
+        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items()
+                     if key not in keys_without_say("data_cfg") | {"txt", "ignore_fields"}},
     }
     return json.loads(json.dumps(found))
 
@@ -128,7 +126,15 @@ def _as_spelt_now(settings: dict[str, Any]) -> dict[str, Any]:
     run, model = dict(settings["run_cfg"]), dict(settings["model_cfg"])
     run |= {key: model.pop(key) for key in moved_keys("model_cfg") if key in model}
     run = {**run, "precision": precision_of(run)}
-    return {**settings, "model_cfg": model, "run_cfg": {key: value for key, value in run.items() if key not in OLDER_PRECISION}}
+    return {**settings, "model_cfg": _filled(model, "model_cfg"), "data_cfg": _filled(settings["data_cfg"], "data_cfg"),
+            "run_cfg": {key: value for key, value in run.items() if key not in OLDER_PRECISION}}
+
+
+def _filled(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """With the defaults of deciding settings that did not exist yet."""
+    newer = {key: setting.default for key, setting in section_keys(section).items()
+             if "newer" in setting.metadata and key not in keys_without_say(section)}
+    return {**newer, **settings}
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

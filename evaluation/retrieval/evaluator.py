@@ -18,7 +18,7 @@ import torch
 
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective
 from omnivast.data.batch import Batch, Texts
-from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome
 from omnivast.evaluation.metrics import bootstrap, recall
 from omnivast.evaluation.retrieval.features import (
     Again,
@@ -168,7 +168,7 @@ class RetrievalEvaluator:
         matched = self._match(searches, texts, owner) if self._conditions is not None else {}
         found = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, found)
-        metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
+        metrics, intervals = distributed.computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
         facts = {
             "clips": len(clip_ids),
             "texts": sum(len(own.raw) for own in _distinct(texts).values()),
@@ -199,11 +199,11 @@ class RetrievalEvaluator:
             features = {key: torch.cat([part[key] for part in whole])[torch.from_numpy(order)] for key in shapes}
             self._same[name] = first_of_same(features, places)
             return {key: x[torch.from_numpy(self._same[name])] for key, x in features.items()}
-        written = computed_once(lambda: write_joined(parts, order, path))
-        first = computed_once(lambda: first_of_same(mapped(written, len(order), shapes), places))
+        written = distributed.computed_once(lambda: write_joined(parts, order, path))
+        first = distributed.computed_once(lambda: first_of_same(mapped(written, len(order), shapes), places))
         self._same[name] = first
         if not np.array_equal(first, np.arange(len(first))):
-            written = computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
+            written = distributed.computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
         return mapped(written, len(order), shapes)
 
     def _join_texts(self, parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:

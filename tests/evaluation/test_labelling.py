@@ -244,3 +244,16 @@ def test_evaluation_labels_in_captioner_mode(tmp_path, ids):
     model = Captioner().train()
     found = evaluate(model, [Clips(ids)], settings(), folder=tmp_path / "out", provenance=dict(WEIGHTS))
     assert found == {"own.labelled": 10, "own.unreadable": 0} and model.training
+
+
+def test_labels_from_before_a_setting_go_on(tmp_path, ids):
+    run(tmp_path / "out", Clips(ids))
+    header = tmp_path / "out" / "own" / "protocol.json"
+    content = json.loads(header.read_text())
+    del content["settings"]["data_cfg"]["audio_backend"]
+    header.write_text(json.dumps(content))
+    assert run(tmp_path / "out", Clips(ids)) == {"own.labelled": 10, "own.unreadable": 0}
+    content["settings"]["data_cfg"]["audio_backend"] = "librosa"
+    header.write_text(json.dumps(content))
+    with pytest.raises(LabellingError, match='data_cfg.audio_backend: "librosa", now "native"'):
+        run(tmp_path / "out", Clips(ids))
