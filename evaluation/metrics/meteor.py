@@ -1,7 +1,7 @@
 """METEOR 1.5 (Denkowski and Lavie, "Meteor Universal", WMT 2014) from the counts that its aligner finds; English settings.
 
-The aligner (stems, synonyms, paraphrases) is the reference's own Java program, see :mod:`evaluation.java`; the formula is here, so that
-the corpus score can be recomputed for any draw of clips.
+The aligner (stems, synonyms, paraphrases) is the reference's own Java program, see :mod:`evaluation.captions.java`; the formula is here, so
+that the corpus score can be recomputed for any draw of clips.
 """
 
 from __future__ import annotations

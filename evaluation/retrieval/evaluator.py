@@ -93,8 +93,10 @@ class RetrievalEvaluator:
         shared_texts: a text that several clips have, word for word, is right with any of them; else only with the clip it came with.
         features_dir: folder, common to all processes, that holds what is searched with as float16 while it is needed; None: it is
             float32 in memory.
-        memory_gb: memory of this machine for condition features, see :class:`evaluation.features.Conditions`; None: half of what is free.
-        share: of the clips, how large a part will be re-ranked, as far as one can tell, see :func:`evaluation.features.reranked_share`.
+        memory_gb: memory of this machine for condition features, see :class:`evaluation.retrieval.features.Conditions`;
+            None: half of what is free.
+        share: of the clips, how large a part will be re-ranked, as far as one can tell, see
+            :func:`evaluation.retrieval.features.reranked_share`.
         again: encodes clips whose condition features memory did not hold.
         journal: keeps the pairs that were matched, so that a test that breaks off need not match them again.
     """
@@ -190,8 +192,8 @@ class RetrievalEvaluator:
         return Path(self._folder.name, name) if self._folder else None
 
     def _joined(self, parts: Sequence[FeatureRows], order: np.ndarray, name: str) -> Features:
-        """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; rows that differ by rounding alone
-        are made equal."""
+        """The rows of all processes in the given order, see :func:`evaluation.retrieval.features.write_joined`; rows that differ by
+        rounding alone are made equal."""
         path, shapes = self._file(name), next(part.shapes for part in parts if part.count)
         places = torch.cat([place for part in parts for place in part.places])[torch.from_numpy(order)]
         if path is None:
