@@ -249,7 +249,7 @@ def _merge(folder: Path, loader: EvalLoader, nums: int) -> dict[str, int]:
                        loader.name, len(short), short[0], nums)
     for problem, entries in lacking.items():
         if entries:
-            logger.warning("%s: %d clips have no caption, the first '%s': %s (all: %s)", loader.name, len(entries),
+            logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(entries),
                            entries[0]["clip_id"], entries[0]["reason"], folder / f"{problem}.json")
     without_words = {"without_words": len(lacking["without_words"])} if lacking["without_words"] else {}
     return {"labelled": len(labels), "unreadable": len(lacking["unreadable"])} | without_words
