@@ -84,9 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb is None:
         sys.stderr.write(f"omnivast: there is no verb '{words[0]}'.{did_you_mean(words[0], VERBS)} omnivast --help lists them.\n")
         return 2
-    require_installed()
-    module = importlib.import_module(verb.module)
-    return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
+    try:
+        module = importlib.import_module(verb.module)
+        return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
+    except ModuleNotFoundError:
+        # Not before: the help of some verbs needs no package.
+        require_installed()
+        raise
 
 
 if __name__ == "__main__":
