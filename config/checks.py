@@ -186,6 +186,8 @@ def _source(dataset: DatasetConfig) -> Iterator[str]:
         if dataset.shards or dataset.shuffle_shards:
             yield "shards and shuffle_shards need type srcindexed; annoindexed reads the folders 'vision' and 'audio'"
         return
+    if dataset.type != "srcindexed":
+        return
     if not dataset.shards:
         yield "type srcindexed reads tar shards, but 'shards' names none"
     for key in ("vision", "audio"):

@@ -80,6 +80,19 @@ def _without_length(value: Any) -> Any:
 
 
 @functools.cache
+def keys_without_say(section: str) -> frozenset[str]:
+    """Keys of a section (``data_cfg``: of a dataset) that have no say in what given weights find of a clip."""
+    return frozenset(key for key, setting in section_keys(section).items()
+                     if setting.metadata.get("decides", True) is False or setting.metadata.keys() & {"training_only", "length"})
+
+
+@functools.cache
+def passive_keys(section: str) -> frozenset[str]:
+    """Keys of a section on which no number depends: folders, saving, logging, threads."""
+    return frozenset(key for key, setting in section_keys(section).items() if setting.metadata.get("passive"))
+
+
+@functools.cache
 def _length_keys() -> frozenset[str]:
     return frozenset(key for name in (*SECTIONS, "data_cfg") for key, setting in section_keys(name).items()
                      if setting.metadata.get("length"))

@@ -48,6 +48,11 @@ class Ranks(str, Enum):
     DUAL_SOFTMAX = "dual_softmax"
     DUAL_SOFTMAX_V2T = "dual_softmax_v2t"
 
+    @property
+    def of_clips(self) -> bool:
+        """Whether clips search for their texts."""
+        return self in (Ranks.ITM_V2T, Ranks.ITC_V2T, Ranks.DUAL_SOFTMAX_V2T)
+
 
 @dataclass(frozen=True)
 class MetricName:

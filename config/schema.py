@@ -21,10 +21,12 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     - decides: whether another value makes another training, which a checkpoint then does not continue (default True). A pair (key, value):
       only where that setting of the same section has that value. Where the weights start is not among what decides: a resumed run does
       not read that again;
+    - passive: no number depends on it (folders, saving, logging, threads); it decides nothing;
+    - training_only: it has a say in the training, but none in what a test of the same weights finds of a clip;
     - newer: added when runs were already saved; its default counts as absent, so that they can be resumed;
     - length: it says how long a training is, which a resumed one may extend.
     """
-    details = {"help": help, **metadata}
+    details = {"help": help, **metadata, **({"decides": False} if metadata.get("passive") else {})}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=details)
     return field(default=default, metadata=details)
@@ -35,11 +37,11 @@ class RunConfig:
     """How the program runs: mode, folders, optimisation, precision, testing."""
 
     mode: Literal["training", "testing"] = setting("training", "train and evaluate, or only evaluate a checkpoint", decides=False)
-    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True, decides=False)
+    checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True, passive=True)
     pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
-                                             "model_cfg.inherit_keys are taken from its log/hps.json", path=True, decides=False)
-    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True, decides=False)
-    resume: bool = setting(False, "continue the run in output_dir from its last checkpoint", decides=False)
+                                             "model_cfg.inherit_keys are taken from its log/hps.json", path=True, passive=True)
+    output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True, passive=True)
+    resume: bool = setting(False, "continue the run in output_dir from its last checkpoint", passive=True)
     seed: int = setting(50, "seed of every draw")
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = setting(
         "auto", "auto takes a GPU of CUDA or ROCm where there is one, else the CPU; mps (Apple) and xpu (Intel), untested, by name",
@@ -72,19 +74,19 @@ class RunConfig:
     first_eval: bool = setting(False, "evaluate once before training", decides=False)
     save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric", decides=False)
     keep_best: int = setting(0, "keep the models of so many of the best evaluations by that metric; 0: one with save_best, else none",
-                             minimum=0, decides=False)
-    save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0, decides=False)
+                             minimum=0, passive=True)
+    save_every: int = setting(0, "also save every so many steps (0: only at evaluations and at the end)", minimum=0, passive=True)
     save_minutes: float = setting(0.0, "also save when so many minutes have passed since the last save (0: never)", minimum=0.0,
-                                  decides=False)
+                                  passive=True)
     async_save: bool = setting(False, "saving stalls the training only for a copy to host memory, and is written while the next steps run; "
-                                      "needs host memory for another model and optimiser state", decides=False)
-    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written; false: keep all", decides=False)
-    keep_last: int = setting(0, "keep so many of the newest checkpoints; 0: as remove_before_ckpt says", minimum=0, decides=False)
+                                      "needs host memory for another model and optimiser state", passive=True)
+    remove_before_ckpt: bool = setting(True, "remove older checkpoints once a newer one is safely written; false: keep all", passive=True)
+    keep_last: int = setting(0, "keep so many of the newest checkpoints; 0: as remove_before_ckpt says", minimum=0, passive=True)
     max_nonfinite_steps: int = setting(10, "steps whose loss or gradient is not finite that are left out over the whole run, each with the "
                                            "ids of its clips in log/, before the run stops; 0: the first one stops it", minimum=0,
                                        decides=False)
     loss_spike_factor: float = setting(6.0, "a loss so many deviations above the median of its corpus's last 100 goes to "
-                                            "log/loss_spikes.jsonl with the ids of its clips (0: none does)", minimum=0.0, decides=False)
+                                            "log/loss_spikes.jsonl with the ids of its clips (0: none does)", minimum=0.0, passive=True)
     scst_finetuning: bool = setting(False, "captions ('cap') are learnt by self-critical sequence training (Rennie et al. 2017): CIDEr "
                                            "against the clip's training captions is the reward", decides=("scst_finetuning", True))
     scst_candidates: int = setting(5, "scst_finetuning: captions tried per clip", minimum=1, decides=("scst_finetuning", True))
@@ -95,8 +97,8 @@ class RunConfig:
                                                        decides=("scst_finetuning", True))
     hang_minutes: float = setting(20.0, "several processes: when a step makes no progress for so many minutes, all of them say which are "
                                         "behind and where, and exit with status 75, so that the launcher can start again (0: never); in an "
-                                        "evaluation, when none of them makes any for three times as long", minimum=0.0, decides=False)
-    log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1, decides=False)
+                                        "evaluation, when none of them makes any for three times as long", minimum=0.0, passive=True)
+    log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1, passive=True)
     zero_shot: bool = setting(False, "evaluate the start weights and stop", decides=False)
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop", decides=False)
     resume_changed_data: bool = setting(False, "resume: go on although the training data (annotation files, shards) changed since the "
@@ -108,8 +110,8 @@ class RunConfig:
                                     decides=False)
     allow_missing: list[str] = setting([], "starts of parameter names that a checkpoint may lack or have in excess; * stands for anything",
                                        decides=False)
-    num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0, decides=False)
-    tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs", decides=False)
+    num_threads: int = setting(0, "CPU threads of the model (0: cores / processes)", minimum=0, passive=True)
+    tensorboard: bool = setting(True, "write TensorBoard events beside the JSONL logs", passive=True)
     dataset_mix_type: Literal["random", "round-robin", "in-order", "interleaved"] = setting(
         "random", "how the next step's corpus is chosen: at random or in turns, in proportion to the corpora's steps; one corpus after the "
                   "other, as listed; or interleaved: the gradient_accumulation_steps batches of a step take turns")
@@ -171,17 +173,17 @@ class ModelConfig:
                                     path=True)
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
-    itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
+    itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0, training_only=True)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
-                                               "or sigmoid (each pair by itself, as SigLIP)", newer=True)
+                                               "or sigmoid (each pair by itself, as SigLIP)", newer=True, training_only=True)
     gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
                                       "(paper: 0)", minimum=0.0, maximum=1.0, decides=("model_type", "gram"), newer=True)
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True)
-    label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0)
-    frozen_vision: bool = setting(False, "the vision encoder is not trained")
-    frozen_audio: bool = setting(False, "the audio encoder is not trained")
+    label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0, training_only=True)
+    frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True)
+    frozen_audio: bool = setting(False, "the audio encoder is not trained", training_only=True)
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
     missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
                                                                   "or its tokens are masked")
@@ -198,8 +200,8 @@ class DatasetConfig:
     """One corpus of data_cfg.train or data_cfg.val."""
 
     name: str = setting("", "name in logs and metrics")
-    type: Literal["annoindexed", "srcindexed"] = setting("annoindexed", "annoindexed: a JSON list and media folders; "
-                                                                          "srcindexed: tar shards")
+    type: str = setting("annoindexed", "where its clips lie, a name registered in data/dataset.py: annoindexed, on disk, beside a JSON "
+                                       "list; srcindexed, in tar shards")
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in", decides=False)
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
     txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)", path=True)
@@ -217,9 +219,9 @@ class DatasetConfig:
     audio_sample_num: int | None = setting(None, "sound slices per clip", minimum=1)
     epoch: float | None = setting(None, "passes over the corpus", minimum=0.0, length=True)
     steps: int | None = setting(None, "optimiser steps with this corpus, instead of epoch", minimum=0, length=True)
-    batch_size: int = setting(64, "clips per step over all processes", minimum=1)
+    batch_size: int = setting(64, "clips per step over all processes", minimum=1, training_only=True)
     n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
-                             minimum=-1, decides=False)
+                             minimum=-1, passive=True)
     annfile: str | None = setting(None, "COCO-style reference captions for caption metrics; null: the annotation file's own", path=True,
                                   decides=False)
     video_decoder: Literal["av", "decord", "torchcodec"] = setting(
@@ -231,7 +233,7 @@ class DatasetConfig:
                   "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
                   "by less than 0.02 on average", newer=True)
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
-                                      path=True, decides=False)
+                                      path=True, passive=True)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")
 
 

@@ -9,11 +9,18 @@ from typing import Any
 import torch
 
 from omnivast.config.schema import Config
+from omnivast.data.dataset import opener
 from omnivast.data.loader import EvalLoader, TrainLoader
 from omnivast.data.spec import InputSpec, Tokenizer, UnreadableError
 from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
+
+
+def require_known(config: Config) -> None:
+    """Raise DataError for a dataset whose ``type`` is not known, before a model is built for it."""
+    for dataset in (*config.data_cfg.train, *config.data_cfg.val):
+        opener(dataset)
 
 
 def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, device: torch.device

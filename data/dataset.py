@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from omnivast.config.registry import Registry
 from omnivast.config.schema import DatasetConfig, task_of
 from omnivast.config.tasks import CaptionKind, Modality, Objective, TaskError
 from omnivast.data.annotations.identity import Identity, identity
@@ -17,7 +19,7 @@ from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.reader import FIRST_CLIPS_CHECKED, ClipMedia, ClipReader
-from omnivast.data.shards.shard_set import gather_texts, open_shards
+from omnivast.data.shards.shard_set import Shards, gather_texts, open_shards
 from omnivast.data.spec import DataError, InputSpec, UnreadableError
 from omnivast.utils.random import generator
 
@@ -27,9 +29,30 @@ LOOKED_FOR = 10_000
 
 logger = logging.getLogger("omnivast")
 
+CORPORA: Registry[Callable[[DatasetConfig, bool], Shards | None]] = Registry("type", "kind of dataset", error=DataError)
+"""``type`` → what opens, for training or not, the shards that hold a corpus's media; None where they lie in folders."""
+
+
+@CORPORA.register("annoindexed")
+def _in_folders(config: DatasetConfig, training: bool) -> None:
+    return None
+
+
+@CORPORA.register("srcindexed")
+def _in_shards(config: DatasetConfig, training: bool) -> Shards:
+    return open_shards(config.name, config.shards, training=training)
+
+
+def opener(config: DatasetConfig) -> Callable[[DatasetConfig, bool], Shards | None]:
+    """What opens the media of a dataset. Raises DataError for a ``type`` that is not known."""
+    try:
+        return CORPORA.find(config.type)
+    except DataError as error:
+        raise DataError(f"dataset '{config.name}': {error}") from None
+
 
 class IndexedDataset:
-    """One corpus: an annotation file, and folders (type ``annoindexed``) or tar shards (``srcindexed``) with media."""
+    """One corpus: an annotation file, and media where its ``type`` says, in folders or in tar shards."""
 
     def __init__(self, config: DatasetConfig, spec: InputSpec, *, seed: int, training: bool) -> None:
         """Reads and checks the annotations and the folders or shards. Raises DataError or AnnotationError."""
@@ -38,7 +61,7 @@ class IndexedDataset:
             self.task = task_of(config)
         except TaskError as error:
             raise DataError(f"dataset '{config.name}': {error}") from None
-        self.shards = open_shards(config.name, config.shards, training=training) if config.type == "srcindexed" else None
+        self.shards = opener(config)(config, training)
         optional = not training and (spec.captioner_mode or config.annfile is not None)
         txt: str | Path = config.txt
         if not txt and self.shards is not None:

@@ -93,8 +93,3 @@ def in_annotation_order(items: Sequence[tuple[int, Item]]) -> list[tuple[int, It
                 raise ValueError(f"the clip in annotation row {row} was evaluated by processes {owner[row]} and {rank}")
         joined.extend(pairs)
     return sorted(joined, key=lambda pair: pair[0])
-
-
-def computed_once(compute: Callable[[], Item]) -> Item:
-    """The result of ``compute`` on the main process, on every process."""
-    return distributed.all_gather_objects(compute() if distributed.is_main() else None)[0]

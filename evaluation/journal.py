@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnivast.config.compare import keys_without_say
 from omnivast.config.load import resolved
 from omnivast.evaluation.captions import labelling
-from omnivast.evaluation.collect import computed_once
 from omnivast.utils import distributed
 from omnivast.utils.log import JsonlWriter, iterate_jsonl
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from omnivast.data.loader import EvalLoader
 
 DECIDING_RUN = ("seed", "precision", "beam_size")
-NOT_DECIDING_DATA = labelling.NOT_DECIDING_DATA - {"ignore_fields"}
 
 logger = logging.getLogger("omnivast")
 
@@ -50,7 +49,7 @@ class Journal:
     def __init__(self, results: Path, loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> None:
         """Reads what earlier runs left. Weights without a known file cannot be recognised in a later run, so their tests keep no journal.
         """
-        key = computed_once(lambda: _key(loader, config, provenance))
+        key = distributed.computed_once(lambda: _key(loader, config, provenance))
         self.folder = results / "unfinished" / f"{loader.name}.{key}" if key else None
         self.found: list[dict[str, Any]] = []
         done: set[int] = set()
@@ -74,7 +73,7 @@ class Journal:
         """By group (P,) int64 keys and (P,) float64 scores of the pairs noted by :meth:`add_matched` in earlier runs that tested just the
         clips of these annotation rows, which the keys number. Called on every process, the same on all, before any is added."""
         self._file, self._of = f"matched_{distributed.rank():05d}.jsonl", _digest(list(rows))
-        return computed_once(self._matched)
+        return distributed.computed_once(self._matched)
 
     def _matched(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         by_group: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -140,8 +139,10 @@ def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> s
         "weights": weights,
         "clips": loader.provenance["split_sha256"],
         "run_cfg": {key: value for key, value in settings["run_cfg"].items() if key in DECIDING_RUN},
-        "model_cfg": {key: value for key, value in settings["model_cfg"].items() if key not in labelling.NOT_DECIDING_MODEL},
-        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
+        "model_cfg": {key: value for key, value in settings["model_cfg"].items() if key not in keys_without_say("model_cfg")},
+        # The hash of the annotation file stands for its path.
+        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items()
+                     if key not in keys_without_say("data_cfg") | {"txt"}},
     }
     return _digest(deciding)
 

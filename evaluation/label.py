@@ -3,8 +3,9 @@
     python -m omnivast label CLIPS [CLIPS …] --model RUN [--output FOLDER] [flags of run.py]
 
 CLIPS: folders, patterns, media files, or lists (.txt, .csv, .json) of ids or paths. RUN: the output folder of a training, or one of its
-checkpoints. Writes ``labels.json`` (an annotation file), ``labels.csv`` and ``unreadable.json`` into the output folder. The same command
-again goes on where it was stopped, and labels what was added to CLIPS since.
+checkpoints. Writes ``labels.json`` (an annotation file), ``labels.csv``, ``unreadable.json`` and, for clips whose captions are empty,
+``without_words.json`` into the output folder. The same command again goes on where it was stopped, and labels what was added to CLIPS
+since.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from omnivast.config.files import read_config
 from omnivast.config.tasks import Group, Modality, Objective, Task, TaskError
 from omnivast.data.annotations.own_clips import Found, Kind, OwnClip, find_files, look_into
 from omnivast.data.spec import DataError
-from omnivast.evaluation.captions.labelling import KEYS
+from omnivast.evaluation.captions.labelling import KEYS, PROBLEMS
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import setup_logging
 
@@ -211,10 +212,10 @@ def open_state(output: Path, files: Found, groups: Sequence[str]) -> State:
 # ---------------------------------------------------------------------------------------------------------------- results
 
 
-def gather(state: State, files: Found, output: Path) -> tuple[int, int]:
-    """labels.json, labels.csv and unreadable.json of all lists, sorted by path; how many clips are in the first and in the last."""
+def gather(state: State, files: Found, output: Path) -> dict[str, int]:
+    """labels.json, labels.csv, unreadable.json and without_words.json of all lists, sorted by path; how many clips are in each."""
     labels: dict[str, dict[str, Any]] = {}
-    reasons = dict(files.missing)
+    lacking: dict[str, dict[str, str]] = {"unreadable": dict(files.missing), "without_words": {}}
     kinds: dict[str, str] = {}
     groups: dict[str, dict[str, str]] = {}
     for name, settings in state.lists.items():
@@ -223,8 +224,9 @@ def gather(state: State, files: Found, output: Path) -> tuple[int, int]:
         for row in _rows(output, name):
             kinds[_id(row)], groups[_id(row)] = settings["kind"], keys
         labels |= {row["clip_id"]: row for row in json.loads((folder / "labels.json").read_text(encoding="utf-8"))}
-        unreadable = json.loads((folder / "unreadable.json").read_text(encoding="utf-8"))
-        reasons |= {entry["clip_id"]: entry["reason"] for entry in unreadable}
+        for problem in PROBLEMS:
+            entries = json.loads(file.read_text(encoding="utf-8")) if (file := folder / f"{problem}.json").is_file() else []
+            lacking[problem] |= {entry["clip_id"]: entry["reason"] for entry in entries}
     ordered = [labels[clip_id] for clip_id in sorted(labels)]
     table = io.StringIO(newline="")
     writer = csv.writer(table)
@@ -233,15 +235,20 @@ def gather(state: State, files: Found, output: Path) -> tuple[int, int]:
         clip_id = row["clip_id"]
         for key, group in groups[clip_id].items():
             writer.writerows([clip_id, kinds[clip_id], group, caption, ""] for caption in row[key])
+    reasons = {clip_id: reason for entries in lacking.values() for clip_id, reason in entries.items()}
     writer.writerows([clip_id, kinds.get(clip_id, ""), "", "", reason] for clip_id, reason in sorted(reasons.items()))
-    unreadable = [{"clip_id": clip_id, "reason": reason} for clip_id, reason in sorted(reasons.items())]
     write_atomically(output / "labels.json", json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
     # With a mark of its encoding, without which spreadsheets take it for another.
     write_atomically(output / "labels.csv", table.getvalue().encode("utf-8-sig"))
-    write_atomically(output / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
+    for problem, own in lacking.items():
+        entries = [{"clip_id": clip_id, "reason": reason} for clip_id, reason in sorted(own.items())]
+        if entries or problem == "unreadable":
+            write_atomically(output / f"{problem}.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+        else:
+            (output / f"{problem}.json").unlink(missing_ok=True)
     for row in ordered[:SHOWN]:
         logger.info("  %s: %s", row["clip_id"], row[next(iter(groups[row["clip_id"]]))][0])
-    return len(ordered), len(reasons)
+    return {"labelled": len(ordered), **{problem: len(own) for problem, own in lacking.items()}}
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
@@ -338,9 +345,12 @@ def main(arguments: Sequence[str]) -> int:
     status = _run(config, -1 if options.gpus is None and gpus == 0 else gpus, flags)
     if status:
         return status
-    labelled, unreadable = gather(state, files, options.output)
-    logger.info("%d clips are captioned in %s and labels.json; %d could not be (unreadable.json)", labelled,
-                options.output / "labels.csv", unreadable)
+    counts = gather(state, files, options.output)
+    logger.info("%d clips are captioned in %s and labels.json; %d could not be read (unreadable.json)", counts["labelled"],
+                options.output / "labels.csv", counts["unreadable"])
+    if counts["without_words"]:
+        logger.warning("of %d clips the model wrote empty captions alone (without_words.json); trained for longer it may write some",
+                       counts["without_words"])
     return 0
 
 

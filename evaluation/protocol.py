@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from omnivast.config.schema import Config, DatasetConfig
     from omnivast.model.weights import LoadReport
 
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "av", "decord", "torchcodec", "numpy", "pycocoevalcap")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "open_clip_torch", "av", "decord", "torchcodec", "torchaudio",
+            "librosa", "numpy", "pycocoevalcap")
 
 
 def build(
@@ -54,6 +55,7 @@ def build(
         "frames": dataset.vision_sample_num if Modality.VISION in modalities else None,
         "resolution": config.model_cfg.vision_resolution if Modality.VISION in modalities else None,
         "slices": dataset.audio_sample_num if Modality.AUDIO in modalities else None,
+        "audio_backend": dataset.audio_backend if Modality.AUDIO in modalities else None,
         "video_decoder": dataset.video_decoder if modalities & sound_or_sight else None,
     }
     counts = {**data, **facts}
@@ -67,6 +69,7 @@ def build(
         "benchmark": benchmarks.known().get(dataset.name, {}).get("benchmark"),
         "objective": objective.value,
         "groups": [str(group) for group in task.groups(objective)],
+        "model_type": config.model_cfg.model_type,
         **data,
         **references,
         **{name: value for name, value in seen.items() if value is not None},

@@ -25,15 +25,24 @@ HEADLINES = {key: metric.label for key, metric in METRICS.items() if metric.in_p
 
 
 @cache
+def _facts() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return content
+
+
 def known() -> dict[str, dict[str, Any]]:
     """Dataset name → ``{"benchmark", "splits", "settings", "published", "published_zero_shot", "note"}``, the last four where there are."""
-    content: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))["benchmarks"]
-    return content
+    return _facts()["benchmarks"]  # type: ignore[no-any-return]
 
 
 def source() -> str:
     """Where the facts come from, in words."""
-    return str(json.loads(FILE.read_text(encoding="utf-8"))["source"])
+    return str(_facts()["source"])
+
+
+def model_name() -> str:
+    """The model whose numbers are published."""
+    return str(_facts()["model"]["name"])
 
 
 def compare_split(name: str, clips: int, texts: int | None, *, training: bool = False) -> dict[str, Any] | None:
@@ -98,7 +107,10 @@ def protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
     benchmark = known().get(name)
     if benchmark is None:
         return []
-    differences = []
+    published_model = _facts()["model"]["model_type"]
+    # Results of before the protocol named the model are all of that one.
+    model = protocol.get("model_type", published_model)
+    differences = [] if model == published_model else [f"model {model}, published {published_model}"]
     for key, expected in benchmark.get("settings", {}).items():
         if key == "group":
             groups = protocol.get("groups", ())

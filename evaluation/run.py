@@ -73,7 +73,7 @@ def evaluate(
 
     Writes ``<folder>/<dataset>.<objective>.json`` on the main process: ``{"protocol", "metrics" (by group), "not_computed" (metric →
     why), "intervals", "predictions"}``; for VQAv2, and for questions without answers, also ``submission/<dataset>.<group>.json``. In
-    ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.labelling`.
+    ``captioner_mode`` the clips are labelled instead, see :mod:`evaluation.captions.labelling`.
 
     Args:
         provenance: what the protocol says of the weights and the run, see :func:`evaluation.protocol.build`.

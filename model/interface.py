@@ -231,7 +231,7 @@ class Model(nn.Module):
 
     def sample_captions(self, memory: Any, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
         """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
-        raise ValueError(f"{type(self).__name__} does not draw captions; set model_cfg.generate_by to beam")
+        raise ValueError(f"{type(self).__name__} does not draw captions; set run_cfg.generate_by to beam")
 
     def answer(self, memory: Any, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
         """The answer to every question; ``questions.clip`` names its memory row."""

@@ -86,11 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         module = importlib.import_module(verb.module)
-    except ModuleNotFoundError as error:
-        if not (error.name or "omnivast").startswith("omnivast"):
-            require_installed()
+        return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
+    except ModuleNotFoundError:
+        # Not before: the help of some verbs needs no package.
+        require_installed()
         raise
-    return int(getattr(module, verb.main)([*verb.first, *words[1:]]) or 0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from omnivast.config.load import load_config, resolved
-from omnivast.data.build import build_loaders
+from omnivast.data.build import build_loaders, require_known
 from omnivast.data.check.datasets import require
 from omnivast.data.limits import LoaderError, workers_explained
 from omnivast.data.spec import UnreadableError
@@ -40,6 +40,7 @@ from omnivast.utils.watchdog import EXIT_STATUS
 def main(argv: Sequence[str]) -> None:
     """Parse, set up the processes, dispatch on run_cfg.mode."""
     config = load_config(argv)
+    require_known(config)
     # A rank that hangs is to be named by the watchdog, before the others' exchanges give it up.
     device = distributed.setup(config.run_cfg.device, timeout_minutes=max(30.0, config.run_cfg.hang_minutes + 10.0))
     run, training = config.run_cfg, config.run_cfg.mode == "training"

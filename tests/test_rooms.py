@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +178,26 @@ def late():
     assert violations("model", "import torch\nfrom omnivast.config.tasks import Task\nfrom omnivast.model.text import Block") == []
     for room, other in (("training", "evaluation"), ("evaluation", "training"), ("data", "model"), ("utils", "config")):
         assert violations(room, f"import omnivast.{other}") and violations(room, f"from omnivast import {other}")
+
+
+def dangling(source: str) -> list[str]:
+    """Cross-references such as :mod:`data.batch`, with or without the package's name, to what is not there."""
+    found = []
+    for name in re.findall(r":(?:mod|func|class|meth|data):`~?([\w.]+)`", source):
+        *parents, last = parts = name.removeprefix(f"{PACKAGE}.").split(".")
+        if parts[0] not in MAY_IMPORT:
+            continue
+        files = [ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")]
+        holders = [ROOT.joinpath(*parents[:n]).with_suffix(".py") for n in range(1, len(parents) + 1)]
+        if not any(file.is_file() for file in files) and not any(
+                file.is_file() and re.search(rf"\b{last}\b", file.read_text()) for file in holders):
+            found.append(name)
+    return found
+
+
+def test_names_in_docstrings_exist():
+    assert dangling(":mod:`data.batch`, :func:`omnivast.data.batch.collate`, :class:`Batch`, :mod:`data.nowhere`") == ["data.nowhere"]
+    assert [f"{name_of(path)}: {name}" for path in CODE for name in dangling(path.read_text())] == []
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:

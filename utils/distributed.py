@@ -13,11 +13,11 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from omnivast.utils.transfer import Index, to_host
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
 """The option of Linux's prctl that sets the signal which a process gets when its parent ends."""
+Computed = TypeVar("Computed")
 Kind = Literal["gather", "reduce", "fetch", "index", "objects"]
 
 
@@ -175,6 +176,11 @@ def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> li
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value, group)
     return gathered
+
+
+def computed_once(compute: Callable[[], Computed]) -> Computed:
+    """The result of ``compute`` on the main process, on every process."""
+    return all_gather_objects(compute() if is_main() else None)[0]  # type: ignore[no-any-return]
 
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:

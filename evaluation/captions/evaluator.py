@@ -15,13 +15,14 @@ from omnivast.config.tasks import Group, Objective
 from omnivast.data.batch import Batch
 from omnivast.evaluation.captions.java import java_scores
 from omnivast.evaluation.captions.references import reference_index
-from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once, in_annotation_order
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, in_annotation_order
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.bleu import ORDER, bleu_of_sums, bleu_terms, check_pairs
 from omnivast.evaluation.metrics.meteor import meteor_of_sums, meteor_terms
 from omnivast.evaluation.metrics.rouge import rouge_l
 from omnivast.evaluation.metrics.tokenizer import tokenize
 from omnivast.model.interface import Model
+from omnivast.utils import distributed
 
 if TYPE_CHECKING:
     from omnivast.config.schema import Config
@@ -80,7 +81,7 @@ class CaptionEvaluator:
         """Metrics by group, ``cider`` first, of all processes' clips. Called on every process."""
         predictions = [entry for _, entry in in_annotation_order(self._entries)]
         groups = [str(group) for group in self.groups]
-        scored = computed_once(lambda: score_captions(predictions, groups, self.java_seconds))
+        scored = distributed.computed_once(lambda: score_captions(predictions, groups, self.java_seconds))
         facts = {
             "clips": len(predictions),
             "texts": sum(len(entry["references"]) for entry in predictions),

@@ -1,8 +1,9 @@
 """Labelling clips with a captioner (paper, section 3): several captions per clip, written as they come.
 
 ``<folder>/<dataset>/`` holds ``protocol.json`` (with what labels the clips), ``part_<rank>.jsonl`` (a line per clip as it is
-labelled), and in the end ``labels.json``, an annotation file with ``vision_cap``, ``audio_cap`` or ``vast_cap`` lists, and
-``unreadable.json``. What is in the parts is never labelled again, whatever the number of processes; unreadable clips are tried again.
+labelled), and in the end ``labels.json``, an annotation file with ``vision_cap``, ``audio_cap`` or ``vast_cap`` lists,
+``unreadable.json``, and ``without_words.json`` where the model wrote empty captions alone. What is labelled is never labelled again,
+whatever the number of processes; the other clips are tried again.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from omnivast.config.compare import OLDER_PRECISION, precision_of, resolved
-from omnivast.config.fields import moved_keys
+from omnivast.config.compare import OLDER_PRECISION, keys_without_say, precision_of, resolved
+from omnivast.config.fields import moved_keys, section_keys
 from omnivast.config.tasks import CaptionKind, Group, Objective
 from omnivast.data.annotations.rows import CAPTION_KEYS
 from omnivast.evaluation import protocol
-from omnivast.evaluation.collect import computed_once
 from omnivast.model.interface import Model
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 KEYS = {CaptionKind.VISION: "vision_cap", CaptionKind.AUDIO: "audio_cap", CaptionKind.OMNI: "vast_cap"}
 """Under which field of VAST-27M a group's captions are written."""
+PROBLEMS = ("unreadable", "without_words")
+"""Why a clip may have no caption: it cannot be read, or the model ends each of its captions before the first word. Keys of the lines of
+such clips, with the reason, and names of the files that list them."""
 SYNC_SECONDS = 5.0
 """At most so much work is lost by a power cut; a killed process loses at most its last batch."""
-NOT_DECIDING_MODEL = frozenset(["pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio", "label_smoothing",
-                                "contrastive_loss", "itm_ratio"])
-NOT_DECIDING_DATA = frozenset(["txt", "training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir", "ignore_fields"])
 
 logger = logging.getLogger("omnivast")
 
@@ -57,7 +57,8 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
         provenance: what is known of the weights, with ``checkpoint_sha256``; see :func:`evaluation.protocol.build`.
 
     Returns:
-        ``"<dataset>.labelled"`` and ``"<dataset>.unreadable"``: clips in labels.json and in unreadable.json.
+        ``"<dataset>.labelled"`` and ``"<dataset>.unreadable"``: clips in labels.json and in unreadable.json; where there are any also
+        ``"<dataset>.without_words"``.
 
     Raises:
         LabellingError: the folder holds labels made with another checkpoint or other settings.
@@ -68,13 +69,13 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
         part = folder / loader.name
         settings = deciding_settings(loader, config, provenance)
         header = {"settings": settings, "protocol": _protocol(loader, config, provenance, model.device)}
-        pending = computed_once(lambda part=part, loader=loader, header=header: _open(part, loader, header))  # type: ignore[misc]
+        pending = distributed.computed_once(lambda part=part, loader=loader, header=header: _open(part, loader, header))  # type: ignore[misc]
         if isinstance(pending, str):
             raise LabellingError(pending)
         _label_rows(model, loader, config, part, pending[distributed.rank()::distributed.world_size()])
         distributed.barrier()
-        labelled, unreadable = computed_once(lambda part=part, loader=loader: _merge(part, loader, nums))  # type: ignore[misc]
-        counts |= {f"{loader.name}.labelled": labelled, f"{loader.name}.unreadable": unreadable}
+        merged = distributed.computed_once(lambda part=part, loader=loader: _merge(part, loader, nums))  # type: ignore[misc]
+        counts |= {f"{loader.name}.{name}": number for name, number in merged.items()}
     return counts
 
 
@@ -87,8 +88,10 @@ def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[st
         "clips_sha256": loader.provenance["split_sha256"],
         "run_cfg": {"seed": run.seed, "precision": run.precision, "generate_nums": run.generate_nums, "generate_by": run.generate_by,
                     **search},
-        "model_cfg": {key: value for key, value in model.items() if key not in NOT_DECIDING_MODEL},
-        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items() if key not in NOT_DECIDING_DATA},
+        "model_cfg": {key: value for key, value in model.items() if key not in keys_without_say("model_cfg")},
+        # The hash of the list of clips stands for its path.
+        "data_cfg": {key: value for key, value in dataclasses.asdict(loader.config).items()
+                     if key not in keys_without_say("data_cfg") | {"txt", "ignore_fields"}},
     }
     return json.loads(json.dumps(settings))
 
@@ -112,7 +115,7 @@ def _open(folder: Path, loader: EvalLoader, header: dict[str, Any]) -> list[int]
                                 "Undo these changes, or choose another --output_dir"])
     else:
         write_atomically(path, json.dumps(header, indent=1) + "\n")
-    done = {row["clip_id"] for row in _written(folder) if "unreadable" not in row}
+    done = {row["clip_id"] for row in _written(folder) if not row.keys() & PROBLEMS}
     if done:
         logger.info("%s: %d of %d clips are labelled already", loader.name, len(done), loader.clips)
     return [row for row, clip_id in enumerate(loader.clip_ids) if clip_id not in done]
@@ -123,7 +126,15 @@ def _as_spelt_now(settings: dict[str, Any]) -> dict[str, Any]:
     run, model = dict(settings["run_cfg"]), dict(settings["model_cfg"])
     run |= {key: model.pop(key) for key in moved_keys("model_cfg") if key in model}
     run = {**run, "precision": precision_of(run)}
-    return {**settings, "model_cfg": model, "run_cfg": {key: value for key, value in run.items() if key not in OLDER_PRECISION}}
+    return {**settings, "model_cfg": _filled(model, "model_cfg"), "data_cfg": _filled(settings["data_cfg"], "data_cfg"),
+            "run_cfg": {key: value for key, value in run.items() if key not in OLDER_PRECISION}}
+
+
+def _filled(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """With the defaults of deciding settings that did not exist yet."""
+    newer = {key: setting.default for key, setting in section_keys(section).items()
+             if "newer" in setting.metadata and key not in keys_without_say(section)}
+    return {**newer, **settings}
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -168,13 +179,14 @@ def _label_rows(model: Model, loader: EvalLoader, config: Config, folder: Path, 
 
 
 def _lines(model: Model, batch: Batch, loader: EvalLoader, config: Config) -> list[dict[str, Any]]:
-    """What is written of each clip of a batch: its captions by field. A clip for which no word was found counts as unreadable."""
+    """What is written of each clip of a batch: its captions by field. Of a clip with a caption missing, that."""
     memory = model.memory(model.encode(batch, loader.task.modalities))
     lines: list[dict[str, Any]] = [{"clip_id": clip_id} for clip_id in batch.clip_ids]
     for group in loader.task.groups(Objective.CAPTION):
         for line, captions in zip(lines, _captions(model, memory, group, batch.clip_ids, config)):
             line[KEYS[group.caption_kind]] = [caption for caption in captions if caption.strip()]
-    return [line if all(line.values()) else {"clip_id": line["clip_id"], "unreadable": "the captioner wrote no word"} for line in lines]
+    wordless = "the model read the clip, but its captions end before the first word; trained for longer it may write some"
+    return [line if all(line.values()) else {"clip_id": line["clip_id"], "without_words": wordless} for line in lines]
 
 
 def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], config: Config) -> list[list[str]]:
@@ -193,17 +205,23 @@ def _captions(model: Model, memory: Any, group: Group, clip_ids: Sequence[str], 
 # -------------------------------------------------------------------------------------------------------------- merging
 
 
-def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
-    """labels.json in the order of the list of clips, each with what the list says of it, and unreadable.json; how many in each."""
+def _merge(folder: Path, loader: EvalLoader, nums: int) -> dict[str, int]:
+    """labels.json in the order of the list of clips, each with what the list says of it, and the files of clips without captions; how
+    many in each."""
     labels: dict[str, dict[str, list[str]]] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, tuple[str, str]] = {}
     for line in _written(folder):
         clip_id = line.pop("clip_id")
-        if "unreadable" in line:
-            reasons[clip_id] = line["unreadable"]
+        problem = next((name for name in PROBLEMS if name in line), None)
+        if problem:
+            reasons[clip_id] = problem, line[problem]
         else:
             labels[clip_id] = line
-    unreadable = [{"clip_id": clip_id, "reason": reasons.get(clip_id, "not tried")} for clip_id in loader.clip_ids if clip_id not in labels]
+    lacking: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEMS}
+    for clip_id in loader.clip_ids:
+        if clip_id not in labels:
+            problem, reason = reasons.get(clip_id, ("unreadable", "not tried"))
+            lacking[problem].append({"clip_id": clip_id, "reason": reason})
     path = Path(loader.provenance["split_file"])
     if sha256_file(path) != loader.provenance["split_sha256"]:
         raise LabellingError(f"{path} was changed while its clips were labelled; the labels are in {folder}/part_*.jsonl")
@@ -219,16 +237,23 @@ def _merge(folder: Path, loader: EvalLoader, nums: int) -> tuple[int, int]:
         file.write(b"\n]\n" if labels else b"[]\n")
 
     write_atomically(folder / "labels.json", write)
-    write_atomically(folder / "unreadable.json", json.dumps(unreadable, indent=1, ensure_ascii=False) + "\n")
+    for problem, entries in lacking.items():
+        path = folder / f"{problem}.json"
+        if entries or problem == "unreadable":
+            write_atomically(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+        else:
+            path.unlink(missing_ok=True)
     logger.info("%s: %d clips labelled in %s", loader.name, len(labels), folder / "labels.json")
     short = [clip_id for clip_id, by_kind in labels.items() if any(len(captions) < nums for captions in by_kind.values())]
     if short:
         logger.warning("%s: %d clips, the first '%s', have fewer captions than the %d asked for (generate_nums): the others were blank",
                        loader.name, len(short), short[0], nums)
-    if unreadable:
-        logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(unreadable),
-                       unreadable[0]["clip_id"], unreadable[0]["reason"], folder / "unreadable.json")
-    return len(labels), len(unreadable)
+    for problem, entries in lacking.items():
+        if entries:
+            logger.warning("%s: %d clips could not be labelled, the first '%s': %s (all: %s)", loader.name, len(entries),
+                           entries[0]["clip_id"], entries[0]["reason"], folder / f"{problem}.json")
+    without_words = {"without_words": len(lacking["without_words"])} if lacking["without_words"] else {}
+    return {"labelled": len(labels), "unreadable": len(lacking["unreadable"])} | without_words
 
 
 def _merged(item: Any, clip_id: str, labels: dict[str, list[str]], ignored: Sequence[str]) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import numpy as np
 
 from omnivast.config.tasks import Group, Objective
 from omnivast.data.batch import Batch
-from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once, in_annotation_order
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, in_annotation_order
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.vqa import normalise, vqa_accuracy
 from omnivast.evaluation.questions.people import answers_of_people
 from omnivast.model.interface import Model
+from omnivast.utils import distributed
 
 if TYPE_CHECKING:
     from omnivast.config.schema import Config
@@ -89,7 +90,8 @@ class QAEvaluator:
             raise ValueError("no answer to score")
         groups = [str(group) for group in self.groups]
         answered = "answer" in predictions[0]
-        metrics, intervals = computed_once(lambda: answer_metrics(predictions, groups)) if answered else ({g: {} for g in groups}, {})
+        metrics, intervals = ({g: {} for g in groups}, {}) if not answered else distributed.computed_once(
+            lambda: answer_metrics(predictions, groups))
         facts: dict[str, Any] = {
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),

@@ -158,7 +158,8 @@ def _published(report: Report, results: Sequence[Result]) -> None:
         report.section("Numbers", units + "None of these datasets is a benchmark of the paper by its name.")
         report.table(["metric", "here", "95 % interval"], [row[:3] for row in rows])
     elif rows:
-        report.section("Numbers beside the published ones", f"{units}Published: fine-tuned VAST, {benchmarks.source()}.")
+        origin = f"Published: fine-tuned {benchmarks.model_name()}, {benchmarks.source()}."
+        report.section("Numbers beside the published ones", units + origin)
         report.table(["metric", "here", "95 % interval", "published", "difference"], rows)
     for note in notes:
         report.text(note)

@@ -18,7 +18,7 @@ import torch
 
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective
 from omnivast.data.batch import Batch, Texts
-from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, computed_once
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome
 from omnivast.evaluation.metrics import bootstrap, recall
 from omnivast.evaluation.retrieval.features import (
     Again,
@@ -93,8 +93,10 @@ class RetrievalEvaluator:
         shared_texts: a text that several clips have, word for word, is right with any of them; else only with the clip it came with.
         features_dir: folder, common to all processes, that holds what is searched with as float16 while it is needed; None: it is
             float32 in memory.
-        memory_gb: memory of this machine for condition features, see :class:`evaluation.features.Conditions`; None: half of what is free.
-        share: of the clips, how large a part will be re-ranked, as far as one can tell, see :func:`evaluation.features.reranked_share`.
+        memory_gb: memory of this machine for condition features, see :class:`evaluation.retrieval.features.Conditions`;
+            None: half of what is free.
+        share: of the clips, how large a part will be re-ranked, as far as one can tell, see
+            :func:`evaluation.retrieval.features.reranked_share`.
         again: encodes clips whose condition features memory did not hold.
         journal: keeps the pairs that were matched, so that a test that breaks off need not match them again.
     """
@@ -168,7 +170,7 @@ class RetrievalEvaluator:
         matched = self._match(searches, texts, owner) if self._conditions is not None else {}
         ranked = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, ranked)
-        metrics, intervals = computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
+        metrics, intervals = distributed.computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
         facts = {
             "clips": len(clip_ids),
             "texts": sum(len(pool.raw) for pool in _distinct(texts).values()),
@@ -190,8 +192,8 @@ class RetrievalEvaluator:
         return Path(self._folder.name, name) if self._folder else None
 
     def _joined(self, parts: Sequence[FeatureRows], order: np.ndarray, name: str) -> Features:
-        """The rows of all processes in the given order, see :func:`evaluation.features.write_joined`; rows that differ by rounding alone
-        are made equal."""
+        """The rows of all processes in the given order, see :func:`evaluation.retrieval.features.write_joined`; rows that differ by
+        rounding alone are made equal."""
         path, shapes = self._file(name), next(part.shapes for part in parts if part.count)
         places = torch.cat([place for part in parts for place in part.places])[torch.from_numpy(order)]
         if path is None:
@@ -199,11 +201,11 @@ class RetrievalEvaluator:
             features = {key: torch.cat([part[key] for part in whole])[torch.from_numpy(order)] for key in shapes}
             self._same[name] = first_of_same(features, places)
             return {key: x[torch.from_numpy(self._same[name])] for key, x in features.items()}
-        written = computed_once(lambda: write_joined(parts, order, path))
-        first = computed_once(lambda: first_of_same(mapped(written, len(order), shapes), places))
+        written = distributed.computed_once(lambda: write_joined(parts, order, path))
+        first = distributed.computed_once(lambda: first_of_same(mapped(written, len(order), shapes), places))
         self._same[name] = first
         if not np.array_equal(first, np.arange(len(first))):
-            written = computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
+            written = distributed.computed_once(lambda: write_joined(parts, order[first], path.with_name(f"{name}_same")))
         return mapped(written, len(order), shapes)
 
     def _join_texts(self, parts: Sequence[_Part], kind: CaptionKind, owner: dict[int, tuple[int, int, int]]) -> _Texts:

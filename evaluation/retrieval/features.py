@@ -48,7 +48,7 @@ class FeatureRows:
         """Shape of a row of each tensor, by the tensor's name."""
         self._parts: list[Rows] = []
         self.places: list[Tensor] = []
-        """Projections of each part before it was rounded to float16, see :func:`evaluation.same.first_of_same`."""
+        """Projections of each part before it was rounded to float16, see :func:`evaluation.retrieval.same.first_of_same`."""
 
     def append(self, rows: Rows) -> None:
         """Add n rows. Raises ValueError when they have other names or shapes than those before."""

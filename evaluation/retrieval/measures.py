@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from omnivast.config.metrics import Ranks
 from omnivast.evaluation.metrics import bootstrap, recall
 
-RANKS = ("itm", "itm_v2t", "itc", "itc_v2t", "dual_softmax", "dual_softmax_v2t")
+RANKS = (Ranks.ITM, Ranks.ITM_V2T, Ranks.ITC, Ranks.ITC_V2T, Ranks.DUAL_SOFTMAX, Ranks.DUAL_SOFTMAX_V2T)
 """Kinds of ranks, the headline first."""
 
 
@@ -42,9 +43,10 @@ def _by_kind(
     first = {clip_id: number for number, clip_id in enumerate(dict.fromkeys(entry["clip_id"] for entry in entries))}
     measures: dict[tuple[str, str], bootstrap.Measure] = {}
     for kind in RANKS:
-        ranked = [(first[entry["clip_id"]], entry[group][f"{kind}_rank"]) for entry in entries if f"{kind}_rank" in entry[group]]
+        key = f"{kind.value}_rank"
+        ranked = [(first[entry["clip_id"]], entry[group][key]) for entry in entries if key in entry[group]]
         if ranked:
             clip, ranks = map(np.array, zip(*ranked))
-            rows = np.unique(clip, return_index=True)[1] if kind.endswith("_v2t") else slice(None)
-            measures.update({(kind, name): measure for name, measure in recall.measures(ranks[rows], clip[rows], len(first)).items()})
+            rows = np.unique(clip, return_index=True)[1] if kind.of_clips else slice(None)
+            measures.update({(kind.value, name): measure for name, measure in recall.measures(ranks[rows], clip[rows], len(first)).items()})
     return measures, len(first)

@@ -67,8 +67,8 @@ def search(
         depth: best candidates kept per query.
         dual_softmax: rank also by the score times the softmax, over the queries, of each candidate's scores (Cheng et al., CAMoE, 2021).
             It looks at all test queries at once, so that its numbers compare with no other; needs a second pass.
-        same: (C,) the number of the first candidate that is the same (:mod:`evaluation.same`), whose scores then count. A product with
-            equal columns rounds them otherwise at other places, so that ties would be broken by chance.
+        same: (C,) the number of the first candidate that is the same (:mod:`evaluation.retrieval.same`), whose scores then count. A product
+            with equal columns rounds them otherwise at other places, so that ties would be broken by chance.
         pair_numbers: numbers that ``score`` holds per score.
     """
     count = size(candidates)

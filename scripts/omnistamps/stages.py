@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from omnivast.config.compare import passive_keys
 from omnivast.config.files import find_config
 from omnivast.config.load import ConfigError, load_config, resolved
 from omnivast.utils.files import sha256_file, write_atomically
@@ -30,9 +31,6 @@ CONFIGS = {"quick": "config/omnistamps/quick", "full": "config/omnistamps/full",
 """Folder of the configs for each size of OmniStamps; debug is the quick recipe on a few clips and steps."""
 DEBUG_FLAGS = {"train": ("--train_batch_size", "8"), "val": ("--test_batch_size", "8")}
 DEBUG_STEPS = 4
-# What a run is called and where it stands says nothing about its outcome.
-PASSIVE_RUN_KEYS = ("output_dir", "checkpoint", "pretrain_dir", "resume", "save_every", "save_minutes", "async_save", "keep_last",
-                    "keep_best", "loss_spike_factor", "hang_minutes", "log_steps", "tensorboard", "num_threads")
 SAVE_EVERY = 100
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
 
@@ -253,10 +251,12 @@ class Stages:
             settings = resolved(load_config(arguments))
         except ConfigError as error:
             raise StageError(str(error), 2) from error
-        for key in PASSIVE_RUN_KEYS:
+        # What a run is called and where it stands says nothing about its outcome.
+        for key in passive_keys("run_cfg"):
             settings["run_cfg"].pop(key)
         for dataset in (*settings["data_cfg"]["train"], *settings["data_cfg"]["val"]):
-            dataset.pop("cache_dir")
+            for key in passive_keys("data_cfg"):
+                dataset.pop(key)
         return _hash([settings, dict(inputs)])
 
     def _remember(self, name: str, **record: Any) -> None:

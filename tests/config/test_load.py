@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omnivast.config.compare import precision_of, same_but_for_length
+from omnivast.config.compare import keys_without_say, passive_keys, precision_of, same_but_for_length
 from omnivast.config.fields import moved_keys
 from omnivast.config.load import ConfigError, config_hash, diff, load_config, resolved
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
@@ -352,6 +352,7 @@ def test_metadata_name_existing_keys():
         for field in section.values():
             decides = field.metadata.get("decides", True)
             assert isinstance(decides, bool) or decides[0] in section, field.name
+            assert not (field.metadata.get("passive") and decides), field.name
     assert not sections[0].keys() & sections[1].keys(), "a flag must mean one key"
 
 
@@ -407,3 +408,11 @@ def test_runs_of_november_2026_can_still_be_resumed():
     assert config_hash(before) == "af82bef73192e80aa7a9b83f59f06327044aebf040d10bf0ea17b8a0ce662e5f"
     sigmoid = dataclasses.replace(before, model_cfg=ModelConfig(contrastive_loss="sigmoid"))
     assert config_hash(sigmoid) != config_hash(before) and diff(before, sigmoid) == ['model_cfg.contrastive_loss: absent, now "sigmoid"']
+
+
+def test_settings_say_themselves_what_depends_on_them():
+    assert keys_without_say("model_cfg") == {"pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio",
+                                             "label_smoothing", "contrastive_loss", "itm_ratio"}
+    assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir"}
+    assert passive_keys("run_cfg") >= {"output_dir", "resume", "num_threads"} and not passive_keys("run_cfg") & {"seed", "beam_size"}
+    assert passive_keys("data_cfg") == {"n_workers", "cache_dir"}

@@ -4,7 +4,7 @@ import torch
 from omnivast.config.tasks import CaptionKind, Modality
 from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.batch import Sample, collate
-from omnivast.data.dataset import IndexedDataset
+from omnivast.data.dataset import CORPORA, IndexedDataset
 from omnivast.data.spec import DataError, UnreadableError
 from tests.data.conftest import vast_rows
 from tests.data.sharding import sharded
@@ -223,3 +223,13 @@ def test_a_sample_without_a_kind_takes_its_omni_caption(corpus, spec, tokenizer)
         assert all(isinstance(sample, Sample) for sample in samples)
         batch = collate(samples, corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
         assert batch.captions[CaptionKind.VISION].raw == ["v0", "o1"]
+
+
+def test_where_clips_lie_is_found_by_name(corpus, spec, monkeypatch):
+    with pytest.raises(DataError, match=r"dataset 'x': type: unknown kind of dataset 'srcindex'; valid are annoindexed, srcindexed\. Did "
+                                        "you mean 'srcindexed'"):
+        build(corpus.config(name="x", type="srcindex"), spec)
+    opened = []
+    monkeypatch.setattr(CORPORA, "_items", dict(CORPORA._items))
+    CORPORA.register("elsewhere")(lambda config, training: opened.append((config.name, training)))
+    assert len(build(corpus.config(name="x", type="elsewhere"), spec)) and opened == [("x", True)]

@@ -1,4 +1,4 @@
-"""The code's commit in the protocol."""
+"""What the protocol of a result says: its model, its settings, the code's commit."""
 
 import importlib.util
 import shutil
@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import Objective
 from omnivast.evaluation import protocol
 
 
@@ -31,3 +33,11 @@ def test_the_commit_is_ours_and_not_that_of_a_project_we_are_installed_in(tmp_pa
     assert installed.code_commit() == git("rev-parse", "HEAD")
     file.write_text("changed")
     assert installed.code_commit() == git("rev-parse", "HEAD") + "+changes"
+
+
+@pytest.mark.parametrize(("task", "backend"), [("cap%tva", "librosa"), ("cap%tv", None)])
+def test_the_protocol_names_the_model_and_what_read_the_sound(task, backend):
+    dataset = DatasetConfig(name="own", task=task, vision_sample_num=4, audio_sample_num=1, audio_backend="librosa")
+    config = Config(RunConfig(), ModelConfig(model_type="fake"), DataConfig(val=(dataset,)))
+    own = protocol.build(Objective.CAPTION, dataset, config, data={}, facts={}, provenance={}, device="cpu", seconds=0.0)
+    assert own["model_type"] == "fake" and own.get("audio_backend") == backend

@@ -73,6 +73,12 @@ def test_protocol_differences_are_named():
     assert benchmarks.protocol_differences("msrvtt_ret", {**own, "groups": ["tv"]})[0] == "groups tv, published tvas"
 
 
+def test_another_family_than_the_published_one_is_named():
+    own = {"groups": ["tvas"], "frames": 16, "slices": 1, "resolution": 224, "rerank_depth": 50}
+    assert benchmarks.protocol_differences("msrvtt_ret", {**own, "model_type": "vast"}) == []
+    assert benchmarks.protocol_differences("msrvtt_ret", {**own, "model_type": "fake"}) == ["model fake, published vast"]
+
+
 def test_headline_takes_the_papers_group_and_the_reranked_ranks():
     metrics = {"tv": {"itm": {"r1": 1.0}, "itc": {"r1": 2.0}}, "tvas": {"itm": {"r1": 3.0, "mean_rank": 9.0}}}
     assert benchmarks.headline(metrics, ("tv", "tvas"), "msrvtt_ret") == ("tvas", {"r1": 3.0})

@@ -37,7 +37,7 @@ def test_what_a_model_lacks_is_said():
     assert not model.can_match and model.memory(3) == 3 and model.matching_features(4, ()) == 4
     for words, call in (("Plain cannot be tested for retrieval", lambda: model.index_clips(None, group)),
                         ("Plain does not write captions", lambda: model.caption(None, group, beam_size=1, max_length=3)),
-                        ("set model_cfg.generate_by to beam", lambda: model.sample_captions(None, group, draws=torch.rand(1, 1, 1))),
+                        ("set run_cfg.generate_by to beam", lambda: model.sample_captions(None, group, draws=torch.rand(1, 1, 1))),
                         ("Plain does not answer questions", lambda: model.answer(None, group, None, beam_size=1)),
                         ("scst_finetuning: Plain cannot", lambda: model.learn_from_reward(None, **scst))):
         with pytest.raises(ValueError, match=words):

@@ -154,14 +154,16 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, ids, torn):
 def test_unreadable_clips_are_listed_and_tried_again(tmp_path, ids):
     model, loader = Captioner(), Clips(ids)
     loader.broken, model.silent = {0, 1, 2, 3, 7}, {5}
-    assert run(tmp_path / "out", loader, model) == {"own.labelled": 4, "own.unreadable": 6}
+    assert run(tmp_path / "out", loader, model) == {"own.labelled": 4, "own.unreadable": 5, "own.without_words": 1}
     listed = json.loads((tmp_path / "out" / "own" / "unreadable.json").read_text())
     assert [(entry["clip_id"], entry["reason"]) for entry in listed] == [
-        *((f"clip{n}", "not a video") for n in range(4)), ("clip5", "the captioner wrote no word"), ("clip7", "not a video")]
+        *((f"clip{n}", "not a video") for n in range(4)), ("clip7", "not a video")]
+    wordless = tmp_path / "out" / "own" / "without_words.json"
+    assert [entry["clip_id"] for entry in json.loads(wordless.read_text())] == ["clip5"]
     assert [row["clip_id"] for row in labels(tmp_path / "out")] == ["clip4", "clip6", "clip8", "clip9"]
     loader.broken, model.silent, model.labelled = {7}, set(), []
     assert run(tmp_path / "out", loader, model) == {"own.labelled": 9, "own.unreadable": 1}
-    assert model.labelled == [0, 1, 2, 3, 5]
+    assert model.labelled == [0, 1, 2, 3, 5] and not wordless.exists()
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -242,3 +244,16 @@ def test_evaluation_labels_in_captioner_mode(tmp_path, ids):
     model = Captioner().train()
     found = evaluate(model, [Clips(ids)], settings(), folder=tmp_path / "out", provenance=dict(WEIGHTS))
     assert found == {"own.labelled": 10, "own.unreadable": 0} and model.training
+
+
+def test_labels_from_before_a_setting_go_on(tmp_path, ids):
+    run(tmp_path / "out", Clips(ids))
+    header = tmp_path / "out" / "own" / "protocol.json"
+    content = json.loads(header.read_text())
+    del content["settings"]["data_cfg"]["audio_backend"]
+    header.write_text(json.dumps(content))
+    assert run(tmp_path / "out", Clips(ids)) == {"own.labelled": 10, "own.unreadable": 0}
+    content["settings"]["data_cfg"]["audio_backend"] = "librosa"
+    header.write_text(json.dumps(content))
+    with pytest.raises(LabellingError, match='data_cfg.audio_backend: "librosa", now "native"'):
+        run(tmp_path / "out", Clips(ids))
