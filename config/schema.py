@@ -148,7 +148,7 @@ class RunConfig:
 class ModelConfig:
     """The model: towers, widths, text lengths."""
 
-    model_type: str = setting("vast", "the model family, a name registered in model/: vast")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast, valor")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none")
@@ -185,6 +185,18 @@ class ModelConfig:
     max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
+    contra_type: Literal["fine", "coarse"] = setting("fine", "VALOR: texts and clips are compared token by frame and slice (fine), or one "
+                                                             "vector each (coarse)", newer=True)
+    fineweight_type: str = setting("mlp", "VALOR, contra_type fine: none: in tva all tokens, frames and slices weigh the same; any other "
+                                          "value: as layers of their own say", newer=True)
+    late_fusion: bool = setting(False, "VALOR: the score of tva is that of vision plus that of sound; false: of both together", newer=True)
+    cross_attn_type: Literal["va_concate"] = setting("va_concate", "VALOR: how texts attend to vision and sound: to both at once; the "
+                                                                   "release's three other ways are not available here", newer=True)
+    use_task_prompt: bool = setting(False, "VALOR: a sentence that names the task stands beside texts (VALOR-L)", newer=True)
+    caption_type: Literal["unimlm"] = setting("unimlm", "VALOR: captions are learnt by masked words, causally; the release's lm is not "
+                                                        "available here", newer=True)
+    contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True)
+    max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True)
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import torch
 
-import omnivast.model.vast.model  # noqa: F401  (enters the family into MODELS)
+import omnivast.model.valor.model  # (enters the family into MODELS)
+import omnivast.model.vast.model  # noqa: F401
 from omnivast.config.schema import Config, ModelConfig, task_of
 from omnivast.model.fitting import Fitting, sizes_of
 from omnivast.model.interface import MODELS, Model, ModelError, Tower

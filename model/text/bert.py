@@ -208,27 +208,31 @@ class Block(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=0)
         self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
         self.token_type_embeddings = nn.Embedding(2, sizes.hidden_size)
+        self.prompt_embedding = nn.Embedding(1, sizes.hidden_size) if prompts else None
         self.LayerNorm = LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
         self.register_buffer("position_ids", torch.arange(sizes.max_position_embeddings)[None])
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """ids, positions (…) → (…, D). All tokens are of type 0."""
-        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
+    def forward(self, ids: Tensor, positions: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """ids, positions (…) → (…, D). All tokens are of type 0, but for those where ``prompt`` (…) is true."""
+        kind = self.token_type_embeddings.weight[0]
+        if prompt is not None and self.prompt_embedding is not None:
+            kind = torch.where(prompt[..., None].bool(), self.prompt_embedding.weight[0], kind)
+        x = self.word_embeddings(ids) + self.position_embeddings(positions) + kind
         x = self.dropout(self.LayerNorm(x))
         # On CPUs, autocast leaves LayerNorm in its input's type: starting in bfloat16 halves the traffic of every residual.
         return x.to(torch.get_autocast_dtype("cpu")) if device_kind(x) == "cpu" and torch.is_autocast_enabled("cpu") else x
 
 
 class _Bert(nn.Module):
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool) -> None:
         super().__init__()
-        self.embeddings = _Embeddings(sizes)
+        self.embeddings = _Embeddings(sizes, prompts)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes) for _ in range(sizes.num_hidden_layers))})
 
 
@@ -261,12 +265,12 @@ class DecoderState:
 
 class TextModel(nn.Module):
     """The text tower. ``forward`` runs a plan, ``encode`` plans and runs a layout; ``start`` and ``step`` decode with cached keys and
-    values."""
+    values. With ``prompts`` it tells the tokens of a prompt from those of a text by an embedding of their own."""
 
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool = False) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.bert = _Bert(sizes)
+        self.sizes, self.prompts = sizes, prompts
+        self.bert = _Bert(sizes, prompts)
         self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
         self.checkpointing = False
         self.apply(partial(_initialise, std=sizes.initializer_range))
@@ -291,7 +295,7 @@ class TextModel(nn.Module):
     def forward(self, plan: TextPlan) -> TextOutput:
         """Run a plan that was sent to the device. Nothing is decided here, and nothing asks the device for a number."""
         attend = attention_mask(plan.visible, plan.reach)
-        x = self.bert.embeddings(plan.ids, plan.positions)
+        x = self.bert.embeddings(plan.ids, plan.positions, plan.prompt)
         masks = [p.memory.group_mask(p.group) for p in plan.passes]
         queries, last = plan.queries, None
         for i, block in enumerate(self.blocks):
@@ -333,7 +337,7 @@ class TextModel(nn.Module):
         ids, back, mask, unordered, place = send((words[order], order.argsort(), seen[order], seen, place), reference.device)
         state.seen = unordered.bool()
         positions = torch.arange(words.shape[1], device=reference.device).expand_as(ids)
-        x = self.bert.embeddings(ids, positions).flatten(0, 1)
+        x = self.bert.embeddings(ids, positions, torch.ones_like(ids) if self.prompts else None).flatten(0, 1)
         attend = mask.bool()[:, None, None, :]
         for i, block in enumerate(self.blocks):
             _, key, value = block.attention.parts(block.attention.project(x), packing)
