@@ -41,6 +41,10 @@ class Objective(str, Enum):
     """Words hidden in captions, read bidirectionally; trained by VALOR, never tested."""
 
 
+OF_CAPTIONS = (Objective.RETRIEVAL, Objective.CAPTION, Objective.MLM)
+"""The objectives whose texts are captions."""
+
+
 class CaptionKind(str, Enum):
     """The caption kinds of VAST-27M. Corpora with one kind of caption use OMNI alone."""
 

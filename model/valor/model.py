@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import Group, Modality, Objective, Task
+from omnivast.config.tasks import Group, Modality, Task
+from omnivast.model.encoders.base import Encoder
 from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Rows, Tower, Unit
 from omnivast.model.objectives.generation import MaskTokens
@@ -127,7 +128,7 @@ class VALOR(Model):
         towers = {Modality.VISION: "vision_encoder", Modality.AUDIO: "audio_encoder"}
         return [m for m, name in towers.items() if hasattr(self, name)]
 
-    def _freezable(self) -> list[tuple[nn.Module, bool]]:
+    def _freezable(self) -> list[tuple[Encoder, bool]]:
         """The vision and audio towers that it has, and whether they are frozen."""
         settings = (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio))
         return [(getattr(self, name), frozen) for name, frozen in settings if hasattr(self, name)]
@@ -135,7 +136,7 @@ class VALOR(Model):
     def set_checkpointing(self, on: bool) -> None:
         """Whether the backward pass computes the layers again, and their activations are not kept."""
         for tower, frozen in self._freezable():
-            tower.set_checkpointing(on and not frozen)  # type: ignore[operator]
+            tower.set_checkpointing(on and not frozen)
         self.multimodal_encoder.checkpointing = on
 
     def train(self, mode: bool = True) -> VALOR:
@@ -172,7 +173,7 @@ class VALOR(Model):
     @property
     def width(self) -> int:
         """Of the widest tower."""
-        return max(self.multimodal_encoder.sizes.hidden_size, *(int(tower.width) for tower, _ in self._freezable()), 1)  # type: ignore[arg-type]
+        return max(self.multimodal_encoder.sizes.hidden_size, *(tower.width for tower, _ in self._freezable()), 1)
 
     @property
     def mask_ids(self) -> MaskTokens:
@@ -222,8 +223,9 @@ class VALOR(Model):
     def _condition(self, tokens: Tensor, name: str) -> Tensor:
         """(B, V, S, width) → (B, V · S, D) with the embeddings of each frame or slice and of the modality."""
         if tokens.shape[1] > ROWS:
-            raise ValueError(f"VALOR has embeddings for {ROWS} {'frames' if name == 'video' else 'slices of sound'} of a clip, the batch has "
-                             f"{tokens.shape[1]}; set data_cfg's {'vision' if name == 'video' else 'audio'}_sample_num to {ROWS} or less")
+            what, key = ("frames", "vision_sample_num") if name == "video" else ("slices of sound", "audio_sample_num")
+            raise ValueError(f"VALOR has embeddings for {ROWS} {what} of a clip, but the batch has {tokens.shape[1]}: {key} may be {ROWS} "
+                             "at most")
         projection = getattr(self, f"hidden_trans_{name}_multimodal", None)
         tokens = tokens if projection is None else projection(tokens)
         tokens = tokens + getattr(self, f"{name}_frame_embedding")[:, :tokens.shape[1], None]

@@ -22,8 +22,8 @@ STARTS = (
 
 UNUSED = ("txt_encoder.", "multimodal_encoder.pooler.", "clip_model.", "vision_encoder.visual.proj", "contra_temp",
           "*.relative_position_index")
-"""Starts of names that the release carries without use: copies of BERT, its pooler, CLIP's text tower and projection, with CLIP the temperature that
-is not CLIP's, and what follows from Video Swin's window."""
+"""Starts of names that the release carries without use: copies of BERT, its pooler, CLIP's text tower and projection, with CLIP the
+temperature that is not CLIP's, and what follows from Video Swin's window."""
 
 
 def released_name(name: str) -> str:

@@ -107,15 +107,17 @@ def generation(model: Parts, batch: Batch, task: Task, memory: Memory, masked: M
     """ "cap", "mlm" and "qa", means over their groups, and of each group without gradient."""
     blocks: list[Block] = []
     passes: list[CrossPass] = []
+    parts: list[tuple[list[Block], NDArray[np.int64] | None]]
     start = 0
     for group in task.all_groups:
-        own = caption_blocks(model, batch, task, group, masked)
-        asked = [question_block(model, batch, group, masked)] if group in task.groups(Objective.QA) else []
-        for part, index in ((own, None), (asked, None if not asked or len(asked[0].layout) == len(memory) else on_host(_asked(batch)[0].clip))):
-            if part:
-                stop = start + sum(len(block.layout) for block in part)
-                passes.append(CrossPass(start, stop, memory, group, index, max(block.layout.length for block in part)))
-                blocks += part
+        parts = [(caption_blocks(model, batch, task, group, masked), None)]
+        if group in task.groups(Objective.QA):
+            parts.append(([question_block(model, batch, group, masked)], on_host(_asked(batch)[0].clip)))
+        for own, index in parts:
+            if own:
+                stop = start + sum(len(block.layout) for block in own)
+                passes.append(CrossPass(start, stop, memory, group, index, max(block.layout.length for block in own)))
+                blocks += own
                 start = stop
     return read(model, blocks, passes) if blocks else {}
 

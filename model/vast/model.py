@@ -144,6 +144,8 @@ class VAST(Model):
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
+        if task.groups(Objective.MLM):
+            raise ValueError(f"task '{task}': VAST is not trained by mlm; its objectives are ret, cap, qa")
         for group in task.all_groups:
             for modality, tower in ((Modality.VISION, "vision_encoder"), (Modality.AUDIO, "audio_encoder")):
                 if modality in group and not hasattr(self, tower):

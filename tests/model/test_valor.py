@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
-from omnivast.data.batch import Batch, Captions, Texts, make_texts
+from omnivast.config.tasks import CaptionKind, Group, Modality, Task
+from omnivast.data.batch import Batch, Captions, Texts
 from omnivast.model.build import build_model
 from omnivast.model.objectives.generation import IGNORED
 from omnivast.model.text.plan import CrossPass
 from omnivast.model.valor.generate import best_texts
-from omnivast.model.valor.prompts import ANSWER, CAPTION, COMPARE, layout_of
+from omnivast.model.valor.prompts import CAPTION
 from omnivast.model.valor.step import caption_blocks, contrastive, generation, question_block, training_losses
 from omnivast.model.weights import load_weights
 from omnivast.utils.random import StepRandom
@@ -45,8 +45,7 @@ class Recorded:
         kept = ("contra_dim", "contra_type", "cross_attn_type", "fineweight_type", "late_fusion", "use_task_prompt", "contra_loss_ratio",
                 "max_generation_len", "audio_encoder_type", "audio_melbins", "audio_target_length")
         if "clip" in golden:
-            vision = {ours: golden["clip"][theirs] for ours, theirs in (("width", "width"), ("layers", "layers"), ("patch_size", "patch"),
-                                                                        ("heads", "heads"))}
+            vision = {("patch_size" if key == "patch" else key): golden["clip"][key] for key in ("width", "layers", "heads", "patch")}
         else:
             own = golden["videoswin"]
             vision = {"embed_dim": own["embed_dim"], "depths": own["depths"], "num_heads": own["num_heads"], "window": own["window_size"],
@@ -259,5 +258,5 @@ def test_several_questions_of_a_clip(r):
     questions = r.texts("several_questions_input_ids", clip)
     for name, group in GROUPS.items():
         found = r.model.answer_ids(r.model.memory(r.features), group, questions, beam_size=1)
-        longest = r.cfg.max_generation_len
-        assert [row + [r.model.tokenizer.sep] * (longest - len(row)) for row in found] == r.golden["generated"][f"qa_several_ids.{name}.beam1"]
+        padded = [row + [r.model.tokenizer.sep] * (r.cfg.max_generation_len - len(row)) for row in found]
+        assert padded == r.golden["generated"][f"qa_several_ids.{name}.beam1"]
