@@ -190,8 +190,9 @@ class ModelConfig:
     fineweight_type: str = setting("mlp", "VALOR, contra_type fine: none: in tva all tokens, frames and slices weigh the same; any other "
                                           "value: as layers of their own say", newer=True)
     late_fusion: bool = setting(False, "VALOR: the score of tva is that of vision plus that of sound; false: of both together", newer=True)
-    cross_attn_type: Literal["va_concate"] = setting("va_concate", "VALOR: how texts attend to vision and sound: to both at once; the "
-                                                                   "release's three other ways are not available here", newer=True)
+    cross_attn_type: Literal["va_concate", "va_parallel", "video_audio", "audio_video"] = setting(
+        "va_concate", "VALOR: how texts attend to vision and sound: to both at once; to each by layers of its own, adding what both give; "
+                      "or to one after the other", newer=True)
     use_task_prompt: bool = setting(False, "VALOR: a sentence that names the task stands beside texts (VALOR-L)", newer=True)
     caption_type: Literal["unimlm"] = setting("unimlm", "VALOR: captions are learnt by masked words, causally; the release's lm is not "
                                                         "available here", newer=True)

@@ -10,7 +10,7 @@ Letters as in layout.py, plan.py and memory.py; H heads, d width of a head, D te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -168,7 +168,23 @@ class CrossAttention(_Attention):
         """(M, tokens, D) → keys and values, each (M, H, tokens, d)."""
         return self.split(self.projections.key(condition)), self.split(self.projections.value(condition))
 
-    def forward(self, x: Tensor, passes: Sequence[Reading]) -> Tensor:
+    @property
+    def shared(self) -> list[nn.Module]:
+        """What is called before the block, to project a memory that all texts share."""
+        return [self.projections.key, self.projections.value]
+
+    def reading(self, memory: Memory, layer: int, group: Group, queries: Packing, mask: Tensor | None, rows: Tensor | None) -> Any:
+        """What ``forward`` takes of a pass; ``mask``: the group's, of the memory."""
+        return Reading(queries, *memory.keys_values(layer, group, self.project), mask, rows)
+
+    def step(self, x: Tensor, memory: Memory, layer: int, group: Group, mask: Tensor | None) -> Tensor:
+        """x (M · beams · 2 or 1, D), of decoding: the beams of a memory row are one long query."""
+        key, value = memory.keys_values(layer, group, self.project)
+        query = self.split(self.projections.query(x).view(len(memory), -1, x.shape[-1]))
+        attended = self.attend(query, key, value, mask)
+        return self.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+
+    def forward(self, x: Tensor, passes: Sequence[Any]) -> Tensor:
         """x (T, D) → (T, D); the passes have the T tokens one after another."""
         parts = self.projections.query(x).split([p.queries.tokens for p in passes])
         attended = [self._one(query, p) for query, p in zip(parts, passes)]
@@ -184,13 +200,17 @@ class CrossAttention(_Attention):
         return self.attend(placed, key, value, p.mask if p.mask is None else p.mask[p.rows])
 
 
+CrossKind = Callable[[TextSizes], Any]
+"""Makes a module with the methods of :class:`CrossAttention` that the text model calls: ``shared``, ``reading``, ``step``, ``forward``."""
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention where a memory is given, feed-forward; each with residual and LayerNorm after it."""
 
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, cross: CrossKind) -> None:
         super().__init__()
         self.attention = SelfAttention(sizes)
-        self.crossattention = CrossAttention(sizes)
+        self.crossattention = cross(sizes)
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(sizes.hidden_size, sizes.intermediate_size)})
         self.output = _Output(sizes.intermediate_size, sizes)
 
@@ -200,7 +220,7 @@ class Block(nn.Module):
         with remaking():
             return self.output(remade(F.gelu, inner), x)
 
-    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Reading] = (), last: LastBlock | None = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Any] = (), last: LastBlock | None = None) -> Tensor:
         x = self.attention(x, packing, attend, last)
         if passes:
             x = self.crossattention(x, passes)
@@ -230,10 +250,10 @@ class _Embeddings(nn.Module):
 
 
 class _Bert(nn.Module):
-    def __init__(self, sizes: TextSizes, prompts: bool) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool, cross: CrossKind) -> None:
         super().__init__()
         self.embeddings = _Embeddings(sizes, prompts)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes) for _ in range(sizes.num_hidden_layers))})
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes, cross) for _ in range(sizes.num_hidden_layers))})
 
 
 @dataclass
@@ -265,12 +285,13 @@ class DecoderState:
 
 class TextModel(nn.Module):
     """The text tower. ``forward`` runs a plan, ``encode`` plans and runs a layout; ``start`` and ``step`` decode with cached keys and
-    values. With ``prompts`` it tells the tokens of a prompt from those of a text by an embedding of their own."""
+    values. With ``prompts`` it tells the tokens of a prompt from those of a text by an embedding of their own; ``cross`` makes the
+    cross-attention of a block."""
 
-    def __init__(self, sizes: TextSizes, prompts: bool = False) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool = False, cross: CrossKind = CrossAttention) -> None:
         super().__init__()
         self.sizes, self.prompts = sizes, prompts
-        self.bert = _Bert(sizes, prompts)
+        self.bert = _Bert(sizes, prompts, cross)
         self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
         self.checkpointing = False
         self.apply(partial(_initialise, std=sizes.initializer_range))
@@ -301,8 +322,7 @@ class TextModel(nn.Module):
         for i, block in enumerate(self.blocks):
             if plan.last is not None and i == len(self.blocks) - 1:
                 last, queries, attend = plan.last, plan.last.queries, _of_columns(attend, plan.last.columns)
-            full = [Reading(own, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
-                    for p, own, mask in zip(plan.passes, queries, masks)]
+            full = [block.crossattention.reading(p.memory, i, p.group, own, mask, p.index) for p, own, mask in zip(plan.passes, queries, masks)]
             if self.checkpointing and self.training:
                 x = checkpoint(partial(_whole, block), x, plan.packing, attend, full, last, use_reentrant=False)
             else:
@@ -343,7 +363,7 @@ class TextModel(nn.Module):
             _, key, value = block.attention.parts(block.attention.project(x), packing)
             state.keys.append(key[back])
             state.values.append(value[back])
-            cross = [Reading(place, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
+            cross = [block.crossattention.reading(memory, i, group, place, memory.group_mask(group), None)]
             x = block(x, packing, attend, cross)
         return state
 
@@ -369,18 +389,11 @@ class TextModel(nn.Module):
             attended = block.attention.attend(query, keys, values, attend)
             state.keys[i], state.values[i] = keys[:, :, :-1], values[:, :, :-1]
             x = block.attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
-            x = self._cross_step(block.crossattention, x, state, i, memory_mask)
+            x = block.crossattention.step(x, state.memory, i, state.group, memory_mask)
             x = block.feed(x)
         state.seen = seen[:, :-1]
         state.next_position += 1
         return self.logits(x)
-
-    def _cross_step(self, attention: CrossAttention, x: Tensor, state: DecoderState, layer: int, mask: Tensor | None) -> Tensor:
-        """x (M · beams · 2 or 1, D): the beams of a memory row are one long query."""
-        key, value = state.memory.keys_values(layer, state.group, attention.project)
-        query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
-        attended = attention.attend(query, key, value, mask)
-        return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
 
 
 def attention_mask(visible: Tensor, reach: Tensor) -> Tensor:

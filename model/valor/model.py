@@ -27,6 +27,7 @@ from omnivast.model.text.memory import Memory
 from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.valor.cross import kind_of_cross_attention
 from omnivast.model.valor.features import ClipFeatures
 from omnivast.model.valor.generate import best_texts
 from omnivast.model.valor.names import NAMES
@@ -63,7 +64,7 @@ class VALOR(Model):
         self.alignment = Alignment(config.contra_type == "fine", config.late_fusion, config.fineweight_type != "none")
         self.prompts = Prompts(tokenizer, config.use_task_prompt)
         width, dim = sizes.hidden_size, config.contra_dim
-        self.multimodal_encoder = TextModel(sizes, prompts=True)
+        self.multimodal_encoder = TextModel(sizes, prompts=True, cross=kind_of_cross_attention(config.cross_attn_type))
         embeddings = self.multimodal_encoder.bert.embeddings
         embeddings.register_buffer("position_ids", embeddings.position_ids, persistent=False)
         self.contra_head_t = _Head(width, dim)
@@ -155,8 +156,7 @@ class VALOR(Model):
         """Besides the blocks of the vision and audio towers those of the text tower, which has several passes in a step."""
         yield from super().units()
         for block in self.multimodal_encoder.blocks:
-            # Called before the block, to project a memory that all texts share.
-            for part in (block.crossattention.projections.key, block.crossattention.projections.value):
+            for part in block.crossattention.shared:
                 yield Unit(part, gathered="step", compiles=False)
             yield Unit(block, gathered="step", compiles=False)
 
@@ -257,8 +257,8 @@ class VALOR(Model):
         """Fine: every token, filled to ``max_caption_len``, since a score depends on whether a text fills it (alignment.py)."""
         longest = self.config.max_caption_len
         if texts.ids.shape[1] > longest:
-            raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}; where corpora have "
-                             "several kinds of captions, set max_omni_caption_len to the same")
+            raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}; where "
+                             "corpora have several kinds of captions, set max_omni_caption_len to the same")
         with self.mixed():
             layout, start = layout_of(self.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
             states = self.multimodal_encoder.encode(layout).padded()[:, start:]

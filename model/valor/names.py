@@ -29,15 +29,23 @@ temperature that is not CLIP's, and what follows from Video Swin's window."""
 def released_name(name: str) -> str:
     """The name in the release of a tensor of the model."""
     name = next((theirs + name[len(own):] for own, theirs in STARTS if name.startswith(own)), name)
-    return name.replace(".crossattention.self.", ".cross_attn.cross.").replace(".crossattention.", ".cross_attn.")
+    return re.sub(r"\.crossattention(?:\.([va])(?=\.))?\.(self|output)\.", _released_cross, name)
 
 
 def current_name(name: str) -> str:
     """The name in the model of a tensor of the release."""
     name = name.removeprefix("module.")
     name = next((own + name[len(theirs):] for own, theirs in STARTS if name.startswith(theirs)), name)
-    return re.sub(r"^(multimodal_encoder\..*)\.cross_attn\.", r"\1.crossattention.", name).replace(".crossattention.cross.",
-                                                                                                    ".crossattention.self.")
+    return re.sub(r"\.cross_attn(?:_([va]))?\.(cross|output)\.", _current_cross, name)
+
+
+def _released_cross(found: re.Match[str]) -> str:
+    """Cross-attention to both modalities, or to one of them (cross.py)."""
+    return f".cross_attn{'_' + found[1] if found[1] else ''}.{'cross' if found[2] == 'self' else found[2]}."
+
+
+def _current_cross(found: re.Match[str]) -> str:
+    return f".crossattention{'.' + found[1] if found[1] else ''}.{'self' if found[2] == 'cross' else found[2]}."
 
 
 NAMES = Names(current_name, released_name, UNUSED)

@@ -137,8 +137,7 @@ class VAST(Model):
         if self.self_critical is not None:  # It also decodes, which runs parts of the blocks without their forward.
             return
         for block in self.multimodal_encoder.blocks:
-            # Called before the block, to project a memory that all texts share.
-            for part in (block.crossattention.projections.key, block.crossattention.projections.value):
+            for part in block.crossattention.shared:
                 yield Unit(part, gathered="step", compiles=False)
             yield Unit(block, gathered="step", compiles=False)
 
