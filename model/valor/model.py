@@ -74,10 +74,9 @@ class VALOR(Model):
         self._add_audio(config, width)
         if config.contra_type == "coarse" and not config.late_fusion and len(self._modalities()) == 2:
             self.va_fusion = nn.Linear(2 * dim, dim)
+        self.contra_temp = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))
         if _is_clip(config):
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))
-        else:
-            self.contra_temp = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))
         for tower, frozen in self._freezable():
             tower.requires_grad_(not frozen)
         self.set_checkpointing(config.checkpointing)
@@ -181,7 +180,7 @@ class VALOR(Model):
 
     @property
     def temperature(self) -> Tensor:
-        """What scores are divided by: with CLIP its own scale, learnt on, as released."""
+        """What scores are divided by: with CLIP its own scale, learnt on, as released; ``contra_temp`` then has no use."""
         return (-self.logit_scale).exp() if _is_clip(self.config) else self.contra_temp
 
     def mixed(self) -> AbstractContextManager:

@@ -20,10 +20,9 @@ STARTS = (
 )
 """Starts of the model's names → those of the release; the first that fits counts. What both have alike is not listed."""
 
-UNUSED = ("txt_encoder.", "multimodal_encoder.pooler.", "clip_model.", "vision_encoder.visual.proj", "contra_temp",
-          "*.relative_position_index")
-"""Starts of names that the release carries without use: copies of BERT, its pooler, CLIP's text tower and projection, with CLIP the
-temperature that is not CLIP's, and what follows from Video Swin's window."""
+UNUSED = ("txt_encoder.", "multimodal_encoder.pooler.", "clip_model.", "vision_encoder.visual.proj", "*.relative_position_index")
+"""Starts of names that the release carries without use: copies of BERT, its pooler, CLIP's text tower and projection, and what
+follows from Video Swin's window."""
 
 
 def released_name(name: str) -> str:
@@ -48,4 +47,4 @@ def _current_cross(found: re.Match[str]) -> str:
     return f".crossattention{'.' + found[1] if found[1] else ''}.{'self' if found[2] == 'cross' else found[2]}."
 
 
-NAMES = Names(current_name, released_name, UNUSED)
+NAMES = Names(current_name, released_name, UNUSED, {"txt_encoder.": "multimodal_encoder."})

@@ -20,6 +20,7 @@ from omnivast.model.valor.generate import best_texts
 from omnivast.model.valor.prompts import CAPTION
 from omnivast.model.valor.step import caption_blocks, contrastive, generation, question_block, training_losses
 from omnivast.model.weights import load_weights
+from omnivast.scripts.tools import convert_checkpoint
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import relative
 
@@ -108,11 +109,40 @@ def test_the_released_names_are_read_strictly(r):
     wanted = {name for name in state if not name.startswith(unused) and "relative_position_index" not in name}
     if "clip_model.logit_scale" in state:
         wanted |= {"clip_model.logit_scale", *(name for name in state if name.startswith("clip_model.visual."))}
-        wanted -= {"contra_temp", "clip_model.visual.proj"}
+        wanted -= {"clip_model.visual.proj"}
     assert own == wanted
     for name, tensor in r.model.state_dict().items():
         assert torch.equal(tensor, state[r.model.names.released(name)]), name
         assert r.model.names.current(r.model.names.released(name)) == name or name.endswith("cls.predictions.decoder.bias")
+
+
+@pytest.mark.parametrize("name", ["VALOR-B", "VALOR-L"])
+def test_full_size_models_have_the_released_names_both_ways(name, tmp_path):
+    """Through a checkpoint of every released name and shape whose tensors repeat one number, so that it takes no space."""
+    if not FOLDER.is_dir():
+        pytest.skip("the released VALOR's names and shapes are not here")
+    shapes = json.loads((FOLDER.parent / "valor_released_parameters.json").read_text())[name]
+    released, ours, back = (tmp_path / f"{part}.pt" for part in ("released", "ours", "back"))
+    torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, released)
+    vision = {"VALOR-B": "videoswin_base_k600_22k", "VALOR-L": "clip_vit_large_14_336px"}[name]
+    cfg = ModelConfig(model_type="valor", pretrained=False, vision_encoder_type=vision, audio_encoder_type="ast", audio_target_length=512,
+                      text_encoder_type="bert", text_encoder_cfg={"vocab_size": 30522}, tokenizer=str(FOLDER / "clip" / "vocab.txt"))
+    with torch.device("meta"):
+        model = build_model(cfg)
+    with pytest.warns(UserWarning, match="no-op"):  # nothing is copied into a model without memory
+        report = load_weights(model, released)
+    assert (report.missing, report.unexpected, report.interpolated) == ((), (), ())
+    assert convert_checkpoint.main([str(released), str(ours), "--model_type", "valor"]) == 0
+    assert convert_checkpoint.main([str(ours), str(back), "--to", "released", "--unused", str(released), "--model_type", "valor"]) == 0
+    assert {key: list(x.shape) for key, x in torch.load(back, weights_only=True).items()} == shapes
+
+
+def test_conversion_both_ways_is_exact(r, tmp_path):
+    torch.save(r.model.state_dict(), tmp_path / "ours.pt")
+    flags = [str(tmp_path / "ours.pt"), str(tmp_path / "back.pt"), "--to", "released", "--unused", r.report.path, "--model_type", "valor"]
+    assert convert_checkpoint.main(flags) == 0
+    wanted, found = (torch.load(path, weights_only=True) for path in (r.report.path, tmp_path / "back.pt"))
+    assert wanted.keys() == found.keys() and all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def test_prompts(r):
