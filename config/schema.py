@@ -171,10 +171,10 @@ class ModelConfig:
                                     path=True)
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
-    itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
+    itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
                                                "or sigmoid (each pair by itself, as SigLIP)", newer=True)
-    label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0)
+    label_smoothing: float = setting(0.1, "VAST: label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0)
     frozen_vision: bool = setting(False, "the vision encoder is not trained")
     frozen_audio: bool = setting(False, "the audio encoder is not trained")
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
