@@ -123,6 +123,8 @@ class RunConfig:
                                            path=True, decides=False)
 
     beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1, decides=False, was_in="model_cfg")
+    beam_size_qa: int | None = setting(None, "beams in answer generation (released VALOR: 1); null: beam_size", minimum=1, decides=False,
+                                       newer=True)
     captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
                                           "a JSON list of ids, or of objects with one", decides=False, was_in="model_cfg")
     generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1, decides=False, was_in="model_cfg")

@@ -322,7 +322,8 @@ class TextModel(nn.Module):
         for i, block in enumerate(self.blocks):
             if plan.last is not None and i == len(self.blocks) - 1:
                 last, queries, attend = plan.last, plan.last.queries, _of_columns(attend, plan.last.columns)
-            full = [block.crossattention.reading(p.memory, i, p.group, own, mask, p.index) for p, own, mask in zip(plan.passes, queries, masks)]
+            full = [block.crossattention.reading(p.memory, i, p.group, own, mask, p.index)
+                    for p, own, mask in zip(plan.passes, queries, masks)]
             if self.checkpointing and self.training:
                 x = checkpoint(partial(_whole, block), x, plan.packing, attend, full, last, use_reentrant=False)
             else:

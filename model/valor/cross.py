@@ -45,7 +45,8 @@ class SplitCrossAttention(nn.Module):
     def reading(self, memory: Memory, layer: int, group: Group, queries: Packing, mask: Tensor | None, rows: Tensor | None,
                 ) -> list[tuple[Modality, Reading]]:
         """Of each modality of the group; ``mask``, of all of them together, is not of use."""
-        return [(m, part.reading(memory, layer, Group((m,)), queries, memory.group_mask(Group((m,))), rows)) for m, part in self._parts(group)]
+        return [(m, part.reading(memory, layer, Group((m,)), queries, memory.group_mask(Group((m,))), rows))
+                for m, part in self._parts(group)]
 
     def forward(self, x: Tensor, passes: Sequence[list[tuple[Modality, Reading]]]) -> Tensor:
         """x (T, D) → (T, D); the passes have the T tokens one after another."""

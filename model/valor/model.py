@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class VALOR(Model):
         width, dim = sizes.hidden_size, config.contra_dim
         self.multimodal_encoder = TextModel(sizes, prompts=True, cross=kind_of_cross_attention(config.cross_attn_type))
         embeddings = self.multimodal_encoder.bert.embeddings
-        embeddings.register_buffer("position_ids", embeddings.position_ids, persistent=False)
+        embeddings.register_buffer("position_ids", cast(Tensor, embeddings.position_ids), persistent=False)  # the release has none
         self.contra_head_t = _Head(width, dim)
         if config.contra_type == "fine":
             self.text_fine_weight = _slot_logits(dim)

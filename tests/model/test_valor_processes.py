@@ -1,4 +1,4 @@
-"""A tiny VALOR of random weights: two processes with half of the batch each compute what one computes with all of it, and what it refuses."""
+"""A tiny VALOR of random weights: two processes with half of the batch each compute what one does with all of it; what it refuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality
 from omnivast.model.build import build_model
 from omnivast.model.interface import ModelError
+from omnivast.model.text.layout import Layout
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import VAST_TINY, batch, task
 from tests.processes import together
@@ -87,7 +88,6 @@ def test_the_settings_differ():
 
 def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
     """Of what is computed for a prompt, a causal text changes nothing; a bidirectional one does."""
-    from omnivast.model.text.layout import Layout
     model = valor().eval()
     texts = batch(CONFIG).captions.texts
     own = next(iter(texts.values()))
