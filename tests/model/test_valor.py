@@ -55,8 +55,8 @@ class Recorded:
         return {**{key: cfg[key] for key in kept}, "model_type": "valor", "pretrained": False,
                 "vision_encoder_type": cfg["video_encoder_type"], "vision_resolution": cfg["video_resolution"],
                 "vision_encoder_cfg": vision, "audio_encoder_cfg": golden["ast"],
-                "text_encoder_type": "bert", "text_encoder_cfg": golden["bert"], "tokenizer": str(folder / "vocab.txt"), "max_caption_len": cfg["max_txt_len"] + 2,
-                "max_answer_len": cfg["max_answer_len"] + 2}
+                "text_encoder_type": "bert", "text_encoder_cfg": golden["bert"], "tokenizer": str(folder / "vocab.txt"),
+                "max_caption_len": cfg["max_txt_len"] + 2, "max_answer_len": cfg["max_answer_len"] + 2}
 
     def texts(self, name, clip=None):
         ids = self.out[name]
