@@ -196,8 +196,8 @@ class ModelConfig:
         "va_concate", "VALOR: how texts attend to vision and sound: to both at once; to each by layers of its own, adding what both give; "
                       "or to one after the other", newer=True)
     use_task_prompt: bool = setting(False, "VALOR: a sentence that names the task stands beside texts (VALOR-L)", newer=True)
-    caption_type: Literal["unimlm"] = setting("unimlm", "VALOR: captions are learnt by masked words, causally; the release's lm is not "
-                                                        "available here", newer=True)
+    caption_type: Literal["unimlm", "lm"] = setting("unimlm", "VALOR: a caption's words are predicted at a [MASK] in their place, or each "
+                                                              "at the one before it (lm)", newer=True)
     contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True)
     max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True)
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)

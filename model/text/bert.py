@@ -368,31 +368,33 @@ class TextModel(nn.Module):
             x = block(x, packing, attend, cross)
         return state
 
-    def step(self, state: DecoderState, tokens: Tensor, mask_id: int) -> Tensor:
-        """Append ``tokens`` (rows,) and read the prediction at a [MASK] after them: (rows, vocabulary) logits.
+    def step(self, state: DecoderState, tokens: Tensor, mask_id: int | None) -> Tensor:
+        """Append ``tokens`` (rows,) and read the prediction at a [MASK] after them, or, with ``mask_id`` None, at themselves: (rows,
+        vocabulary) logits.
 
-        Two positions are computed; only the token's keys and values stay in the cache.
+        With a [MASK] two positions are computed; only the token's keys and values stay in the cache.
         """
-        rows = tokens.shape[0]
-        ids = torch.stack([tokens, torch.full_like(tokens, mask_id)], 1)
-        positions = torch.arange(2, device=tokens.device) + state.next_position
-        x = self.bert.embeddings(ids, positions.expand(rows, 2)).flatten(0, 1)
-        seen = torch.cat([state.seen, state.seen.new_ones(rows, 2)], 1)
-        attend = seen[:, None, None, :].repeat(1, 1, 2, 1)
-        attend[:, :, 0, -1] = False
-        packing = Packing((rows, 2), None)
+        rows, new = tokens.shape[0], 1 if mask_id is None else 2
+        ids = tokens[:, None] if mask_id is None else torch.stack([tokens, torch.full_like(tokens, mask_id)], 1)
+        positions = torch.arange(new, device=tokens.device) + state.next_position
+        x = self.bert.embeddings(ids, positions.expand(rows, new)).flatten(0, 1)
+        seen = torch.cat([state.seen, state.seen.new_ones(rows, new)], 1)
+        attend = seen[:, None, None, :].repeat(1, 1, new, 1)
+        kept = seen.shape[1] - (new - 1)
+        attend[:, :, 0, kept:] = False
+        packing = Packing((rows, new), None)
         memory_mask = state.memory.group_mask(state.group)
         for i, block in enumerate(self.blocks):
             query, key, value = block.attention.parts(block.attention.project(x), packing)
             keys, values = torch.cat([state.keys[i], key], 2), torch.cat([state.values[i], value], 2)
             if i == len(self.blocks) - 1:  # of the token, the last block needs its keys and values only
-                query, attend, x = query[:, :, 1:], attend[:, :, 1:], x.view(rows, 2, -1)[:, 1]
+                query, attend, x = query[:, :, -1:], attend[:, :, -1:], x.view(rows, new, -1)[:, -1]
             attended = block.attention.attend(query, keys, values, attend)
-            state.keys[i], state.values[i] = keys[:, :, :-1], values[:, :, :-1]
+            state.keys[i], state.values[i] = keys[:, :, :kept], values[:, :, :kept]
             x = block.attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
             x = block.crossattention.step(x, state.memory, i, state.group, memory_mask)
             x = block.feed(x)
-        state.seen = seen[:, :-1]
+        state.seen = seen[:, :kept]
         state.next_position += 1
         return self.logits(x)
 

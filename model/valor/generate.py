@@ -12,11 +12,12 @@ from omnivast.utils.transfer import send, to_host
 
 
 @torch.no_grad()
-def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int) -> list[list[list[int]]]:
+def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beams: int, max_length: int,
+               mask: bool = True) -> list[list[list[int]]]:
     """The ids of the ``beams`` texts in the beam of every row at the end, the best first, without [CLS] and [SEP].
 
     A finished text is carried on with [SEP] at no cost, so that it keeps its place until ``beams`` better ones are found. Greedy search
-    is the beam of one.
+    is the beam of one. The next token is predicted at a [MASK] behind the text, or, without ``mask``, at its last token.
     """
     rows, device = state.rows, state.seen.device
     tokens = torch.full((rows,), tokenizer.cls, device=device)
@@ -25,7 +26,7 @@ def best_texts(model: TextModel, state: DecoderState, tokenizer: Tokenizer, beam
     texts = torch.zeros(rows, 1, 0, dtype=torch.int64, device=device)
     first = send(np.arange(rows), device)[:, None]
     for _ in range(max_length):
-        log_probs = model.step(state, tokens, tokenizer.mask).float().log_softmax(-1).unflatten(0, (rows, -1))
+        log_probs = model.step(state, tokens, tokenizer.mask if mask else None).float().log_softmax(-1).unflatten(0, (rows, -1))
         totals, chosen = (totals[..., None] + _carried_on(log_probs, done, tokenizer.sep)).flatten(1).topk(beams, 1)
         parents, words = chosen // log_probs.shape[-1], chosen % log_probs.shape[-1]
         state.reorder((first * log_probs.shape[1] + parents).flatten())

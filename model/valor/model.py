@@ -179,6 +179,11 @@ class VALOR(Model):
         return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
 
     @property
+    def masks(self) -> bool:
+        """Whether words are predicted at a [MASK] in their place, or each at the one before (caption_type lm)."""
+        return self.config.caption_type == "unimlm"
+
+    @property
     def temperature(self) -> Tensor:
         """What scores are divided by: with CLIP its own scale, learnt on, as released; ``contra_temp`` then has no use."""
         return (-self.logit_scale).exp() if _is_clip(self.config) else self.contra_temp
@@ -290,10 +295,13 @@ class VALOR(Model):
             raise ValueError(f"VALOR's beam search has no length penalty, but it was asked for one of {length_penalty:g}")
         with self.mixed():
             state = self.multimodal_encoder.start(memory, group, self.prompts.task(CAPTION, len(memory)))
-            rows = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, min(max_length, self.config.max_generation_len))
+            rows = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, min(max_length, self.config.max_generation_len),
+                              self.masks)
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
 
     def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        if not self.masks:
+            return super().sample_captions(memory, group, draws=draws, top_k=top_k)
         with self.mixed():
             state = self.multimodal_encoder.start(memory, group, self.prompts.task(CAPTION, len(memory)))
             rows = sample(self.multimodal_encoder, state, self.tokenizer, draws, top_k)
@@ -306,7 +314,7 @@ class VALOR(Model):
         texts = grid.T.flatten()
         with self.mixed():
             state = self.multimodal_encoder.start(memory.rows(used), group, (ids[texts], mask[texts]))
-            found = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_generation_len)
+            found = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_generation_len, self.masks)
         return [found[p % len(used) * len(grid) + p // len(used)][0] for p in place.tolist()]
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int) -> list[str]:

@@ -36,6 +36,9 @@ class Parts(Protocol):
     def device(self) -> torch.device: ...
 
     @property
+    def masks(self) -> bool: ...
+
+    @property
     def temperature(self) -> Tensor: ...
 
     @property

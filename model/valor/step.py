@@ -129,6 +129,8 @@ def caption_blocks(model: Parts, batch: Batch, task: Task, group: Group, masked:
         if group in task.groups(objective):
             texts, (ids, labels) = batch.captions.of(group.caption_kind), masked[f"{objective.value}.{group.caption_kind.value}"]
             causal = objective is Objective.CAPTION
+            if causal and not model.masks:
+                ids, labels = texts.ids, next_words(texts)
             prompt = model.prompts.task(CAPTION, len(texts)) if causal else model.prompts.masked_words(group, len(texts))
             layout, start = layout_of(prompt, ids, texts.mask, causal)
             found.append(Block(f"{objective.value}.{group}", layout, _behind(start, labels)))
@@ -138,9 +140,15 @@ def caption_blocks(model: Parts, batch: Batch, task: Task, group: Group, masked:
 def question_block(model: Parts, batch: Batch, group: Group, masked: Masked) -> Block:
     """Answers with masked words behind their questions."""
     questions, answers = _asked(batch)
-    ids, labels = masked["qa"]
+    ids, labels = masked["qa"] if model.masks else (answers.ids, next_words(answers))
     layout, start = layout_of(model.prompts.question(questions.ids, questions.mask), ids, answers.mask, causal=True)
     return Block(f"qa.{group}", layout, _behind(start, labels))
+
+
+def next_words(texts: Texts) -> Tensor:
+    """Labels (N, L) by which every token predicts the one behind it."""
+    following = F.pad(texts.ids.masked_fill(~texts.mask, IGNORED), (0, 1), value=IGNORED)
+    return following[:, 1:]
 
 
 def read(model: Parts, blocks: list[Block], passes: list[CrossPass]) -> dict[str, Tensor]:

@@ -238,6 +238,25 @@ def test_generation_losses_hidden_states_and_logits(r, kind):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("folder", RELEASED)
+def test_captions_without_masks(folder):
+    """caption_type lm: losses and texts."""
+    recorded(folder)
+    r = Recorded(folder, caption_type="lm")
+    memory, sep, longest = r.model.memory(r.features), r.model.tokenizer.sep, r.cfg.max_generation_len
+    losses = generation(r.model, r.batch, Task.parse("cap%tv%ta%tva_qa%tv%ta%tva"), memory, r.masked)
+    for name, group in GROUPS.items():
+        for kind in ("cap", "qa"):
+            assert float(losses[f"{kind}.{name}"]) == pytest.approx(r.golden["losses"][f"option.lm.{kind}.{name}"], rel=1e-5)
+        for beams in (1, 3):
+            found = r.model.answer_ids(memory, group, r.batch.questions, beam_size=beams)
+            wanted = r.golden["generated"][f"lm.qa_ids.{name}.beam{beams}"]
+            assert [row + [sep] * (longest - len(row)) for row in found] == wanted
+            captions = r.model.caption(memory, group, beam_size=beams, max_length=longest)
+            assert captions == r.golden["generated"][f"lm.cap.{name}.beam{beams}"]
+
+
+@torch.no_grad()
 def test_all_objectives_share_one_forward(r):
     task = Task.parse("ret%tv_cap%tva%tv_mlm%tv_qa%tva")
     losses = training_losses(r.model, r.batch, task, StepRandom(0, 0), r.masked)
