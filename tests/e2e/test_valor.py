@@ -1,5 +1,7 @@
 """config/debug/valor_tiny.json: VALOR trains by run.py on every objective, and its checkpoint gives the same test results."""
 
+import json
+
 from omnivast.utils.log import read_jsonl
 from tests.e2e.program import results
 
@@ -18,4 +20,7 @@ def test_valor_trains_and_is_tested(clips, run_program, tmp_path):
     assert tested.status == 0, tested.text
     again = results(tmp_path / "test" / "results")
     assert again.keys() == {"omnistamps_cap.cap", "omnistamps_qa.qa", "omnistamps_ret.ret"}
+    beams = {name: json.loads((tmp_path / "test" / "results" / f"{name}.json").read_text())["protocol"]["beam_size"]
+             for name in ("omnistamps_cap.cap", "omnistamps_qa.qa")}
+    assert beams == {"omnistamps_cap.cap": 3, "omnistamps_qa.qa": 1}
     assert again == results(tmp_path / "run" / "results" / "step_10")
