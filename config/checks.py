@@ -212,6 +212,8 @@ def _needs(dataset: DatasetConfig, task: Task, which: str, model: ModelConfig) -
     """What the task's groups need of the dataset and of the model."""
     if which == "train" and Objective.RETRIEVAL in task.objectives and dataset.batch_size < 2:
         yield f"batch_size is {dataset.batch_size}, but the contrastive loss of 'ret' compares clips of a batch: at least 2"
+    if which == "val" and Objective.MLM in task.objectives:
+        yield f"task '{task}': mlm is trained, never tested; leave it out of data_cfg.val"
     yield from lacks(dataset, task, None if dataset.type == "annoindexed" else True)
     for modality, encoder in ((Modality.VISION, "vision_encoder_type"), (Modality.AUDIO, "audio_encoder_type")):
         group = next((group for group in task.all_groups if modality in group), None)

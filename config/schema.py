@@ -125,6 +125,8 @@ class RunConfig:
                                            path=True, decides=False)
 
     beam_size: int = setting(3, "beams in caption and answer generation; 1: greedy", minimum=1, decides=False, was_in="model_cfg")
+    beam_size_qa: int | None = setting(None, "beams in answer generation (released VALOR: 1); null: beam_size", minimum=1, decides=False,
+                                       newer=True)
     captioner_mode: bool = setting(False, "testing: label the clips of data_cfg.val with captions instead of scoring captions; txt is "
                                           "a JSON list of ids, or of objects with one", decides=False, was_in="model_cfg")
     generate_nums: int = setting(1, "captions per clip in captioner_mode", minimum=1, decides=False, was_in="model_cfg")
@@ -150,7 +152,7 @@ class RunConfig:
 class ModelConfig:
     """The model: towers, widths, text lengths."""
 
-    model_type: str = setting("vast", "the model family, a name registered in model/: vast, or gram (VAST with scores by volume)")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast, gram (VAST with scores by volume), or valor")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none")
@@ -173,7 +175,8 @@ class ModelConfig:
                                     path=True)
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
-    itm_ratio: float = setting(0.1, "weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0, training_only=True)
+    itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0,
+                               training_only=True)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
                                                "or sigmoid (each pair by itself, as SigLIP)", newer=True, training_only=True)
     gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
@@ -181,7 +184,8 @@ class ModelConfig:
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True)
-    label_smoothing: float = setting(0.1, "label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0, training_only=True)
+    label_smoothing: float = setting(0.1, "VAST: label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0,
+                                     training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True)
     frozen_audio: bool = setting(False, "the audio encoder is not trained", training_only=True)
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
@@ -192,6 +196,19 @@ class ModelConfig:
     max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
+    contra_type: Literal["fine", "coarse"] = setting("fine", "VALOR: texts and clips are compared token by frame and slice (fine), or one "
+                                                             "vector each (coarse)", newer=True)
+    fineweight_type: str = setting("mlp", "VALOR, contra_type fine: none: in tva all tokens, frames and slices weigh the same; any other "
+                                          "value: as layers of their own say", newer=True)
+    late_fusion: bool = setting(False, "VALOR: the score of tva is that of vision plus that of sound; false: of both together", newer=True)
+    cross_attn_type: Literal["va_concate", "va_parallel", "video_audio", "audio_video"] = setting(
+        "va_concate", "VALOR: how texts attend to vision and sound: to both at once; to each by layers of its own, adding what both give; "
+                      "or to one after the other", newer=True)
+    use_task_prompt: bool = setting(False, "VALOR: a sentence that names the task stands beside texts (VALOR-L)", newer=True)
+    caption_type: Literal["unimlm", "lm"] = setting("unimlm", "VALOR: a caption's words are predicted at a [MASK] in their place, or each "
+                                                              "at the one before it (lm)", newer=True)
+    contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True)
+    max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True)
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 

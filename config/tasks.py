@@ -37,6 +37,12 @@ class Objective(str, Enum):
     RETRIEVAL = "ret"
     CAPTION = "cap"
     QA = "qa"
+    MLM = "mlm"
+    """Words hidden in captions, read bidirectionally; trained by VALOR, never tested."""
+
+
+OF_CAPTIONS = (Objective.RETRIEVAL, Objective.CAPTION, Objective.MLM)
+"""The objectives whose texts are captions."""
 
 
 class CaptionKind(str, Enum):
@@ -159,5 +165,6 @@ def _objective(name: str, text: str) -> Objective:
             raise TaskError(f"task '{text}': '{name}' is a group without its objective; write for example ret%{name}") from None
         longer = [o.value for o in Objective if name.strip().startswith(o.value)]
         hint = asked(longer) or did_you_mean(name.strip(), [o.value for o in Objective])
-        raise TaskError(f"unknown objective '{name}' in task '{text}'; valid are ret (retrieval), cap (captioning), qa (answers).{hint}"
+        raise TaskError(f"unknown objective '{name}' in task '{text}'; valid are ret (retrieval), cap (captioning), qa (answers), mlm "
+                        f"(masked words, VALOR).{hint}"
                         ) from None

@@ -10,7 +10,7 @@ import torch
 
 from omnivast.config.registry import Registry
 from omnivast.config.schema import DatasetConfig, task_of
-from omnivast.config.tasks import CaptionKind, Modality, Objective, TaskError
+from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Modality, Objective, TaskError
 from omnivast.data.annotations.identity import Identity, identity
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.annotations.rows import Row
@@ -145,7 +145,7 @@ class IndexedDataset:
     def _add_texts(self, sample: Sample, row: Row, position: int) -> None:
         if Modality.SUBTITLE in self.task.modalities:
             sample.subtitle = row.subtitle or ""
-        if self.task.groups(Objective.RETRIEVAL) or self.task.groups(Objective.CAPTION):
+        if any(self.task.groups(objective) for objective in OF_CAPTIONS):
             kinds = [kind for kind in row.captions if kind in self._needed]
             if CaptionKind.OMNI in row.captions and (not self.training or len(kinds) < len(self._needed)):
                 kinds = [*dict.fromkeys([CaptionKind.OMNI, *kinds])]

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 import omnivast.model.gram.model
+import omnivast.model.valor.model
 import omnivast.model.vast.model  # noqa: F401  (they enter their families into MODELS)
 from omnivast.config.schema import Config, ModelConfig, task_of
 from omnivast.model.fitting import Fitting, sizes_of

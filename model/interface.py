@@ -8,8 +8,8 @@ Letters: B clips of this process, T texts, C clips searched, P pairs, M memory r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
@@ -110,6 +110,8 @@ class Names:
     """The model's → the public release's."""
     unused: tuple[str, ...] = ()
     """Starts of names (``*`` stands for anything) that a release carries without use; dropped by name."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """Starts of the release's names under which it has parts a second time → starts of those that they repeat."""
 
 
 class Model(nn.Module):

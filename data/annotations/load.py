@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omnivast.config.files import parse_json, read_bytes, read_json
-from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
+from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Modality, Objective, Task
 from omnivast.data.annotations.columns import load_mapped
 from omnivast.data.annotations.rows import CAPTION_KEYS, REFERENCE_ID_KEYS, AnnotationError, RowReader, id_of, typename
 from omnivast.data.annotations.table import Annotations
@@ -104,7 +104,7 @@ def without_blanks(references: dict[str, list[str]], path: Path) -> dict[str, li
 
 
 def _check_task(annotations: Annotations, task: Task, captions_optional: bool) -> None:
-    objectives = [Objective.RETRIEVAL] if captions_optional else [Objective.RETRIEVAL, Objective.CAPTION]
+    objectives = (Objective.RETRIEVAL,) if captions_optional else OF_CAPTIONS
     kinds = {group.caption_kind for objective in objectives for group in task.groups(objective)}
     needs_qa = Objective.QA in task.objectives
     index = annotations.first_lacking(kinds, needs_qa) if kinds or needs_qa else None
@@ -127,7 +127,7 @@ def _check_duplicates(annotations: Annotations, task: Task, training: bool) -> N
     """Refuse clips that occur twice in an evaluation set, where each would count as a wrong answer for the other. In training, rows that
     are repeated exactly are only logged: released files with a row per caption have some, because two people described a clip in the
     same words."""
-    with_captions = any(task.groups(objective) for objective in (Objective.RETRIEVAL, Objective.CAPTION))
+    with_captions = any(task.groups(objective) for objective in OF_CAPTIONS)
     if training and (repeats := annotations.repeats()):
         count, index, earlier = repeats
         logger.warning("%s: %d of %d rows repeat another exactly; the first is row %d (id '%s'), which repeats row %d",

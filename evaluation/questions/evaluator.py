@@ -112,7 +112,7 @@ class QAEvaluator:
 @EVALUATORS.register(Objective.QA.value)
 def question_evaluator(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> QAEvaluator:
     """The questions of a dataset."""
-    return QAEvaluator(model, loader.task.groups(Objective.QA), beam_size=config.run_cfg.beam_size,
+    return QAEvaluator(model, loader.task.groups(Objective.QA), beam_size=config.run_cfg.beam_size_qa or config.run_cfg.beam_size,
                        people=answers_of_people(loader.config.txt), source=loader.provenance["split_file"])
 
 

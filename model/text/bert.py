@@ -10,7 +10,7 @@ Letters as in layout.py, plan.py and memory.py; H heads, d width of a head, D te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -169,7 +169,23 @@ class CrossAttention(_Attention):
         """(M, tokens, D) → keys and values, each (M, H, tokens, d)."""
         return self.split(self.projections.key(condition)), self.split(self.projections.value(condition))
 
-    def forward(self, x: Tensor, passes: Sequence[Reading]) -> Tensor:
+    @property
+    def shared(self) -> list[nn.Module]:
+        """What is called before the block, to project a memory that all texts share."""
+        return [self.projections.key, self.projections.value]
+
+    def reading(self, memory: Memory, layer: int, group: Group, queries: Packing, mask: Tensor | None, rows: Tensor | None) -> Any:
+        """What ``forward`` takes of a pass; ``mask``: the group's, of the memory."""
+        return Reading(queries, *memory.keys_values(layer, group, self.project), mask, rows)
+
+    def step(self, x: Tensor, memory: Memory, layer: int, group: Group, mask: Tensor | None) -> Tensor:
+        """x (M · beams · 2 or 1, D), of decoding: the beams of a memory row are one long query."""
+        key, value = memory.keys_values(layer, group, self.project)
+        query = self.split(self.projections.query(x).view(len(memory), -1, x.shape[-1]))
+        attended = self.attend(query, key, value, mask)
+        return self.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
+
+    def forward(self, x: Tensor, passes: Sequence[Any]) -> Tensor:
         """x (T, D) → (T, D); the passes have the T tokens one after another."""
         parts = self.projections.query(x).split([p.queries.tokens for p in passes])
         attended = [self._one(query, p) for query, p in zip(parts, passes)]
@@ -185,13 +201,17 @@ class CrossAttention(_Attention):
         return self.attend(placed, key, value, p.mask if p.mask is None else p.mask[p.rows])
 
 
+CrossKind = Callable[[TextSizes], Any]
+"""Makes a module with the methods of :class:`CrossAttention` that the text model calls: ``shared``, ``reading``, ``step``, ``forward``."""
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention where a memory is given, feed-forward; each with residual and LayerNorm after it."""
 
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, cross: CrossKind) -> None:
         super().__init__()
         self.attention = SelfAttention(sizes)
-        self.crossattention = CrossAttention(sizes)
+        self.crossattention = cross(sizes)
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(sizes.hidden_size, sizes.intermediate_size)})
         self.output = _Output(sizes.intermediate_size, sizes)
 
@@ -201,7 +221,7 @@ class Block(nn.Module):
         with remaking():
             return self.output(remade(F.gelu, inner), x)
 
-    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Reading] = (), last: LastBlock | None = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, attend: Tensor, passes: Sequence[Any] = (), last: LastBlock | None = None) -> Tensor:
         x = self.attention(x, packing, attend, last)
         if passes:
             x = self.crossattention(x, passes)
@@ -209,28 +229,32 @@ class Block(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=0)
         self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
         self.token_type_embeddings = nn.Embedding(2, sizes.hidden_size)
+        self.prompt_embedding = nn.Embedding(1, sizes.hidden_size) if prompts else None
         self.LayerNorm = LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
         self.register_buffer("position_ids", torch.arange(sizes.max_position_embeddings)[None])
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """ids, positions (…) → (…, D). All tokens are of type 0."""
-        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
+    def forward(self, ids: Tensor, positions: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """ids, positions (…) → (…, D). All tokens are of type 0, but for those where ``prompt`` (…) is true."""
+        kind = self.token_type_embeddings.weight[0]
+        if prompt is not None and self.prompt_embedding is not None:
+            kind = torch.where(prompt[..., None].bool(), self.prompt_embedding.weight[0], kind)
+        x = self.word_embeddings(ids) + self.position_embeddings(positions) + kind
         x = self.dropout(self.LayerNorm(x))
         # On CPUs, autocast leaves LayerNorm in its input's type: starting in bfloat16 halves the traffic of every residual.
         return x.to(torch.get_autocast_dtype("cpu")) if device_kind(x) == "cpu" and torch.is_autocast_enabled("cpu") else x
 
 
 class _Bert(nn.Module):
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool, cross: CrossKind) -> None:
         super().__init__()
-        self.embeddings = _Embeddings(sizes)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes) for _ in range(sizes.num_hidden_layers))})
+        self.embeddings = _Embeddings(sizes, prompts)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Block(sizes, cross) for _ in range(sizes.num_hidden_layers))})
 
 
 @dataclass
@@ -262,12 +286,13 @@ class DecoderState:
 
 class TextModel(nn.Module):
     """The text tower. ``forward`` runs a plan, ``encode`` plans and runs a layout; ``start`` and ``step`` decode with cached keys and
-    values."""
+    values. With ``prompts`` it tells the tokens of a prompt from those of a text by an embedding of their own; ``cross`` makes the
+    cross-attention of a block."""
 
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool = False, cross: CrossKind = CrossAttention) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.bert = _Bert(sizes)
+        self.sizes, self.prompts = sizes, prompts
+        self.bert = _Bert(sizes, prompts, cross)
         self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
         self.checkpointing = False
         self.apply(partial(_initialise, std=sizes.initializer_range))
@@ -292,13 +317,13 @@ class TextModel(nn.Module):
     def forward(self, plan: TextPlan) -> TextOutput:
         """Run a plan that was sent to the device. Nothing is decided here, and nothing asks the device for a number."""
         attend = attention_mask(plan.visible, plan.reach)
-        x = self.bert.embeddings(plan.ids, plan.positions)
+        x = self.bert.embeddings(plan.ids, plan.positions, plan.prompt)
         masks = [p.memory.group_mask(p.group) for p in plan.passes]
         queries, last = plan.queries, None
         for i, block in enumerate(self.blocks):
             if plan.last is not None and i == len(self.blocks) - 1:
                 last, queries, attend = plan.last, plan.last.queries, _of_columns(attend, plan.last.columns)
-            full = [Reading(query, *p.memory.keys_values(i, p.group, block.crossattention.project), mask, p.index)
+            full = [block.crossattention.reading(p.memory, i, p.group, query, mask, p.index)
                     for p, query, mask in zip(plan.passes, queries, masks)]
             if self.checkpointing and self.training:
                 x = checkpoint(partial(_whole, block), x, plan.packing, attend, full, last, use_reentrant=False)
@@ -334,50 +359,45 @@ class TextModel(nn.Module):
         ids, back, mask, unordered, queries = send((words[order], order.argsort(), seen[order], seen, queries), reference.device)
         state.seen = unordered.bool()
         positions = torch.arange(words.shape[1], device=reference.device).expand_as(ids)
-        x = self.bert.embeddings(ids, positions).flatten(0, 1)
+        x = self.bert.embeddings(ids, positions, torch.ones_like(ids) if self.prompts else None).flatten(0, 1)
         attend = mask.bool()[:, None, None, :]
         for i, block in enumerate(self.blocks):
             _, key, value = block.attention.parts(block.attention.project(x), packing)
             state.keys.append(key[back])
             state.values.append(value[back])
-            cross = [Reading(queries, *memory.keys_values(i, group, block.crossattention.project), memory.group_mask(group), None)]
+            cross = [block.crossattention.reading(memory, i, group, queries, memory.group_mask(group), None)]
             x = block(x, packing, attend, cross)
         return state
 
-    def step(self, state: DecoderState, tokens: Tensor, mask_id: int) -> Tensor:
-        """Append ``tokens`` (rows,) and read the prediction at a [MASK] after them: (rows, vocabulary) logits.
+    def step(self, state: DecoderState, tokens: Tensor, mask_id: int | None) -> Tensor:
+        """Append ``tokens`` (rows,) and read the prediction at a [MASK] after them, or, with ``mask_id`` None, at themselves: (rows,
+        vocabulary) logits.
 
-        Two positions are computed; only the token's keys and values stay in the cache.
+        With a [MASK] two positions are computed; only the token's keys and values stay in the cache.
         """
-        rows = tokens.shape[0]
-        ids = torch.stack([tokens, torch.full_like(tokens, mask_id)], 1)
-        positions = torch.arange(2, device=tokens.device) + state.next_position
-        x = self.bert.embeddings(ids, positions.expand(rows, 2)).flatten(0, 1)
-        seen = torch.cat([state.seen, state.seen.new_ones(rows, 2)], 1)
-        attend = seen[:, None, None, :].repeat(1, 1, 2, 1)
-        attend[:, :, 0, -1] = False
-        packing = Packing((rows, 2), None)
+        rows, new = tokens.shape[0], 1 if mask_id is None else 2
+        ids = tokens[:, None] if mask_id is None else torch.stack([tokens, torch.full_like(tokens, mask_id)], 1)
+        positions = torch.arange(new, device=tokens.device) + state.next_position
+        x = self.bert.embeddings(ids, positions.expand(rows, new)).flatten(0, 1)
+        seen = torch.cat([state.seen, state.seen.new_ones(rows, new)], 1)
+        attend = seen[:, None, None, :].repeat(1, 1, new, 1)
+        kept = seen.shape[1] - (new - 1)
+        attend[:, :, 0, kept:] = False
+        packing = Packing((rows, new), None)
         memory_mask = state.memory.group_mask(state.group)
         for i, block in enumerate(self.blocks):
             query, key, value = block.attention.parts(block.attention.project(x), packing)
             keys, values = torch.cat([state.keys[i], key], 2), torch.cat([state.values[i], value], 2)
             if i == len(self.blocks) - 1:  # of the token, the last block needs its keys and values only
-                query, attend, x = query[:, :, 1:], attend[:, :, 1:], x.view(rows, 2, -1)[:, 1]
+                query, attend, x = query[:, :, -1:], attend[:, :, -1:], x.view(rows, new, -1)[:, -1]
             attended = block.attention.attend(query, keys, values, attend)
-            state.keys[i], state.values[i] = keys[:, :, :-1], values[:, :, :-1]
+            state.keys[i], state.values[i] = keys[:, :, :kept], values[:, :, :kept]
             x = block.attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
-            x = self._cross_step(block.crossattention, x, state, i, memory_mask)
+            x = block.crossattention.step(x, state.memory, i, state.group, memory_mask)
             x = block.feed(x)
-        state.seen = seen[:, :-1]
+        state.seen = seen[:, :kept]
         state.next_position += 1
         return self.logits(x)
-
-    def _cross_step(self, attention: CrossAttention, x: Tensor, state: DecoderState, layer: int, mask: Tensor | None) -> Tensor:
-        """Cross-attention of x (M · beams · 2 or 1, D) while decoding: the beams of a memory row attend to it as one long query."""
-        key, value = state.memory.keys_values(layer, state.group, attention.project)
-        query = attention.split(attention.projections.query(x).view(len(state.memory), -1, x.shape[-1]))
-        attended = attention.attend(query, key, value, mask)
-        return attention.output(attended.transpose(1, 2).flatten(2).flatten(0, 1), x)
 
 
 def attention_mask(visible: Tensor, reach: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Letters: N rows (texts), L tokens of the longest.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -39,6 +40,8 @@ class Layout:
     real: NDArray[np.bool_]
     visible: NDArray[np.bool_]
     reach: NDArray[np.int64]
+    prompt: NDArray[np.bool_] | None = None
+    """(N, L), True at the tokens of a prompt, where the model tells them from those of a text; None: there are none."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -71,6 +74,15 @@ class Layout:
         return cls(ids, _rows(positions, ids), real, real, _rows(np.maximum(columns + 1, start), ids))
 
     @classmethod
+    def prompted(cls, prompt: Grid, prompt_mask: Grid, text: Grid, text_mask: Grid, causal: bool = False) -> Layout:
+        """A prompt (N, P) and a text (N, L) in one row, each with positions from 0. The text sees the prompt; the prompt sees the text
+        where it is bidirectional, not where it is causal."""
+        row = cls.question_answer(prompt, prompt_mask, text, text_mask, 0)
+        columns = np.arange(row.length)
+        reach = row.reach if causal else _rows(np.full_like(columns, row.length), row.ids)
+        return dataclasses.replace(row, reach=reach, prompt=_rows(columns < prompt.shape[1], row.ids))
+
+    @classmethod
     def stepwise(cls, texts: Grid, mask: Grid, cls_id: int, mask_id: int) -> Layout:
         """Everything that generation sees, step by step, in one row per text.
 
@@ -96,10 +108,16 @@ class Layout:
             return np.concatenate([np.pad(x, ((0, 0), (0, longest - x.shape[1])), constant_values=fill)
                                    for x in (getattr(part, name) for part in parts)])
 
-        return parts[0] if len(parts) == 1 else Layout(joined("ids", 0), joined("positions", 0), joined("real", 0), joined("visible", 0),
-                                                       joined("reach", 1))
+        if len(parts) == 1:
+            return parts[0]
+        if any(part.prompt is not None for part in parts):
+            parts = [part if part.prompt is not None else dataclasses.replace(part, prompt=np.zeros_like(part.real)) for part in parts]
+            prompt = joined("prompt", 0)
+        else:
+            prompt = None
+        return Layout(joined("ids", 0), joined("positions", 0), joined("real", 0), joined("visible", 0), joined("reach", 1), prompt)
 
 
-def _rows(row: NDArray[np.int64], like: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rows(row: NDArray[Any], like: NDArray[np.int64]) -> NDArray[Any]:
     """The same row (L,) for each of the N rows of ``like``."""
     return np.broadcast_to(row, like.shape)

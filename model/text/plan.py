@@ -84,7 +84,7 @@ class TextPlan:
 
     packing: the T tokens that are computed, in the (N, L) grid. ids, positions: (T,). visible, reach: (N, L), see Layout. passes: what rows
     attend to. queries: for each pass, where its tokens stand among the queries. last: None where every state is read. firsts: (N,) into
-    the states that are read. padded: the same in the grid.
+    the states that are read. padded: the same in the grid. prompt: (T,) True at tokens of prompts; None where there are none.
     """
 
     packing: Packing
@@ -98,6 +98,7 @@ class TextPlan:
     firsts: Index
     padded: Packing
     outputs: Outputs
+    prompt: Index | None = None
 
 
 def plan_texts(layout: Layout, passes: Sequence[CrossPass] = (), wanted: NDArray[np.bool_] | None = None) -> TextPlan:
@@ -112,7 +113,8 @@ def plan_texts(layout: Layout, passes: Sequence[CrossPass] = (), wanted: NDArray
     outputs = Outputs(read)
     last = None if wanted is None else _last_block(real, read, passes)
     return TextPlan(packing, layout.ids[real], layout.positions[real], layout.visible, layout.reach, list(passes),
-                    place_queries(passes, packing), last, outputs.firsts(), outputs.packing(), outputs)
+                    place_queries(passes, packing), last, outputs.firsts(), outputs.packing(), outputs,
+                    None if layout.prompt is None else layout.prompt[real])
 
 
 def _index(real: NDArray[np.bool_]) -> NDArray[np.int64] | None:

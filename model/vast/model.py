@@ -138,13 +138,14 @@ class VAST(Model):
         if self.self_critical is not None:  # It also decodes, which runs parts of the blocks without their forward.
             return
         for block in self.multimodal_encoder.blocks:
-            # Called before the block, to project a memory that all texts share.
-            for part in (block.crossattention.projections.key, block.crossattention.projections.value):
+            for part in block.crossattention.shared:
                 yield Unit(part, gathered="step", compiles=False)
             yield Unit(block, gathered="step", compiles=False)
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
+        if task.groups(Objective.MLM):
+            raise ValueError(f"task '{task}': VAST is not trained by mlm; its objectives are ret, cap, qa")
         for group in task.all_groups:
             for modality, tower in ((Modality.VISION, "vision_encoder"), (Modality.AUDIO, "audio_encoder")):
                 if modality in group and not hasattr(self, tower):

@@ -139,7 +139,10 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
                 state[name] = fitted
                 interpolated.append(name)
     state = {name: tensor for name, tensor in state.items() if name not in wrong}
-    missing = tuple(name for name in wanted if name not in state)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(parameters[name]) for name in state if name in parameters}
+    # One that the model has under two names may be saved under one.
+    missing = tuple(name for name in wanted if name not in state and id(parameters.get(name)) not in given)
     unexpected = tuple(name for name in state if name not in wanted)
     lacks, unknown, shapes = ([name for name in names if not begins(name, allow_missing)]
                               for names in ((n for n in missing if n not in wrong), unexpected, wrong))

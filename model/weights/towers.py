@@ -137,8 +137,9 @@ def text_file(folder: str) -> TowerFile:
     return TowerFile(str(Path(folder, "model.safetensors").absolute()) if direct else f"bert/{folder}/model.safetensors",
                      None if direct else f"https://huggingface.co/{repository}/resolve/main/model.safetensors",
                      f"config.json, vocab.txt and model.safetensors of huggingface.co/{repository}",
-                     rename={"": "bert.", "bert.": "bert.", "cls.": "cls."}, dropped=("bert.pooler.", "pooler.", "cls.seq_relationship."),
-                     optional=("crossattention", "cls.predictions", "position_ids"), convert=_bert_norms,
+                     rename={"": "bert.", "bert.": "bert.", "cls.": "cls."}, dropped=("bert.pooler.", "pooler.", "cls.seq_relationship.",
+                                                                             "bert.embeddings.position_ids", "embeddings.position_ids"),
+                     optional=("crossattention", "cls.predictions", "position_ids", "prompt_embedding"), convert=_bert_norms,
                      beside=("config.json", "vocab.txt", "tokenizer_config.json"))
 
 

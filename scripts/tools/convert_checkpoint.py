@@ -103,7 +103,10 @@ def convert(source: Path, target: str, names: Names, unused: Path | None = None,
         if not extra:
             raise WeightsError(f"{unused}: holds no tensors without use; expected a released checkpoint")
         state = {**{name: released[name] for name in extra}, **state}
-    return {names.released(name): tensor for name, tensor in state.items()}, []
+    result = {names.released(name): tensor for name, tensor in state.items()}
+    for start, repeated in names.copies.items():
+        result |= {start + name[len(repeated):]: tensor for name, tensor in result.items() if name.startswith(repeated)}
+    return result, []
 
 
 def model_of(config: Path) -> tuple[Model, list[str]]:

@@ -46,7 +46,8 @@ from tests.config.conftest import BASE, DATASET
     ({"train": {"task": "ret%"}}, "has an empty group"),
     ({"train": {"task": ""}}, "task: the task is empty"),
     ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret "
-                                   "(retrieval), cap (captioning), qa (answers). Did you mean 'ret'?"),
+                                   "(retrieval), cap (captioning), qa (answers), mlm (masked words, VALOR). "
+                                   "Did you mean 'ret'?"),
     ({"train": {"vision": None, "audio": "sounds"}}, "needs vision, but 'vision', the folder of videos or images, is not set"),
     ({"train": {"vision_sample_num": None}}, "needs vision, but 'vision_sample_num', the frames per clip, is not set"),
     ({"train": {"audio_sample_num": None}}, "needs audio, but 'audio_sample_num'"),

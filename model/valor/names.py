@@ -1,0 +1,50 @@
+"""The released VALOR's names where they differ from the model's: BERT's, and where the towers lie."""
+
+from __future__ import annotations
+
+import re
+
+from omnivast.model.interface import Names
+
+STARTS = (
+    ("vision_encoder.visual.", "clip_model.visual."),
+    ("vision_encoder.", "video_encoder."),
+    ("logit_scale", "clip_model.logit_scale"),
+    ("audio_encoder.audio_embeddings.", "audio_embeddings."),
+    ("multimodal_encoder.cls.predictions.transform.dense.", "cls.dense."),
+    ("multimodal_encoder.cls.predictions.transform.LayerNorm.", "cls.layernorm."),
+    ("multimodal_encoder.cls.predictions.bias", "cls.decoder.bias"),
+    ("multimodal_encoder.cls.predictions.decoder.", "cls.decoder."),
+    ("multimodal_encoder.bert.embeddings.", "multimodal_encoder.embeddings."),
+    ("multimodal_encoder.bert.encoder.", "multimodal_encoder.encoder."),
+)
+"""Starts of the model's names → those of the release; the first that fits counts. What both have alike is not listed."""
+
+UNUSED = ("txt_encoder.", "multimodal_encoder.pooler.", "clip_model.", "vision_encoder.visual.proj", "*.relative_position_index")
+"""Starts of names that the release carries without use: copies of BERT, its pooler, CLIP's text tower and projection, and what
+follows from Video Swin's window."""
+
+
+def released_name(name: str) -> str:
+    """The name in the release of a tensor of the model."""
+    name = next((theirs + name[len(own):] for own, theirs in STARTS if name.startswith(own)), name)
+    return re.sub(r"\.crossattention(?:\.([va])(?=\.))?\.(self|output)\.", _released_cross, name)
+
+
+def current_name(name: str) -> str:
+    """The name in the model of a tensor of the release."""
+    name = name.removeprefix("module.")
+    name = next((own + name[len(theirs):] for own, theirs in STARTS if name.startswith(theirs)), name)
+    return re.sub(r"\.cross_attn(?:_([va]))?\.(cross|output)\.", _current_cross, name)
+
+
+def _released_cross(found: re.Match[str]) -> str:
+    """Cross-attention to both modalities, or to one of them (cross.py)."""
+    return f".cross_attn{'_' + found[1] if found[1] else ''}.{'cross' if found[2] == 'self' else found[2]}."
+
+
+def _current_cross(found: re.Match[str]) -> str:
+    return f".crossattention{'.' + found[1] if found[1] else ''}.{'self' if found[2] == 'cross' else found[2]}."
+
+
+NAMES = Names(current_name, released_name, UNUSED, {"txt_encoder.": "multimodal_encoder."})

@@ -1,0 +1,139 @@
+"""A tiny VALOR of random weights: two processes with half of the batch each compute what one does with all of it; what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import Group, Modality
+from omnivast.model.build import build_model
+from omnivast.model.interface import ModelError
+from omnivast.model.text.layout import Layout
+from omnivast.utils.random import StepRandom
+from tests.model.tiny import VAST_TINY, batch, task
+from tests.processes import together
+
+TASK = "ret%tva%tv%ta_cap%tva%tv_mlm%ta_qa%tva%tv"
+CONFIG = ModelConfig(
+    model_type="valor", pretrained=False, vision_encoder_type="clip_vit_base_16", vision_resolution=32,
+    vision_encoder_cfg={"width": 16, "layers": 1, "heads": 2}, audio_encoder_type="ast", audio_melbins=32, audio_target_length=32,
+    audio_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+                       "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    text_encoder_type="bert", tokenizer=str(VAST_TINY / "vocab.txt"), contra_dim=16, max_caption_len=14, max_omni_caption_len=14,
+    max_answer_len=6, use_task_prompt=True, contra_loss_ratio=1.5, max_generation_len=8,
+    text_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                      "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+SETTINGS = {
+    "released": ({}, True), "gathered without gradient": ({}, False), "late fusion": ({"late_fusion": True}, True),
+    "coarse, in parallel": ({"contra_type": "coarse", "cross_attn_type": "va_parallel"}, True),
+}
+
+
+def valor(**changes):
+    torch.manual_seed(1)
+    model = build_model(dataclasses.replace(CONFIG, **changes)).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    return model
+
+
+def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
+    """Losses and gradients by name of this process's share of the same four clips."""
+    share = 4 // processes
+    model, own = valor(**changes), batch(CONFIG, rows=slice(rank * share, (rank + 1) * share))
+    model.gather_with_grad = with_grad
+    losses = model(own, task(TASK), StepRandom(7, 3, rank * share, 4))
+    losses["loss"].backward()
+    return {n: v.detach() for n, v in losses.items()}, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def work(rank: int) -> dict:
+    results = {}
+    for name, (changes, with_grad) in SETTINGS.items():
+        results[name] = step(changes, with_grad, rank, 2)
+        for values in results[name]:
+            for value in values.values():  # what DistributedDataParallel does: the mean over processes
+                dist.all_reduce(value)
+                value /= 2
+    return results
+
+
+@pytest.fixture(scope="module")
+def results():
+    return together(work, 2)[0]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes_equal_one(results, name):
+    losses, gradients = step(*SETTINGS[name])
+    many, summed = results[name]
+    assert many.keys() == losses.keys() and summed.keys() == gradients.keys()
+    for key, value in losses.items():
+        assert many[key].item() == pytest.approx(value.item(), rel=1e-5), key
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(summed[key], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=key)
+
+
+def test_the_settings_differ():
+    """Otherwise the comparison above would prove little."""
+    norms = {name: sum(g.norm().item() for g in step(*settings)[1].values()) for name, settings in SETTINGS.items()}
+    assert len({round(norm, 3) for norm in norms.values()}) == len(SETTINGS)
+
+
+def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
+    """Of what is computed for a prompt, a causal text changes nothing; a bidirectional one does."""
+    model = valor().eval()
+    texts = batch(CONFIG).captions.texts
+    own = next(iter(texts.values()))
+    ids, mask = model.prompts.masked_words(Group.parse("tv"), len(own))
+    for causal in (True, False):
+        states = []
+        for words in (own.ids, own.ids.where(own.ids < 103, own.ids + 1)):
+            layout = Layout.prompted(ids, mask, words, own.mask, causal)
+            with torch.no_grad():
+                states.append(model.multimodal_encoder.encode(layout).padded()[:, :ids.shape[1]])
+        assert torch.allclose(*states, atol=1e-6) is causal
+
+
+def test_scores_do_not_depend_on_the_other_texts_of_a_batch():
+    model = valor().eval()
+    own = next(iter(batch(CONFIG).captions.texts.values()))
+    clips = model.index_clips(model.encode(batch(CONFIG), (Modality.VISION,)), Group.parse("tv"))
+    length = int(own.mask[1].sum())
+    alone = dataclasses.replace(own, ids=own.ids[1:2, :length], mask=own.mask[1:2, :length], clip=own.clip[1:2])
+    with torch.no_grad():
+        whole, one = (model.similarity(Group.parse("tv"), model.index_texts(t), clips) for t in (own, alone))
+    torch.testing.assert_close(one, whole[1:2])
+
+
+@pytest.mark.parametrize("key, value", [("missing_modality", "mask"), ("frame_embedding_type", "none"), ("contrastive_loss", "sigmoid")])
+def test_settings_that_valor_has_not(key, value):
+    with pytest.raises(ModelError, match=f"model_cfg.{key} '{value}': VALOR has"):
+        valor(**{key: value})
+
+
+@pytest.mark.parametrize("text, message", [("ret%tvs", "VALOR has no subtitles"), ("cap%ta", "needs audio, but model_cfg.audio_encoder")])
+def test_tasks_that_it_cannot_do(text, message):
+    with pytest.raises(ValueError, match=message):
+        valor(audio_encoder_type=None).check_task(task(text))
+
+
+def test_33_frames():
+    own = batch(CONFIG)
+    own.frames = own.frames[:, :1].expand(-1, 33, -1, -1, -1)
+    with pytest.raises(ValueError, match="embeddings for 32 frames of a clip, but the batch has 33: vision_sample_num may be 32 at most"):
+        valor().encode(own, (Modality.VISION,))
+
+
+def test_a_length_penalty_is_refused():
+    model = valor().eval()
+    memory = model.memory(model.encode(batch(CONFIG), (Modality.VISION,)))
+    with pytest.raises(ValueError, match="no length penalty, but it was asked for one of 0.6"):
+        model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8, length_penalty=0.6)
+    assert len(model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8)) == 4
