@@ -69,7 +69,7 @@ def violations(room: str, source: str) -> list[str]:
 
 def families(path: Path) -> list[str]:
     """Imports of a model family that is neither the file's own nor the one it derives from: of what stands in a folder of model/ with a
-    model.py."""
+    module named model."""
     own = path.parent.name
     return [f"{name_of(path)}:{line}: names the family of {module}" for module, line, _ in imports(ast.parse(path.read_text()))
             for family in FAMILIES if f"{module}.".startswith(f"{PACKAGE}.model.{family}.") and family not in (own, DERIVED.get(own))]

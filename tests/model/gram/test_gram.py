@@ -15,7 +15,7 @@ from omnivast.model.gram.volume import NEAR, volumes
 from omnivast.model.interface import ModelError, Rows
 from omnivast.model.weights.load import split_unused
 from omnivast.utils.random import StepRandom
-from tests.model.test_full_size import released_config
+from tests.model.vast.test_full_size import released_config
 from tests.model.tiny import GOLDENS, MODALITIES, VAST_TINY, batch, gram, task, vast
 
 X, Y, Z, W = torch.eye(4)

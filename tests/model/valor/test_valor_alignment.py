@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from omnivast.model.valor import alignment
 from omnivast.model.valor.alignment import Slots, fine_scores, grouped_scores
 
-FOLDERS = sorted((Path(__file__).parents[3] / "shared" / "parity" / "valor_tiny").glob("*/outputs.safetensors"))
+FOLDERS = sorted((Path(__file__).parents[4] / "shared" / "parity" / "valor_tiny").glob("*/outputs.safetensors"))
 FINE = [path.parent for path in FOLDERS if "weight_logit_t" in path.read_bytes()[:20000].decode("latin1")]
 
 

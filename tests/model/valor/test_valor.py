@@ -24,7 +24,7 @@ from omnivast.scripts.tools import convert_checkpoint
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import relative
 
-FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "valor_tiny"
+FOLDER = Path(__file__).parents[4] / "shared" / "parity" / "valor_tiny"
 RELEASED = ("clip", "videoswin")
 ABLATIONS = ("ablation_coarse", "ablation_coarse_late", "ablation_audio_video")
 GROUPS = {name: Group.parse(name) for name in ("tv", "ta", "tva")}
