@@ -15,8 +15,8 @@ from omnivast.model.gram.volume import NEAR, volumes
 from omnivast.model.interface import ModelError, Rows
 from omnivast.model.weights.load import split_unused
 from omnivast.utils.random import StepRandom
-from tests.model.vast.test_full_size import released_config
 from tests.model.tiny import GOLDENS, MODALITIES, VAST_TINY, batch, gram, task, vast
+from tests.model.vast.test_full_size import released_config
 
 X, Y, Z, W = torch.eye(4)
 HALVES = [math.sqrt(0.5) * own + (math.sqrt(10) - math.sqrt(2)) / 8 for own in torch.eye(4)]
