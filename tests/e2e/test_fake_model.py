@@ -84,6 +84,7 @@ def test_it_is_reported(trained, tmp_path):
 
 def test_what_it_cannot_do_is_said(trained, run_program, tmp_path):
     outcome = run_program([*arguments(tmp_path / "a"), "--model_type", "fale"])
-    assert outcome.status == 2 and "model_cfg.model_type: unknown model 'fale'; valid are fake, gram, valor, vast. Did you mean" in outcome.text
+    message = "model_cfg.model_type: unknown model 'fale'; valid are fake, gram, valor, vast. Did you mean"
+    assert outcome.status == 2 and message in outcome.text
     outcome = run_program(arguments(tmp_path / "b", "--scst_finetuning", "true"))
     assert outcome.status == 2 and "Fake cannot be trained from a reward" in outcome.text
