@@ -6,11 +6,12 @@ import multiprocessing
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -34,6 +35,27 @@ def together(work: Callable[..., Any], processes: int, *arguments: Any, seconds:
         failures = [file.read_text() for file in sorted(folder.glob("*.txt"))]
         assert codes == [0] * processes, "\n".join([f"exit codes {codes} after at most {seconds:g} s", *failures])
         return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def mean_over_processes(results: Iterable[dict[str, torch.Tensor]]) -> None:
+    """Every tensor becomes its mean over the processes, in place: what DistributedDataParallel does to gradients."""
+    for values in results:
+        for value in values.values():
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+
+
+Step = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+"""Losses and gradients of a training step, by name."""
+
+
+def assert_same_step(many: Step, one: Step) -> None:
+    """Losses to 1e-5 and gradients to 1e-4 are those of one process."""
+    assert many[0].keys() == one[0].keys() and many[1].keys() == one[1].keys()
+    for key, value in one[0].items():
+        assert many[0][key].item() == pytest.approx(value.item(), rel=1e-5), key
+    for key, gradient in one[1].items():
+        torch.testing.assert_close(many[1][key], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=key)
 
 
 def exit_codes(work: Callable[..., Any], processes: int, *arguments: Any, seconds: float = SECONDS, enough: int | None = None,

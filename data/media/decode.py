@@ -164,16 +164,22 @@ def _read_chosen(path: Source, choose: Choice, transform: FrameTransform | None,
     return _read_chosen(path, choose, transform, sound, rate, False)
 
 
-def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int,
-                   described: bool) -> Clip | None:
-    """The sound, and of the video only what the chosen frames need, from key frame to key frame, as the file's own tables tell, or one pass
-    over its packets. None where neither does, or decoding did not give the frames that they promise."""
+def _streams(container: InputContainer, path: Source, sound: bool) -> tuple[Any, Any, list[Any]]:
+    """The video, the sound where it is asked for and there is one, and both as a list; each decoded by one thread."""
     video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
     if audio is not None:
         _check_decoder(path, audio, "sound")
     streams = [stream for stream in (video, audio) if stream is not None]
     for stream in streams:
         stream.codec_context.thread_count = 1
+    return video, audio, streams
+
+
+def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int,
+                   described: bool) -> Clip | None:
+    """The sound, and of the video only what the chosen frames need, from key frame to key frame, as the file's own tables tell, or one pass
+    over its packets. None where neither does, or decoding did not give the frames that they promise."""
+    video, audio, streams = _streams(container, path, sound)
     reader = partial(picture_reader, video.codec_context.name, video.codec_context.extradata)
     table, track = PacketTable(reader()), SoundTrack(rate)
     plan: Plan | None = None
@@ -256,12 +262,7 @@ def _decode(
     container: InputContainer, path: Source, wanted: set[int], transform: FrameTransform | None, sound: bool, rate: int
 ) -> tuple[Clip, dict[int, Tensor]]:
     """One pass: the clip without its frames, and the wanted frames by index."""
-    video, audio = _video_stream(container, path), container.streams.best("audio") if sound else None
-    if audio is not None:
-        _check_decoder(path, audio, "sound")
-    streams = [stream for stream in (video, audio) if stream is not None]
-    for stream in streams:
-        stream.codec_context.thread_count = 1
+    video, audio, streams = _streams(container, path, sound)
     kept: dict[int, Tensor] = {}
     track, to_pixels = SoundTrack(rate), ToPixels(transform)
     count, end, size = 0, 0.0, (0, 0)

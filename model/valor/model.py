@@ -7,9 +7,8 @@ D text width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +16,15 @@ from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Task
-from omnivast.model.encoders.base import Encoder
 from omnivast.model.encoders.build import build_audio, build_vision
-from omnivast.model.interface import MODELS, Model, ModelError, Rows, Tower, Unit
-from omnivast.model.objectives.generation import MaskTokens
+from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.generate import sample
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.towers import TowerModel, needed
 from omnivast.model.valor.cross import kind_of_cross_attention
 from omnivast.model.valor.features import ClipFeatures
 from omnivast.model.valor.generate import best_texts
@@ -40,23 +38,18 @@ from omnivast.utils.transfer import on_host
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
 
-_T = TypeVar("_T")
 ROWS = 32
 """Frames, and slices of sound, that have an embedding."""
 FIRST_TEMPERATURE = 0.07
 
 
 @MODELS.register("valor")
-class VALOR(Model):
+class VALOR(TowerModel):
     """Vision, audio and text towers, their heads, alignment and generation. See names.py for the release's names."""
 
     names = NAMES
     length_penalty = 0.0
     answer_length_penalty = 0.0
-    tokenizer: Tokenizer
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
@@ -77,9 +70,7 @@ class VALOR(Model):
         self.contra_temp = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))
         if _is_clip(config):
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))
-        for tower, frozen in self._freezable():
-            tower.requires_grad_(not frozen)
-        self.set_checkpointing(config.checkpointing)
+        self.configure()
 
     def _add_vision(self, config: ModelConfig, width: int) -> None:
         if config.vision_encoder_type is None:
@@ -128,55 +119,12 @@ class VALOR(Model):
         towers = {Modality.VISION: "vision_encoder", Modality.AUDIO: "audio_encoder"}
         return [m for m, name in towers.items() if hasattr(self, name)]
 
-    def _freezable(self) -> list[tuple[Encoder, bool]]:
-        """The vision and audio towers that it has, and whether they are frozen."""
-        settings = (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio))
-        return [(getattr(self, name), frozen) for name, frozen in settings if hasattr(self, name)]
-
-    def set_checkpointing(self, on: bool) -> None:
-        """Whether the backward pass computes the layers again, and their activations are not kept."""
-        for tower, frozen in self._freezable():
-            tower.set_checkpointing(on and not frozen)
-        self.multimodal_encoder.checkpointing = on
-
-    def train(self, mode: bool = True) -> VALOR:
-        """Frozen towers stay in evaluation mode."""
-        super().train(mode)
-        for tower, frozen in self._freezable():
-            if frozen:
-                tower.eval()
-        return self
-
-    def towers(self) -> dict[Tower, nn.Module]:
-        names: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
-        return {tower: getattr(self, name) for tower, name in names.items() if hasattr(self, name)}
-
-    def units(self) -> Iterator[Unit]:
-        """Besides the blocks of the vision and audio towers those of the text tower, which has several passes in a step."""
-        yield from super().units()
-        for block in self.multimodal_encoder.blocks:
-            for part in block.crossattention.shared:
-                yield Unit(part, gathered="step", compiles=False)
-            yield Unit(block, gathered="step", compiles=False)
-
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a modality or a tower that this model has not."""
         for group in task.all_groups:
             if Modality.SUBTITLE in group:
                 raise ValueError(f"task '{task}': VALOR has no subtitles; its groups are tv, ta, tva, not {group}")
-            for modality in group:
-                if modality not in self._modalities():
-                    raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{modality.word}_encoder_type is "
-                                     "null")
-
-    @property
-    def width(self) -> int:
-        """Of the widest tower."""
-        return max(self.multimodal_encoder.sizes.hidden_size, *(tower.width for tower, _ in self._freezable()), 1)
-
-    @property
-    def mask_ids(self) -> MaskTokens:
-        return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
+        super().check_task(task)
 
     @property
     def masks(self) -> bool:
@@ -187,10 +135,6 @@ class VALOR(Model):
     def temperature(self) -> Tensor:
         """What scores are divided by: with CLIP its own scale, learnt on, as released; ``contra_temp`` then has no use."""
         return (-self.logit_scale).exp() if _is_clip(self.config) else self.contra_temp
-
-    def mixed(self) -> AbstractContextManager:
-        """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
-        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
 
     def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
         """"loss", which is minimised, and what it is made of: "ret" (times contra_loss_ratio), "cap", "mlm", "qa", each the mean over its
@@ -205,24 +149,12 @@ class VALOR(Model):
         with self.mixed():
             for modality in modalities:
                 vision = modality is Modality.VISION
-                tokens = (self.vision_tokens(_needed(batch.frames, "frames")) if vision
-                          else self.audio_tokens(_needed(batch.spectrograms, "spectrograms")))
+                tokens = (self.vision_tokens(needed(batch.frames, "frames")) if vision
+                          else self.audio_tokens(needed(batch.spectrograms, "spectrograms")))
                 has_cls = self.vision_encoder.has_cls if vision else self.audio_encoder.has_cls
                 features.slots[modality] = tokens[:, :, 0] if has_cls else tokens.mean(2)
                 features.condition[modality] = self._condition(tokens, "video" if vision else "audio")
         return features
-
-    def vision_tokens(self, frames: Tensor) -> Tensor:
-        """(B, F, 3, H, W) uint8, or float already normalised → (B, F, S, width)."""
-        if not frames.is_floating_point():
-            frames = (frames.float() - self.pixel_mean) / self.pixel_std
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
-            return self.vision_encoder.encode_frames(frames)
-
-    def audio_tokens(self, spectrograms: Tensor) -> Tensor:
-        """(B, A, T, mel) → (B, A, S, width)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
-            return self.audio_encoder(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
 
     def _condition(self, tokens: Tensor, name: str) -> Tensor:
         """(B, V, S, width) → (B, V · S, D) with the embeddings of each frame or slice and of the modality."""
@@ -345,9 +277,3 @@ def _projection(width: int, text_width: int) -> nn.Sequential:
 
 def _is_clip(config: ModelConfig) -> bool:
     return (config.vision_encoder_type or "").startswith("clip")
-
-
-def _needed(value: _T | None, name: str) -> _T:
-    if value is None:
-        raise ValueError(f"the batch has no {name}, but the task needs them")
-    return value

@@ -7,8 +7,7 @@ Memory; texts attend to it, all in one forward. Letters: B clips of this process
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders.build import build_audio, build_vision
-from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Tower, Unit
+from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Unit
 from omnivast.model.objectives.contrastive import CONTRASTS
-from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.objectives.self_critical import SelfCritical
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
@@ -29,6 +27,7 @@ from omnivast.model.text.memory import Memory
 from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.towers import TowerModel, needed
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
 from omnivast.model.vast.matching import match_pairs
@@ -41,23 +40,17 @@ from omnivast.utils.transfer import on_host, send
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
 
-_T = TypeVar("_T")
 HEAD_GROUPS = ("va", "vs", "vas")
 """Groups of several modalities that have a contrastive head, as released."""
 
 
-
 @MODELS.register("vast")
-class VAST(Model):
+class VAST(TowerModel):
     """Vision, audio and text towers, their heads, and the three objectives. Parameter names are the released checkpoint's."""
 
     names = NAMES
     can_match = True
-    tokenizer: Tokenizer
-
     contra_temp: Tensor
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
@@ -93,7 +86,7 @@ class VAST(Model):
             if all(Modality(letter) in widths for letter in key):
                 self.add_module(f"contra_head_{key}", nn.Linear(sum(widths[Modality(c)] for c in key), config.contra_dim))
         self.itm_head = MatchingHead(width)
-        self._configure(config)
+        self.configure()
 
     @classmethod
     def build(cls, cfg: ModelConfig) -> VAST:
@@ -105,51 +98,15 @@ class VAST(Model):
             raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")
         return model
 
-    def _configure(self, config: ModelConfig) -> None:
-        for name, frozen in (("vision_encoder", config.frozen_vision), ("audio_encoder", config.frozen_audio)):
-            tower = getattr(self, name, None)
-            if tower is not None:
-                tower.requires_grad_(not frozen)
-        self.set_checkpointing(config.checkpointing)
-
-    def set_checkpointing(self, on: bool) -> None:
-        """Whether the backward pass computes the layers again, and their activations are not kept."""
-        for name, frozen in (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio)):
-            if hasattr(self, name):
-                getattr(self, name).set_checkpointing(on and not frozen)
-        self.multimodal_encoder.checkpointing = on
-
-    def train(self, mode: bool = True) -> VAST:
-        """Frozen towers stay in evaluation mode: no stochastic depth in features that are not trained."""
-        super().train(mode)
-        for name, frozen in (("vision_encoder", self.config.frozen_vision), ("audio_encoder", self.config.frozen_audio)):
-            if frozen and hasattr(self, name):
-                getattr(self, name).eval()
-        return self
-
-    def towers(self) -> dict[Tower, nn.Module]:
-        names: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
-        return {tower: getattr(self, name) for tower, name in names.items() if hasattr(self, name)}
-
     def units(self) -> Iterator[Unit]:
-        """The units of the base class (the blocks of the vision and audio towers), and the blocks of the text tower, which run many
-        passes in a step."""
-        yield from super().units()
-        if self.self_critical is not None:  # It also decodes, which runs parts of the blocks without their forward.
-            return
-        for block in self.multimodal_encoder.blocks:
-            for part in block.crossattention.shared:
-                yield Unit(part, gathered="step", compiles=False)
-            yield Unit(block, gathered="step", compiles=False)
+        """Without the text tower's blocks in self-critical training: it also decodes, which runs parts of them without their forward."""
+        return Model.units(self) if self.self_critical is not None else super().units()
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
         if task.groups(Objective.MLM):
             raise ValueError(f"task '{task}': VAST is not trained by mlm; its objectives are ret, cap, qa")
-        for group in task.all_groups:
-            for modality, tower in ((Modality.VISION, "vision_encoder"), (Modality.AUDIO, "audio_encoder")):
-                if modality in group and not hasattr(self, tower):
-                    raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{tower}_type is null")
+        super().check_task(task)
         for group in task.groups(Objective.RETRIEVAL):
             if not self.can_compare(group):
                 raise ValueError(f"task '{task}': {type(self).__name__} has no contrastive head for group {group}; "
@@ -158,20 +115,6 @@ class VAST(Model):
     def can_compare(self, group: Group) -> bool:
         """Whether texts can be compared with clips of a group: it has a contrastive head."""
         return hasattr(self, f"contra_head_{group.key}")
-
-    @property
-    def width(self) -> int:
-        """Width of the widest tower."""
-        towers = (getattr(self, name).width for name in ("vision_encoder", "audio_encoder") if hasattr(self, name))
-        return max(self.multimodal_encoder.sizes.hidden_size, *towers, 1)
-
-    @property
-    def mask_ids(self) -> MaskTokens:
-        return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
-
-    def mixed(self) -> AbstractContextManager:
-        """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
-        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
 
     def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
         """The losses of a task on a batch, float32 scalars: "loss" (their sum), "itc", "itm", "cap", "qa" (means over the groups),
@@ -193,32 +136,20 @@ class VAST(Model):
                 features.condition[modality], features.condition_mask[modality], features.pooled[modality] = tokens, mask, pooled
         return features
 
-    def vision_tokens(self, frames: Tensor) -> Tensor:
-        """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""
-        if not frames.is_floating_point():
-            frames = (frames.float() - self.pixel_mean) / self.pixel_std
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
-            return self.vision_encoder.encode_frames(frames)
-
-    def audio_tokens(self, spectrograms: Tensor) -> Tensor:
-        """(B, A, T, mel) → (B, A, N, width)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
-            return self.audio_encoder(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
-
     def _encode_vision(self, batch: Batch) -> tuple[Tensor, None, Tensor]:
-        tokens = self.vision_tokens(_needed(batch.frames, "frames"))
+        tokens = self.vision_tokens(needed(batch.frames, "frames"))
         per_frame = tokens[:, :, 0] if self.vision_encoder.has_cls else tokens.mean(2)
         condition = self._condition(self.hidden_trans_vision_multimodal(tokens), self.vision_frame_embedding, self.vision_type_embeddings)
         return condition, None, per_frame.mean(1)
 
     def _encode_audio(self, batch: Batch) -> tuple[Tensor, None, Tensor]:
-        tokens = self.audio_tokens(_needed(batch.spectrograms, "spectrograms"))
+        tokens = self.audio_tokens(needed(batch.spectrograms, "spectrograms"))
         condition = self._condition(self.hidden_trans_audio_multimodal(tokens), self.audio_frame_embedding, self.audio_type_embeddings)
         per_slice = tokens[:, :, 0] if self.audio_encoder.has_cls else tokens.mean(2)
         return condition, None, per_slice.mean(1)
 
     def _encode_subtitle(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
-        texts = _needed(batch.subtitles, "subtitles")
+        texts = needed(batch.subtitles, "subtitles")
         ids, mask = on_host(texts.ids), on_host(texts.mask)
         if not self.config.mask_subtitle_padding:  # as released: padding up to the full length is computed and attended to
             spare = ((0, 0), (0, self.config.max_subtitle_len - ids.shape[1]))
@@ -314,9 +245,3 @@ class VAST(Model):
             state = self.multimodal_encoder.start(memory, group)
             rows = sample(self.multimodal_encoder, state, self.tokenizer, draws, top_k)
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
-
-
-def _needed(value: _T | None, name: str) -> _T:
-    if value is None:
-        raise ValueError(f"the batch has no {name}, but the task needs them")
-    return value

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from omnivast.config.tasks import Modality
 from omnivast.model.vast import negatives
@@ -10,7 +9,7 @@ from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import to_host
 from tests.model.tiny import batch, gram, task, vast
-from tests.processes import together
+from tests.processes import assert_same_step, mean_over_processes, together
 
 TASK = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tv_qa%tvas%tv"
 SETTINGS = {
@@ -42,10 +41,7 @@ def work(rank: int) -> dict:
         module.to_host = lambda tensor: results["waits"].append(tensor.shape) or to_host(tensor)
     for name, (changes, with_grad) in SETTINGS.items():
         results[name] = step(changes, with_grad, rank, 2)
-        for values in results[name]:
-            for value in values.values():  # what DistributedDataParallel does: the mean over processes
-                dist.all_reduce(value)
-                value /= 2
+        mean_over_processes(results[name])
     return results
 
 
@@ -56,13 +52,7 @@ def results():
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_equal_one(results, name):
-    losses, gradients = step(*SETTINGS[name])
-    many, summed = results[name]
-    assert many.keys() == losses.keys() and summed.keys() == gradients.keys()
-    for key, value in losses.items():
-        assert many[key].item() == pytest.approx(value.item(), rel=1e-5), key
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(summed[key], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=key)
+    assert_same_step(results[name], step(*SETTINGS[name]))
 
 
 def test_the_host_waits_twice(results):

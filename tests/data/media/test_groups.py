@@ -59,11 +59,12 @@ def test_packets_are_where_the_tables_say(tmp_path, ending):
     assert read_samples(str(path), 77) is None
 
 
-def test_sound_and_parts_of_shards(tmp_path, looked_at):
-    path = write_video(tmp_path / "a.mp4", frames=60)
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+def test_sound_and_parts_of_shards(tmp_path, looked_at, name):
+    path = write_video(tmp_path / name, frames=60)
     whole = read_clip(path, eight, sound=True)
     (tmp_path / "a.tar").write_bytes(b"x" * 777 + path.read_bytes() + b"y" * 99)
-    part = read_clip(Part(str(tmp_path / "a.tar"), 777, path.stat().st_size, "a.mp4"), eight, sound=True)
+    part = read_clip(Part(str(tmp_path / "a.tar"), 777, path.stat().st_size, name), eight, sound=True)
     assert looked_at[0] == [True, True]
     assert torch.equal(whole.frames, part.frames) and torch.equal(whole.waveform, part.waveform)
     assert torch.equal(whole.waveform, media.read_sound(path))

@@ -3,17 +3,13 @@
 import av
 import numpy as np
 import pytest
-import torch
 
-from omnivast.data.media import decode as media
 from omnivast.data.media import matroska
 from omnivast.data.media.decode import MediaError, read_clip
 from omnivast.data.media.matroska import read_blocks
-from omnivast.data.media.parts import Part
 from tests.data.media.test_decoding import eight, is_plain, write
 from tests.data.media.test_groups import looked_at as looked_at
 from tests.data.media.test_pictures import CHOICES
-from tests.media_factory import write_video
 
 VP9 = {"g": "16", "deadline": "realtime", "cpu-used": "8"}
 CODECS = {"VP9": ("libvpx-vp9", "webm", VP9), "H.264": ("libx264", "mkv", {"g": "16", "bf": "3"}),
@@ -55,17 +51,6 @@ def test_a_variable_frame_rate(tmp_path, looked_at):
     assert len(agrees(path).times) == 60
     is_plain(path)
     assert looked_at[0] == [True]
-
-
-def test_sound_and_parts_of_shards(tmp_path, looked_at):
-    path = write_video(tmp_path / "a.webm", frames=60)
-    agrees(path)
-    whole = read_clip(path, eight, sound=True)
-    (tmp_path / "a.tar").write_bytes(b"x" * 777 + path.read_bytes() + b"y" * 99)
-    part = read_clip(Part(str(tmp_path / "a.tar"), 777, path.stat().st_size, "a.webm"), eight, sound=True)
-    assert looked_at[0] == [True, True]
-    assert torch.equal(whole.frames, part.frames) and torch.equal(whole.waveform, part.waveform)
-    assert torch.equal(whole.waveform, media.read_sound(path))
 
 
 def test_what_is_cut_is_not_told(tmp_path):

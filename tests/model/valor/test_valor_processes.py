@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality
@@ -15,7 +14,7 @@ from omnivast.model.interface import ModelError
 from omnivast.model.text.layout import Layout
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import VAST_TINY, batch, task
-from tests.processes import together
+from tests.processes import assert_same_step, mean_over_processes, together
 
 TASK = "ret%tva%tv%ta_cap%tva%tv_mlm%ta_qa%tva%tv"
 CONFIG = ModelConfig(
@@ -57,10 +56,7 @@ def work(rank: int) -> dict:
     results = {}
     for name, (changes, with_grad) in SETTINGS.items():
         results[name] = step(changes, with_grad, rank, 2)
-        for values in results[name]:
-            for value in values.values():  # what DistributedDataParallel does: the mean over processes
-                dist.all_reduce(value)
-                value /= 2
+        mean_over_processes(results[name])
     return results
 
 
@@ -71,13 +67,7 @@ def results():
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_equal_one(results, name):
-    losses, gradients = step(*SETTINGS[name])
-    many, summed = results[name]
-    assert many.keys() == losses.keys() and summed.keys() == gradients.keys()
-    for key, value in losses.items():
-        assert many[key].item() == pytest.approx(value.item(), rel=1e-5), key
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(summed[key], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=key)
+    assert_same_step(results[name], step(*SETTINGS[name]))
 
 
 def test_the_settings_differ():

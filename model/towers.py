@@ -1,0 +1,114 @@
+"""What families with a vision, an audio and a text tower have in common: VAST, VALOR, and what derives from them.
+
+Letters: B clips, F frames, A slices of sound, N tokens of one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from omnivast.config.schema import ModelConfig
+from omnivast.config.tasks import Modality, Task
+from omnivast.model.encoders.base import AudioEncoder, Encoder, VisionEncoder
+from omnivast.model.interface import Model, Tower, Unit
+from omnivast.model.objectives.generation import MaskTokens
+from omnivast.model.text.bert import TextModel
+from omnivast.model.text.tokenizer import Tokenizer
+
+MODULES: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
+"""The name under which a model holds each of its towers."""
+Given = TypeVar("Given")
+This = TypeVar("This", bound="TowerModel")
+
+
+class TowerModel(Model):
+    """A model whose vision and audio towers, where it has them, are ``vision_encoder`` and ``audio_encoder``, and whose text tower is
+    ``multimodal_encoder``. A family makes them, ``pixel_mean`` and ``pixel_std`` in its ``__init__``, and then calls ``configure``."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    multimodal_encoder: TextModel
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def configure(self) -> None:
+        """Freeze the towers that the config says are frozen, and set checkpointing."""
+        for tower, frozen in self._media_towers():
+            tower.requires_grad_(not frozen)
+        self.set_checkpointing(self.config.checkpointing)
+
+    def _media_towers(self) -> list[tuple[Encoder, bool]]:
+        """The vision and audio towers that it has, and whether they are frozen."""
+        frozen = {"vision_encoder": self.config.frozen_vision, "audio_encoder": self.config.frozen_audio}
+        return [(getattr(self, name), is_frozen) for name, is_frozen in frozen.items() if hasattr(self, name)]
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Whether the backward pass computes the layers again, and their activations are not kept."""
+        for tower, frozen in self._media_towers():
+            tower.set_checkpointing(on and not frozen)
+        self.multimodal_encoder.checkpointing = on
+
+    def train(self: This, mode: bool = True) -> This:
+        """Frozen towers stay in evaluation mode: no stochastic depth in features that are not trained."""
+        super().train(mode)
+        for tower, frozen in self._media_towers():
+            if frozen:
+                tower.eval()
+        return self
+
+    def towers(self) -> dict[Tower, nn.Module]:
+        return {tower: getattr(self, name) for tower, name in MODULES.items() if hasattr(self, name)}
+
+    def units(self) -> Iterator[Unit]:
+        """The units of the base class (the blocks of the vision and audio towers), and the blocks of the text tower, which run many
+        passes in a step."""
+        yield from super().units()
+        for block in self.multimodal_encoder.blocks:
+            for part in block.crossattention.shared:
+                yield Unit(part, gathered="step", compiles=False)
+            yield Unit(block, gathered="step", compiles=False)
+
+    def check_task(self, task: Task) -> None:
+        """Raise ValueError when the task needs a tower that this model has not."""
+        for group in task.all_groups:
+            for modality in (Modality.VISION, Modality.AUDIO):
+                name = f"{modality.word}_encoder"
+                if modality in group and not hasattr(self, name):
+                    raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{name}_type is null")
+
+    @property
+    def width(self) -> int:
+        """Width of the widest tower."""
+        return max(self.multimodal_encoder.sizes.hidden_size, *(tower.width for tower, _ in self._media_towers()), 1)
+
+    @property
+    def mask_ids(self) -> MaskTokens:
+        return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
+
+    def mixed(self) -> AbstractContextManager:
+        """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
+        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
+
+    def vision_tokens(self, frames: Tensor) -> Tensor:
+        """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""
+        if not frames.is_floating_point():
+            frames = (frames.float() - self.pixel_mean) / self.pixel_std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
+            return cast(VisionEncoder, self.vision_encoder).encode_frames(frames)
+
+    def audio_tokens(self, spectrograms: Tensor) -> Tensor:
+        """(B, A, T, mel) → (B, A, N, width)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
+            return cast(AudioEncoder, self.audio_encoder)(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
+
+
+def needed(value: Given | None, name: str) -> Given:
+    """A part of a batch. Raises ValueError where the batch has none."""
+    if value is None:
+        raise ValueError(f"the batch has no {name}, but the task needs them")
+    return value
