@@ -23,10 +23,8 @@ from omnivast.model.weights import load_weights
 from omnivast.scripts.tools import convert_checkpoint
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import relative
+from tests.model.valor.recorded import ABLATIONS, GOLDENS, RELEASED, folder_of
 
-FOLDER = Path(__file__).parents[4] / "shared" / "parity" / "valor_tiny"
-RELEASED = ("clip", "videoswin")
-ABLATIONS = ("ablation_coarse", "ablation_coarse_late", "ablation_audio_video")
 GROUPS = {name: Group.parse(name) for name in ("tv", "ta", "tva")}
 
 
@@ -34,7 +32,7 @@ class Recorded:
     """A folder of recorded values, and ours with its weights."""
 
     def __init__(self, name: str, **changes) -> None:
-        folder = FOLDER / name
+        folder = folder_of(name)
         self.golden = json.loads((folder / "golden.json").read_text())
         self.out = load_file(folder / "outputs.safetensors")
         self.inputs = load_file(folder / "inputs.safetensors")
@@ -89,8 +87,8 @@ _found: dict[str, Recorded] = {}
 
 
 def recorded(name: str) -> Recorded:
-    if not (FOLDER / name).is_dir():
-        pytest.skip("the recorded values of the released VALOR are not here")
+    if folder_of(name) is None:
+        pytest.skip(f"the values recorded from the released VALOR in '{name}' are not here")
     if name not in _found:
         _found[name] = Recorded(name)
     return _found[name]
@@ -120,14 +118,13 @@ def test_the_released_names_are_read_strictly(r):
 @pytest.mark.parametrize("name", ["VALOR-B", "VALOR-L"])
 def test_full_size_models_have_the_released_names_both_ways(name, tmp_path):
     """Through a checkpoint of every released name and shape whose tensors repeat one number, so that it takes no space."""
-    if not FOLDER.is_dir():
-        pytest.skip("the released VALOR's names and shapes are not here")
-    shapes = json.loads((FOLDER.parent / "valor_released_parameters.json").read_text())[name]
+    shapes = json.loads((GOLDENS / "valor_released_parameters.json").read_text())[name]
     released, ours, back = (tmp_path / f"{part}.pt" for part in ("released", "ours", "back"))
     torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, released)
     vision = {"VALOR-B": "videoswin_base_k600_22k", "VALOR-L": "clip_vit_large_14_336px"}[name]
     cfg = ModelConfig(model_type="valor", pretrained=False, vision_encoder_type=vision, audio_encoder_type="ast", audio_target_length=512,
-                      text_encoder_type="bert", text_encoder_cfg={"vocab_size": 30522}, tokenizer=str(FOLDER / "clip" / "vocab.txt"))
+                      text_encoder_type="bert", text_encoder_cfg={"vocab_size": 30522},
+                      tokenizer=str(GOLDENS / "valor_tiny/videoswin/vocab.txt"))
     with torch.device("meta"):
         model = build_model(cfg)
     with pytest.warns(UserWarning, match="no-op"):  # nothing is copied into a model without memory

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from omnivast.model.valor import alignment
 from omnivast.model.valor.alignment import Slots, fine_scores, grouped_scores
-
-FOLDERS = sorted((Path(__file__).parents[4] / "shared" / "parity" / "valor_tiny").glob("*/outputs.safetensors"))
-FINE = [path.parent for path in FOLDERS if "weight_logit_t" in path.read_bytes()[:20000].decode("latin1")]
+from tests.model.valor.recorded import RELEASED, folder_of
 
 
-@pytest.fixture(params=FINE or [None], ids=lambda folder: folder.name if folder else "absent")
+@pytest.fixture(params=[*RELEASED, "ablation_audio_video", "ablation_clip_text"])
 def released(request):
     """Outputs of the released VALOR with tiny weights, and its text, vision and audio slots."""
-    if request.param is None:
-        pytest.skip("the recorded values of the released VALOR are not here")
-    outputs = load_file(request.param / "outputs.safetensors")
+    folder = folder_of(request.param)
+    if folder is None:
+        pytest.skip(f"the values recorded from the released VALOR in '{request.param}' are not here")
+    outputs = load_file(folder / "outputs.safetensors")
     ids = outputs.get("clip_input_ids", outputs["caption_input_ids"])
     text = Slots(outputs["feat_t"], outputs["weight_logit_t"], ids != 0)
     return outputs, text, Slots(outputs["feat_v"], outputs["weight_logit_v"]), Slots(outputs["feat_a"], outputs["weight_logit_a"])
