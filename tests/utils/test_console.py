@@ -24,13 +24,13 @@ def unread(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("lines", [1, 10_000])
 def test_output_that_nobody_reads_ends_a_program_quietly(lines):
-    done = unread("from utils.console import readers_may_leave\n"
+    done = unread("from omnivast.utils.console import readers_may_leave\n"
                   f"with readers_may_leave():\n for _ in range({lines}): print('a line of a long list')\n raise SystemExit(0)")
     assert (done.returncode, done.stderr) == (EXIT_STATUS, "")
 
 
 def test_help_that_nobody_reads():
-    done = unread("from config.load import load_config\nload_config(['--help'])")
+    done = unread("from omnivast.config.load import load_config\nload_config(['--help'])")
     assert (done.returncode, done.stderr) == (0, "")
 
 
