@@ -32,7 +32,7 @@ class OntologyError(DataError):
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lowercase, without punctuation: what a hyphen or an apostrophe joins stays one word ("tick-tock" → "ticktock")."""
+    """The words of a text in lowercase, without punctuation; a hyphen or an apostrophe leaves one word ("tick-tock" → "ticktock")."""
     return _PUNCTUATION.sub("", text.lower()).split()
 
 

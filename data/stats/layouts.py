@@ -20,8 +20,8 @@ from omnivast.config.tasks import CaptionKind
 from omnivast.data.annotations import json_stream
 from omnivast.data.annotations.rows import CAPTION_KEYS, FIELDS, ID_KEYS, REFERENCE_ID_KEYS, AnnotationError, id_of, typename
 
-EXPECTED = ('a list of rows with an id and captions or questions, as for a training; {"annotations": [{"video_id": …, "caption": …}, …]}, as '
-            "COCO has it; or {id: caption, list of captions, or list of questions with answers}, as VALOR's text mapper")
+EXPECTED = ('a list of rows with an id and captions or questions, as for a training; {"annotations": [{"video_id": …, "caption": …}, …]}, '
+            "as COCO has it; or {id: caption, list of captions, or list of questions with answers}, as VALOR's text mapper")
 OF_MAPPED_QUESTIONS = ("question", "answer", "question_id", "answer_weights")
 COCO_LISTS = ("annotations", "images", "videos")
 
@@ -82,6 +82,8 @@ def _object(file: BinaryIO, path: Path, seen: Callable[[bytes], None]) -> Iterat
             coco += 1
         elif coco or key in ("info", "licenses", "type", *COCO_LISTS):
             others.append(key)
+        elif not mapped and key in FIELDS:
+            raise _unknown(path, f"one object with '{key}' instead of a list of such")
         else:
             yield _member(key, value, path)
             mapped = True

@@ -7,7 +7,7 @@ Files: a list of rows as for a training, {"annotations": [{"video_id", "caption"
 VALOR's text mapper. Each kind of text of a file has a column. ACD is the audio concept density of VALOR's paper (section 3.4): how many
 names of AudioSet's classes the texts mention, per 100 words.
 
-Exit status: 0; 2 where a file cannot be read.
+Exit status: 0; 2 a file cannot be read; 130 stopped.
 """
 
 from __future__ import annotations
@@ -41,19 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     setup_logging(None)
     spec = InputSpec.of(ModelConfig())
-    if options.max_caption_len:
+    if options.max_caption_len is not None:
         spec = replace(spec, max_caption_len=options.max_caption_len, max_omni_caption_len=options.max_caption_len)
     try:
         detector = ConceptDetector(concepts_of(class_names(options.ontology)))
         tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
         only = _ids(options.ids) if options.ids else None
-        measured = [measure(file, detector, top=options.top, tokenizer=tokenizer, lengths=spec.lengths, only=only) for file in options.files]
+        measured = [measure(file, detector, top=options.top, tokenizer=tokenizer, lengths=spec.lengths, only=only)
+                    for file in options.files]
     except (DataError, TokenizerError) as error:
         sys.stderr.write(f"stats: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
     for figures in measured:
         if fields := figures["unread_fields"]:
-            logger.warning("%s: fields that are not read: %s", figures["file"], ", ".join(f"{name} ({n:,} rows)" for name, n in fields.items()))
+            logger.warning("%s: fields that are not read: %s", figures["file"],
+                           ", ".join(f"{name} (in {rows:,})" for name, rows in fields.items()))
     with readers_may_leave():
         if options.json:
             sys.stdout.write(json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
@@ -72,13 +76,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=as_path, metavar="PATH",
                         help="count tokens too: a vocab.txt or tokenizer.json of BERT, or a folder with one")
     parser.add_argument("--max_caption_len", type=_number, metavar="N",
-                        help="with --tokenizer: the most tokens of a caption or question (default: those of the settings, see docs/config.md)")
+                        help="with --tokenizer: the most tokens of a caption or question (default: as the settings of a training)")
     parser.add_argument("--ontology", type=as_path, default=SHIPPED, metavar="FILE",
-                        help="take the concepts from this file: AudioSet's ontology.json or class_labels_indices.csv, or a JSON list of names")
+                        help="take the concepts from AudioSet's ontology.json or class_labels_indices.csv, or a JSON list of names")
     parser.add_argument("--ids", type=as_path, metavar="FILE",
                         help="look at the clips of this JSON list of ids alone, such as one split of VALOR's text mapper")
     options = parser.parse_args(arguments)
-    if options.max_caption_len and not options.tokenizer:
+    if options.max_caption_len is not None and not options.tokenizer:
         parser.error("--max_caption_len counts tokens: name a --tokenizer")
     return options
 
