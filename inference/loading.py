@@ -96,8 +96,10 @@ def _config(content: Mapping[str, Any], file: Path, shared: bool, device: str, p
     """The config of a model alone, without the datasets and the training of its run."""
     run = {key: value for key, value in (content.get("run_cfg") or {}).items() if key in RUN_KEYS}
     model = {**content["model_cfg"], "pretrained": False, "inherit_keys": []}
-    if shared and model.get("tokenizer"):
+    if shared:  # its paths are inside the folder
         model["tokenizer"] = str(file.parent / model["tokenizer"])
+        if str(model["audio_encoder_type"]).startswith("hf:"):
+            model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
     return config_of_model({"run_cfg": {**run, "device": device, **({"precision": precision} if precision else {})}, "model_cfg": model}, file)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
 from omnivast.data.batch import Batch, Sample, Texts, collate, make_texts
+from omnivast.inference import sharing
 from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.loading import Loaded, load_parts
 from omnivast.inference.results import Answer, Caption, Embedding
@@ -74,6 +75,14 @@ class Pipeline:
     def groups(self, objective: Objective | str) -> tuple[Group, ...]:
         """The groups that the model does "ret", "cap" or "qa" by, the largest first; none for what it was not trained for."""
         return self.parts.groups.get(Objective(objective), ())
+
+    def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> Path:
+        """Write the model as a folder that others can load; see :func:`omnivast.inference.sharing.save_pretrained`."""
+        return sharing.save_pretrained(self.parts, folder, licence=licence)
+
+    def push_to_hub(self, name: str, *, licence: str | None = None, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the Hugging Face Hub as ``org/name``; see :func:`omnivast.inference.sharing.push_to_hub`."""
+        return sharing.push_to_hub(self.parts, name, licence=licence, private=private, token=token)
 
     # ------------------------------------------------------------------------------------------------------------- methods
 
