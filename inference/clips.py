@@ -28,8 +28,8 @@ from torch import Tensor
 from omnivast.config.paths import PathError, expanded, looked_up
 from omnivast.config.tasks import Modality
 from omnivast.config.words import did_you_mean
-from omnivast.data.annotations.own_clips import Kind, probe
-from omnivast.data.annotations.sidecars import Sidecars, read_sidecar
+from omnivast.data.annotations.own_clips import probe
+from omnivast.data.annotations.sidecars import Cue, Sidecars, read_cues, read_sidecar
 
 TRACKS = ("video", "image", "audio", "subtitle")
 ENDINGS = {b"RIFF": ".riff", b"OggS": ".ogg", b"\x1aE\xdf\xa3": ".mkv", b"fLaC": ".flac"}
@@ -51,14 +51,17 @@ class Clip:
     """The file with its sound; a video's own."""
     said: str = ""
     """Its subtitle; "" for none."""
+    cues: tuple[Cue, ...] | None = None
+    """The lines of its subtitle with their times, where it has times."""
     picture: bool = False
     """``seen`` is a picture file: one frame, however many are asked for."""
 
     @property
     def present(self) -> frozenset[Modality]:
         """The modalities that it has."""
-        tracks = {Modality.VISION: self.seen is not None, Modality.AUDIO: self.heard is not None, Modality.SUBTITLE: bool(self.said.strip())}
-        return frozenset(modality for modality, there in tracks.items() if there)
+        tracks = ((Modality.VISION, self.seen is not None), (Modality.AUDIO, self.heard is not None),
+                  (Modality.SUBTITLE, bool(self.said.strip())))
+        return frozenset(modality for modality, there in tracks if there)
 
 
 class Clips:
@@ -99,13 +102,9 @@ class Clips:
         kind, present = probe(path)
         if kind is None:
             raise ClipError(f"{path}: neither a video, nor a picture, nor a sound that can be read")
-        said = self._words_beside(path, kind) if sidecar else ""
-        name = str(path)
-        return Clip(name, None if kind == "sound" else name, name if Modality.AUDIO in present else None, said, kind == "image")
-
-    def _words_beside(self, path: Path, kind: Kind) -> str:
-        found = self._sidecars.find(path, transcripts=kind != "image")
-        return read_sidecar(found) if found else ""
+        name, words = str(path), self._sidecars.find(path, transcripts=kind != "image") if sidecar else None
+        clip = Clip(name, None if kind == "sound" else name, name if Modality.AUDIO in present else None, picture=kind == "image")
+        return clip if words is None else replace(clip, **_said(words))
 
     def _of_tracks(self, tracks: Mapping[str, Any], name: str) -> Clip:
         """A video's own sound and the words beside it count unless ``audio`` and ``subtitle`` are given; None or "" takes them away."""
@@ -126,7 +125,7 @@ class Clips:
         elif "rate" in tracks:
             raise ClipError("'rate' is of the samples in 'audio', which is not given")
         if "subtitle" in tracks:
-            clip = replace(clip, said=_words(tracks["subtitle"]))
+            clip = replace(clip, **_words(tracks["subtitle"]))
         return replace(clip, name=name or clip.name or "a subtitle")
 
     def _sound(self, given: Any, rate: Any) -> str:
@@ -194,19 +193,23 @@ def _path(given: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _words(given: Any) -> str:
-    """A subtitle given as text, or as a .srt or .vtt file."""
+def _words(given: Any) -> dict[str, Any]:
+    """A subtitle given as text, or as a .srt or .vtt file, as fields of a Clip."""
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.lower().endswith((".srt", ".vtt")) and "\n" not in given):
-        path = _path(given)
-        return read_sidecar(path)
+        return _said(_path(given))
     if given is None or isinstance(given, str):
-        return given or ""
+        return {"said": given or "", "cues": None}
     raise ClipError(f"'subtitle' is a text, or the path of a .srt, .vtt or .txt file; got {type(given).__name__}")
+
+
+def _said(file: Path) -> dict[str, Any]:
+    cues = read_cues(file)
+    return {"said": read_sidecar(file), "cues": None if cues is None else tuple(cues)}
 
 
 def _frames(given: Any) -> Tensor:
     """(F, H, W, 3) or (H, W, 3) → (F, 3, H, W) uint8."""
-    values = torch.as_tensor(np.ascontiguousarray(given) if isinstance(given, np.ndarray) else given).detach().cpu()
+    values = torch.as_tensor(np.array(given) if isinstance(given, np.ndarray) else given).detach().cpu()
     values = values[None] if values.ndim == 3 else values
     if values.ndim != 4 or values.shape[-1] != 3 or not values.shape[0] or min(values.shape[1:3]) < 1:
         raise ClipError(f"frames are an array (F, H, W, 3) or (H, W, 3); got {tuple(given.shape)}")

@@ -1,7 +1,8 @@
 """A model from where people have it: the output folder of a run, a checkpoint in one, a folder made to be shared, or the Hugging Face Hub.
 
 A shared folder holds ``config.json`` (an OmniVAST config), ``inference.json`` (how clips are shown to the model, and what it was trained
-for), ``model.safetensors``, the tokenizer, and ``README.md``. Nothing in it is ever run as code.
+for), ``model.safetensors``, the tokenizer, ``background.json`` (some captions of the training, to calibrate scores with), and
+``README.md``. Nothing in it is ever run as code.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from omnivast.config.files import read_config
 from omnivast.config.load import config_of_model
 from omnivast.config.paths import as_path, looked_up
 from omnivast.config.schema import Config
-from omnivast.config.tasks import Group, Objective, Task, TaskError
+from omnivast.config.tasks import OF_CAPTIONS, Group, Objective, Task, TaskError
 from omnivast.data.spec import InputSpec
 from omnivast.inference.reading import Sampling
 from omnivast.model.build import model_of, set_precision
@@ -25,7 +26,7 @@ from omnivast.model.weights import LoadReport, load_weights, start_weights
 from omnivast.utils import distributed
 
 HUB = "hf-hub:"
-WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "inference.json"
+WEIGHTS, CONFIG, FACTS, BACKGROUND = "model.safetensors", "config.json", "inference.json", "background.json"
 RUN_KEYS = ("seed", "precision", "beam_size", "beam_size_qa")
 """Settings of a run that decide what a loaded model says."""
 
@@ -46,6 +47,8 @@ class Loaded:
     weights: LoadReport
     facts: dict[str, Any]
     """What ``inference.json`` of a shared folder says, or would say."""
+    background: Path | None = None
+    """The file of a shared folder with captions of the training."""
 
 
 def load_parts(place: str | Path, *, device: str = "auto", precision: str | None = None) -> Loaded:
@@ -67,7 +70,8 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
     spec = InputSpec.of(config.model_cfg, model.audio_frontend)
     sampling = Sampling(spec, shown["frames"], shown["slices"], shown["transform"])
     groups = {Objective(name): tuple(Group.parse(group) for group in own) for name, own in facts["groups"].items()}
-    return Loaded(model, config, sampling, groups, report, facts)
+    background = folder / BACKGROUND
+    return Loaded(model, config, sampling, groups, report, facts, background if background.is_file() else None)
 
 
 def facts_of(hps: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +89,15 @@ def facts_of(hps: Mapping[str, Any]) -> dict[str, Any]:
     shown = {"frames": _first(datasets, "vision_sample_num", 8), "slices": _first(datasets, "audio_sample_num", 1),
              "transform": _first(datasets, "vision_transforms", "none")}
     by_size = {name: [str(group) for group in sorted(own, key=lambda group: -len(group.modalities))] for name, own in groups.items()}
-    return {"format": 1, "shown": shown, "groups": by_size, "trained_on": [d.get("name", "") for d in data.get("train") or ()]}
+    return {"format": 1, "shown": shown, "groups": by_size, "trained_on": [d.get("name", "") for d in data.get("train") or ()],
+            "texts": [d["txt"] for d in data.get("train") or () if d.get("txt") and _has_captions(d)]}
+
+
+def _has_captions(dataset: Mapping[str, Any]) -> bool:
+    try:
+        return any(Task.parse(dataset.get("task", "")).groups(objective) for objective in OF_CAPTIONS)
+    except TaskError:
+        return False
 
 
 def _first(datasets: Iterable[Mapping[str, Any]], key: str, default: Any) -> Any:
@@ -100,7 +112,8 @@ def _config(content: Mapping[str, Any], file: Path, shared: bool, device: str, p
         model["tokenizer"] = str(file.parent / model["tokenizer"])
         if str(model["audio_encoder_type"]).startswith("hf:"):
             model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
-    return config_of_model({"run_cfg": {**run, "device": device, **({"precision": precision} if precision else {})}, "model_cfg": model}, file)
+    run |= {"device": device, **({"precision": precision} if precision else {})}
+    return config_of_model({"run_cfg": run, "model_cfg": model}, file)
 
 
 def _found(place: str | Path) -> tuple[Path, Path | None]:
@@ -113,8 +126,8 @@ def _found(place: str | Path) -> tuple[Path, Path | None]:
             return folder, path if path.is_file() else None
     if not path.exists():
         raise LoadError(f"no model at {path}{looked_up(path)}")
-    raise LoadError(f"{path}: expected the output folder of a training (log/hps.json and ckpt/model_step_N.pt), a checkpoint inside one, or "
-                    f"a shared folder ({CONFIG}, {FACTS}, {WEIGHTS})")
+    raise LoadError(f"{path}: expected the output folder of a training (log/hps.json and ckpt/model_step_N.pt), a checkpoint inside one, "
+                    f"or a shared folder ({CONFIG}, {FACTS}, {WEIGHTS})")
 
 
 def _from_hub(name: str) -> Path:

@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from omnivast.config.paths import as_path
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
 from omnivast.data.batch import Batch, Sample, Texts, collate, make_texts
 from omnivast.inference import sharing
+from omnivast.inference.background import background_texts
 from omnivast.inference.clips import Clip, ClipError, Clips
-from omnivast.inference.loading import Loaded, load_parts
+from omnivast.inference.loading import HUB, Loaded, load_parts
 from omnivast.inference.results import Answer, Caption, Embedding
 from omnivast.model.interface import Rows
 from omnivast.utils.log import progress
@@ -49,7 +50,7 @@ def load(place: str | Path, *, device: str = "auto", precision: str | None = Non
         device: as ``run_cfg.device``: auto, cpu, cuda, cuda:1 …
         precision: auto, float32, bf16 or fp16; None: as the model was trained.
     """
-    return Pipeline(load_parts(place, device=device, precision=precision))
+    return Pipeline(load_parts(place, device=device, precision=precision), str(place))
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,21 @@ class _Seen:
 
 
 class Pipeline:
-    """A loaded model. ``parts`` has the model itself and its config."""
+    """A loaded model. ``parts`` has the model itself and its config, ``place`` says where it was loaded from."""
 
-    def __init__(self, parts: Loaded) -> None:
-        self.parts = parts
+    def __init__(self, parts: Loaded, place: str) -> None:
+        self.parts, self.place = parts, _absolute(place)
         self.model, self.sampling = parts.model, parts.sampling
         self._lengths = self.sampling.spec.lengths(several_kinds=False)
 
     def groups(self, objective: Objective | str) -> tuple[Group, ...]:
         """The groups that the model does "ret", "cap" or "qa" by, the largest first; none for what it was not trained for."""
         return self.parts.groups.get(Objective(objective), ())
+
+    def background(self) -> list[str]:
+        """Texts about other clips than one's own, by which it can be told what a score means: captions that the model was trained on, as
+        far as their files are at hand or, in a shared folder, kept."""
+        return background_texts(self.parts)
 
     def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> Path:
         """Write the model as a folder that others can load; see :func:`omnivast.inference.sharing.save_pretrained`."""
@@ -220,8 +226,9 @@ class Pipeline:
         if asked is not None:
             return (self._asked(asked, objective, clip),)
         fitting = tuple(group for group in known if set(group) <= clip.present)
-        if not fitting and not every:  # as in labelling: the fewest tracks missing, which the result names; a picture cannot be made up
-            partly = [group for group in known if set(group) & clip.present and (Modality.VISION in clip.present or Modality.VISION not in group)]
+        if not fitting and not every:  # as in labelling: the fewest tracks missing, which the result names; pictures cannot be made up
+            visible = Modality.VISION in clip.present
+            partly = [group for group in known if set(group) & clip.present and (visible or Modality.VISION not in group)]
             fitting = tuple(sorted(partly, key=lambda group: len(set(group) - clip.present))[:1])
         if not fitting:
             has = ", ".join(m.word for m in Modality if m in clip.present) or "nothing"
@@ -276,10 +283,13 @@ class Pipeline:
         return {modality for group in self.groups(objective) for modality in group}
 
 
+def _absolute(place: str) -> str:
+    return place if place.startswith(HUB) else str(as_path(place).resolve())
+
+
 def _listed(clips: Any) -> tuple[list[Any], bool]:
     """(the clips, whether it was one that was not in a list)."""
-    several = isinstance(clips, list | tuple) or isinstance(clips, Iterator)
-    return (list(clips), False) if several else ([clips], True)
+    return (list(clips), False) if isinstance(clips, (list, tuple, Iterator)) else ([clips], True)
 
 
 def _missing(clip: Clip, wanted: set[Modality]) -> tuple[str, ...]:

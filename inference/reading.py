@@ -41,7 +41,7 @@ class Sampling:
         if Modality.AUDIO in modalities:
             if waveform is None and clip.heard is not None and clip.heard != clip.seen or sample.frames is None and clip.heard:
                 waveform = decode.read_sound(clip.heard, find_frontend(self.spec.audio_frontend).rate)
-            sample.spectrogram, sample.present[Modality.AUDIO] = self._heard(waveform)
+            sample.spectrogram, sample.present[Modality.AUDIO] = self.heard(waveform)
         return sample
 
     def _seen(self, clip: Clip, with_sound: bool) -> tuple[Tensor, Tensor | None]:
@@ -59,7 +59,7 @@ class Sampling:
         assert read.frames is not None
         return read.frames, read.waveform
 
-    def _heard(self, waveform: Tensor | None) -> tuple[Tensor, bool]:
+    def heard(self, waveform: Tensor | None) -> tuple[Tensor, bool]:
         """(A, T, mel) of a waveform, and whether it holds sound enough for one mel frame."""
         frontend, bins, length = find_frontend(self.spec.audio_frontend), self.spec.mel_bins, self.spec.target_length
         mel = torch.zeros(0, bins) if waveform is None else frontend.log_mel(waveform, bins)

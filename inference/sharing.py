@@ -14,7 +14,8 @@ import omnivast
 from omnivast.config.load import resolved
 from omnivast.config.tasks import Group, Objective
 from omnivast.evaluation import protocol
-from omnivast.inference.loading import CONFIG, FACTS, HUB, RUN_KEYS, WEIGHTS, Loaded, LoadError
+from omnivast.inference.background import background_texts
+from omnivast.inference.loading import BACKGROUND, CONFIG, FACTS, HUB, RUN_KEYS, WEIGHTS, Loaded, LoadError
 from omnivast.model.encoders.hf_audio import hf_folder
 from omnivast.model.text.pretrained import text_parts
 from omnivast.utils.files import write_atomically
@@ -39,10 +40,12 @@ def save_pretrained(parts: Loaded, folder: str | Path, *, licence: str | None = 
         raise LoadError(f"{folder}: exists, and is no folder of a shared model; name one that is new or empty")
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(parts, folder)
-    facts = {**parts.facts, "made_by": f"OmniVAST {omnivast.__version__}", "weights_sha256_of_run": parts.weights.sha256}
+    facts = {key: value for key, value in parts.facts.items() if key != "texts"}
+    facts |= {"made_by": f"OmniVAST {omnivast.__version__}", "weights_of_run": parts.weights.sha256}
     # The facts, by which the folder is known for one, come last.
     write_atomically(folder / WEIGHTS, save(_state(parts)))
     write_atomically(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+    write_atomically(folder / BACKGROUND, json.dumps(background_texts(parts), indent=0, ensure_ascii=False) + "\n")
     write_atomically(folder / CARD, card(parts, licence))
     write_atomically(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return folder
