@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ def caption(arguments: Sequence[str] | None = None) -> int:
         model = _model(options)
         return _by_clip(options, lambda clip: model.caption(clip, group=options.group, n=options.n, beams=options.beams,
                                                             sample=options.sample, seed=options.seed),
-                        lambda found: "\n".join(found.candidates))
+                        lambda found: "\n".join(map(_words, found.candidates)))[1]
 
     return _main(parser, run, arguments)
 
@@ -57,9 +58,9 @@ def answer(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             _print_json({"results": [_plain(one) for one in found]})
         else:
-            _say(_notes(found[0]))
+            _print_missing(found[:1])
             for one in found:
-                print(one.text if len(found) == 1 else f"{one.question}\n  {one.text}")
+                _tell(_words(one.text) if len(found) == 1 else f"{one.question}\n  {_words(one.text)}")
         return 0
 
     return _main(parser, run, arguments)
@@ -75,8 +76,8 @@ def embed(arguments: Sequence[str] | None = None) -> int:
     def run(options: argparse.Namespace) -> int:
         if not options.json and options.output is None:
             raise ValueError("name a file with --output vectors.npz, or print the vectors with --json")
-        model, found = _model(options), []
-        status = _by_clip(options, model.embed, lambda one: ", ".join(f"{key} {len(x)}" for key, x in one.vectors.items()), found.append)
+        found, status = _by_clip(options, _model(options).embed,
+                                 lambda one: ", ".join(f"{key} ({len(vector)})" for key, vector in one.vectors.items()))
         if options.output is not None and found:
             _save(options.output, found)
         return status
@@ -111,7 +112,7 @@ def index(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             _print_json({"index": str(made.folder), **_plain(report)})
         else:
-            print(f"{made.folder}: {report.moments} moments of {report.files} files ({report.new} new, {report.changed} changed, "
+            _tell(f"{made.folder}: {report.moments} moments of {report.files} files ({report.new} new, {report.changed} changed, "
                   f"{report.removed} removed)")
             _print_faults(report.faults)
         return 1 if report.faults else 0
@@ -124,7 +125,8 @@ def search(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("search", "Search an index for moments.")
     parser.add_argument("index", type=as_path, help="the index, or the folder of files that it lies in")
     parser.add_argument("text", nargs="*", help="what is looked for, in quotes; several texts count alike")
-    parser.add_argument("--like", type=as_path, action="append", metavar="FILE", help="a video, picture or sound that results are to be like")
+    parser.add_argument("--like", type=as_path, action="append", metavar="FILE", help="a video, picture or sound that results are to be "
+                                                                                      "like")
     parser.add_argument("--without", action="append", default=[], metavar="TEXT", help="what results are not to be like")
     parser.add_argument("--words", default="", help="moments in which some of these words are said come further up")
     parser.add_argument("--top", type=int, default=10, help="results (default 10)")
@@ -144,7 +146,7 @@ def search(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             _print_json({"results": [_plain(one) for one in found]})
         elif not found:
-            print("nothing matches")
+            _tell("nothing matches")
         else:
             _print_table(found)
         return 0
@@ -201,7 +203,7 @@ def _model(options: argparse.Namespace) -> Any:
 
 def _main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
-    setup_logging(None)
+    setup_logging(None).setLevel(logging.WARNING)
     try:
         return run(options)
     except BrokenPipeError:  # a reader that has seen enough, such as `head`
@@ -216,9 +218,8 @@ def _main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], i
 # ----------------------------------------------------------------------------------------------------------------- output
 
 
-def _by_clip(options: argparse.Namespace, do: Callable[[Any], Any], words: Callable[[Any], str],
-             keep: Callable[[Any], Any] = lambda found: None) -> int:
-    """``do`` of every clip, its result told as soon as it is there; the exit status."""
+def _by_clip(options: argparse.Namespace, do: Callable[[Any], Any], words: Callable[[Any], str]) -> tuple[list[Any], int]:
+    """``do`` of every clip, its result told as soon as it is there; the results, and the exit status."""
     from omnivast.data.annotations.own_clips import find_files
     from omnivast.data.media.errors import MediaError
     from omnivast.inference.clips import ClipError
@@ -226,24 +227,23 @@ def _by_clip(options: argparse.Namespace, do: Callable[[Any], Any], words: Calla
 
     found = find_files([str(clip) for clip in options.clips])
     paths = [found.root / name for name in found.subtitles]
-    results, faults = [], {}
+    results: list[Any] = []
+    faults: dict[str, str] = {}
     for path in progress(paths, "reading", unit="clips") if len(paths) > 1 and not sys.stdout.isatty() else paths:
         try:
-            one = do(path)
+            results.append(do(path))
         except (MediaError, ClipError) as error:
             faults[str(path)] = str(error)
             continue
-        keep(one)
-        if options.json:
-            results.append(_plain(one))
-        else:
-            _say(_notes(one))
-            print(words(one) if len(paths) == 1 else f"{path.relative_to(found.root)}: {words(one)}", flush=True)
+        if not options.json:
+            words_of_it = words(results[-1])
+            _tell(words_of_it if len(paths) == 1 else f"{path.relative_to(found.root)}: {words_of_it}")
     if options.json:
-        _print_json({"results": results, "faults": faults})
+        _print_json({"results": [_plain(one) for one in results], "faults": faults})
     else:
+        _print_missing(results)
         _print_faults(faults)
-    return 1 if faults else 0
+    return results, 1 if faults else 0
 
 
 def _plain(result: Any) -> dict[str, Any]:
@@ -252,19 +252,35 @@ def _plain(result: Any) -> dict[str, Any]:
     return as_json(result)
 
 
-def _notes(result: Any) -> str:
-    """What a person must know of a result: tracks that the clip lacks."""
-    missing = getattr(result, "missing", ())
-    return f"{Path(result.name).name} has no {' and no '.join(missing)}" if missing else ""
+def _words(text: str) -> str:
+    return text or "(no words)"
+
+
+def _print_missing(results: Sequence[Any]) -> None:
+    """What a person must know of results: tracks that clips lack."""
+    lacking: dict[str, list[str]] = {}
+    for one in results:
+        for track in one.missing:
+            lacking.setdefault(track, []).append(Path(one.name).name)
+    for track, names in lacking.items():
+        several = f"{len(names)} of {len(results)} clips have no {track}, such as {names[0]}"
+        _say(f"{names[0]} has no {track}" if len(results) == 1 else several)
+
+
+def _tell(line: str) -> None:
+    """A line of the result."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _say(note: str) -> None:
+    """A line beside the result."""
     if note:
-        print(note, file=sys.stderr)
+        sys.stderr.write(f"{note}\n")
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 1))
+    _tell(json.dumps(content, ensure_ascii=False, indent=1 if sys.stdout.isatty() else None))
 
 
 def _print_faults(faults: dict[str, str]) -> None:
@@ -281,7 +297,7 @@ def _print_table(found: Sequence[Any]) -> None:
         sure = f"{100 * one.probability:3.0f} %" if one.probability is not None else f"{one.score:5.2f}"
         tracks = "  ".join(f"{name} {score:.2f}" for name, score in one.tracks.items())
         said = f"  “{one.said[:60]}{'…' if len(one.said) > 60 else ''}”" if one.said else ""
-        print(f"{place:3}  {sure}  {one.path:<{width}}  {_clock(one.start)}–{_clock(one.end)}  {tracks}{said}")
+        _tell(f"{place:3}  {sure}  {one.path:<{width}}  {_clock(one.start)}–{_clock(one.end)}  {tracks}{said}")
 
 
 def _clock(seconds: float) -> str:
@@ -298,4 +314,4 @@ def _save(path: Path, found: Sequence[Any]) -> None:
         width = next(len(one.vectors[key]) for one in found if key in one.vectors)
         arrays[key] = np.stack([one.vectors.get(key, np.full(width, np.nan, np.float32)) for one in found])
     np.savez(path, paths=np.array([one.name for one in found]), **arrays)
-    print(f"{path}: vectors of {len(found)} clips by {', '.join(groups)}")
+    _tell(f"{path}: vectors of {len(found)} clips by {', '.join(groups)}")
