@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import av
 import torch
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from omnivast.data.annotations.sidecars import joined
 from omnivast.data.audio import find_frontend
 from omnivast.data.batch import Sample
 from omnivast.data.media import decode
-from omnivast.data.media.containers import FORMATS
 from omnivast.inference.clips import Clip
 from omnivast.inference.reading import Sampling
 
@@ -41,11 +39,7 @@ def seconds_of(clip: Clip) -> float | None:
     source = clip.seen if isinstance(clip.seen, str) else clip.heard
     if source is None or clip.picture or isinstance(clip.seen, Tensor):
         return None
-    with av.open(source, metadata_errors="ignore", options={"format_whitelist": FORMATS}) as container:
-        stream = container.streams.best("video" if clip.seen else "audio")
-        if stream is not None and stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-        return container.duration / av.time_base if container.duration else None
+    return decode.seconds_of(source, sound=clip.seen is None)
 
 
 def moments_of(clip: Clip, window: float = WINDOW, stride: float = STRIDE) -> list[Moment]:

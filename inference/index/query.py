@@ -126,8 +126,9 @@ class Searcher:
         """(rows,) float32 of the whole query; −inf for rows without a moment or without any of the tracks that count."""
         total = np.zeros(len(self.bits), np.float32)
         for part in parts:
-            total += np.float32(part.weight) * self._part_scores(part, weights)
-        return np.where(np.isfinite(total), total, -np.inf)
+            own = self._part_scores(part, weights)
+            total = np.where(np.isfinite(own), total + np.float32(part.weight) * np.nan_to_num(own, neginf=0.0), -np.inf)
+        return total
 
     def _part_scores(self, part: Part, weights: Mapping[Modality, float]) -> np.ndarray:
         scores = np.full(len(self.bits), -np.inf, np.float32)
