@@ -158,7 +158,7 @@ def search(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(verb: str, does: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"omnivast {verb}", description=does)
+    return argparse.ArgumentParser(prog=f"python -m omnivast {verb}", description=does)
 
 
 def _clips(parser: argparse.ArgumentParser) -> None:
