@@ -27,7 +27,7 @@ from omnivast.inference.index.store import File, Meta, Place, Store
 from omnivast.inference.loading import Loaded
 from omnivast.inference.moments import Moment, moments_of, read_moments, seconds_of
 from omnivast.model.interface import Model, Rows
-from omnivast.utils.log import progress
+from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
 from omnivast.version import VERSION
 
@@ -129,7 +129,8 @@ def update(store: Store, parts: Loaded, files: Files) -> Report:
     report.new = sum(file.path not in known for file in pending)
     report.changed = len(pending) - report.new
     groups = tuple(Group.parse(key) for key in store.meta.groups)
-    with progress(len(pending), "indexing", unit="files") as bar:
+    bar: Progress[Any] = progress(len(pending), "indexing", unit="files")
+    with bar:
         done: list[tuple[File, list[tuple[Place, str]]]] = []
         samples: list[Sample] = []
         for read in _read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)):

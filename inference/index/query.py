@@ -241,7 +241,9 @@ class Searcher:
             for pattern in np.unique(self.bits[self.bits > 0]):
                 mixed = mix(weights, _tracks(int(pattern)), self.known)
                 for rows in _slices(np.flatnonzero(self.bits == pattern), ROWS_AT_ONCE // 8) if mixed else ():
-                    scores = sum(share * self.model.similarity(group, self.background, self._rows(group, rows)) for share, group in mixed)
+                    scores = torch.zeros(len(self.background), len(rows))
+                    for share, group in mixed:
+                        scores += share * self.model.similarity(group, self.background, self._rows(group, rows))
                     best = np.maximum(best, scores.max(1).values.numpy())
             self._null[key] = np.sort(best)
         return self._null[key]
