@@ -192,6 +192,11 @@ class Searcher:
             raise QueryError("the query is empty")
         by_track = track_weights(weights)
         scores = self.scores(parts, by_track) if parts else np.where(self.bits > 0, 0.0, -np.inf).astype(np.float32)
+        if self.bits.any() and not np.isfinite(scores).any():
+            usable = frozenset.intersection(*(part.tracks for part in parts))
+            counted = " and ".join(name for name, track in WEIGHTS.items() if by_track[track] and track in usable)
+            raise QueryError(f"no moment can be compared by what is {counted or 'in this clip'} alone: the model compares by the groups "
+                             f"{', '.join(group.key for group in self.known)}")
         order = _best(scores, CANDIDATES)
         if words:
             order = self._fused(order if parts else np.empty(0, np.int64), words)
