@@ -202,8 +202,8 @@ class Store:
         """Make the rows appended since the last commit valid: of each file its moments with what is said in them, in the order in which
         they were appended. What was known of these files before goes."""
         for path in (self.folder / VECTORS).glob("*.f16"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            with open(path, "rb") as written:
+                os.fsync(written.fileno())
         row = self.rows
         with self._clips:
             for file, moments in found:
