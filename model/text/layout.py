@@ -98,6 +98,18 @@ class Layout:
         real, places = np.concatenate([on_host(mask).astype(bool)] * 2, 1), np.arange(words.shape[1])
         return cls(ids, _rows(np.concatenate([places, places + 1]), ids), real, real, _rows(np.concatenate([places + 1] * 2), ids))
 
+    def behind(self, prompt: Grid, prompt_mask: Grid) -> Layout:
+        """The same rows, each behind a prompt (N, P) that it sees and that sees nothing of it, with positions of its own from 0."""
+        ids, mask = on_host(prompt), on_host(prompt_mask).astype(bool)
+        columns, width = np.arange(ids.shape[1]), ids.shape[1]
+
+        def joined(own: NDArray[Any], name: str) -> NDArray[Any]:
+            return np.concatenate([own, getattr(self, name)], 1)
+
+        is_prompt = np.arange(width + self.length) < width
+        return Layout(joined(ids, "ids"), joined(_rows(columns, ids), "positions"), joined(mask, "real"), joined(mask, "visible"),
+                      np.concatenate([np.full_like(ids, width), self.reach + width], 1), np.broadcast_to(is_prompt, (len(self), is_prompt.size)))
+
     @staticmethod
     def stack(parts: Sequence[Layout]) -> Layout:
         """The rows of several layouts, one after the other, padded to the longest. A padded token sees the first token of its row,
