@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from omnivast.data.spec import Tokenizer
     from omnivast.model.weights import TowerFile
 
-Role = Literal["vision", "audio", "text", "clip", "head"]
-"""A part of a model that may have its learning rate set separately; ``clip`` is what CLIP has beside its image tower, ``head`` everything
-outside the towers."""
-Tower = Literal["vision", "audio", "text", "clip"]
+Role = Literal["vision", "audio", "text", "clip", "txt", "head"]
+"""A part of a model that may have its learning rate set separately; ``clip`` is what CLIP has beside its image tower, ``txt`` an
+encoder of texts beside the text tower, ``head`` everything outside the towers."""
+Tower = Literal["vision", "audio", "text", "clip", "txt"]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
 """(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
 Own = TypeVar("Own", bound="Features")
@@ -177,7 +177,7 @@ class Model(nn.Module):
         """What FSDP shares out piece by piece, inner parts before outer ones, and what is compiled: the blocks of the vision and audio
         towers. All else is gathered once, for the whole step."""
         for role, tower in self.towers().items():
-            if role != "text":
+            if role in ("vision", "audio"):
                 yield from map(Unit, blocks_of(tower))
 
     @property

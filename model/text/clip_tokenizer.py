@@ -58,8 +58,8 @@ def load_clip_tokenizer(path: str | None) -> ClipTokenizer:
         return ClipTokenizer(vocabulary, _pairs(lines[1:] if lines[0].startswith("#") else lines), file / "vocab.json")
     file = file / FILE if file.is_dir() else file
     if not file.is_file():
-        raise TokenizerError(f"model_cfg.clip_tokenizer '{path}'{looked_up(path)}: expected {FILE}, a folder with it, or one with vocab.json "
-                             "and merges.txt")
+        raise TokenizerError(f"model_cfg.clip_tokenizer '{path}'{looked_up(path)}: expected {FILE}, a folder with it, or one with "
+                             "vocab.json and merges.txt")
     return _from_openai(file)
 
 

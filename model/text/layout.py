@@ -101,14 +101,14 @@ class Layout:
     def behind(self, prompt: Grid, prompt_mask: Grid) -> Layout:
         """The same rows, each behind a prompt (N, P) that it sees and that sees nothing of it, with positions of its own from 0."""
         ids, mask = on_host(prompt), on_host(prompt_mask).astype(bool)
-        columns, width = np.arange(ids.shape[1]), ids.shape[1]
+        width = ids.shape[1]
 
-        def joined(own: NDArray[Any], name: str) -> NDArray[Any]:
-            return np.concatenate([own, getattr(self, name)], 1)
+        def joined(own: NDArray[Any], then: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([own, then], 1)
 
-        is_prompt = np.arange(width + self.length) < width
-        return Layout(joined(ids, "ids"), joined(_rows(columns, ids), "positions"), joined(mask, "real"), joined(mask, "visible"),
-                      np.concatenate([np.full_like(ids, width), self.reach + width], 1), np.broadcast_to(is_prompt, (len(self), is_prompt.size)))
+        first = joined(np.ones_like(mask), np.zeros_like(self.real))
+        return Layout(joined(ids, self.ids), joined(_rows(np.arange(width), ids), self.positions), joined(mask, self.real),
+                      joined(mask, self.visible), joined(np.full_like(ids, width), self.reach + width), first)
 
     @staticmethod
     def stack(parts: Sequence[Layout]) -> Layout:
