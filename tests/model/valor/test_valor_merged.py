@@ -53,7 +53,7 @@ def texts(causal):
     return Layout.prompted(prompt, torch.ones_like(prompt), ids, mask, causal)
 
 
-def on_clips(clips, group, layout):
+def on_clips(clips, group):
     """Memory row of each text, and the pass of all: as blocks, and by index."""
     rows = torch.arange(6) % 3
     return [CrossPass(0, 6, clips, group)], [CrossPass(0, 6, clips, group, rows)]
@@ -68,7 +68,7 @@ def test_states_and_gradients_are_those_of_one_sequence(group, causal):
     for name, number in (("blocks", 0), ("index", 1)):
         own.zero_grad()
         with remaking():
-            output = own.encode(layout, on_clips(memory(3), group, layout)[number]).hidden
+            output = own.encode(layout, on_clips(memory(3), group)[number]).hidden
             output.square().sum().backward()
         found[name] = output.detach(), {key: p.grad.clone() for key, p in own.named_parameters() if p.grad is not None}
     own.zero_grad()
