@@ -32,7 +32,7 @@ from omnivast.config.fields import (
     section_keys,
     show,
 )
-from omnivast.config.files import find_config, layers, read_config
+from omnivast.config.files import find_config, layers, read_config, with_bases
 from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Task, TaskError
@@ -40,8 +40,13 @@ from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 __all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
 
-# Strength of a setting's place. The n-th default file behind a section counts OWN - n; the pretrained run stands before the first.
+# Strength of a setting's place. The n-th default file behind a section counts OWN - n; the pretrained run stands before the first. What
+# the base of a config sets is a little weaker than what the config sets itself.
 OWN, INHERITED, FLAG = 0.0, -0.5, 1.0
+# How much weaker each further base is.
+BASE = 1e-3
+ABOUT = "about"
+"""What a config says of itself, for people."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Draft:
     file: Path
     sections: dict[str, Section]
     datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
+    listed: set[str] = field(default_factory=set)
+    """The lists of datasets that a file has given."""
 
 
 @overload
@@ -106,30 +113,56 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
 
 
 def _read_file(file: Path) -> Draft:
-    content = read_config(file, " (named by --config)")
+    """The settings of a config, over those of the config that it names as its base, and so on."""
     draft = Draft(file, {name: {} for name in SECTIONS})
-    for key in content:
-        if key in ("local_rank", "local-rank"):
-            note(f"{file}: '{key}' has no effect: {OBSOLETE['run_cfg']['local_rank']}")
-        elif key not in (*SECTIONS, "data_cfg"):
-            hint = _other_home(key, "") or did_you_mean(key, (*SECTIONS, "data_cfg"))
-            raise ConfigError(f"{file}: unknown section '{key}'; a config has run_cfg, model_cfg and data_cfg.{hint}")
+    changes: dict[str, list[Section]] = {name: [] for name in LISTS}
+    chain = with_bases(file)
+    for number, (source, content) in enumerate(chain):
+        level = OWN - number * BASE
+        for key in content:
+            if key in ("local_rank", "local-rank"):
+                note(f"{source}: '{key}' has no effect: {OBSOLETE['run_cfg']['local_rank']}")
+            elif key not in (*SECTIONS, "data_cfg", ABOUT):
+                hint = _other_home(key, "") or did_you_mean(key, (*SECTIONS, "data_cfg", "base", ABOUT))
+                raise ConfigError(f"{source}: unknown section '{key}'; a config has run_cfg, model_cfg and data_cfg.{hint}")
+        _read_sections(draft, content, source, level)
+        _read_datasets(draft, content, source, level, changes if number + 1 < len(chain) else {})
+    for name, ours in changes.items():
+        for dataset in draft.datasets[name]:
+            for change in reversed(ours):
+                dataset.update(change)
+    return draft
+
+
+def _read_sections(draft: Draft, content: dict[str, Any], source: Path, level: float) -> None:
+    """run_cfg and model_cfg of one file, with their default files."""
     for name in SECTIONS:
-        own = _object(content.get(name, {}), f"{file}: {name}")
-        for depth, (source, keys) in enumerate(layers(name, own, file)):
-            for key, value in _checked(name, keys, str(source), name).items():
+        own = _object(content.get(name, {}), f"{source}: {name}")
+        for depth, (where, keys) in enumerate(layers(name, own, source)):
+            for key, value in _checked(name, keys, str(where), name).items():
                 home = moved_keys(name).get(key, name)
-                _add(draft.sections[home], key, Value(value, str(source), OWN - depth), f"{home}.{key}", f"{name}.{key}")
-    data = _object(content.get("data_cfg", {}), f"{file}: data_cfg")
+                _add(draft.sections[home], key, Value(value, str(where), level - depth), f"{home}.{key}", f"{name}.{key}")
+
+
+def _read_datasets(draft: Draft, content: dict[str, Any], source: Path, level: float, changes: dict[str, list[Section]]) -> None:
+    """data_cfg of one file, of the lists that no file before it has. What it changes in all datasets of its base goes to ``changes``,
+    which is empty where there is no base."""
+    data = _object(content.get("data_cfg", {}), f"{source}: data_cfg")
     for key, value in data.items():
         if key in OBSOLETE["data_cfg"]:
-            note(f"{file}: data_cfg.{key} has no effect: {OBSOLETE['data_cfg'][key]}")
+            note(f"{source}: data_cfg.{key} has no effect: {OBSOLETE['data_cfg'][key]}")
             continue
         if key not in LISTS:
-            raise ConfigError(f"{file}: unknown key 'data_cfg.{key}'; data_cfg has train and val, each a list of datasets."
+            raise ConfigError(f"{source}: unknown key 'data_cfg.{key}'; data_cfg has train and val, each a list of datasets."
                               f"{did_you_mean(key, LISTS)}")
-        draft.datasets[key] = _dataset_list(value, key, str(file), OWN)
-    return draft
+        if key in draft.listed:
+            continue
+        if isinstance(value, dict) and value and key in changes:
+            checked = _checked("data_cfg", value, str(source), f"data_cfg.{key}")
+            changes[key].append({name: Value(v, str(source), level) for name, v in checked.items()})
+        else:
+            draft.listed.add(key)
+            draft.datasets[key] = _dataset_list(value, key, str(source), level)
 
 
 def _add(section: Section, key: str, entry: Value, spelt: str, as_written: str) -> None:

@@ -29,6 +29,8 @@ A config is a JSON file with three sections:
 
 - **What wins**: settings come, from the weakest to the strongest, from the defaults below, the section's `"default"` file, the pretrained
   run (the keys in `model_cfg.inherit_keys`), the config file itself, and flags on the command line.
+- **Variants**: a config with `"base": "other.json"` is that config but for what it says itself. A list of datasets replaces the base's; an
+  object in its place, `"train": {"task": "ret%tv"}`, sets those keys of each of the base's datasets. `"about"` is for people to read.
 - **Flags**: a key of `run_cfg` or `model_cfg` is a flag of the same name, `--learning_rate 2e-5`. The whole path works for every key:
   `--model_cfg.contra_dim 256`, `--data_cfg.train.0.steps 100` (datasets are counted from 0). Lists are written `--betas 0.9 0.98`.
 - **Tasks**: `ret%tvas%tv_cap%tva` means retrieval (contrastive and matching) on the groups vas and v, and captioning on va; `qa%tvas` means

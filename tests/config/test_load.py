@@ -57,6 +57,49 @@ def test_missing_default_names_the_chain(shop):
     fails(shop, "named by c.json -> near.json", run={"default": "near.json"})
 
 
+def test_a_config_changes_its_base(shop):
+    """Keys, default files, whole lists of datasets, or keys of all their datasets."""
+    shop.write("weak.json", {"seed": 1, "weight_decay": 0.1, "log_steps": 7})
+    shop.write("strong.json", {"seed": 2, "weight_decay": 0.2})
+    shop.write("deep/base.json", {**BASE, "about": "what it is", "run_cfg": {"default": "weak.json", "seed": 3}})
+    shop.write("middle.json", {"base": "deep/base.json", "run_cfg": {"default": "strong.json"}, "data_cfg": {
+        "train": {"task": "cap%tv", "steps": None, "epoch": 2}, "val": {"batch_size": 3}}})
+    shop.write("top.json", {"base": "middle.json", "run_cfg": {"beam_size": 5}, "data_cfg": {
+        "train": {"task": "ret%ta"}, "val": [{**DATASET, "name": "own"}]}})
+    config = load_config(["--config", "top.json"])
+    run, (train,), (val,) = config.run_cfg, config.data_cfg.train, config.data_cfg.val
+    assert (run.seed, run.weight_decay, run.log_steps, run.beam_size) == (3, 0.2, 7, 5)
+    assert (train.task, train.steps, train.epoch, train.name) == ("ret%ta", None, 2, "clips") and (val.name, val.batch_size) == ("own", 64)
+    assert load_config(["--config", "middle.json", "--test_batch_size", "4"]).data_cfg.val[0].batch_size == 4
+
+
+def test_what_a_base_sets_counts_as_the_configs_own(shop):
+    """It stands before what is inherited from the pretrained run."""
+    shop.write("run/log/hps.json", {"model_cfg": {"contra_dim": 8, "audio_melbins": 9}})
+    shop.write("d.json", {"audio_melbins": 1, "contra_dim": 1})
+    shop.write("base.json", {**BASE, "model_cfg": {"default": "d.json", "contra_dim": 7, "inherit_keys": ["contra_dim", "audio_melbins"]}})
+    shop.write("top.json", {"base": "base.json", "run_cfg": {"pretrain_dir": "run"}})
+    model = load_config(["--config", "top.json"]).model_cfg
+    assert (model.contra_dim, model.audio_melbins) == (7, 9)
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"base": "lost.json"}, "the base file lost.json does not exist (looked for lost.json, from "),
+    ({"base": 3}, "c.json: base: expected the path of a JSON file, got 3 (int)"),
+    ({"base": "a.json"}, "the base files form a cycle: c.json -> a.json -> c.json"),
+    ({"base": "b.json", "data_cfg": {"train": {"tsak": "x"}}}, "c.json: unknown key 'tsak' in data_cfg.train. Did you mean 'task'?"),
+    ({"data_cfg": {"train": {"task": "x"}}}, "c.json: data_cfg.train: expected a list of datasets"),
+    ({"bas": "b.json"}, "Did you mean 'base'?"),
+])
+def test_a_base_that_cannot_be_used(shop, content, message):
+    shop.write("a.json", {"base": "c.json"})
+    shop.write("b.json", BASE)
+    shop.write("c.json", content)
+    with pytest.raises(ConfigError) as error:
+        load_config(["--config", "c.json"])
+    assert message in str(error.value), str(error.value)
+
+
 def test_cycle_of_defaults_names_the_chain(shop):
     shop.write("a.json", {"default": "b.json"})
     shop.write("b.json", {"default": "a.json"})
