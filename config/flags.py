@@ -210,7 +210,7 @@ def _flags_of(key: str, *words: str) -> list[str]:
         return [" ".join((f"--{key}", *words))]
     if key not in section_keys("data_cfg"):
         return []
-    short = [f"--{flag}" for flag, (_, own) in SHORTHANDS.items() if own == key]
+    short = [f"--{flag}" for flag, (_, own) in SHORTHANDS.items() if own == key and flag not in FOR_ONE]
     return short or [f"--data_cfg.{name}.0.{key}" for name in LISTS]
 
 
