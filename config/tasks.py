@@ -44,6 +44,12 @@ class Objective(str, Enum):
     """Words hidden in captions, read bidirectionally; trained by VALOR, never tested."""
 
 
+PRETRAINING = "pt_"
+OF_PRETRAINING = {"contra": Objective.RETRIEVAL.value, "caption": Objective.CAPTION.value}
+"""Names of objectives behind ``pt_``, and ours."""
+BETWEEN_MODALITIES = ("va", "vta", "atv")
+"""Groups that stand, behind ``pt_``, for scores of modalities with each other: the first letter's against the others'."""
+
 OF_CAPTIONS = (Objective.RETRIEVAL, Objective.CAPTION, Objective.MLM)
 """The objectives whose texts are captions."""
 
@@ -132,13 +138,18 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """``"ret%tvas%tv_cap%tva"`` → Task. Raises TaskError that names the offending part and the nearest valid one."""
+        """``"ret%tvas%tv_cap%tva"`` → Task; the released VALOR's ``"pt_contra%tva%tv_caption%tva"`` too. Raises TaskError that names the
+        offending part and the nearest valid one."""
         parts: list[tuple[Objective, tuple[Group, ...]]] = []
         if not isinstance(text, str) or not text.strip():
             raise TaskError("the task is empty; write for example ret%tvas, cap%tva or qa%tv")
-        for part in text.strip().split("_"):
+        pretraining = is_pretraining(text)
+        for part in text.strip().removeprefix(PRETRAINING).split("_"):
             name, *groups = part.split("%")
-            objective = _objective(name, text)
+            objective = _objective(OF_PRETRAINING.get(name.strip(), name) if pretraining else name, text)
+            if pretraining and (other := [g for g in groups if g.strip() in BETWEEN_MODALITIES]):
+                raise TaskError(f"group '{other[0]}' in task '{text}' compares modalities with each other (VALOR, table 8), which is not "
+                                "done here; groups are tv, ta and tva")
             if not groups or not all(g.strip() for g in groups):
                 raise TaskError(f"objective '{name}' in task '{text}' has an empty group; write for example {name}%tvas")
             if any(objective is seen for seen, _ in parts):
@@ -191,6 +202,11 @@ def as_valor_writes(text: str) -> str:
         return [VALOR_GROUPS.get(word.strip(), word) for word in words] if words[0].strip() == Objective.RETRIEVAL.value else words
 
     return "_".join("%".join(part(own.split("%"))) for own in text.split("_"))
+
+
+def is_pretraining(text: str) -> bool:
+    """Whether a task is in the released VALOR's notation of pretraining."""
+    return text.strip().startswith(PRETRAINING)
 
 
 def _objective(name: str, text: str) -> Objective:
