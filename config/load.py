@@ -93,7 +93,7 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
 def _read_file(file: Path) -> Draft:
     """The settings of a config, over those of the config that it names as its base, and so on."""
     chain = with_bases(file)
-    if is_flat(chain[0][1]):
+    if len(chain) == 1 and is_flat(chain[0][1]):
         return draft_of(chain[0][1], file)
     draft = Draft(file, {name: {} for name in SECTIONS})
     changes: dict[str, list[Section]] = {name: [] for name in LISTS}

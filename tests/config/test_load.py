@@ -73,6 +73,12 @@ def test_a_config_changes_its_base(shop):
     assert load_config(["--config", "middle.json", "--test_batch_size", "4"]).data_cfg.val[0].batch_size == 4
 
 
+def test_a_variant_without_sections_is_no_config_of_the_released_valor(shop):
+    shop.write("base.json", BASE)
+    shop.write("top.json", {"about": "x", "base": "base.json", "data_cfg": {"val": [{**DATASET, "type": "valor", "ids_path": "i.json"}]}})
+    assert load_config(["--config", "top.json"]).data_cfg.val[0].ids_path == "i.json"
+
+
 def test_what_a_base_sets_counts_as_the_configs_own(shop):
     """It stands before what is inherited from the pretrained run."""
     shop.write("run/log/hps.json", {"model_cfg": {"contra_dim": 8, "audio_melbins": 9}})
