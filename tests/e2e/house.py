@@ -9,9 +9,10 @@ from pathlib import Path
 from omnivast.config.load import load_config
 from omnivast.config.schema import Config
 from omnivast.utils.log import read_jsonl
-from tests.e2e.benchmarks import lay_out, make_media
+from tests.e2e.benchmarks import lay_out, lay_out_by_id, make_media
 from tests.e2e.program import ROOT, call
 from tests.model.tiny import BEATS, VAST_TINY
+from tests.model.valor.recorded import clip_words
 
 # The recipes' own sizes but for towers, pixels and spectrograms; a third frame count would only cost time.
 SMALL = ["--vision_resolution", "16", "--audio_melbins", "32", "--audio_target_length", "32", "--device", "cpu", "--num_threads", "1",
@@ -29,6 +30,7 @@ TOWERS = {
 TEXT = ["--pretrained", "false", "--text_encoder_type", "bert", "--tokenizer", str(VAST_TINY / "vocab.txt"), "--contra_dim", "16",
         "--text_encoder_cfg", json.dumps({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
                                           "max_position_embeddings": 96})]
+CLIP_TEXT = ["--clip_text_cfg", json.dumps({"width": 16, "layers": 1, "heads": 2, "context_length": 48, "vocab_size": 28, "embed_dim": 16})]
 TRAINING = ["--train_batch_size", "4", "--data_cfg.val", "[]", "--first_eval", "false", "--save_best", "false", "--valid_freq", "0"]
 
 
@@ -45,7 +47,10 @@ class House:
         config = load_config(["--config", path, *flags])
         for training, datasets in ((True, config.data_cfg.train), (False, config.data_cfg.val)):
             for dataset in datasets:
-                lay_out(self.folder, dataset, self.media, training)
+                if dataset.type == "valor":
+                    lay_out_by_id(self.folder, dataset, self.media)
+                else:
+                    lay_out(self.folder, dataset, self.media, training)
         return config
 
     def train(self, path: str, output: str, *flags: str) -> Path:
@@ -67,5 +72,9 @@ class House:
     def towers(self, path: str) -> list[str]:
         """Flags for the towers that the recipe has."""
         model = load_config(["--config", path]).model_cfg
+        text = TEXT
+        if model.txt_encoder_type.startswith("clip"):
+            (self.folder / "clip_words").mkdir(exist_ok=True)
+            text = [*TEXT, *CLIP_TEXT, "--clip_tokenizer", clip_words(self.folder / "clip_words")]
         names = [name for name in (model.vision_encoder_type, model.audio_encoder_type) if name is not None]
-        return [*TEXT, *(flag for name in names for start, flags in TOWERS.items() if name.startswith(start) for flag in flags)]
+        return [*text, *(flag for name in names for start, flags in TOWERS.items() if name.startswith(start) for flag in flags)]
