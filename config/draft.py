@@ -27,9 +27,9 @@ Section = dict[str, Value]
 
 @dataclass
 class Draft:
-    """The settings gathered so far. ``kept``: of a config of the released VALOR, those that decide others in the end."""
+    """The settings gathered so far. ``flat``: they are of a config of the released VALOR."""
 
     file: Path
     sections: dict[str, Section]
     datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
-    kept: Section | None = None
+    flat: bool = False

@@ -3,6 +3,9 @@
 A task string lists objectives separated by ``_``; each objective is followed by its groups, separated by ``%``. A group
 names the modalities that a text is paired with. The text itself (``t``) may be written anywhere in the group or left out:
 ``tvas``, ``vast`` (``v a s t``), ``vas`` all mean vision + audio + subtitle. Printing always gives ``tvas``.
+
+VALOR's contrast also has groups in which a track is compared with another one, or with the text and another one (VALOR, table 8):
+``v-a``, ``v-ta``, ``a-tv``. Its release writes va, vta and atv, which :func:`as_valor_writes` reads.
 """
 
 from __future__ import annotations
@@ -41,12 +44,6 @@ class Objective(str, Enum):
     """Words hidden in captions, read bidirectionally; trained by VALOR, never tested."""
 
 
-PRETRAINING = "pt_"
-OF_PRETRAINING = {"contra": Objective.RETRIEVAL.value, "caption": Objective.CAPTION.value}
-"""Names of objectives behind ``pt_``, and ours."""
-BETWEEN_MODALITIES = ("va", "vta", "atv")
-"""Groups that stand, behind ``pt_``, for scores of modalities with each other: the first letter's against the others'."""
-
 OF_CAPTIONS = (Objective.RETRIEVAL, Objective.CAPTION, Objective.MLM)
 """The objectives whose texts are captions."""
 
@@ -61,14 +58,20 @@ class CaptionKind(str, Enum):
 
 @dataclass(frozen=True, order=True)
 class Group:
-    """A set of modalities in the canonical order v, a, s."""
+    """A set of modalities in the canonical order v, a, s, all of them the text's partner, unless one is ``alone``."""
 
     modalities: tuple[Modality, ...]
+    alone: tuple[Modality, ...] = ()
+    """The modality that is compared with the others; empty: the text is compared with all of them."""
+    with_text: bool = True
+    """Whether the text is part of it."""
 
     @classmethod
     def parse(cls, text: str) -> Group:
         """``"tvas"``, ``"vast"``, ``"sav"`` → Group(v, a, s). Raises TaskError for unknown or repeated letters."""
         letters = text.strip()
+        if "-" in letters:
+            return cls._parse_pair(letters)
         if letters.count("t") > 1:
             raise TaskError(f"group '{text}' names the text (t) more than once")
         letters = letters.replace("t", "")
@@ -83,6 +86,17 @@ class Group:
         if len(set(letters)) != len(letters):
             raise TaskError(f"group '{text}' names a modality more than once")
         return cls(tuple(m for m in Modality if m.value in letters))
+
+    @classmethod
+    def _parse_pair(cls, text: str) -> Group:
+        """``v-a``, ``v-ta``, ``a-tv``; the letters behind the dash in any order, and ``a-v`` is ``v-a``."""
+        one, _, other = text.partition("-")
+        pairs = {("v", "a"): ("v", False), ("a", "v"): ("v", False), ("v", "at"): ("v", True), ("a", "tv"): ("a", True)}
+        found = pairs.get((one, "".join(sorted(other))))
+        if found is None:
+            raise TaskError(f"group '{text}' is not understood; of groups with a dash there are v-a (vision against audio), v-ta (vision "
+                            "against text and audio) and a-tv (audio against text and vision)")
+        return cls((Modality.VISION, Modality.AUDIO), (Modality(found[0]),), found[1])
 
     @property
     def key(self) -> str:
@@ -105,7 +119,9 @@ class Group:
         return iter(self.modalities)
 
     def __str__(self) -> str:
-        return "t" + self.key
+        if not self.alone:
+            return "t" + self.key
+        return f"{self.alone[0].value}-{'t' if self.with_text else ''}{''.join(m.value for m in self.modalities if m not in self.alone)}"
 
 
 @dataclass(frozen=True)
@@ -116,18 +132,13 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """``"ret%tvas%tv_cap%tva"`` → Task; the released VALOR's ``"pt_contra%tva%tv_caption%tva"`` too. Raises TaskError that names the
-        offending part and the nearest valid one."""
+        """``"ret%tvas%tv_cap%tva"`` → Task. Raises TaskError that names the offending part and the nearest valid one."""
         parts: list[tuple[Objective, tuple[Group, ...]]] = []
         if not isinstance(text, str) or not text.strip():
             raise TaskError("the task is empty; write for example ret%tvas, cap%tva or qa%tv")
-        pretraining = is_pretraining(text)
-        for part in text.strip().removeprefix(PRETRAINING).split("_"):
+        for part in text.strip().split("_"):
             name, *groups = part.split("%")
-            objective = _objective(OF_PRETRAINING.get(name.strip(), name) if pretraining else name, text)
-            if pretraining and (other := [g for g in groups if g.strip() in BETWEEN_MODALITIES]):
-                raise TaskError(f"group '{other[0]}' in task '{text}' compares modalities with each other (VALOR, table 8), which is not "
-                                "done here; groups are tv, ta and tva")
+            objective = _objective(name, text)
             if not groups or not all(g.strip() for g in groups):
                 raise TaskError(f"objective '{name}' in task '{text}' has an empty group; write for example {name}%tvas")
             if any(objective is seen for seen, _ in parts):
@@ -138,6 +149,8 @@ class Task:
                 raise TaskError(f"task '{text}': {error}") from None
             if len(set(parsed)) != len(parsed):
                 raise TaskError(f"objective '{name}' in task '{text}' names a group twice")
+            if objective is not Objective.RETRIEVAL and (pair := next((group for group in parsed if group.alone), None)):
+                raise TaskError(f"objective '{name}' in task '{text}' has group {pair}, which only ret, the contrast, can have")
             parts.append((objective, parsed))
         return cls(tuple(parts))
 
@@ -168,8 +181,26 @@ class Task:
         return "_".join("%".join([o.value, *map(str, groups)]) for o, groups in self.parts)
 
 
+VALOR_GROUPS = {"va": "v-a", "vta": "v-ta", "atv": "a-tv"}
+PRETRAINING = "pt_"
+OF_PRETRAINING = {"contra": Objective.RETRIEVAL.value, "caption": Objective.CAPTION.value}
+"""Names of objectives behind ``pt_`` in VALOR's release, and ours."""
+
+
+def as_valor_writes(text: str) -> str:
+    """A task string of a VALOR config as ours: its release has other names for groups of the contrast, which elsewhere stand for the text
+    and all their letters, and for the objectives of pretraining. ``ret%tva%va`` → ``ret%tva%v-a``, ``pt_contra%tv_caption%tv`` →
+    ``ret%tv_cap%tv``."""
+    def part(name: str, *groups: str) -> list[str]:
+        name = OF_PRETRAINING.get(name.strip(), name) if is_pretraining(text) else name
+        contrast = name.strip() == Objective.RETRIEVAL.value
+        return [name, *(VALOR_GROUPS.get(group.strip(), group) if contrast else group for group in groups)]
+
+    return "_".join("%".join(part(*own.split("%"))) for own in text.strip().removeprefix(PRETRAINING).split("_"))
+
+
 def is_pretraining(text: str) -> bool:
-    """Whether a task is in the released VALOR's notation of pretraining."""
+    """Whether a task string is one of pretraining in VALOR's release."""
     return text.strip().startswith(PRETRAINING)
 
 

@@ -23,10 +23,12 @@ from omnivast.utils.random import StepRandom
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
     from omnivast.data.spec import Tokenizer
+    from omnivast.model.weights import TowerFile
 
-Role = Literal["vision", "audio", "text", "head"]
-"""A part of a model that may have its learning rate set separately; ``head`` is everything outside the towers."""
-Tower = Literal["vision", "audio", "text"]
+Role = Literal["vision", "audio", "text", "clip", "txt", "head"]
+"""A part of a model that may have its learning rate set separately; ``clip`` is what CLIP has beside its image tower, ``txt`` an
+encoder of texts beside the text tower, ``head`` everything outside the towers."""
+Tower = Literal["vision", "audio", "text", "clip", "txt"]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
 """(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
 Own = TypeVar("Own", bound="Features")
@@ -126,6 +128,8 @@ class Model(nn.Module):
     """What products are computed in by autocast (bfloat16, float16); None: float32. Set from outside."""
     gather_with_grad: bool = True
     """Whether features of other processes carry gradient. Set from outside."""
+    gather_gradient: str = "paper"
+    """``released``: as run_cfg.gather_gradient says. Set from outside."""
     names = Names()
 
     @classmethod
@@ -148,6 +152,11 @@ class Model(nn.Module):
         """The towers of this model: they start from pretrained files and have separate learning rates."""
         return {}
 
+    @classmethod
+    def more_parts(cls, cfg: ModelConfig) -> list[tuple[Tower, str, TowerFile]]:
+        """(which tower, its name, its file) of towers that start from the file of another one, in which they lie too."""
+        return []
+
     def was_trained_with(self, counts: Mapping[str, int]) -> None:
         """Told when the weights of a pretrained run were loaded: it saw at most so many frames ("vision") and slices of sound ("audio") of a
         clip. What a model has learnt for more of them is as good as nothing."""
@@ -161,11 +170,18 @@ class Model(nn.Module):
         for name, parameter in self.named_parameters():
             yield name, parameter, roles.get(id(parameter), "head")
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies: not to biases, nor to what is a vector or a scalar in all but its shape, such as normalisation
+        weights, temperatures, and the (1, 1, D) type embeddings and class tokens."""
+        if name.endswith("bias") or parameter.ndim <= 1:
+            return False
+        return parameter.ndim == 2 or parameter.numel() > max(parameter.shape)
+
     def units(self) -> Iterator[Unit]:
         """What FSDP shares out piece by piece, inner parts before outer ones, and what is compiled: the blocks of the vision and audio
         towers. All else is gathered once, for the whole step."""
         for role, tower in self.towers().items():
-            if role != "text":
+            if role in ("vision", "audio"):
                 yield from map(Unit, blocks_of(tower))
 
     @property

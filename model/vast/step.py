@@ -19,11 +19,11 @@ from omnivast.model.objectives.matching import matching_loss
 from omnivast.model.recompute import remaking
 from omnivast.model.text.bert import TextOutput
 from omnivast.model.text.layout import Layout
+from omnivast.model.text.self_critical import self_critical_losses
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.negatives import Negatives, wrong_pairs
 from omnivast.model.vast.parts import Parts
 from omnivast.model.vast.plan import Masked, StepPlan, draw_masks, plan_step
-from omnivast.model.vast.self_critical import self_critical_losses
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import send, to_device
