@@ -89,8 +89,8 @@ def read_flat(content: Mapping[str, Any], file: Path, strict: bool = True) -> Fl
             idle |= {} if value == UNREAD.get(key) else {key: None}
         elif strict:
             known = [*OWN_KEYS, *(k for s in SECTIONS for k in (*accepted_keys(s), *other_names(s)))]
-            raise ConfigError(f"{file}: unknown key '{key}' beside data_cfg; it has no section run_cfg or model_cfg, and is read as a config "
-                              f"of the released VALOR.{asked(nearest_keys(key, known))}")
+            raise ConfigError(f"{file}: unknown key '{key}' beside data_cfg; without a section run_cfg or model_cfg it is read as a config of "
+                              f"the released VALOR.{asked(nearest_keys(key, known))}")
     _read_lists(flat, content["data_cfg"], f"{file}: data_cfg", idle)
     if idle and strict:
         note(f"{file}: without effect, as in the released VALOR: {', '.join(idle)}")
@@ -127,7 +127,7 @@ def _read_lists(flat: Flat, data: Mapping[str, Any], where: str, idle: dict[str,
             lengths[place] = _text_length(entry, place)
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{place.removeprefix(where)[1:]} {length}" for place, length in lengths.items())
-        raise ConfigError(f"{where}: max_txt_len differs ({told}); scores depend on the length that texts are padded to, and a model has one")
+        raise ConfigError(f"{where}: max_txt_len differs ({told}); scores depend on the length that texts are padded to: a model has one")
     for length in lengths.values():  # of [CLS], the text and [SEP]
         flat.sections["model_cfg"] |= dict.fromkeys(("max_caption_len", "max_omni_caption_len"), length + 2)
 

@@ -17,7 +17,8 @@ from omnivast.config.valor_release import DEFAULTS, INHERITED, SOURCE, UNREAD, c
 def draft_of(content: dict[str, Any], file: Path) -> Draft:
     """The settings of a flat config, over the release's defaults."""
     flat = read_flat(content, file)
-    draft = Draft(file, {name: {key: Value(value, SOURCE, OWN - 1) for key, value in DEFAULTS[name].items()} for name in SECTIONS}, flat=True)
+    sections = {name: {key: Value(value, SOURCE, OWN - 1) for key, value in DEFAULTS[name].items()} for name in SECTIONS}
+    draft = Draft(file, sections, flat=True)
     for name, keys in flat.sections.items():
         draft.sections[name] |= {key: Value(value, str(file), OWN) for key, value in keys.items()}
     draft.sections["model_cfg"]["inherit_keys"] = Value(INHERITED, SOURCE, OWN - 1)
