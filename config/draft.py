@@ -29,11 +29,11 @@ Section = dict[str, Value]
 
 @dataclass
 class Draft:
-    """The settings gathered so far. ``listed``: the lists of datasets that a file has given. ``kept``: of a config of the released VALOR,
-    those that decide others in the end."""
+    """The settings gathered so far. ``listed``: the lists of datasets that a file has given. ``flat``: they are of a config of the released
+    VALOR."""
 
     file: Path
     sections: dict[str, Section]
     datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
     listed: set[str] = field(default_factory=set)
-    kept: Section | None = None
+    flat: bool = False

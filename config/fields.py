@@ -26,7 +26,6 @@ _LAUNCHER = "the launcher's environment (torchrun) decides"
 OBSOLETE: dict[str, dict[str, str]] = {
     "run_cfg": {
         "amp": "precision decides",
-        "clip_lr_text": "the text tower of CLIP is never used",
         "huggingface_trainer": "there is one training loop",
         "local_rank": _LAUNCHER,
         "master_port": _LAUNCHER,

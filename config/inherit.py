@@ -29,18 +29,16 @@ def inherit(draft: Draft) -> Section:
         return {}
     file = Path(folder.value) / "log" / "hps.json"
     content = read_config(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
-    content, kept = _by_sections(content, file)
-    level = INHERITED if draft.kept is None else INHERITED_OVER
+    sections = _by_sections(content, file)
+    level = INHERITED_OVER if draft.flat else INHERITED
     theirs = {key: Value(value, str(file), level) for key in wanted.value if key in known
-              for value in _values(content, key, file)}
+              for value in _values(sections, key, file)}
     for key, value in theirs.items():
         ours = draft.sections[moved_keys("model_cfg").get(key, "model_cfg")]
         before = ours.get(key)
         if before is None or before.level <= level:
             _say(key, before, value)
             ours[key] = value
-    if draft.kept is not None:
-        draft.kept |= {key: Value(value, str(file), level) for key, value in kept.items() if key == "txt_encoder_type"}
     return theirs
 
 
@@ -56,14 +54,13 @@ def trained_counts(pretrain_dir: str) -> dict[str, int]:
     return {word: content[name] for word, name in names.items() if type(content.get(name)) is int and content[name] > 0}
 
 
-def _by_sections(content: dict[str, Any], file: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """The sections of hps.json, and what else the released VALOR's says."""
+def _by_sections(content: dict[str, Any], file: Path) -> Mapping[str, Any]:
+    """The sections of hps.json."""
     if is_flat(content):
-        flat = read_flat(content, file, strict=False)
-        return flat.sections, flat.kept
+        return read_flat(content, file, strict=False).sections
     if not isinstance(content.get("model_cfg"), dict):
         raise ConfigError(f"{file}: has no model_cfg to inherit from")
-    return content, {}
+    return content
 
 
 def _values(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:

@@ -38,7 +38,7 @@ from omnivast.config.inherit import inherit
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig, completed
 from omnivast.config.tasks import Task, TaskError, as_valor_writes
 from omnivast.config.valor_release import is_flat
-from omnivast.config.valor_settle import draft_of, settle_flat, take_flags
+from omnivast.config.valor_settle import check_flags, draft_of, settle_flat
 from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 __all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
@@ -81,8 +81,8 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
     # A whole list first, so that the flags for single keys of its datasets land on it.
     for assignment in sorted(late, key=lambda a: a.path[0] != "data_cfg" or len(a.path) > 2):
         _assign(draft, assignment)
-    take_flags(draft, command.of_valor)
-    if draft.kept is not None:
+    check_flags(draft, command.of_valor)
+    if draft.flat:
         settle_flat(draft, inherited)
     _settle(draft)
     config = _with_open_settings(_build(draft))
@@ -356,6 +356,6 @@ def _in_valor_words(data: DataConfig) -> DataConfig:
     for name in LISTS:
         lists[name] = tuple(dataclasses.replace(dataset, task=as_valor_writes(dataset.task)) for dataset in getattr(data, name))
         for before, after in zip(getattr(data, name), lists[name]):
-            if before.task != after.task:
+            if "-" in after.task and before.task != after.task:
                 note(f"data_cfg.{name} '{before.name}': the groups of task '{before.task}' are those of VALOR's release: {after.task}")
     return DataConfig(**lists)

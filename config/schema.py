@@ -42,7 +42,7 @@ class RunConfig:
     checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True, passive=True)
     pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
                                              "model_cfg.inherit_keys are taken from its log/hps.json", path=True, passive=True)
-    pretrain_step: int | None = setting(None, "the step N of pretrain_dir's ckpt/model_step_N.pt to start from; null: the newest", minimum=0,
+    pretrain_step: int | None = setting(None, "N of pretrain_dir's ckpt/model_step_N.pt to start from; null: the newest", minimum=0,
                                         passive=True)
     output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True, passive=True)
     resume: bool = setting(False, "continue the run in output_dir from its last checkpoint", passive=True)
@@ -182,7 +182,8 @@ class ModelConfig:
                                                                        "audio_sample_num of data_cfg.train, or else of val",
                                                minimum=1)
     text_encoder_type: str = setting("bert-base-uncased", "folder under pretrained_weights/bert/ or a path, in Hugging Face layout; or "
-                                                          "bert with text_encoder_cfg, from scratch", path=True, also=("multimodal_encoder_type",),
+                                                          "bert with text_encoder_cfg, from scratch", path=True,
+                                     also=("multimodal_encoder_type",),
                                      spelt={"bert_base_uncased": "bert-base-uncased", "bert_large_uncased": "bert-large-uncased"})
     text_encoder_cfg: dict[str, Any] = setting({}, "BertConfig keys that override the folder's config.json")
     tokenizer: str | None = setting(None, "vocab.txt, BERT's tokenizer.json, or a folder with one; null: the text encoder's folder",
@@ -248,7 +249,7 @@ class DatasetConfig:
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in", decides=False)
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
     txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)", path=True)
-    ids_path: str | None = setting(None, "valor: the JSON list of the clips' ids; txt is then an object, id → caption, captions, or questions",
+    ids_path: str | None = setting(None, "valor: the JSON list of the clips' ids; txt is an object, id → caption, captions, or questions",
                                    path=True, decides=("type", "valor"), newer=True)
     test_one: bool = setting(False, "valor, testing: the first of a clip's captions is a query, not each of them", newer=True)
     shards: list[str] = setting([], "srcindexed: tar files, folders of them, or patterns (with *, {000..127} or {a,b}) with members "
@@ -259,7 +260,8 @@ class DatasetConfig:
     vision: str | None = setting(None, "folder of videos, frame folders or images", path=True, also=("video",))
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage", "video"] = setting(
-        "video_rawvideo", "what the vision folder holds: videos, folders of frames, images; or video: videos and folders of frames, as found")
+        "video_rawvideo", "what the vision folder holds: videos, folders of frames, images; or video: videos and folders of frames, as "
+                          "found")
     vision_transforms: Literal["none", "crop_flip"] = setting("none", "none: resize to a square; crop_flip: random crop "
                                                                              "and flip in training", also=("video_transforms",))
     vision_sample_num: int | None = setting(None, "frames per clip", minimum=1, also=("video_sample_num",))

@@ -44,12 +44,6 @@ class Objective(str, Enum):
     """Words hidden in captions, read bidirectionally; trained by VALOR, never tested."""
 
 
-PRETRAINING = "pt_"
-OF_PRETRAINING = {"contra": Objective.RETRIEVAL.value, "caption": Objective.CAPTION.value}
-"""Names of objectives behind ``pt_``, and ours."""
-BETWEEN_MODALITIES = ("va", "vta", "atv")
-"""Groups that stand, behind ``pt_``, for scores of modalities with each other: the first letter's against the others'."""
-
 OF_CAPTIONS = (Objective.RETRIEVAL, Objective.CAPTION, Objective.MLM)
 """The objectives whose texts are captions."""
 
@@ -138,18 +132,13 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """``"ret%tvas%tv_cap%tva"`` → Task; the released VALOR's ``"pt_contra%tva%tv_caption%tva"`` too. Raises TaskError that names the
-        offending part and the nearest valid one."""
+        """``"ret%tvas%tv_cap%tva"`` → Task. Raises TaskError that names the offending part and the nearest valid one."""
         parts: list[tuple[Objective, tuple[Group, ...]]] = []
         if not isinstance(text, str) or not text.strip():
             raise TaskError("the task is empty; write for example ret%tvas, cap%tva or qa%tv")
-        pretraining = is_pretraining(text)
-        for part in text.strip().removeprefix(PRETRAINING).split("_"):
+        for part in text.strip().split("_"):
             name, *groups = part.split("%")
-            objective = _objective(OF_PRETRAINING.get(name.strip(), name) if pretraining else name, text)
-            if pretraining and (other := [g for g in groups if g.strip() in BETWEEN_MODALITIES]):
-                raise TaskError(f"group '{other[0]}' in task '{text}' compares modalities with each other (VALOR, table 8), which is not "
-                                "done here; groups are tv, ta and tva")
+            objective = _objective(name, text)
             if not groups or not all(g.strip() for g in groups):
                 raise TaskError(f"objective '{name}' in task '{text}' has an empty group; write for example {name}%tvas")
             if any(objective is seen for seen, _ in parts):
@@ -193,19 +182,25 @@ class Task:
 
 
 VALOR_GROUPS = {"va": "v-a", "vta": "v-ta", "atv": "a-tv"}
+PRETRAINING = "pt_"
+OF_PRETRAINING = {"contra": Objective.RETRIEVAL.value, "caption": Objective.CAPTION.value}
+"""Names of objectives behind ``pt_`` in VALOR's release, and ours."""
 
 
 def as_valor_writes(text: str) -> str:
-    """A task string of a VALOR config with the names of its release for groups of the contrast, which elsewhere stand for the text and all
-    their letters, as ours: ``ret%tva%va`` → ``ret%tva%v-a``."""
-    def part(words: list[str]) -> list[str]:
-        return [VALOR_GROUPS.get(word.strip(), word) for word in words] if words[0].strip() == Objective.RETRIEVAL.value else words
+    """A task string of a VALOR config as ours: its release has other names for groups of the contrast, which elsewhere stand for the text
+    and all their letters, and for the objectives of pretraining. ``ret%tva%va`` → ``ret%tva%v-a``, ``pt_contra%tv_caption%tv`` →
+    ``ret%tv_cap%tv``."""
+    def part(name: str, *groups: str) -> list[str]:
+        name = OF_PRETRAINING.get(name.strip(), name) if is_pretraining(text) else name
+        contrast = name.strip() == Objective.RETRIEVAL.value
+        return [name, *(VALOR_GROUPS.get(group.strip(), group) if contrast else group for group in groups)]
 
-    return "_".join("%".join(part(own.split("%"))) for own in text.split("_"))
+    return "_".join("%".join(part(*own.split("%"))) for own in text.strip().removeprefix(PRETRAINING).split("_"))
 
 
 def is_pretraining(text: str) -> bool:
-    """Whether a task is in the released VALOR's notation of pretraining."""
+    """Whether a task string is one of pretraining in VALOR's release."""
     return text.strip().startswith(PRETRAINING)
 
 

@@ -17,22 +17,22 @@ from omnivast.config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, accep
 from omnivast.config.words import asked, nearest_keys
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "run_cfg": {"clip_lr": 5e-7, "optim": "adam", "grad_norm": 5.0, "seed": 42, "fp16": True, "first_eval": True, "beam_size_qa": 1},
-    "model_cfg": {"model_type": "valor", "vision_encoder_type": "clip_vit_base_16", "audio_encoder_type": "ast",
-                  "audio_target_length": 512, "max_answer_len": 7},
+    "run_cfg": {"clip_lr": 5e-7, "clip_lr_text": 5e-7, "optim": "adam", "grad_norm": 5.0, "seed": 42, "fp16": True, "first_eval": True,
+                "beam_size_qa": 1},
+    "model_cfg": {"model_type": "valor", "vision_encoder_type": "clip_vit_base_16", "txt_encoder_type": "clip_vit_base_16",
+                  "audio_encoder_type": "ast", "audio_target_length": 512, "max_answer_len": 7},
 }
 """The release's defaults where ours are others. 512 frames of a slice are its only length, whatever ``audio_target_length`` says; an answer
 has 5 tokens, [CLS] and [SEP]."""
-INHERITED = ["audio_melbins", "audio_target_length", "vision_encoder_type", "text_encoder_type", "audio_encoder_type", "caption_type",
-             "contra_type", "fineweight_type", "late_fusion", "cross_attn_type", "use_task_prompt",
-             "vision_encoder_cfg", "audio_encoder_cfg", "text_encoder_cfg", "tokenizer"]
-"""What a run takes from the one that it starts from, over its own config. The last four, which the release does not have, are the towers'
-sizes."""
+INHERITED = ["audio_melbins", "audio_target_length", "vision_encoder_type", "txt_encoder_type", "text_encoder_type", "audio_encoder_type",
+             "caption_type", "share_txt_and_multimodal", "contra_type", "multimodal_use_cross_attn", "fineweight_type", "late_fusion",
+             "cross_attn_type", "use_task_prompt",
+             "vision_encoder_cfg", "audio_encoder_cfg", "text_encoder_cfg", "clip_text_cfg", "tokenizer", "clip_tokenizer"]
+"""What a run takes from the one that it starts from, over its own config. Those of the last line, which the release does not have, are the
+towers' sizes and words."""
 FIXED: dict[str, Any] = {
-    "audio_patch_size": 16, "audio_frame_shift": 10, "audio_mean": -4.2677393, "audio_std": 4.5689974, "share_txt_and_multimodal": True,
-    "multimodal_use_cross_attn": True, "frozen_multimodal": False, "initial_multimodal": True, "initial_vision": True,
-    "init_clip_head": True, "full_masker": False, "label_smoothing": 0.0, "coco_submit": False, "nocaps_submit": False,
-    "vatex_submit": False}
+    "audio_patch_size": 16, "audio_frame_shift": 10, "audio_mean": -4.2677393, "audio_std": 4.5689974, "frozen_multimodal": False,
+    "initial_multimodal": True, "initial_vision": True, "coco_submit": False, "nocaps_submit": False, "vatex_submit": False}
 """Settings of the release of which there is one value here."""
 UNREAD: dict[str, Any] = {
     "dropout": 0.1, "decoder_lr": -1, "video_token_sample_num": -1, "new_ret": False, "task_pormpt_as_text": False,
@@ -40,12 +40,10 @@ UNREAD: dict[str, Any] = {
     "submit_vizwiz": False, "loss_mean": False, "use_cache": False, "sample_topk": 200, "cls_dim": 0, "video_reduction": True,
     "amp": "apex"}
 """Settings that the release has and never uses, and their defaults, which are passed over in silence."""
-KEPT = ("txt_encoder_type", "clip_lr_text")
-"""Settings that decide others once all are known (load.py)."""
 DERIVED = ("config", "local_rank", "local-rank", "valid_steps", "num_train_steps", "video_sample_num", "audio_sample_num",
            "audio_target_length")
 """Keys of ``hps.json`` that follow from others, and the one that the release ignores."""
-OWN_KEYS = (*FIXED, *UNREAD, *KEPT)
+OWN_KEYS = (*FIXED, *UNREAD)
 SIGNS = ("video_resolution", "video_encoder_type", "multimodal_encoder_type", "audio_patch_size")
 SOURCE = "the released VALOR's defaults"
 FORMATS = {"video": "video", "image": "image_rawimage", "audio": None}
@@ -59,7 +57,6 @@ class Flat:
     """A flat config by our names, its values checked."""
 
     sections: dict[str, dict[str, Any]] = field(default_factory=lambda: {name: {} for name in SECTIONS})
-    kept: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in LISTS})
 
 
@@ -86,13 +83,14 @@ def read_flat(content: Mapping[str, Any], file: Path, strict: bool = True) -> Fl
         if (home := home_of(key)) is not None:
             section, name = home
             flat.sections[section][name] = check_value(value, accepted_keys(section)[name], where)
-        elif not take(flat.kept, key, value, where):
-            if key in UNREAD or any(key in keys for keys in OBSOLETE.values()):
-                idle |= {} if value == UNREAD.get(key) else {key: None}
-            elif strict:
-                known = [*OWN_KEYS, *(k for s in SECTIONS for k in (*accepted_keys(s), *other_names(s)))]
-                raise ConfigError(f"{file}: unknown key '{key}' beside data_cfg; it has no section run_cfg or model_cfg, and is read as a "
-                                  f"config of the released VALOR.{asked(nearest_keys(key, known))}")
+        elif key in FIXED:
+            check_fixed(key, value, where)
+        elif key in UNREAD or any(key in keys for keys in OBSOLETE.values()):
+            idle |= {} if value == UNREAD.get(key) else {key: None}
+        elif strict:
+            known = [*OWN_KEYS, *(k for s in SECTIONS for k in (*accepted_keys(s), *other_names(s)))]
+            raise ConfigError(f"{file}: unknown key '{key}' beside data_cfg; without a section run_cfg or model_cfg it is read as a config of "
+                              f"the released VALOR.{asked(nearest_keys(key, known))}")
     _read_lists(flat, content["data_cfg"], f"{file}: data_cfg", idle)
     if idle and strict:
         note(f"{file}: without effect, as in the released VALOR: {', '.join(idle)}")
@@ -107,20 +105,10 @@ def home_of(key: str) -> tuple[str, str] | None:
                  if key in accepted_keys(section) or key in other_names(section)), None)
 
 
-def take(kept: dict[str, Any], key: str, value: Any, where: str) -> bool:
-    """Whether a setting is the release's alone, and one with effect. Raises ConfigError for a value that there is not here."""
-    if key == "clip_lr_text":
-        kept[key] = check_value(value, accepted_keys("run_cfg")["clip_lr"], where)
-    elif key == "txt_encoder_type":
-        if not isinstance(value, str):
-            raise ConfigError(f"{where}: expected the name of a text encoder, such as bert_base_uncased, got {show(value)}")
-        kept[key] = value
-    elif key in FIXED:
-        if value != FIXED[key] or isinstance(value, bool) != isinstance(FIXED[key], bool):
-            raise ConfigError(f"{where}: expected {show(FIXED[key])}, the only value that OmniVAST has of it, got {show(value)}")
-    else:
-        return False
-    return True
+def check_fixed(key: str, value: Any, where: str) -> None:
+    """Raises ConfigError for another value of a setting than the only one that there is here."""
+    if value != FIXED[key] or isinstance(value, bool) != isinstance(FIXED[key], bool):
+        raise ConfigError(f"{where}: expected {show(FIXED[key])}, the only value that OmniVAST has of it, got {show(value)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- datasets
@@ -139,7 +127,7 @@ def _read_lists(flat: Flat, data: Mapping[str, Any], where: str, idle: dict[str,
             lengths[place] = _text_length(entry, place)
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{place.removeprefix(where)[1:]} {length}" for place, length in lengths.items())
-        raise ConfigError(f"{where}: max_txt_len differs ({told}); scores depend on the length that texts are padded to, and a model has one")
+        raise ConfigError(f"{where}: max_txt_len differs ({told}); scores depend on the length that texts are padded to: a model has one")
     for length in lengths.values():  # of [CLS], the text and [SEP]
         flat.sections["model_cfg"] |= dict.fromkeys(("max_caption_len", "max_omni_caption_len"), length + 2)
 

@@ -29,8 +29,8 @@ class JoinedDataset:
         self._ends = list(itertools.accumulate(map(len, parts)))
         for part in parts[1:]:
             if part.lengths != self.lengths:
-                raise DataError(f"datasets '{parts[0].name}' and '{part.name}' are joined as '{name}', but one has several kinds of captions, "
-                                "and their texts are of different lengths")
+                raise DataError(f"datasets '{parts[0].name}' and '{part.name}' are joined as '{name}', but only one has several kinds of "
+                                "captions, which are longer")
         if any(part.config.shuffle_shards for part in parts):
             raise DataError(f"corpus '{name}' is joined of several datasets, whose shards are not read a few at a time: leave out "
                             "shuffle_shards")

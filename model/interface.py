@@ -165,8 +165,8 @@ class Model(nn.Module):
         return []
 
     def was_trained_with(self, counts: Mapping[str, int]) -> None:
-        """Told when the weights of a pretrained run were loaded: it saw at most so many frames ("vision") and slices of sound ("audio") of a
-        clip. What a model has learnt for more of them is as good as nothing."""
+        """Told when the weights of a pretrained run were loaded, which saw at most so many frames ("vision") and slices of sound ("audio")
+        of a clip: what the model has for more of them was never trained."""
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError, naming the group and what is valid, for a task that the model cannot do."""

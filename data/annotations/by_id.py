@@ -60,8 +60,8 @@ def load_by_id(ids_path: str | Path, txt: str | Path, task: Task, *, training: b
     rows = _Rows(reader, ids, texts, asked, first_alone and not training)
     annotations = Annotations(ids_file, digest.hexdigest(), rows)
     if rows.unasked:
-        logger.warning("%s: %d of the %d clips of %s have no question and are left out, '%s' first", texts_file, len(rows.unasked), len(ids),
-                       ids_file, rows.unasked[0])
+        logger.warning("%s: %d of the %d clips of %s have no question and are left out, '%s' first", texts_file, len(rows.unasked),
+                       len(ids), ids_file, rows.unasked[0])
     if not len(annotations):
         raise AnnotationError(f"{texts_file}: none of the {len(ids)} clips of {ids_file} has a question, which task '{task}' needs")
     check_rows(annotations, reader, task, captions_optional)

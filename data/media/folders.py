@@ -33,8 +33,8 @@ class MediaFolder:
             found = self._with_extension(path)
             if found is not None:
                 return found
-        either = "folder of frames, and no " if self._directories is None else ""
-        kind = "folder of frames" if self._directories else f"{either}file, with or without an ending that is read (python -m omnivast formats)"
+        file = "file, with or without an ending that is read (python -m omnivast formats)"
+        kind = "folder of frames" if self._directories else f"{'folder of frames, and no ' * (self._directories is None)}{file}"
         raise MediaError(path, f"no such {kind}{self._nearest(clip_id)}")
 
     def _is_entry(self, path: str) -> bool:

@@ -28,8 +28,8 @@ from omnivast.data.media.decoders import load_decoder
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.folders import MediaFolder, vision_folder
 from omnivast.data.media.parts import Source
-from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.media.regions import Region, region_of
+from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.shards.shard_set import ShardFolder, Shards
 from omnivast.data.spec import DataError, InputSpec
 from omnivast.utils.random import generator
@@ -237,9 +237,9 @@ class ClipReader:
 
     def _frames_entry(self, cache: ClipCache, seen: Source, region: Region | None) -> Path:
         resize = self.spec.resize
-        other = () if resize == vision.RESIZES["bicubic"] else (resize.mode, resize.antialias)
-        part = () if region is None else (str(region),)
-        return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder, *other, *part)
+        other: tuple[object, ...] = () if resize == vision.RESIZES["bicubic"] else (resize.mode, resize.antialias)
+        other += () if region is None else (str(region),)
+        return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder, *other)
 
     def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
         other: tuple[object, ...] = () if self.config.audio_backend == "native" else (self.config.audio_backend,)

@@ -216,8 +216,8 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None, step: int | 
         raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}'{looked_up(pretrain_dir)} holds no "
                            "ckpt/model_step_N.pt; name a folder that a training wrote")
     if step is not None and step not in by_step:
-        raise WeightsError(f"run_cfg.pretrain_step is {step}, but {Path(pretrain_dir, 'ckpt')} has no model_step_{step}.pt; it has those of "
-                           f"steps {', '.join(map(str, sorted(by_step)))}")
+        raise WeightsError(f"run_cfg.pretrain_step is {step}, but {Path(pretrain_dir, 'ckpt')} has no model_step_{step}.pt; it has those "
+                           f"of steps {', '.join(map(str, sorted(by_step)))}")
     return by_step[max(by_step) if step is None else step]
 
 
