@@ -34,6 +34,10 @@ Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], li
 Own = TypeVar("Own", bound="Features")
 
 
+DUAL_TEMPERATURE = 0.01
+"""What similarities are divided by in a dual softmax: that is, they are multiplied by CLIP's logit scale of 100."""
+
+
 class ModelError(ValueError):
     """A model config that cannot be built; the message names the key."""
 
@@ -223,6 +227,10 @@ class Model(nn.Module):
         """
         one, other = (clips["vector"], texts["vector"]) if by_clip else (texts["vector"], clips["vector"])
         return one @ other.T
+
+    def dual_temperature(self, group: Group) -> float:
+        """What ``similarity`` is divided by in a dual softmax over the test set."""
+        return DUAL_TEMPERATURE
 
     can_match: bool = False
     """Whether there is a ``match``; without it nothing is re-ranked."""
