@@ -30,7 +30,7 @@ TOWERS = {
 TEXT = ["--pretrained", "false", "--text_encoder_type", "bert", "--tokenizer", str(VAST_TINY / "vocab.txt"), "--contra_dim", "16",
         "--text_encoder_cfg", json.dumps({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
                                           "max_position_embeddings": 96})]
-CLIP_TEXT = ["--clip_text_cfg", json.dumps({"width": 16, "layers": 1, "heads": 2, "context_length": 48, "vocab_size": 28, "embed_dim": 16})]
+CLIP_TEXT = ["--clip_text_cfg", json.dumps({"width": 16, "layers": 1, "heads": 2, "context_length": 48, "vocab_size": 64, "embed_dim": 16})]
 TRAINING = ["--train_batch_size", "4", "--data_cfg.val", "[]", "--first_eval", "false", "--save_best", "false", "--valid_freq", "0"]
 
 

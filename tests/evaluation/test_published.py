@@ -21,10 +21,12 @@ def published(name, **protocol):
     return row.results
 
 
-def test_every_recipe_is_a_known_benchmark():
-    recipes = [json.loads(path.read_text()) for path in (ROOT / "config/vast/finetune_cfg").glob("*.json")]
-    names = {dataset["name"] for recipe in recipes for dataset in recipe["data_cfg"]["val"]}
-    assert len(names) == 27 and names <= benchmarks.known().keys()
+@pytest.mark.parametrize("family, number", [("vast", 27), ("valor", 23), ("gram", 6)])
+def test_every_recipe_is_a_known_benchmark(family, number):
+    """Its splits are checked, then, in training and in tests."""
+    recipes = [json.loads(path.read_text())["data_cfg"] for path in (ROOT / "config" / family / "finetune_cfg").glob("*.json")]
+    names = {dataset["name"] for recipe in recipes for dataset in (*recipe["train"], *recipe["val"])}
+    assert len(names) == number and names <= benchmarks.known().keys()
 
 
 def test_counts_settings_and_results_are_those_of_the_paper():
