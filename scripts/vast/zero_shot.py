@@ -158,7 +158,8 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m omnivast zero-shot", description="Tests one checkpoint on many benchmarks without "
                                      "training on them. All other flags go to run.py. `bash scripts/vast/zero_shot.sh` in a checkout "
-                                     "does the same, and installs what it needs first.", allow_abbrev=False)
+                                     "does the same, and installs what it needs first; scripts/valor/zero_shot.sh and "
+                                     "scripts/gram/zero_shot.sh test on the benchmarks of VALOR's and GRAM's recipes.", allow_abbrev=False)
     parser.add_argument("--pretrain_dir", type=as_path, help="folder of the run whose newest weights are tested")
     parser.add_argument("--checkpoint", type=as_path, help="weights to test in place of those")
     parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all there are, of VAST {', '.join(choices())}")

@@ -19,7 +19,7 @@ ROWS = [(kind, dict(zip(TABLES["finetuning_columns"], row, strict=True))) for ki
 STEMS = {"tgif_frameqa": "tgif-frame", "music_avqa": "music"}
 IMAGES = {"mscoco", "vqav2", "cc3m", "cc12m", "visual_genome_regions"}
 SAID_IN_WORDS = {"script", "config_task", "training_questions", "from", "reward", "fp16"}
-"""Differences of the release that no setting expresses: ``about`` tells them. ``fp16``: every recipe leaves the precision to the machine."""
+"""Differences of the release that no setting expresses: ``about`` tells them; but of fp16: recipes leave the precision to the machine."""
 ABLATIONS = TABLES["ablations"]
 
 
@@ -45,7 +45,8 @@ def at_the_root(monkeypatch):
 
 def check_common(config: Config) -> None:
     run, common = config.run_cfg, TABLES["finetuning_common"]
-    assert (run.optim, run.betas, run.weight_decay, run.seed) == (common["optimizer"], common["betas"], common["weight_decay"], common["seed"])
+    assert (run.optim, run.betas, run.seed) == (common["optimizer"], common["betas"], common["seed"])
+    assert run.weight_decay == common["weight_decay"]
     assert run.scheduler == common["schedule"] == TABLES["pretraining"]["common"]["schedule"].split()[0]
     assert (run.beam_size, run.beam_size_qa, run.gradient_accumulation_steps) == (3, 1, 1)
     assert config.model_cfg.model_type == "valor" and config.model_cfg.label_smoothing == 0.0
@@ -67,7 +68,8 @@ def test_finetuning(kind, cells):
     assert run.warmup_ratio == differences.get("warmup_ratio", common["warmup_ratio"])
     assert run.valid_freq == differences.get("valid_freq", common["valid_freq"])
     assert bool(run.java_metrics_seconds) is (kind == "captioning") is bool(test.annfile)  # METEOR is among the published numbers
-    assert (train.batch_size, train.epoch, test.batch_size) == (cells["batch_size"], cells["epochs"], differences.get("test_batch_size", 64))
+    assert (train.batch_size, train.epoch) == (cells["batch_size"], cells["epochs"])
+    assert test.batch_size == differences.get("test_batch_size", 64)
     assert Task.parse(train.task) == Task.parse(cells["train_task"]) and Task.parse(test.task) == Task.parse(cells["test_task"])
     assert (train.vision_sample_num, test.vision_sample_num) == (cells["train_frames"], cells["test_frames"])
     assert (train.audio_sample_num, test.audio_sample_num) == (cells["train_audio_clips"], cells["test_audio_clips"])
@@ -76,7 +78,8 @@ def test_finetuning(kind, cells):
     # [CLS] and [SEP] count here, and do not in the release.
     assert model.max_caption_len == differences.get("max_txt_len", common["max_txt_len"]) + 2
     assert (model.checkpointing, model.full_masker) == (differences.get("checkpointing", False), differences.get("full_masker", False))
-    assert differences.keys() <= SAID_IN_WORDS | {"max_txt_len", "test_batch_size", "checkpointing", "full_masker", "valid_freq", "warmup_ratio"}
+    assert differences.keys() <= SAID_IN_WORDS | {"max_txt_len", "test_batch_size", "checkpointing", "full_masker", "valid_freq",
+                                                 "warmup_ratio"}
     assert bool(about(name)) is bool(differences.keys() & (SAID_IN_WORDS - {"fp16"}))
     for word in ("config_task", "reward"):
         assert differences.get(word, "") in about(name)
@@ -95,8 +98,8 @@ def check_places(dataset: DatasetConfig, benchmark: str) -> None:
 
 def test_the_lists_of_ids_are_the_release_s():
     named = {"msrvtt retrieval": "retrieval-msrvtt", "msrvtt captioning, qa": "caption-msrvtt VQA-msrvtt",
-             "msvd retrieval, captioning": "retrieval-msvd caption-msvd", "msvd qa": "VQA-msvd", "activitynet retrieval": "retrieval-activitynet",
-             "activitynet qa, music qa": "VQA-activitynet VQA-music", "tgif": "VQA-tgif-frame", "vqav2": "VQA-vqav2",
+             "msvd retrieval, captioning": "retrieval-msvd caption-msvd", "msvd qa": "VQA-msvd",
+             "activitynet retrieval": "retrieval-activitynet", "activitynet qa, music qa": "VQA-activitynet VQA-music", "tgif": "VQA-tgif-frame", "vqav2": "VQA-vqav2",
              "didemo, lsmdc, valor32k, clotho": "retrieval-didemo retrieval-lsmdc retrieval-valor32k caption-valor32k retrieval-clothov1 "
                                                 "caption-clothov1",
              "vatex retrieval": "retrieval-vatex", "vatex captioning": "caption-vatex caption-vatex_scst", "audiocaps retrieval":
@@ -130,7 +133,8 @@ def test_pretraining(size):
                                                                                  common["contra_dim"])
     assert (model.vision_resolution, model.audio_target_length, model.audio_melbins) == (
         common["resolution"], common["audio_frames_per_clip"], common["mel_bins"])
-    assert model.vision_encoder_type == wanted["vision"].split()[0] and model.text_encoder_type == wanted["text_and_decoder"].replace("_", "-")
+    assert model.vision_encoder_type == wanted["vision"].split()[0]
+    assert model.text_encoder_type == wanted["text_and_decoder"].replace("_", "-")
     assert (model.audio_encoder_type, model.use_task_prompt) == (wanted["audio"], wanted["use_task_prompt"])
     assert (model.share_txt_and_multimodal, model.txt_encoder_type) == (True, "bert_base_uncased")
     for corpus, row in zip(config.data_cfg.train, wanted["corpora"], strict=True):

@@ -1,5 +1,5 @@
-"""Every config of config/valor and config/gram as it is, but for tiny towers and four clips: two steps of training; of a recipe of each kind
-also a test of the checkpoint."""
+"""Every config of config/valor and config/gram as it is, but for tiny towers and four clips: two steps of training; of a recipe of each
+kind also a test of the checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def names(folder: str) -> list[str]:
 
 
 LARGE, BASE = "config/valor/pretrain_cfg/pretrain_large.json", "config/valor/pretrain_cfg/pretrain_base.json"
-TESTED = {"retrieval-msrvtt": "ret.tva", "retrieval-clothov1": "ret.ta", "caption-valor32k": "cap.tva", "VQA-music": "qa.tva", "VQA-vqav2": "qa.tv"}
+TESTED = {"retrieval-msrvtt": "ret.tva", "retrieval-clothov1": "ret.ta", "caption-valor32k": "cap.tva", "VQA-music": "qa.tva",
+          "VQA-vqav2": "qa.tv"}
 """Recipes whose checkpoints are tested, and a loss that they have."""
 OF_LARGE = ("retrieval-didemo", "caption-mscoco_scst", "VQA-msrvtt")
 """Recipes that start from VALOR-L here; the others start from VALOR-B."""
@@ -84,7 +85,8 @@ def test_ablations(house, variant):
     path = f"config/valor/ablation_cfg/{variant}.json"
     house.train(path, variant, *house.towers(path))
     task = Task.parse(load_config(["--config", path]).data_cfg.train[0].task)
-    assert {f"{objective.value}.{group}" for objective in task.objectives for group in task.groups(objective)} <= losses(house.folder / variant)
+    wanted = {f"{objective.value}.{group}" for objective in task.objectives for group in task.groups(objective)}
+    assert wanted <= losses(house.folder / variant)
 
 
 @pytest.mark.parametrize("path", [f"config/gram/{folder}/{name}.json" for folder in ("pretrain_cfg", "finetune_cfg")

@@ -153,7 +153,8 @@ def test_the_log_says_which_split_is_not_the_papers(caplog):
 
 
 def test_protocol_differences_are_named():
-    own = {"dataset": "msrvtt_ret", "groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50, "unreadable": [["a", "b"]],
+    own = {"dataset": "msrvtt_ret", "groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50,
+           "unreadable": [["a", "b"]],
            "split_check": {"differences": ["990 clips where the paper has 1,000 (-10)"]}}
     assert benchmarks.protocol_differences(own) == [
         "frames 8, published 16", "990 clips where the paper has 1,000 (-10)", "1 unreadable clips left out"]
