@@ -63,8 +63,8 @@ def known() -> Mapping[str, Benchmark]:
     """The benchmarks by the name of their dataset."""
     content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     models = {key: Model(**facts) for key, facts in content["models"].items()}
-    return {name: Benchmark(facts["benchmark"], facts["splits"], [Row(**{**row, "model": models[row["model"]]}) for row in facts["published"]])
-            for name, facts in content["benchmarks"].items()}
+    rows = {name: [Row(**{**row, "model": models[row["model"]]}) for row in facts["published"]] for name, facts in content["benchmarks"].items()}
+    return {name: Benchmark(facts["benchmark"], facts["splits"], rows[name]) for name, facts in content["benchmarks"].items()}
 
 
 def benchmark_of(name: str) -> str | None:
