@@ -176,7 +176,7 @@ def headline(metrics: Mapping[str, Any], protocol: Mapping[str, Any]) -> tuple[s
     """The headline of a result: the group that the published number belongs to (else the group of the most modalities) and the kinds of
     numbers that the papers publish. They are of the re-ranked ranks if there are any, else of the contrastive ones."""
     row = reference(protocol)
-    wanted = row.settings.get("group") if row else None
+    wanted = str(row.settings.get("group")) if row else ""
     tested = [group for group in protocol.get("groups", ()) if group in metrics]
     group = wanted if wanted in metrics else max(tested, key=len, default=next(iter(metrics)))
     values = metrics[group]

@@ -146,11 +146,12 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             group, own = benchmarks.headline(content["metrics"], protocol)
             row = benchmarks.reference(protocol, zero_shot=True)
             theirs = row.results if row else {}
+            whose = f" ({row.model.name})" if row and row.model.model_type != protocol.get("model_type", benchmarks.UNPUBLISHED) else ""
             differences = "; ".join(benchmarks.protocol_differences(protocol)) or ("none" if benchmarks.reference(protocol) else "–")
             for key, why in protocol.get("not_computed", {}).items() if not own else ():
                 lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | not computed: {why} | – | {differences} |")
             for key, value in own.items():
-                other = f"{theirs[key]:.1f}" if key in theirs else "–"
+                other = f"{theirs[key]:.1f}{whose}" if key in theirs else "–"
                 lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | {value:.1f} | {other} | {differences} |")
     return "\n".join(lines) + "\n"
 
