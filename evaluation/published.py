@@ -63,8 +63,11 @@ def known() -> Mapping[str, Benchmark]:
     """The benchmarks by the name of their dataset."""
     content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     models = {key: Model(**facts) for key, facts in content["models"].items()}
-    rows = {name: [Row(**{**row, "model": models[row["model"]]}) for row in facts["published"]] for name, facts in content["benchmarks"].items()}
-    return {name: Benchmark(facts["benchmark"], facts["splits"], rows[name]) for name, facts in content["benchmarks"].items()}
+
+    def rows(published: Sequence[Mapping[str, Any]]) -> list[Row]:
+        return [Row(**{**row, "model": models[row["model"]]}) for row in published]
+
+    return {name: Benchmark(facts["benchmark"], facts["splits"], rows(facts["published"])) for name, facts in content["benchmarks"].items()}
 
 
 def benchmark_of(name: str) -> str | None:
@@ -144,12 +147,13 @@ def _family(protocol: Mapping[str, Any]) -> str:
     return str(protocol.get("model_type", UNPUBLISHED))
 
 
-def in_words(row: Row, objective: str) -> str:
-    """The protocol of a published number in a line."""
-    words = {"group": "{}", "frames": "{} frames", "slices": "{} slices of sound", "resolution": "{} pixels"}
-    parts = [form.format(row.settings[key]) for key, form in words.items() if key in row.settings]
-    return "; ".join([", ".join(parts), *(["zero-shot"] if row.zero_shot else []), row.model.protocol.get(objective, "")]
-                     + ([row.note] if row.note else []))
+def in_words(row: Row) -> str:
+    """The settings of a published number in a line."""
+    slices = row.settings.get("slices")
+    words = [row.settings.get("group"), f"{row.settings['frames']} frames" if "frames" in row.settings else None,
+             f"{slices} slice{'s' if slices > 1 else ''} of sound" if slices else None,
+             f"{row.settings['resolution']} pixels" if "resolution" in row.settings else None]
+    return "; ".join(part for part in (", ".join(filter(None, words)), "zero-shot" if row.zero_shot else "", row.note) if part)
 
 
 def protocol_differences(protocol: Mapping[str, Any]) -> list[str]:

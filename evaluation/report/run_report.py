@@ -179,9 +179,13 @@ def _everything_published(report: Report, results: Sequence[Result]) -> None:
             continue
         group, own = benchmarks.headline(result.metrics, result.named)
         rows: list[list[Any]] = [["here", *(own.get(key) for key in keys), Cell(group, "left")]]
-        rows += [[row.model.name, *(row.results.get(key) for key in keys), Cell(benchmarks.in_words(row, result.objective), "left")]
-                 for row in published]
+        if dual := mapping(result.metrics[group].get(Ranks.DUAL_SOFTMAX.value)):
+            rows.append(["here", *(dual.get(key) for key in keys), Cell(f"{group}; dual softmax over the test set", "left")])
+        rows += [[row.model.name, *(row.results.get(key) for key in keys), Cell(benchmarks.in_words(row), "left")] for row in published]
         report.table(["model", *(benchmarks.HEADLINES[key] for key in keys), "protocol"], rows, caption=f"Published on {name}")
+        said = {row.model.name: row.model.protocol.get(result.objective, "") for row in published}
+        report.text(" · ".join(f"{', '.join(model for model in said if said[model] == protocol)}: {protocol}."
+                               for protocol in dict.fromkeys(said.values())))
 
 
 def _words(objective: str) -> str:
