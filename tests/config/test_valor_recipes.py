@@ -99,8 +99,8 @@ def check_places(dataset: DatasetConfig, benchmark: str) -> None:
 def test_the_lists_of_ids_are_the_release_s():
     named = {"msrvtt retrieval": "retrieval-msrvtt", "msrvtt captioning, qa": "caption-msrvtt VQA-msrvtt",
              "msvd retrieval, captioning": "retrieval-msvd caption-msvd", "msvd qa": "VQA-msvd",
-             "activitynet retrieval": "retrieval-activitynet", "activitynet qa, music qa": "VQA-activitynet VQA-music", "tgif": "VQA-tgif-frame",
-             "vqav2": "VQA-vqav2",
+             "activitynet retrieval": "retrieval-activitynet", "activitynet qa, music qa": "VQA-activitynet VQA-music",
+             "tgif": "VQA-tgif-frame", "vqav2": "VQA-vqav2",
              "didemo, lsmdc, valor32k, clotho": "retrieval-didemo retrieval-lsmdc retrieval-valor32k caption-valor32k retrieval-clothov1 "
                                                 "caption-clothov1",
              "vatex retrieval": "retrieval-vatex", "vatex captioning": "caption-vatex caption-vatex_scst", "audiocaps retrieval":
