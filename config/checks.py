@@ -140,6 +140,9 @@ def _labelling(config: Config) -> Iterator[str]:
     for index, dataset in enumerate(config.data_cfg.val):
         task = _task(dataset)
         groups = task.groups(Objective.CAPTION) if task else ()
+        if dataset.type == "valor":
+            yield (f"{_name('val', index, dataset)}: captioner_mode reads type annoindexed or srcindexed; give the list of ids as txt instead "
+                   "of ids_path, with type annoindexed")
         if task and task.objectives != (Objective.CAPTION,):
             yield (f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
                    f"'{task}' (python -m omnivast label captions a folder of clips with any trained model)")
