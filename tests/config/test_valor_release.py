@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from omnivast.config.inherit import trained_counts
+from omnivast.config.inherit import trained_counts, trained_datasets
 from omnivast.config.load import ConfigError, load_config, resolved
 from omnivast.config.valor_release import UNREAD, is_flat
 from tests.config.conftest import BASE
@@ -235,6 +235,14 @@ class TestPretrained:
         shop.write("ours/log/hps.json", {"run_cfg": {}, "model_cfg": {"max_vision_sample_num": 6}})
         assert trained_counts("VALOR") == {"vision": 4, "audio": 1} and trained_counts("ours") == {"vision": 6}
         assert trained_counts("nowhere") == {}
+        (dataset,) = trained_datasets(shop.folder / "VALOR")
+        assert (dataset["task"], dataset["vision_sample_num"]) == ("ret%tva%tv", 4) and trained_datasets(shop.folder / "ours") == []
+
+    def test_what_it_leaves_out_were_its_defaults(self, release, shop):
+        release.pretrained(max_generation_len=20)
+        keys = {"inherit_keys": ["model_type", "audio_target_length", "max_caption_len", "max_generation_len"]}
+        model = shop.load("--pretrain_dir", "VALOR", "--train_task", "ret%tv", "--test_task", "ret%tv", model=keys).model_cfg
+        assert (model.model_type, model.audio_target_length, model.max_caption_len, model.max_generation_len) == ("valor", 512, 32, 20)
 
     def test_keys_of_other_versions_are_passed_over_there(self, release):
         release.pretrained(something_new=3)
