@@ -23,7 +23,7 @@ from omnivast.utils.random import StepRandom
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
     from omnivast.data.spec import Tokenizer
-    from omnivast.model.weights import TowerFile
+    from omnivast.model.weights.towers import TowerFile
 
 Role = Literal["vision", "audio", "text", "clip", "txt", "head"]
 """A part of a model that may have its learning rate set separately; ``clip`` is what CLIP has beside its image tower, ``txt`` an
@@ -32,6 +32,10 @@ Tower = Literal["vision", "audio", "text", "clip", "txt"]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
 """(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
 Own = TypeVar("Own", bound="Features")
+
+
+DUAL_TEMPERATURE = 0.01
+"""What similarities are divided by in a dual softmax: that is, they are multiplied by CLIP's logit scale of 100."""
 
 
 class ModelError(ValueError):
@@ -223,6 +227,10 @@ class Model(nn.Module):
         """
         one, other = (clips["vector"], texts["vector"]) if by_clip else (texts["vector"], clips["vector"])
         return one @ other.T
+
+    def dual_temperature(self, group: Group) -> float:
+        """What ``similarity`` is divided by in a dual softmax over the test set."""
+        return DUAL_TEMPERATURE
 
     can_match: bool = False
     """Whether there is a ``match``; without it nothing is re-ranked."""

@@ -333,6 +333,10 @@ class VALOR(TowerModel):
         scores = scores / len(self.alignment.terms(group))
         return scores.T if by_clip else scores
 
+    def dual_temperature(self, group: Group) -> float:
+        """The model's own, as released, for scores that are halved where ``similarity`` halves them."""
+        return float(self.temperature.detach()) / len(self.alignment.terms(group))
+
     # ----------------------------------------------------------------------------------------------------------- generation
 
     def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.0,
