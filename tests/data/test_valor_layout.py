@@ -27,8 +27,8 @@ def house(corpus, tmp_path):
     write_json(tmp_path / "txt.json", {f"clip{i}": [f"text {i}", f"other {i}"] for i in range(3)})
 
     def config(**changes):
-        own = {"type": "valor", "ids_path": str(tmp_path / "ids.json"), "txt": str(tmp_path / "txt.json"), "vision": str(tmp_path / "media"),
-               "vision_format": "video", "task": "ret%tva"}
+        own = {"type": "valor", "ids_path": str(tmp_path / "ids.json"), "txt": str(tmp_path / "txt.json"),
+               "vision": str(tmp_path / "media"), "vision_format": "video", "task": "ret%tva"}
         return corpus.config(**{**own, **changes})
 
     return tmp_path, config

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from omnivast.data.media.decode import read_clip
 from omnivast.model.valor.names import NAMES
@@ -60,8 +61,6 @@ def house(clips, tmp_path_factory) -> Path:
 
 
 def _write_frame(path, frame):
-    from PIL import Image
-
     Image.fromarray(frame.permute(1, 2, 0).numpy()).save(path)
 
 
@@ -80,7 +79,7 @@ def val(house, name, task, texts="txt_mapper.json", **more):
             "n_workers": 0, "batch_size": 6, **more}
 
 
-def test_the_release_s_configs_flags_and_folders_run_as_they_are(clips, house, run_program, tmp_path, caplog):
+def test_the_release_s_configs_flags_and_folders_run_as_they_are(clips, house, run_program, tmp_path):
     small = ["--pretrained", "false", "--text_encoder_type", "bert", "--tokenizer", str(clips.folder / "vocab.txt"), "--num_threads", "1"]
     small += [word for name, sizes in SIZES.items() for word in (f"--{name}", json.dumps(sizes))]
     half = write_json(tmp_path / "half.json", json.loads((house / "train_id.json").read_text())[:20])
@@ -88,7 +87,7 @@ def test_the_release_s_configs_flags_and_folders_run_as_they_are(clips, house, r
         group("pt_contra%tva%tv%ta_caption%tva%tv%ta", dataset(house, "valor", "train"), dataset(house, "more", "train")),
         group("pt_contra%tv_caption%tv_mlm%tv", {**dataset(house, "half", "train"), "ids_path": str(half)}, epoch=2)], "val": []}}
     config = write_json(tmp_path / "pretrain.json", pretraining)
-    first = run_program(["--config", str(config), *small, "--output_dir", str(tmp_path / "run"), "--local-rank=0", "--dual_softmax", "false"])
+    first = run_program(["--config", str(config), *small, "--output_dir", str(tmp_path / "run"), "--local-rank=0"])
     assert first.status == 0, first.text
     assert "without effect, as in the released VALOR: speech" in first.text
     rows = read_jsonl(tmp_path / "run" / "log" / "metrics.jsonl")
@@ -112,10 +111,9 @@ def test_the_release_s_configs_flags_and_folders_run_as_they_are(clips, house, r
     assert second.status == 0, second.text
     assert "contra_type is 'coarse' (str), as the pretrained run has it" in second.text
     assert [row["corpus"] for row in read_jsonl(tmp_path / "tuned" / "log" / "metrics.jsonl")] == ["qa"]
-    weights = read_state_dict(tmp_path / "tuned" / "ckpt" / "model_step_1.pt")
-    assert weights.keys() == state.keys()
-    third = run_program([*tune, "--output_dir", str(tmp_path / "test"), "--checkpoint", str(tmp_path / "tuned" / "ckpt" / "model_step_1.pt"),
-                         "--zero_shot"])
+    assert read_state_dict(tmp_path / "tuned" / "ckpt" / "model_step_1.pt").keys() == state.keys()
+    tuned = tmp_path / "tuned" / "ckpt" / "model_step_1.pt"
+    third = run_program([*tune, "--output_dir", str(tmp_path / "test"), "--checkpoint", str(tuned), "--zero_shot"])
     assert third.status == 0, third.text
     found = results(tmp_path / "test" / "results" / "step_0")
     assert found.keys() == {"cap.cap", "qa.qa", "ret.ret"} and found == results(tmp_path / "tuned" / "results" / "step_1")

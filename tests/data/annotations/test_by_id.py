@@ -83,9 +83,10 @@ def test_ids_without_captions_where_references_come_from_elsewhere(load):
 @pytest.mark.parametrize("ids, texts, task, message", [
     ({"a": 1}, TEXTS, RET, 'ids.json: expected a JSON list of ids, such as ["video0", "video1"], found an object'),
     ([], TEXTS, RET, "ids.json: the list is empty"),
-    (["a", {"video_id": "b"}], TEXTS, RET, "ids.json: entry 1: expected an id, found an object; a list of objects is the txt of type annoindexed"),
+    (["a", {"video_id": "b"}], TEXTS, RET, "ids.json: entry 1: expected an id, found an object; a list of objects is the txt of type "
+                                           "annoindexed"),
     (["a", True], TEXTS, RET, "entry 1: expected an id, found true/false"),
-    (["a"], [{"video_id": "a"}], RET, "txt.json: expected a JSON object, id → caption, captions, or questions; found a list; a list of objects"),
+    (["a"], [{"video_id": "a"}], RET, "txt.json: expected a JSON object, id → caption, captions, or questions; found a list; a list of"),
     (["video12.mp4", "a"], {"video12": "x", "a": "y"}, RET, "txt.json: has no texts for 1 of the 2 clips of"),
     (["video12.mp4", "a"], {"video12": "x", "a": "y"}, RET, "'video12.mp4' first. Did you mean 'video12'?"),
     (["a"], {"a": []}, RET, "ids.json: row 0 (id 'a') has no caption for task 'ret%tv'"),
@@ -96,7 +97,7 @@ def test_ids_without_captions_where_references_come_from_elsewhere(load):
     (["a"], {"a": [{"answer": "x"}]}, QA, "'a', question 0: expected an object with 'question' and 'answer', found no question"),
     (["a"], {"a": []}, QA, "none of the 1 clips of"),
     (["a"], {"a": [{"question": "q"}]}, QA, "row 0 (id 'a'): 1 question(s) but 0 answer(s), which training needs"),
-    (["a"], {"a": [{"question": "q", "answer": ["x", "y"]}]}, QA, "expected in 'answer_weights' a number for each of its 2 answers, found null"),
+    (["a"], {"a": [{"question": "q", "answer": ["x", "y"]}]}, QA, "in 'answer_weights' a number for each of its 2 answers, found null"),
     (["a"], {"a": [{"question": "q", "answer": ["x", "y"], "answer_weights": [1]}]}, QA, "for each of its 2 answers, found 1 of them"),
     (["a"], {"a": [{"question": "q", "answer": ["x"], "answer_weights": ["1"]}]}, QA, "for each of its 1 answers, found a list"),
     (["a"], {"a": [{"question": "q", "answer": ["x", " "], "answer_weights": [1, 1]}]}, QA, "question 0: 'answer' is empty"),
