@@ -13,7 +13,6 @@ from omnivast.config.paths import looked_up
 from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Modality, Objective, Task, TaskError
 
-
 IN_FOLDERS = ("annoindexed", "valor")
 """Types of datasets whose media lie in folders."""
 OF_A_CORPUS = ("type", "task", "epoch", "steps", "whole_batches", "batch_size", "vision_sample_num", "audio_sample_num")
@@ -140,6 +139,9 @@ def _labelling(config: Config) -> Iterator[str]:
     for index, dataset in enumerate(config.data_cfg.val):
         task = _task(dataset)
         groups = task.groups(Objective.CAPTION) if task else ()
+        if dataset.type == "valor":
+            yield (f"{_name('val', index, dataset)}: captioner_mode reads annoindexed and srcindexed; give the list of ids as txt, with "
+                   "type annoindexed")
         if task and task.objectives != (Objective.CAPTION,):
             yield (f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
                    f"'{task}' (python -m omnivast label captions a folder of clips with any trained model)")

@@ -9,7 +9,8 @@ from typing import Any
 from omnivast.config.draft import INHERITED, INHERITED_OVER, OWN, Draft, Section, Value
 from omnivast.config.fields import OBSOLETE, ConfigError, accepted_keys, check_value, moved_keys, note, section_keys, show
 from omnivast.config.files import read_config
-from omnivast.config.valor_release import is_flat, read_flat
+from omnivast.config.tasks import as_valor_writes
+from omnivast.config.valor_release import DEFAULTS, is_flat, read_flat
 from omnivast.config.words import asked, nearest_keys
 
 
@@ -54,10 +55,21 @@ def trained_counts(pretrain_dir: str) -> dict[str, int]:
     return {word: content[name] for word, name in names.items() if type(content.get(name)) is int and content[name] > 0}
 
 
-def _by_sections(content: dict[str, Any], file: Path) -> Mapping[str, Any]:
-    """The sections of hps.json."""
+def trained_datasets(run: Path) -> list[dict[str, Any]]:
+    """The training datasets of a run's ``log/hps.json``, by our names. Raises ConfigError."""
+    file = run / "log" / "hps.json"
+    content = read_config(file)
     if is_flat(content):
-        return read_flat(content, file, strict=False).sections
+        return [{**dataset, "task": as_valor_writes(dataset.get("task", ""))}
+                for dataset in read_flat(content, file, strict=False).datasets["train"]]
+    datasets = (content.get("data_cfg") or {}).get("train") or ()
+    return [dataset for dataset in datasets if isinstance(dataset, dict)]
+
+
+def _by_sections(content: dict[str, Any], file: Path) -> Mapping[str, Any]:
+    """The sections of hps.json. The release's lists all settings of a run: what it lacks was left at its default."""
+    if is_flat(content):
+        return {name: DEFAULTS[name] | keys for name, keys in read_flat(content, file, strict=False).sections.items()}
     if not isinstance(content.get("model_cfg"), dict):
         raise ConfigError(f"{file}: has no model_cfg to inherit from")
     return content

@@ -77,8 +77,8 @@ class RunConfig:
     gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "
                                            "false: as in the release of VAST")
     gather_gradient: Literal["paper", "released"] = setting(
-        "paper", "VALOR, several processes: the contrastive loss's gradient as it is; or, before the towers and heads of features, divided by "
-                 "the number of processes, as released", newer=True)
+        "paper", "VALOR, several processes: the contrastive loss's gradient as it is; or, for towers and heads, divided by the number of "
+                 "processes, as released", newer=True)
     valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0, decides=False)
     first_eval: bool = setting(False, "evaluate once before training", decides=False)
     save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric", decides=False)
@@ -199,8 +199,8 @@ class ModelConfig:
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True)
-    label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words of "
-                                                  "captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
+    label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words "
+                                                  "of captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True, also=("frozen_video",))
     frozen_audio: bool = setting(False, "the audio encoder is not trained", training_only=True)
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
@@ -223,13 +223,14 @@ class ModelConfig:
     caption_type: Literal["unimlm", "lm"] = setting("unimlm", "VALOR: a caption's words are predicted at a [MASK] in their place, or each "
                                                               "at the one before it (lm)", newer=True)
     contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True)
-    full_masker: bool = setting(False, "VALOR: behind captions and answers stands a [MASK] for each of their words, which is predicted there; "
-                                       "false: words are hidden in their place", newer=True, training_only=True)
+    full_masker: bool = setting(False, "VALOR: behind captions and answers stands a [MASK] for each of their words, which is predicted "
+                                       "there; false: words are hidden in their place", newer=True, training_only=True)
     share_txt_and_multimodal: bool = setting(True, "VALOR: one BERT encodes texts and decodes; false: two", newer=True)
     multimodal_use_cross_attn: bool = setting(True, "VALOR: texts attend to clips by cross-attention; false: by self-attention, to which a "
                                                     "clip's tokens are added (merge attention)", newer=True)
-    txt_encoder_type: str = setting("bert_base_uncased", "VALOR: what encodes texts for retrieval: BERT (as text_encoder_type says), or "
-                                                         "clip_vit_…, the text tower of the CLIP that vision_encoder_type names", newer=True)
+    txt_encoder_type: str = setting("bert_base_uncased", "VALOR: what encodes texts for retrieval: BERT (as text_encoder_type says), "
+                                                         "or clip_vit_…, the text tower of the CLIP that is vision_encoder_type",
+                                    newer=True)
     init_clip_head: bool = setting(True, "VALOR with CLIP's text tower: its own projections of texts and frames to the contrastive space, "
                                          "whose width then is CLIP's; false: new ones, to contra_dim", newer=True)
     clip_text_cfg: dict[str, Any] = setting({}, "sizes of CLIP's text tower where they differ from its name's", newer=True)
@@ -314,9 +315,14 @@ LABEL_SMOOTHING = {"valor": 0.0}
 """Families whose label_smoothing is another than VAST's 0.1 where none is set."""
 
 
+def label_smoothing(cfg: ModelConfig) -> float:
+    """The label smoothing that is set, or the family's."""
+    return LABEL_SMOOTHING.get(cfg.model_type, 0.1) if cfg.label_smoothing is None else cfg.label_smoothing
+
+
 def completed(cfg: ModelConfig) -> ModelConfig:
     """The settings with those filled in whose default is the family's."""
-    return cfg if cfg.label_smoothing is not None else replace(cfg, label_smoothing=LABEL_SMOOTHING.get(cfg.model_type, 0.1))
+    return replace(cfg, label_smoothing=label_smoothing(cfg))
 
 
 def task_of(dataset: DatasetConfig) -> Task:

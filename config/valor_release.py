@@ -89,8 +89,8 @@ def read_flat(content: Mapping[str, Any], file: Path, strict: bool = True) -> Fl
             idle |= {} if value == UNREAD.get(key) else {key: None}
         elif strict:
             known = [*OWN_KEYS, *(k for s in SECTIONS for k in (*accepted_keys(s), *other_names(s)))]
-            raise ConfigError(f"{file}: unknown key '{key}' beside data_cfg; without a section run_cfg or model_cfg it is read as a config of "
-                              f"the released VALOR.{asked(nearest_keys(key, known))}")
+            raise ConfigError(f"{file}: unknown key '{key}' beside data_cfg; without run_cfg or model_cfg it is read as a config of the "
+                              f"released VALOR.{asked(nearest_keys(key, known))}")
     _read_lists(flat, content["data_cfg"], f"{file}: data_cfg", idle)
     if idle and strict:
         note(f"{file}: without effect, as in the released VALOR: {', '.join(idle)}")

@@ -23,7 +23,7 @@ from omnivast.utils.random import StepRandom
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
     from omnivast.data.spec import Tokenizer
-    from omnivast.model.weights import TowerFile
+    from omnivast.model.weights.towers import TowerFile
 
 Role = Literal["vision", "audio", "text", "clip", "txt", "head"]
 """A part of a model that may have its learning rate set separately; ``clip`` is what CLIP has beside its image tower, ``txt`` an

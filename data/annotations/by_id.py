@@ -146,8 +146,8 @@ class _Rows:
             return [(text, 1.0) for text in answers]
         if weights is None and not self.reader.training:
             return [(text, float(answers.count(text))) for text in answers]
-        numbers = isinstance(weights, list) and all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
-        if not (numbers and answers and len(weights) == len(answers)):
-            found = f"{len(weights)} of them" if numbers else typename(weights)
+        numbers = weights if isinstance(weights, list) and all(type(w) in (int, float) and 0 <= w < math.inf for w in weights) else None
+        if numbers is None or not answers or len(numbers) != len(answers):
+            found = f"{len(numbers)} of them" if numbers else typename(weights)
             raise AnnotationError(f"{where}: expected in '{WEIGHTS}' a number for each of its {len(answers)} answers, found {found}")
-        return [(text, float(weight)) for text, weight in zip(answers, weights)]
+        return [(text, float(weight)) for text, weight in zip(answers, numbers)]

@@ -95,7 +95,7 @@ class RowReader:
             if values and len(values) != len(questions):
                 raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
         given = (subtitle or "") if "subtitle" in item else None
-        row = Row(clip_id, captions, given, questions, answers, *others)
+        row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2])
         self._check_unicode(row, where)
         return row
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from omnivast.data.media.errors import MediaError
+from omnivast.data.media.parts import Source
 
 _REGION = re.compile(r"(.+)%width(\d+)%height(\d+)%x(\d+)%y(\d+)")
 
@@ -21,7 +22,7 @@ class Region:
     width: int
     height: int
 
-    def cut(self, picture: Tensor, path: object) -> Tensor:
+    def cut(self, picture: Tensor, path: Source) -> Tensor:
         """(C, H, W) → the part of the rectangle that lies in the picture. Raises MediaError, which names ``path``, where none does."""
         part = picture[..., self.y : self.y + self.height, self.x : self.x + self.width]
         if not part.numel():

@@ -26,7 +26,7 @@ class ClipText(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
-        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(_Block(width, heads, layers) for _ in range(layers))})
+        self.transformer = _Blocks(width, heads, layers)
         self.ln_final = LayerNorm(width, eps=1e-5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
@@ -34,9 +34,15 @@ class ClipText(nn.Module):
         """(N, L) → (N, L, D)."""
         x = self.token_embedding(ids) + self.positional_embedding[:ids.shape[1]]
         seen = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=x.device).tril()
-        for block in self.transformer["resblocks"]:
+        for block in self.transformer.resblocks:
             x = block(x, seen)
         return self.ln_final(x)
+
+
+class _Blocks(nn.Module):
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(_Block(width, heads, layers) for _ in range(layers))
 
 
 class _Block(nn.Module):
@@ -46,9 +52,10 @@ class _Block(nn.Module):
         super().__init__()
         self.attn = _Attention(width, heads, std=(2 * layers * width) ** -0.5)
         self.ln_1, self.ln_2 = LayerNorm(width, eps=1e-5), LayerNorm(width, eps=1e-5)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
-        nn.init.normal_(self.mlp["c_fc"].weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(self.mlp["c_proj"].weight, std=(2 * layers * width) ** -0.5)
+        inner, outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        nn.init.normal_(inner.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(outer.weight, std=(2 * layers * width) ** -0.5)
+        self.mlp = nn.ModuleDict({"c_fc": inner, "c_proj": outer})
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x), seen)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omnivast.config.schema import label_smoothing
 from omnivast.config.tasks import Group, Objective, Task
 from omnivast.model.interface import Rows
 from omnivast.model.objectives.generation import IGNORED, mask_tokens
@@ -161,9 +162,9 @@ def caption_blocks(model: Parts, batch: Batch, task: Task, group: Group, masked:
         layout, labels = _written(model, texts, masked.get(f"cap.{group.caption_kind.value}"), model.prompts.task(CAPTION, len(texts)))
         found.append(Block(f"cap.{group}", layout, labels))
     if texts is not None and group in task.groups(Objective.MLM):
-        ids, labels = masked[f"mlm.{group.caption_kind.value}"]
-        layout, start = layout_of(model.prompts.masked_words(group, len(texts)), ids, texts.mask)
-        found.append(Block(f"mlm.{group}", layout, _behind(start, on_host(labels))))
+        hidden, words = masked[f"mlm.{group.caption_kind.value}"]
+        layout, start = layout_of(model.prompts.masked_words(group, len(texts)), hidden, texts.mask)
+        found.append(Block(f"mlm.{group}", layout, _behind(start, on_host(words))))
     return found
 
 
@@ -216,7 +217,7 @@ def read(model: Parts, blocks: list[Block], passes: list[CrossPass]) -> dict[str
         own = [part for part in parts if part[0].name.split(".")[0] == name]
         shares = [_weighed(block, 1 / (each * divisor)) for block, _, _, each, divisor in own]
         hidden, targets = torch.cat([part[1] for part in own]), torch.cat([part[2] for part in own])
-        smoothing = (model.config.label_smoothing or 0.0) if name == "cap" else 0.0
+        smoothing = label_smoothing(model.config) if name == "cap" else 0.0
         losses[name], found = model.multimodal_encoder.prediction_loss(hidden, targets, torch.cat(shares) / len(own), smoothing)
         losses |= {part[0].name: (x * share).sum() for part, x, share in zip(own, found.split([len(s) for s in shares]), shares)}
     return losses

@@ -476,7 +476,7 @@ def test_a_valor_config_names_groups_as_its_release(shop, caplog):
 
 
 def test_label_smoothing_has_a_default_of_each_family(shop):
-    for family, given, wanted in (("vast", None, 0.1), ("gram", None, 0.1), ("valor", None, 0.0), ("valor", 0.2, 0.2), ("vast", 0.0, 0.0)):
-        model = {"model_type": family, **({} if given is None else {"label_smoothing": given})}
+    for family, own, wanted in (("vast", None, 0.1), ("gram", None, 0.1), ("valor", None, 0.0), ("valor", 0.2, 0.2), ("vast", 0.0, 0.0)):
+        model = {"model_type": family, **({} if own is None else {"label_smoothing": own})}
         config = shop.load(model=model, train={"task": "ret%tva"}, val={"task": "ret%tva"})
         assert config.model_cfg.label_smoothing == wanted

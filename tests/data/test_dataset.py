@@ -202,7 +202,8 @@ def test_collate_pads_to_the_longest_and_shares_captions(corpus, spec, tokenizer
 
 
 def test_answers_travel_with_their_weights(corpus, spec, tokenizer):
-    dataset = build(corpus.config(task="qa%tv", txt=corpus.annotate("one.json", [{"id": "clip0", "question": ["q"], "answer": ["a"]}])), spec)
+    rows = [{"id": "clip0", "question": ["q"], "answer": ["a"]}]
+    dataset = build(corpus.config(task="qa%tv", txt=corpus.annotate("one.json", rows)), spec)
     one, two, plain = (Sample(str(i), i, questions=["q"] * n, answers=["a"] * n, answer_weights=weights)
                        for i, (n, weights) in enumerate([(2, [1.0, 0.5]), (1, [0.25]), (1, [])]))
 

@@ -46,8 +46,8 @@ class Recorded:
 
     def _config(self, folder):
         cfg, golden = self.golden["model_cfg"], self.golden
-        kept = ("contra_dim", "contra_type", "cross_attn_type", "fineweight_type", "late_fusion", "txt_encoder_type", "use_task_prompt", "contra_loss_ratio",
-                "max_generation_len", "audio_encoder_type", "audio_melbins", "audio_target_length")
+        kept = ("contra_dim", "contra_type", "cross_attn_type", "fineweight_type", "late_fusion", "txt_encoder_type", "use_task_prompt",
+                "contra_loss_ratio", "max_generation_len", "audio_encoder_type", "audio_melbins", "audio_target_length")
         if "clip" in golden:
             vision = {("patch_size" if key == "patch" else key): golden["clip"][key] for key in ("width", "layers", "heads", "patch")}
         else:
@@ -71,13 +71,15 @@ class Recorded:
     def texts(self, name, clip=None, words=None):
         """``words``: the name of the ids for CLIP's text tower."""
         ids = self.out[name]
-        raw = [" ".join(LETTERS[i] for i in row if 0 < i < 58) for row in self.out[words].tolist()] if words in self.out else [""] * len(ids)
+        rows = self.out[words].tolist() if words in self.out else [[]] * len(ids)
+        raw = [" ".join(LETTERS[i] for i in row if 0 < i < len(LETTERS)) for row in rows]
         return Texts(ids, ids != 0, torch.arange(len(ids)) if clip is None else torch.tensor(clip), raw)
 
     @cached_property
     def batch(self):
         clips = len(self.inputs["vision_pixels"])
-        captions = Captions({CaptionKind.OMNI: self.texts("caption_input_ids", words="clip_input_ids")}, dict.fromkeys(CaptionKind, CaptionKind.OMNI))
+        texts = self.texts("caption_input_ids", words="clip_input_ids")
+        captions = Captions({CaptionKind.OMNI: texts}, dict.fromkeys(CaptionKind, CaptionKind.OMNI))
         return Batch("clips", [str(i) for i in range(clips)], torch.arange(clips), self.inputs["vision_pixels"],
                      self.inputs["audio_spectrograms"], captions=captions, questions=self.texts("question_input_ids"),
                      answers=self.texts("answer_input_ids"))
@@ -296,7 +298,8 @@ def test_a_row_of_masks_behind_the_text(folder):
     task = Task.parse("cap%tv%ta%tva_qa%tv%ta%tva")
     losses = generation(r.model, r.batch, task, r.model.memory(r.features), {})
     for name, group in GROUPS.items():
-        for kind, block in (("cap", caption_blocks(r.model, r.batch, task, group, {})[0]), ("qa", question_block(r.model, r.batch, group, {}))):
+        (captions,), answers = caption_blocks(r.model, r.batch, task, group, {}), question_block(r.model, r.batch, group, {})
+        for kind, block in (("cap", captions), ("qa", answers)):
             assert float(losses[f"{kind}.{name}"]) == pytest.approx(r.golden["losses"][f"option.full_masker.{kind}.{name}"], rel=1e-5)
             wanted = r.out[f"full_mask_{'cap' if kind == 'cap' else 'answer'}_labels"]
             assert block.labels[block.labels != IGNORED].tolist() == wanted[wanted >= 0].tolist()

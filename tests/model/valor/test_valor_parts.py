@@ -98,7 +98,8 @@ def test_checkpoints_of_one_and_of_two_berts(tmp_path):
               ((one.names.released(name), tensor) for name, tensor in one.state_dict().items()) if name.startswith("multimodal_encoder.")}
     torch.save({**{one.names.released(name): tensor for name, tensor in one.state_dict().items()}, **copies}, tmp_path / "one.pt")
     load_weights(again, tmp_path / "one.pt")
-    assert torch.equal(again.txt_encoder.bert.embeddings.word_embeddings.weight, one.multimodal_encoder.bert.embeddings.word_embeddings.weight)
+    words, others = (model.bert.embeddings.word_embeddings.weight for model in (again.txt_encoder, one.multimodal_encoder))
+    assert torch.equal(words, others)
 
 
 def test_the_temperature_of_a_first_checkpoint_is_read(tmp_path):
@@ -112,7 +113,7 @@ def test_the_temperature_of_a_first_checkpoint_is_read(tmp_path):
 
 @pytest.mark.parametrize("changes, error, message", [
     ({"txt_encoder_type": "roberta"}, ModelError, "txt_encoder_type 'roberta': valid are bert_base_uncased .* and clip_vit_base_16"),
-    ({"txt_encoder_type": "clip_vit_large_14_336px"}, ModelError, "whose image tower must be model_cfg.vision_encoder_type, not clip_vit_base"),
+    ({"txt_encoder_type": "clip_vit_large_14_336px"}, ModelError, "whose image tower must be model_cfg.vision_encoder_type, not clip"),
     ({**CLIP_TEXT, **SWIN}, ModelError, "must be model_cfg.vision_encoder_type, not videoswin_base_k600_22k"),
     ({**CLIP_TEXT, "max_caption_len": 21, "max_omni_caption_len": 21}, ModelError, "max_caption_len 21 exceeds the 20 positions of CLIP's"),
     ({**CLIP_TEXT, "clip_text_cfg": {"vocab_size": 50}}, ModelError, "CLIP's vocabulary has 60 tokens, but its text tower only 50"),

@@ -16,7 +16,7 @@ from omnivast.model.build import build_model
 from omnivast.model.interface import ModelError
 from omnivast.model.text.layout import Layout
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import ANSWERS, CAPTIONS, QUESTIONS, VAST_TINY, batch, task, texts
+from tests.model.tiny import ANSWERS, QUESTIONS, VAST_TINY, batch, task, texts
 from tests.model.valor.recorded import clip_words
 from tests.processes import assert_same_step, mean_over_processes, together
 
@@ -58,9 +58,9 @@ def with_several_answers(own: Batch) -> Batch:
     """The batch with 3, 1, 2 or 1 answers to the questions of the clips, each with a weight."""
     counts = [[3, 1, 2, 1][number] for number in own.index.tolist()]
     clip = [row for row, count in enumerate(counts) for _ in range(count)]
-    words = [f"{ANSWERS[own.index[row]]} {CAPTIONS[n % 4]}" for n, row in enumerate(clip)]
-    answers = texts([words[clip.index(row)] if n == clip.index(row) else ANSWERS[n - clip.index(row)] for n, row in enumerate(clip)], 6, clip)
-    answers.weights = torch.tensor([1.0 / (1 + n - clip.index(row)) for n, row in enumerate(clip)])
+    nth = [n - clip.index(row) for n, row in enumerate(clip)]
+    answers = texts([ANSWERS[(own.index[row] + number) % 4] for row, number in zip(clip, nth)], CONFIG.max_answer_len, clip)
+    answers.weights = torch.tensor([1.0 / (1 + number) for number in nth])
     return dataclasses.replace(own, questions=texts([QUESTIONS[own.index[row]] for row in clip], 14, clip), answers=answers)
 
 

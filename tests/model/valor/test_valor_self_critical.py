@@ -16,7 +16,8 @@ from tests.model.tiny import CAPTIONS, batch, task
 from tests.model.valor.test_valor_processes import CONFIG, valor
 
 TV = Group((Modality.VISION,))
-KINDS = {"masked": {}, "no prompt": {"use_task_prompt": False}, "lm": {"caption_type": "lm"}, "merged": {"multimodal_use_cross_attn": False}}
+KINDS = {"masked": {}, "no prompt": {"use_task_prompt": False}, "lm": {"caption_type": "lm"},
+         "merged": {"multimodal_use_cross_attn": False}}
 
 
 def drawn(model, clips, number=2, seed=0):
