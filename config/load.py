@@ -105,6 +105,9 @@ def _read_file(file: Path) -> Draft:
             elif key not in (*SECTIONS, "data_cfg", ABOUT):
                 hint = _other_home(key, "") or did_you_mean(key, (*SECTIONS, "data_cfg", "base", ABOUT))
                 raise ConfigError(f"{source}: unknown section '{key}'; a config has run_cfg, model_cfg and data_cfg.{hint}")
+        said = content.get(ABOUT, "")
+        if not all(isinstance(line, str) for line in (said if isinstance(said, list) else [said])):
+            raise ConfigError(f"{source}: {ABOUT}: expected a text for people to read, or a list of texts, got {show(said)}")
         _read_sections(draft, content, source, level)
         _read_datasets(draft, content, source, level, changes if number + 1 < len(chain) else {})
     for name, ours in changes.items():

@@ -96,6 +96,7 @@ def test_what_a_base_sets_counts_as_the_configs_own(shop):
     ({"base": "b.json", "data_cfg": {"train": {"tsak": "x"}}}, "c.json: unknown key 'tsak' in data_cfg.train. Did you mean 'task'?"),
     ({"data_cfg": {"train": {"task": "x"}}}, "c.json: data_cfg.train: expected a list of datasets"),
     ({"bas": "b.json"}, "Did you mean 'base'?"),
+    ({"base": "b.json", "about": {"table": 8}}, "c.json: about: expected a text for people to read, or a list of texts, got {"),
 ])
 def test_a_base_that_cannot_be_used(shop, content, message):
     shop.write("a.json", {"base": "c.json"})
