@@ -75,7 +75,8 @@ def read_flat(content: Mapping[str, Any], file: Path, strict: bool = True) -> Fl
 
     Raises ConfigError that names the key as the file has it, and the nearest valid one.
     """
-    flat, idle = Flat(), dict.fromkeys(())
+    flat = Flat()
+    idle: dict[str, None] = {}
     for key, value in content.items():
         if key in ("data_cfg", *DERIVED) or value is None or value == "":
             continue
