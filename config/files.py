@@ -48,12 +48,27 @@ def parse_json(content: bytes | str, name: object, fault: type[Exception], *, ex
     except json.JSONDecodeError as error:
         if not content.strip():
             raise fault(f"{name}: the file is empty; expected {expected}{wanted_by}") from None
+        if brace := _lacks_last_brace(content, error):
+            raise fault(f"{name}: not JSON: {brace}{wanted_by}") from None
         one_per_line = error.msg == "Extra data" and error.lineno > 1
         hint = "; one object per line is JSON Lines: write one list of them" if one_per_line and not strict else ""
         hint = ". JSON has no comments and no comma after the last item" if strict else hint
         raise fault(f"{name}: not JSON: {why_not_json(error)}{hint}{wanted_by}") from None
     except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
         raise fault(f"{name}: not JSON: {why_not_json(error)}{wanted_by}") from None
+
+
+def _lacks_last_brace(content: bytes | str, error: json.JSONDecodeError) -> str:
+    """What is wrong with a text that ends before its last brace, as both published pretraining configs of VALOR do; "" where that is not
+    what it lacks."""
+    if error.doc[error.pos:].strip():
+        return ""
+    try:
+        json.loads(error.doc + "}")
+    except ValueError:
+        return ""
+    last = len(error.doc.rstrip().splitlines())
+    return f"line {last}: one closing brace is missing at the end; add a line with }}"
 
 
 def why_not_json(error: Exception) -> str:
@@ -94,6 +109,21 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def with_bases(file: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A config's content, then that of the config which it names as ``base``, which it changes, then of that one's base, and so on.
+
+    Raises ConfigError that names the whole chain for a missing file or a cycle.
+    """
+    found = [(file, read_config(file, " (named by --config)"))]
+    while (base := found[-1][1].pop("base", None)) not in (None, ""):
+        chain = [path for path, _ in found]
+        file = _named_file("base", base, chain)
+        if file.resolve() in [path.resolve() for path in chain]:
+            raise ConfigError(f"the base files form a cycle: {_names([*chain, file])}")
+        found.append((file, read_config(file, f" (named as base: {_names([*chain, file])})")))
+    return found
+
+
 def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, dict[str, Any]]]:
     """A section's own keys, then those of its ``default`` file, then of that file's ``default``, and so on.
 
@@ -109,7 +139,7 @@ def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, di
         found.append((file, keys))
         if own.get("default") in (None, ""):
             return found
-        file = _default_path(section, own["default"], chain)
+        file = _named_file(f"{section}.default", own["default"], chain)
         chain.append(file)
         if file.resolve() in seen:
             raise ConfigError(f"{section}: its default files form a cycle: {_names(chain)}")
@@ -121,13 +151,14 @@ def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, di
                               f"({_names(chain)})")
 
 
-def _default_path(section: str, value: Any, chain: list[Path]) -> Path:
+def _named_file(key: str, value: Any, chain: list[Path]) -> Path:
+    """The JSON file that a config names under ``key``: ``base`` or ``model_cfg.default``."""
     if not isinstance(value, str):
-        raise ConfigError(f"{chain[-1]}: {section}.default: expected the path of a JSON file, got {show(value)}")
+        raise ConfigError(f"{chain[-1]}: {key}: expected the path of a JSON file, got {show(value)}")
     try:
         value = expanded(value)
     except PathError as error:
-        raise ConfigError(f"{chain[-1]}: {section}.default: {error}") from None
+        raise ConfigError(f"{chain[-1]}: {key}: {error}") from None
     here, beside = Path(value), chain[-1].parent / value
     if not os.path.exists(here) and os.path.exists(beside):
         return beside
@@ -136,8 +167,9 @@ def _default_path(section: str, value: Any, chain: list[Path]) -> Path:
         return shipped
     if not os.path.exists(here):
         tried = f"{here}" if here == beside else f"{here} and {beside}"
-        raise ConfigError(f"{section}: the default file {value} does not exist (looked for {tried}, from {os.getcwd()}); "
-                          f"named by {_names(chain)}")
+        section, _, last = key.rpartition(".")
+        raise ConfigError(f"{f'{section}: ' if section else ''}the {last} file {value} does not exist (looked for {tried}, from "
+                          f"{os.getcwd()}); named by {_names(chain)}")
     return here
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from omnivast.config.fields import OBSOLETE, SECTIONS, Setting, moved_keys, section_keys
-from omnivast.config.flags import SHORTHANDS
+from omnivast.config.flags import SHORTHANDS, also_flag, described
 from omnivast.config.schema import DataConfig
 
 PREFACE = """# Settings
@@ -29,6 +29,8 @@ A config is a JSON file with three sections:
 
 - **What wins**: settings come, from the weakest to the strongest, from the defaults below, the section's `"default"` file, the pretrained
   run (the keys in `model_cfg.inherit_keys`), the config file itself, and flags on the command line.
+- **Variants**: a config with `"base": "other.json"` is that config but for what it says itself. A list of datasets replaces the base's; an
+  object in its place, `"train": {"task": "ret%tv"}`, sets those keys of each of the base's datasets. `"about"` is for people to read.
 - **Flags**: a key of `run_cfg` or `model_cfg` is a flag of the same name, `--learning_rate 2e-5`. The whole path works for every key:
   `--model_cfg.contra_dim 256`, `--data_cfg.train.0.steps 100` (datasets are counted from 0). Lists are written `--betas 0.9 0.98`.
 - **Tasks**: `ret%tvas%tv_cap%tva` means retrieval (contrastive and matching) on the groups vas and v, and captioning on va; `qa%tvas` means
@@ -55,7 +57,7 @@ def reference() -> str:
 
 
 def _table(settings: Iterable[Setting]) -> str:
-    rows = [f"| `{s.name}` | {_cell(s.describe() + _bounds(s))} | `{json.dumps(s.default)}` | {_cell(s.metadata['help'])} |"
+    rows = [f"| `{s.name}` | {_cell(s.describe() + _bounds(s))} | `{json.dumps(s.default)}` | {_cell(described(s))} |"
             for s in settings if not s.metadata.get("obsolete")]
     return "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows])
 
@@ -68,7 +70,7 @@ def _bounds(setting: Setting) -> str:
 def _shorthands() -> Iterable[str]:
     for flag, (lists, key) in SHORTHANDS.items():
         where = "every dataset" if len(lists) > 1 else f"every dataset of data_cfg.{lists[0]}"
-        yield f"| `--{flag}` | `{key}` of {where} |"
+        yield f"| `--{flag}` | `{key}` of {where}{also_flag(flag)} |"
 
 
 def _moved() -> str:

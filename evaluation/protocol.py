@@ -66,7 +66,7 @@ def build(
         references = {"references": dataset.annfile, "references_sha256": sha256_file(dataset.annfile)}
     return {
         "dataset": dataset.name,
-        "benchmark": benchmarks.known().get(dataset.name, {}).get("benchmark"),
+        "benchmark": benchmarks.benchmark_of(dataset.name),
         "objective": objective.value,
         "groups": [str(group) for group in task.groups(objective)],
         "model_type": config.model_cfg.model_type,

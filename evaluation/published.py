@@ -1,4 +1,4 @@
-"""The paper's benchmarks as facts (published.json): the counts of their splits, the settings of its tests, the published numbers.
+"""The papers' benchmarks as facts (published.json): the counts of their splits, and what was published on them, with its protocol.
 
 A dataset belongs to a benchmark by its ``name`` in ``data_cfg``, as in config/vast/finetune_cfg: ``msrvtt_ret``, ``clothov1_cap``, …
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,28 +22,57 @@ if TYPE_CHECKING:
 logger = logging.getLogger("omnivast")
 FILE = Path(__file__).with_name("published.json")
 HEADLINES = {key: metric.label for key, metric in METRICS.items() if metric.in_paper}
-"""Metrics that the paper publishes, and their names in tables."""
+"""Metrics that the papers publish, and their names in tables."""
+UNPUBLISHED = "vast"
+"""The family of results of before the protocol named it, and the one whose numbers stand beside those of a family without any."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published model: its family, its name, where its numbers come from, and by objective how it was tested, in words."""
+
+    model_type: str
+    name: str
+    source: str
+    protocol: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was published of a model on one benchmark: numbers by metric in percent, and the settings of the test."""
+
+    model: Model
+    settings: Mapping[str, Any]
+    results: Mapping[str, float]
+    zero_shot: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """``splits``: "train", "val" and "test", those there are, → "clips" and "texts" → how many; ``published``: of each family its best
+    model first."""
+
+    name: str
+    splits: Mapping[str, Mapping[str, int]]
+    published: Sequence[Row] = field(default=())
 
 
 @cache
-def _facts() -> dict[str, Any]:
+def known() -> Mapping[str, Benchmark]:
+    """The benchmarks by the name of their dataset."""
     content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    return content
+    models = {key: Model(**facts) for key, facts in content["models"].items()}
+
+    def rows(published: Sequence[Mapping[str, Any]]) -> list[Row]:
+        return [Row(**{**row, "model": models[row["model"]]}) for row in published]
+
+    return {name: Benchmark(facts["benchmark"], facts["splits"], rows(facts["published"])) for name, facts in content["benchmarks"].items()}
 
 
-def known() -> dict[str, dict[str, Any]]:
-    """Dataset name → ``{"benchmark", "splits", "settings", "published", "published_zero_shot", "note"}``, the last four where there are."""
-    return _facts()["benchmarks"]  # type: ignore[no-any-return]
-
-
-def source() -> str:
-    """Where the facts come from, in words."""
-    return str(_facts()["source"])
-
-
-def model_name() -> str:
-    """The model whose numbers are published."""
-    return str(_facts()["model"]["name"])
+def benchmark_of(name: str) -> str | None:
+    """What a dataset's benchmark is called in the papers; None where it is none."""
+    return known()[name].name if name in known() else None
 
 
 def compare_split(name: str, clips: int, texts: int | None, *, training: bool = False) -> dict[str, Any] | None:
@@ -59,12 +89,12 @@ def compare_split(name: str, clips: int, texts: int | None, *, training: bool = 
     benchmark = known().get(name)
     if benchmark is None:
         return None
-    split = "train" if training else "test" if "test" in benchmark["splits"] else "val"
-    expected = benchmark["splits"][split]
+    split = "train" if training else "test" if "test" in benchmark.splits else "val"
+    expected = benchmark.splits[split]
     given = {"clips": clips, **({} if texts is None else {"texts": texts})}
     differences = [f"{number:,} {what} where the paper has {expected[what]:,} ({number - expected[what]:+,})"
                    for what, number in given.items() if number != expected[what]]
-    return {"benchmark": benchmark["benchmark"], "split": split, "expected": expected, "given": given, "differences": differences}
+    return {"benchmark": benchmark.name, "split": split, "expected": expected, "given": given, "differences": differences}
 
 
 def split_check(loader: EvalLoader) -> dict[str, Any] | None:
@@ -96,22 +126,44 @@ def log_splits(loader: TrainLoader | None, eval_loaders: Sequence[EvalLoader]) -
             logger.info("%s: %s, as the %s split of %s in the paper's Table 9", name, counts, check["split"], check["benchmark"])
 
 
-def published(name: str, *, zero_shot: bool = False) -> dict[str, float]:
-    """The published numbers of a dataset's benchmark by metric; empty where there is none."""
-    numbers: dict[str, float] = known().get(name, {}).get("published_zero_shot" if zero_shot else "published", {})
-    return numbers
+def reference(protocol: Mapping[str, Any], *, zero_shot: bool = False) -> Row | None:
+    """The published row that a result is compared with: the first of its model's family on its dataset, else VAST's; None without any."""
+    rows = [row for row in _rows(protocol) if row.zero_shot is zero_shot]
+    own = [row for row in rows if row.model.model_type == _family(protocol)]
+    return next(iter([*own, *(row for row in rows if row.model.model_type == UNPUBLISHED)]), None)
 
 
-def protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
-    """How the protocol of a result differs from the one behind the published number, one sentence each."""
-    benchmark = known().get(name)
-    if benchmark is None:
+def others(protocol: Mapping[str, Any]) -> list[Row]:
+    """Everything published on a result's dataset, those of its model's family first."""
+    return sorted((row for row in _rows(protocol) if row.results), key=lambda row: row.model.model_type != _family(protocol))
+
+
+def _rows(protocol: Mapping[str, Any]) -> Sequence[Row]:
+    benchmark = known().get(str(protocol.get("dataset")))
+    return benchmark.published if benchmark else ()
+
+
+def _family(protocol: Mapping[str, Any]) -> str:
+    return str(protocol.get("model_type", UNPUBLISHED))
+
+
+def in_words(row: Row) -> str:
+    """The settings of a published number in a line."""
+    slices = row.settings.get("slices")
+    words = [row.settings.get("group"), f"{row.settings['frames']} frames" if "frames" in row.settings else None,
+             f"{slices} slice{'s' if slices > 1 else ''} of sound" if slices else None,
+             f"{row.settings['resolution']} pixels" if "resolution" in row.settings else None]
+    return "; ".join(part for part in (", ".join(filter(None, words)), "zero-shot" if row.zero_shot else "", row.note) if part)
+
+
+def protocol_differences(protocol: Mapping[str, Any]) -> list[str]:
+    """How the protocol of a result differs from the one behind the published number that it is compared with, one sentence each."""
+    row = reference(protocol)
+    if row is None:
         return []
-    published_model = _facts()["model"]["model_type"]
-    # Results of before the protocol named the model are all of that one.
-    model = protocol.get("model_type", published_model)
-    differences = [] if model == published_model else [f"model {model}, published {published_model}"]
-    for key, expected in benchmark.get("settings", {}).items():
+    model = _family(protocol)
+    differences = [] if model == row.model.model_type else [f"model {model}, published {row.model.model_type}"]
+    for key, expected in row.settings.items():
         if key == "group":
             groups = protocol.get("groups", ())
             if expected not in groups:
@@ -121,14 +173,16 @@ def protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
     differences += (protocol.get("split_check") or {}).get("differences", [])
     if protocol.get("unreadable"):
         differences.append(f"{len(protocol['unreadable'])} unreadable clips left out")
-    return differences + ([benchmark["note"]] if "note" in benchmark else [])
+    return differences + ([row.note] if row.note else [])
 
 
-def headline(metrics: Mapping[str, Any], groups: Sequence[str], name: str = "") -> tuple[str, dict[str, float]]:
-    """The headline of a result: the group that the paper's number belongs to (else the group of the most modalities) and the kinds of
-    numbers that the paper publishes. They are of the re-ranked ranks if there are any, else of the contrastive ones."""
-    wanted = known().get(name, {}).get("settings", {}).get("group")
-    group = wanted if wanted in metrics else max((tested for tested in groups if tested in metrics), key=len, default=next(iter(metrics)))
+def headline(metrics: Mapping[str, Any], protocol: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """The headline of a result: the group that the published number belongs to (else the group of the most modalities) and the kinds of
+    numbers that the papers publish. They are of the re-ranked ranks if there are any, else of the contrastive ones."""
+    row = reference(protocol)
+    wanted = str(row.settings.get("group")) if row else ""
+    tested = [group for group in protocol.get("groups", ()) if group in metrics]
+    group = wanted if wanted in metrics else max(tested, key=len, default=next(iter(metrics)))
     values = metrics[group]
     values = values.get(Ranks.ITM.value) or values.get(Ranks.ITC.value) or values
     return group, {key: values[key] for key in HEADLINES if isinstance(values.get(key), (int, float))}

@@ -124,10 +124,12 @@ class Model(nn.Module):
     """A model family. The first block must be defined; the rest has defaults, which say what a model without it does."""
 
     tokenizer: Tokenizer
-    """Makes the token ids of a batch's texts. Data workers have a copy of it."""
+    """Makes the token ids of a batch's texts, each cleaned by ``clean_text`` before. Data workers have a copy of it."""
     audio_frontend: str = "beats"
-    """How spectrograms are made for it: a name in data/audio.py. Pixels come as uint8 and are normalised by the model; the sizes of
-    both, and the lengths of texts, are those of ``model_cfg``."""
+    """How spectrograms are made for it: a name in data/audio.py."""
+    frame_resize: str = "bicubic"
+    """How frames are brought to its resolution: a name in data/vision.py. Pixels come as uint8 and are normalised by the model; the
+    sizes of both, and the lengths of texts, are those of ``model_cfg``."""
     precision: torch.dtype | None = None
     """What products are computed in by autocast (bfloat16, float16); None: float32. Set from outside."""
     gather_with_grad: bool = True
@@ -140,6 +142,11 @@ class Model(nn.Module):
     def build(cls, cfg: ModelConfig) -> Model:
         """The model of a config, on the CPU and from scratch; pretrained towers are loaded afterwards. Raises ModelError."""
         raise NotImplementedError
+
+    @staticmethod
+    def clean_text(text: str) -> str:
+        """What of a text the tokenizer is given: here all of it."""
+        return text
 
     def encode(self, batch: Batch, modalities: Sequence[Modality]) -> Any:
         """:class:`Features` of a batch's clips, each modality encoded once. Raises ValueError for a modality that the batch lacks."""
@@ -160,6 +167,10 @@ class Model(nn.Module):
     def more_parts(cls, cfg: ModelConfig) -> list[tuple[Tower, str, TowerFile]]:
         """(which tower, its name, its file) of towers that start from the file of another one, in which they lie too."""
         return []
+
+    def was_trained_with(self, counts: Mapping[str, int]) -> None:
+        """Told when the weights of a pretrained run were loaded, which saw at most so many frames ("vision") and slices of sound ("audio")
+        of a clip: what the model has for more of them was never trained."""
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError, naming the group and what is valid, for a task that the model cannot do."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from omnivast.config.inherit import trained_counts
 from omnivast.config.load import load_config, resolved
 from omnivast.data.build import build_loaders, require_known
 from omnivast.data.check.datasets import require
@@ -49,13 +50,15 @@ def main(argv: Sequence[str]) -> None:
         setup_logging(run.output_dir)
         distributed.set_threads(run.num_threads)
         resuming = training and run.resume and holds_checkpoint(run.output_dir)
-        start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir)
+        start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir, run.pretrain_step)
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
         config, precision = set_precision(model, config, device, kept_precision(run.output_dir) if resuming else None)
-        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, device)
+        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, model.frame_resize, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
+        if weights and run.pretrain_dir and not run.checkpoint:
+            model.was_trained_with(trained_counts(run.pretrain_dir))
         if distributed.is_main() and not resuming and not run.dry_run:
             file = Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json")
             write_atomically(file, json.dumps(as_asked, indent=2) + "\n")

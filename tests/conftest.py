@@ -10,6 +10,7 @@ import torch
 
 HERE = Path(__file__).parent
 LONGEST = ("e2e/test_scripts.py", "training/engines/test_parallel.py", "e2e/test_elastic.py", "e2e/test_recipes.py", "e2e/test_killed.py",
+           "e2e/test_valor_recipes.py",
            "training/test_process_equality.py", "e2e/test_bad_input.py", "e2e/test_debug_run.py", "e2e/test_recipe_scripts.py",
            "evaluation/test_process_equality.py", "docs/test_runs.py", "utils/test_watchdog.py")
 """Half a minute to a minute and a half each."""

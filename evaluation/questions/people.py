@@ -36,7 +36,7 @@ def write_submissions(folder: Path, name: str, groups: Sequence[str], prediction
     answered its questions, or its questions have no answers here."""
     if not predictions or "question" not in predictions[0]:
         return
-    vqa = benchmarks.known().get(name, {}).get("benchmark") == "vqav2" or all("answers" in entry for entry in predictions)
+    vqa = benchmarks.benchmark_of(name) == "vqav2" or all("answers" in entry for entry in predictions)
     if not vqa and "answer" in predictions[0]:
         return
     for group in groups:

@@ -41,7 +41,12 @@ class Result:
     @property
     def group(self) -> str:
         """The group of the headline."""
-        return benchmarks.headline(self.metrics, self.protocol.get("groups", ()), self.name)[0]
+        return benchmarks.headline(self.metrics, self.named)[0]
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The protocol, with the dataset's name also where the file's alone tells it."""
+        return {**self.protocol, "dataset": self.name}
 
     def interval(self, group: str, metric: str, ranks: Ranks | None = None) -> str | None:
         """The 95 % interval of a metric in words. ``ranks``: by which score, in retrieval; None: as in :func:`published.headline`."""

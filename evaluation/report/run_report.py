@@ -136,10 +136,11 @@ def _published(report: Report, results: Sequence[Result]) -> None:
     notes: list[str] = []
     names = Counter((result.name, result.objective) for result in results)
     for result in results:
-        group, numbers = benchmarks.headline(result.metrics, result.protocol.get("groups", ()), result.name)
-        published = benchmarks.published(result.name)
+        group, numbers = benchmarks.headline(result.metrics, result.named)
+        row = benchmarks.reference(result.named)
+        published = row.results if row else {}
         where = f" ({result.path.parent})" if names[result.name, result.objective] > 1 else ""
-        rows.append([f"{result.name} {group}{where}", "", "", "", ""])
+        rows.append([f"{result.name} {group}{where}", "", "", row.model.name if row and published else "", ""])
         for key, value in numbers.items():
             other = published.get(key)
             rows.append([benchmarks.HEADLINES[key], Cell(f"{value:.1f}", "best"), result.interval(group, key), other,
@@ -150,19 +151,41 @@ def _published(report: Report, results: Sequence[Result]) -> None:
         if absent:
             notes.append(f"{result.name}, not computed: {'; '.join(f'{name}, {why}' for name, why in absent.items())}.")
         if published:
-            differences = "; ".join(benchmarks.protocol_differences(result.name, result.protocol))
+            differences = "; ".join(benchmarks.protocol_differences(result.named))
             notes.append(f"{result.name}: the protocol differs from the published one: {differences}." if differences else
                          f"{result.name}: the protocol is the published one, as far as the paper tells.")
     units = "Percent (CIDEr × 100), with 95 % bootstrap intervals over clips. "
-    if rows and not any(benchmarks.published(result.name) for result in results):
+    sources = {row.model.name: row.model.source for result in results for row in benchmarks.others(result.named)}
+    if rows and not sources:
         report.section("Numbers", units + "None of these datasets is a benchmark of the paper by its name.")
         report.table(["metric", "here", "95 % interval"], [row[:3] for row in rows])
     elif rows:
-        origin = f"Published: fine-tuned {benchmarks.model_name()}, {benchmarks.source()}."
+        origin = "Published: the first fine-tuned model of the family, else VAST; all others below."
         report.section("Numbers beside the published ones", units + origin)
         report.table(["metric", "here", "95 % interval", "published", "difference"], rows)
     for note in notes:
         report.text(note)
+    if sources:
+        _everything_published(report, results)
+        report.text("Sources. " + " · ".join(f"{name}: {source}." for name, source in sources.items()))
+
+
+def _everything_published(report: Report, results: Sequence[Result]) -> None:
+    """For each result a table of what was published on its benchmark, each number with its protocol, and our own among them."""
+    for name, result in {result.name: result for result in results}.items():
+        published = benchmarks.others(result.named)
+        keys = [key for key in benchmarks.HEADLINES if any(key in row.results for row in published)]
+        if not published:
+            continue
+        group, own = benchmarks.headline(result.metrics, result.named)
+        rows: list[list[Any]] = [["here", *(own.get(key) for key in keys), Cell(group, "left")]]
+        if dual := mapping(result.metrics[group].get(Ranks.DUAL_SOFTMAX.value)):
+            rows.append(["here", *(dual.get(key) for key in keys), Cell(f"{group}; dual softmax over the test set", "left")])
+        rows += [[row.model.name, *(row.results.get(key) for key in keys), Cell(benchmarks.in_words(row), "left")] for row in published]
+        report.table(["model", *(benchmarks.HEADLINES[key] for key in keys), "protocol"], rows, caption=f"Published on {name}")
+        said = {row.model.name: row.model.protocol.get(result.objective, "") for row in published}
+        report.text(" · ".join(f"{', '.join(model for model in said if said[model] == protocol)}: {protocol}."
+                               for protocol in dict.fromkeys(said.values())))
 
 
 def _words(objective: str) -> str:
@@ -184,7 +207,7 @@ def _ablation(report: Report, result: Result) -> None:
         values = {group: [mapping(by_ranks.get(kind)).get(R1.key) for kind in marks] for group, by_ranks in result.metrics.items()}
         name, names, unit = R1.label, list(marks.values()), "%"
     else:
-        numbers = {group: benchmarks.headline({group: metrics}, (group,))[1] for group, metrics in result.metrics.items()}
+        numbers = {group: benchmarks.headline({group: metrics}, {"groups": (group,)})[1] for group, metrics in result.metrics.items()}
         keys = list(dict.fromkeys(key for by_key in numbers.values() for key in by_key))
         if not keys:
             return

@@ -28,6 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 BASE: dict[str, Any] = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window": 7, "drop_path_rate": 0.2}
 LARGE: dict[str, Any] = {**BASE, "embed_dim": 192, "num_heads": [6, 12, 24, 48]}
 VIDEO_BASE: dict[str, Any] = {**BASE, "window": [8, 7, 7], "patch": [2, 4, 4]}
+VIDEO_SMALL: dict[str, Any] = {**VIDEO_BASE, "embed_dim": 96, "num_heads": [3, 6, 12, 24]}
 
 
 class Swin(VisionEncoder):
@@ -136,3 +137,9 @@ def swin_large_22k_224(cfg: ModelConfig) -> VisionEncoder:
 def videoswin_base_k600_22k(cfg: ModelConfig) -> VisionEncoder:
     """Video Swin-B with windows of 8 × 7 × 7, pretrained on ImageNet-22k and Kinetics-600."""
     return VideoSwin(**sizes(VIDEO_BASE, cfg.vision_encoder_cfg, "vision_encoder_cfg"))
+
+
+@register_vision("videoswin_small_k400_1k")
+def videoswin_small_k400_1k(cfg: ModelConfig) -> VisionEncoder:
+    """Video Swin-S with windows of 8 × 7 × 7, pretrained on ImageNet-1k and Kinetics-400."""
+    return VideoSwin(**sizes(VIDEO_SMALL, cfg.vision_encoder_cfg, "vision_encoder_cfg"))

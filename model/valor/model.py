@@ -7,7 +7,9 @@ D text width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 ROWS = 32
 """Frames, and slices of sound, that have an embedding."""
 FIRST_TEMPERATURE = 0.07
+FRONTENDS = {"ast": "valor_ast"}
+"""Front ends that towers state → those, in data/audio.py, by which VALOR was trained with these towers."""
+DELETED = str.maketrans("", "", string.punctuation)
 
 
 @MODELS.register("valor")
@@ -56,6 +61,7 @@ class VALOR(TowerModel):
     """Vision, audio and text towers, their heads, alignment and generation. See names.py for the release's names."""
 
     names = NAMES
+    frame_resize = "bilinear"
     length_penalty = 0.0
     answer_length_penalty = 0.0
 
@@ -111,7 +117,7 @@ class VALOR(TowerModel):
         if config.audio_encoder_type is None:
             return
         self.audio_encoder = build_audio(config)
-        self.audio_frontend = self.audio_encoder.frontend
+        self.audio_frontend = FRONTENDS.get(self.audio_encoder.frontend, self.audio_encoder.frontend)
         self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
         self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.audio_encoder.width != width:
@@ -126,7 +132,7 @@ class VALOR(TowerModel):
         for key, only in (("missing_modality", "zeros"), ("frame_embedding_type", "adaptive"), ("contrastive_loss", "softmax")):
             if getattr(cfg, key) != only:
                 raise ModelError(f"model_cfg.{key} '{getattr(cfg, key)}': VALOR has '{only}' alone")
-        tokenizer, sizes = text_parts(cfg)
+        tokenizer, sizes = text_parts(cfg, cls.clean_text)
         if cfg.max_caption_len > sizes.max_position_embeddings:
             raise ModelError(f"max_caption_len {cfg.max_caption_len} exceeds the text encoder's {sizes.max_position_embeddings} positions")
         if cfg.max_generation_len + 1 > sizes.max_position_embeddings:
@@ -152,6 +158,11 @@ class VALOR(TowerModel):
             file = text_file(cfg.text_encoder_type)
             found.append(("txt", cfg.text_encoder_type, dataclasses.replace(file, dropped=(*file.dropped, "cls."))))
         return found
+
+    @staticmethod
+    def clean_text(text: str) -> str:
+        """As released: runs of spaces are one, lower case, and all punctuation is deleted, so that near-the is nearthe and it's its."""
+        return re.sub(" +", " ", text).lower().translate(DELETED)
 
     # ------------------------------------------------------------------------------------------------------------ its parts
 
@@ -207,6 +218,13 @@ class VALOR(TowerModel):
         """"loss", which is minimised, and what it is made of: "ret" (times contra_loss_ratio), "cap", "mlm", "qa", each the mean over its
         groups, and each group's own, such as "ret.tva"."""
         return training_losses(self, batch, task, draws)
+
+    def was_trained_with(self, counts: Mapping[str, int]) -> None:
+        """Frames and slices beyond those trained get the embedding of the last one, as in the release."""
+        for word, name in (("vision", "video_frame_embedding"), ("audio", "audio_frame_embedding")):
+            rows, trained = getattr(self, name, None), counts.get(word, ROWS)
+            if rows is not None and trained < ROWS:
+                rows.data[:, trained:] = rows.data[:, trained - 1 : trained]
 
     # ------------------------------------------------------------------------------------------------------------- encoding
 

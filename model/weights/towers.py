@@ -185,6 +185,13 @@ def _swin(file: str) -> TowerFile:
                      dropped=("head.", "layers.*.attn_mask", "layers.*.attn.relative_position_index"))
 
 
+def _video_swin(file: str, original: str) -> TowerFile:
+    """Liu et al., Video Swin Transformer; Apache 2.0 licence. ``original``: how its authors name what the release calls ``file``."""
+    return TowerFile(file, f"https://github.com/SwinTransformer/storage/releases/download/v1.0.4/{original}",
+                     f"{original} from the table of github.com/SwinTransformer/Video-Swin-Transformer", prefix="backbone.",
+                     dropped=("layers.*.attn.relative_position_index",))
+
+
 AST_NAMES = {"patch_embed.proj.": "audio_embeddings.first_conv.", "pos_embed": "audio_embeddings.position_embeddings.weight",
              "cls_token": "audio_embeddings.cls_token", "blocks.": "layer.", "norm.": "last_layernorm."}
 """Prefixes of the names in AST's original file (read without ``module.``) → those of the release."""
@@ -199,11 +206,8 @@ TOWER_FILES: dict[str, TowerFile] = {
     "clip_vit_large_14_336px": _openai_clip("ViT-L-14-336px.pt", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
     "swin_base_22k_224": _swin("swin_base_patch4_window7_224_22k.pth"),
     "swin_large_22k_224": _swin("swin_large_patch4_window7_224_22k.pth"),
-    "videoswin_base_k600_22k": TowerFile(
-        "videoswin_base_k600_22k.pth",
-        "https://github.com/SwinTransformer/storage/releases/download/v1.0.4/swin_base_patch244_window877_kinetics600_22k.pth",
-        "swin_base_patch244_window877_kinetics600_22k.pth from the table of github.com/SwinTransformer/Video-Swin-Transformer",
-        prefix="backbone.", dropped=("layers.*.attn.relative_position_index",)),
+    "videoswin_base_k600_22k": _video_swin("videoswin_base_k600_22k.pth", "swin_base_patch244_window877_kinetics600_22k.pth"),
+    "videoswin_small_k400_1k": _video_swin("videoswin_small_k400_1k.pth", "swin_small_patch244_window877_kinetics400_1k.pth"),
     "beats": _beats("BEATs_iter3_plus_AS2M"),
     "ast": TowerFile(  # Gong et al., AST; BSD 3-clause licence
         "audioset_10_10_0.4593.pth", "https://www.dropbox.com/s/ca0b1v2nlxzyeb4/audioset_10_10_0.4593.pth?dl=1",

@@ -29,9 +29,9 @@ from omnivast.utils.files import write_atomically
 CONFIGS = SHIPPED / "vast" / "finetune_cfg"
 
 
-def choices() -> list[str]:
+def choices(configs: Path = CONFIGS) -> list[str]:
     """The benchmarks: the names of the fine-tuning configs, whose tests these are; self-critical training changes no test."""
-    return sorted(path.stem for path in CONFIGS.glob("*.json") if not path.stem.endswith("_scst"))
+    return sorted(path.stem for path in configs.glob("*.json") if not path.stem.endswith("_scst"))
 
 
 def count_gpus() -> int:
@@ -125,7 +125,7 @@ def _done_before(path: Path) -> dict[str, Any]:
 def _numbers(path: Path) -> dict[str, Any]:
     """Metrics and protocol of a result file that the table can show. Raises ValueError, KeyError and their like otherwise."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    benchmarks.headline(content["metrics"], content["protocol"]["groups"], content["protocol"]["dataset"])
+    benchmarks.headline(content["metrics"], content["protocol"])
     return {"metrics": content["metrics"], "protocol": content["protocol"]}
 
 
@@ -143,14 +143,15 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {name} | failed: {record['error'].replace('|', '/')} | – | – | – |")
         for content in record.get("results", {}).values():
             protocol = content["protocol"]
-            group, own = benchmarks.headline(content["metrics"], protocol["groups"], protocol["dataset"])
-            theirs = benchmarks.published(protocol["dataset"], zero_shot=True)
-            known = protocol["dataset"] in benchmarks.known()
-            differences = "; ".join(benchmarks.protocol_differences(protocol["dataset"], protocol)) or ("none" if known else "–")
+            group, own = benchmarks.headline(content["metrics"], protocol)
+            row = benchmarks.reference(protocol, zero_shot=True)
+            theirs = row.results if row else {}
+            whose = f" ({row.model.name})" if row and row.model.model_type != protocol.get("model_type", benchmarks.UNPUBLISHED) else ""
+            differences = "; ".join(benchmarks.protocol_differences(protocol)) or ("none" if benchmarks.reference(protocol) else "–")
             for key, why in protocol.get("not_computed", {}).items() if not own else ():
                 lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | not computed: {why} | – | {differences} |")
             for key, value in own.items():
-                other = f"{theirs[key]:.1f}" if key in theirs else "–"
+                other = f"{theirs[key]:.1f}{whose}" if key in theirs else "–"
                 lines.append(f"| {name} {group} | {benchmarks.HEADLINES[key]} | {value:.1f} | {other} | {differences} |")
     return "\n".join(lines) + "\n"
 
@@ -158,11 +159,12 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m omnivast zero-shot", description="Tests one checkpoint on many benchmarks without "
                                      "training on them. All other flags go to run.py. `bash scripts/vast/zero_shot.sh` in a checkout "
-                                     "does the same, and installs what it needs first.", allow_abbrev=False)
+                                     "does the same, and installs what it needs first; scripts/valor/zero_shot.sh and "
+                                     "scripts/gram/zero_shot.sh test on the benchmarks of VALOR's and GRAM's recipes.", allow_abbrev=False)
     parser.add_argument("--pretrain_dir", type=as_path, help="folder of the run whose newest weights are tested")
     parser.add_argument("--checkpoint", type=as_path, help="weights to test in place of those")
-    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all of {', '.join(choices())}")
-    parser.add_argument("--configs", type=as_path, default=CONFIGS, help="folder of the configs, NAME.json each")
+    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all there are, of VAST {', '.join(choices())}")
+    parser.add_argument("--configs", type=as_path, default=CONFIGS, help="folder of the configs, NAME.json each; default: those of VAST")
     parser.add_argument("--output", type=as_path, help="default: zero_shot in the run's folder")
     parser.add_argument("--gpus", type=int, default=os.environ.get("GPUS"), metavar="N",
                         help="processes, one per GPU; default: all GPUs of this machine; 0: one process on the CPU")
@@ -177,7 +179,7 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         if getattr(options, key):
             setattr(options, key, getattr(options, key).resolve())
     options.output = options.output or (options.pretrain_dir or options.checkpoint.parent) / "zero_shot"
-    options.benchmarks = options.benchmarks or choices()
+    options.benchmarks = options.benchmarks or choices(options.configs)
     for name in options.benchmarks:
         if not (options.configs / f"{name}.json").is_file():
             there = ", ".join(sorted(path.stem for path in options.configs.glob("*.json")))

@@ -57,6 +57,56 @@ def test_missing_default_names_the_chain(shop):
     fails(shop, "named by c.json -> near.json", run={"default": "near.json"})
 
 
+def test_a_config_changes_its_base(shop):
+    """Keys, default files, whole lists of datasets, or keys of all their datasets."""
+    shop.write("weak.json", {"seed": 1, "weight_decay": 0.1, "log_steps": 7})
+    shop.write("strong.json", {"seed": 2, "weight_decay": 0.2})
+    shop.write("deep/base.json", {**BASE, "about": "what it is", "run_cfg": {"default": "weak.json", "seed": 3}})
+    shop.write("middle.json", {"base": "deep/base.json", "run_cfg": {"default": "strong.json"}, "data_cfg": {
+        "train": {"task": "cap%tv", "steps": None, "epoch": 2}, "val": {"batch_size": 3}}})
+    shop.write("top.json", {"base": "middle.json", "run_cfg": {"beam_size": 5}, "data_cfg": {
+        "train": {"task": "ret%ta"}, "val": [{**DATASET, "name": "own"}]}})
+    config = load_config(["--config", "top.json"])
+    run, (train,), (val,) = config.run_cfg, config.data_cfg.train, config.data_cfg.val
+    assert (run.seed, run.weight_decay, run.log_steps, run.beam_size) == (3, 0.2, 7, 5)
+    assert (train.task, train.steps, train.epoch, train.name) == ("ret%ta", None, 2, "clips") and (val.name, val.batch_size) == ("own", 64)
+    assert load_config(["--config", "middle.json", "--test_batch_size", "4"]).data_cfg.val[0].batch_size == 4
+
+
+def test_a_variant_without_sections_is_no_config_of_the_released_valor(shop):
+    shop.write("base.json", BASE)
+    shop.write("top.json", {"about": "x", "base": "base.json", "data_cfg": {"val": [{**DATASET, "type": "valor", "ids_path": "i.json"}]}})
+    assert load_config(["--config", "top.json"]).data_cfg.val[0].ids_path == "i.json"
+
+
+def test_what_a_base_sets_counts_as_the_configs_own(shop):
+    """It stands before what is inherited from the pretrained run."""
+    shop.write("run/log/hps.json", {"model_cfg": {"contra_dim": 8, "audio_melbins": 9}})
+    shop.write("d.json", {"audio_melbins": 1, "contra_dim": 1})
+    shop.write("base.json", {**BASE, "model_cfg": {"default": "d.json", "contra_dim": 7, "inherit_keys": ["contra_dim", "audio_melbins"]}})
+    shop.write("top.json", {"base": "base.json", "run_cfg": {"pretrain_dir": "run"}})
+    model = load_config(["--config", "top.json"]).model_cfg
+    assert (model.contra_dim, model.audio_melbins) == (7, 9)
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"base": "lost.json"}, "the base file lost.json does not exist (looked for lost.json, from "),
+    ({"base": 3}, "c.json: base: expected the path of a JSON file, got 3 (int)"),
+    ({"base": "a.json"}, "the base files form a cycle: c.json -> a.json -> c.json"),
+    ({"base": "b.json", "data_cfg": {"train": {"tsak": "x"}}}, "c.json: unknown key 'tsak' in data_cfg.train. Did you mean 'task'?"),
+    ({"data_cfg": {"train": {"task": "x"}}}, "c.json: data_cfg.train: expected a list of datasets"),
+    ({"bas": "b.json"}, "Did you mean 'base'?"),
+    ({"base": "b.json", "about": {"table": 8}}, "c.json: about: expected a text for people to read, or a list of texts, got {"),
+])
+def test_a_base_that_cannot_be_used(shop, content, message):
+    shop.write("a.json", {"base": "c.json"})
+    shop.write("b.json", BASE)
+    shop.write("c.json", content)
+    with pytest.raises(ConfigError) as error:
+        load_config(["--config", "c.json"])
+    assert message in str(error.value), str(error.value)
+
+
 def test_cycle_of_defaults_names_the_chain(shop):
     shop.write("a.json", {"default": "b.json"})
     shop.write("b.json", {"default": "a.json"})
@@ -172,7 +222,7 @@ def test_other_encodings_and_empty_files_are_told_in_words(shop):
     ({"run": {"learning_rate": 10**400}}, "a number too large"),
     ({"model": {"text_encoder_cfg": [1]}}, "model_cfg.text_encoder_cfg: expected dict, got [1] (list)"),
     ({"val": {"vision_format": "video_rawvideos"}}, "data_cfg.val[0].vision_format: expected one of video_rawvideo, video_frame, "
-                                                    "image_rawimage, got 'video_rawvideos' (str). Did you mean 'video_rawvideo'?"),
+                                                    "image_rawimage, video, got 'video_rawvideos' (str). Did you mean 'video_rawvideo'?"),
     ({"train": {"batch_size": 0}}, "data_cfg.train[0].batch_size: expected int of at least 1, got 0"),
 ])
 def test_keys_and_types(shop, keys, message):
@@ -360,9 +410,9 @@ def test_metadata_name_existing_keys():
 def test_every_json_in_config_loads(path, monkeypatch, shop):
     monkeypatch.chdir(ROOT)
     content = json.loads(Path(path).read_text())
-    if "data_cfg" in content:
-        flags = ["--mode", "testing", "--checkpoint", "x.pt"] if not content["data_cfg"].get("train") else []
-        if content["run_cfg"].get("scst_finetuning"):
+    if "data_cfg" in content or "base" in content:
+        flags = ["--mode", "testing", "--checkpoint", "x.pt"] if not content.get("data_cfg", {"train": "base"}).get("train") else []
+        if content.get("run_cfg", {}).get("scst_finetuning"):
             flags = ["--checkpoint", "x.pt"]
         assert load_config(["--config", path, *flags]).data_cfg.val
         return
@@ -413,7 +463,8 @@ def test_runs_of_november_2026_can_still_be_resumed():
 def test_settings_say_themselves_what_depends_on_them():
     assert keys_without_say("model_cfg") == {"pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio",
                                              "label_smoothing", "contrastive_loss", "itm_ratio", "full_masker"}
-    assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir"}
+    assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "whole_batches", "batch_size", "n_workers", "annfile",
+                                            "cache_dir"}
     assert passive_keys("run_cfg") >= {"output_dir", "resume", "num_threads"} and not passive_keys("run_cfg") & {"seed", "beam_size"}
     assert passive_keys("data_cfg") == {"n_workers", "cache_dir"}
 

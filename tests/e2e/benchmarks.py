@@ -68,6 +68,35 @@ def lay_out(root: Path, dataset: DatasetConfig, media: dict[str, list[Path]], tr
             {key: clip_id, "caption": caption, "id": n} for n, (clip_id, caption) in enumerate(zip(ids, CAPTIONS))]})
 
 
+REGION = "%width20%height16%x4%y6"
+"""What the ids of Visual Genome's regions say behind the picture's."""
+
+
+def lay_out_by_id(root: Path, dataset: DatasetConfig, media: dict[str, list[Path]]) -> None:
+    """The same of one corpus in the form of VALOR's release: a list of ids, an object of their texts, folders of frames, sounds."""
+    corpus = str(dataset.ids_path).split("/")[1]
+    ids = [f"{corpus}_{i}{REGION if corpus == 'vg' else ''}" for i in range(CLIPS)]
+    image = dataset.vision_format == "image_rawimage"
+    for folder, kind in ((dataset.vision, "image" if image else "frames"), (dataset.audio, "sound")):
+        for clip_id, source in zip(ids, media[kind] if folder else ()):
+            link = root / str(folder) / (clip_id.removesuffix(REGION) + source.suffix)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(source)
+    write_json(root / str(dataset.ids_path), ids)
+    if "qa" in dataset.task:
+        answered = dataset.training or corpus != "mscoco"  # those of VQAv2's test are not public
+        asked = [{"question": question, **({"answer": answer} if answered else {}), "question_id": n}
+                 for n, (question, answer) in enumerate(zip(QUESTIONS, ANSWERS))]
+        texts: dict[str, Any] = {clip_id: asked[: 1 + i] for i, clip_id in enumerate(ids)}
+    else:
+        texts = {clip_id: CAPTIONS[i] if corpus == "webvid" else several(i, 2) for i, clip_id in enumerate(ids)}
+    write_json(root / dataset.txt, texts)
+    if dataset.annfile:
+        key = "image_id" if image else "video_id"
+        write_json(root / dataset.annfile, {"annotations": [{key: clip_id, "caption": CAPTIONS[n]} for n, clip_id in enumerate(ids)]})
+
+
 def rows(corpus: str, ids: Sequence[str], task: Task, training: bool) -> list[dict[str, Any]]:
     """An annotation file of ``corpus``."""
     if corpus == "yourdata":

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from omnivast.config.load import load_config
+from omnivast.scripts.vast.zero_shot import _options
 from tests.e2e.program import ROOT
 
 VAST = ROOT / "scripts" / "vast"
-SCRIPTS = [ROOT / "scripts" / "pretrain_vast.sh", ROOT / "scripts" / "slurm.sh", *sorted(VAST.glob("*.sh"))]
+VALOR, GRAM = ROOT / "scripts" / "valor", ROOT / "scripts" / "gram"
+SCRIPTS = [ROOT / "scripts" / "pretrain_vast.sh", ROOT / "scripts" / "slurm.sh", *sorted(VAST.glob("*.sh")), *sorted(VALOR.glob("*.sh")),
+           *sorted(GRAM.glob("*.sh"))]
 KINDS = {"finetune_ret": "retrieval", "finetune_cap": "caption", "finetune_qa": "VQA"}
 RECIPES = [(script, path.stem.split("-", 1)[1]) for script, kind in KINDS.items()
            for path in sorted((ROOT / "config" / "vast" / "finetune_cfg").glob(f"{kind}-*.json"))]
@@ -71,6 +74,34 @@ def test_one_command_per_recipe(script, benchmark, monkeypatch, tmp_path):
     (tmp_path / "log" / "hps.json").write_text('{"model_cfg": {}}')
     words[words.index("--pretrain_dir") + 1] = str(tmp_path)
     assert load_config(words[2:]).run_cfg.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("script, name, config, output, start", [
+    (VALOR / "pretrain.sh", "large", "valor/pretrain_cfg/pretrain_large", "valor/pretrain_large", None),
+    (VALOR / "finetune_ret.sh", "valor32k", "valor/finetune_cfg/retrieval-valor32k", "valor/pretrain_base/downstream/retrieval-valor32k",
+     "valor/pretrain_base"),
+    (VALOR / "finetune_cap.sh", "vatex_scst", "valor/finetune_cfg/caption-vatex_scst",
+     "valor/pretrain_base/downstream/caption-vatex_scst", "valor/pretrain_base/downstream/caption-vatex"),
+    (VALOR / "finetune_qa.sh", "music", "valor/finetune_cfg/VQA-music", "valor/pretrain_base/downstream/VQA-music", "valor/pretrain_base"),
+    (VALOR / "ablation.sh", "table8-tv_ta_tva", "valor/ablation_cfg/table8-tv_ta_tva", "valor/ablation/table8-tv_ta_tva", None),
+    (GRAM / "pretrain.sh", None, "gram/pretrain_cfg/pretrain_gram", "gram/pretrain_gram", "vast/pretrain_vast"),
+    (GRAM / "finetune_ret.sh", "vatex", "gram/finetune_cfg/retrieval-vatex", "gram/pretrain_gram/downstream/retrieval-vatex",
+     "gram/pretrain_gram"),
+], ids=lambda value: value.name if isinstance(value, Path) else None)
+def test_commands_of_other_families(script, name, config, output, start):
+    words = ["python", "run.py", "--config", f"config/{config}.json", "--output_dir", f"output/{output}"]
+    words += ["--pretrain_dir", f"output/{start}"] if start else []
+    assert command(script, *([name] if name else []), GPUS="1") == words and (ROOT / words[3]).is_file()
+
+
+@pytest.mark.parametrize("family, number", [("valor", 23), ("gram", 6)])
+def test_zero_shot_tests_the_family_s_benchmarks(family, number, monkeypatch, tmp_path):
+    """Each script names its folder of configs, and all that are there are tested."""
+    folder = f"config/{family}/finetune_cfg"
+    assert f"omnivast zero-shot --configs {folder} " in (ROOT / "scripts" / family / "zero_shot.sh").read_text()
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "w.pt").touch()
+    assert len(_options(["--configs", folder, "--checkpoint", str(tmp_path / "w.pt")])[0].benchmarks) == number
 
 
 def test_processes_and_machines():

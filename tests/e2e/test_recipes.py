@@ -3,77 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
 
 from omnivast.config.load import load_config
-from omnivast.config.schema import Config
 from omnivast.config.tasks import Objective, Task
 from omnivast.utils.log import read_jsonl
 from tests.config.released import DEFAULT_MODEL, DEFAULT_RUN, TRAIN, VAL
-from tests.e2e.benchmarks import CLIPS, lay_out, make_media, rows
+from tests.e2e.benchmarks import CLIPS, rows
+from tests.e2e.house import SMALL, House
 from tests.e2e.program import ROOT, call
 from tests.media_factory import write_json
-from tests.model.tiny import BEATS, VAST_TINY
 
 SHARED = ROOT.parent / "shared" / "annotations"
 CONFIGS = ROOT / "config" / "vast"
 PRETRAINING = "config/vast/pretrain_cfg/pretrain_vast.json"
 RECIPES = sorted(path.stem for path in (CONFIGS / "finetune_cfg").glob("*.json"))
 LOSSES = {"retrieval": {"itc", "itm"}, "caption": {"cap"}, "VQA": {"qa"}}
-# The recipes' own sizes but for towers, pixels and spectrograms; a third frame count would only cost time.
-SMALL = ["--vision_resolution", "16", "--audio_melbins", "32", "--audio_target_length", "32", "--device", "cpu", "--num_threads", "1",
-         "--n_workers", "0", "--tensorboard", "false", "--log_steps", "1"]
-TOWERS = {
-    "vision": ["--vision_encoder_type", "vit_small_scratch", "--vision_encoder_cfg", json.dumps(
-        {"width": 16, "depth": 1, "heads": 2, "stride": 8, "stem_width": 8, "stem_norm": "group"})],
-    "audio": ["--audio_encoder_cfg", json.dumps(BEATS)],
-    "text": ["--pretrained", "false", "--text_encoder_type", "bert", "--tokenizer", str(VAST_TINY / "vocab.txt"), "--contra_dim", "16",
-             "--text_encoder_cfg", json.dumps({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-                                               "max_position_embeddings": 96})],
-}
-TRAINING = ["--train_batch_size", "4", "--data_cfg.val", "[]", "--first_eval", "false", "--save_best", "false", "--valid_freq", "0"]
-
-
-class House:
-    """A folder with ``config`` and, for the recipe at hand, ``datasets``; run.py runs there in this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "config").symlink_to(ROOT / "config")
-        self.media = make_media(folder / "media")
-
-    def furnish(self, path: str, *flags: str) -> Config:
-        """The recipe, its annotations and media in place."""
-        config = load_config(["--config", path, *flags])
-        for training, datasets in ((True, config.data_cfg.train), (False, config.data_cfg.val)):
-            for dataset in datasets:
-                lay_out(self.folder, dataset, self.media, training)
-        return config
-
-    def train(self, path: str, output: str, *flags: str) -> Path:
-        """Two steps, or one of each corpus where there are several. Returns the weights."""
-        config = self.furnish(path, *flags)
-        corpora = len(config.data_cfg.train)
-        steps = str(2 if corpora == 1 else 1)
-        assert call(["--config", path, *SMALL, *TRAINING, "--train_steps", steps, "--output_dir", output, *flags]) == 0
-        log = read_jsonl(self.folder / output / "log" / "metrics.jsonl")
-        assert len(log) == max(2, corpora) and all(math.isfinite(row["loss"]) for row in log)
-        assert {row["corpus"] for row in log} == {dataset.name for dataset in config.data_cfg.train}
-        return self.folder / output / "ckpt" / f"model_step_{len(log)}.pt"
-
-    def test(self, path: str, output: str, weights: Path, *flags: str) -> dict:
-        """Results by dataset and objective."""
-        assert call(["--config", path, *SMALL, "--output_dir", output, "--mode", "testing", "--checkpoint", str(weights), *flags]) == 0
-        return {file.stem: json.loads(file.read_text()) for file in (self.folder / output / "results").glob("*.json")}
-
-    def towers(self, path: str) -> list[str]:
-        """Flags for the towers that the recipe has."""
-        model = load_config(["--config", path]).model_cfg
-        chosen = [kind for kind in ("vision", "audio") if getattr(model, f"{kind}_encoder_type") is not None]
-        return [flag for kind in (*chosen, "text") for flag in TOWERS[kind]]
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,19 @@ from omnivast.evaluation import published as benchmarks
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_recipe_is_a_known_benchmark():
-    recipes = [json.loads(path.read_text()) for path in (ROOT / "config/vast/finetune_cfg").glob("*.json")]
-    names = {dataset["name"] for recipe in recipes for dataset in recipe["data_cfg"]["val"]}
-    assert len(names) == 27 and names <= benchmarks.known().keys()
+def published(name, **protocol):
+    zero_shot = protocol.pop("zero_shot", False)
+    row = benchmarks.reference({"dataset": name, **protocol}, zero_shot=zero_shot)
+    assert row is not None
+    return row.results
+
+
+@pytest.mark.parametrize("family, number", [("vast", 27), ("valor", 23), ("gram", 6)])
+def test_every_recipe_is_a_known_benchmark(family, number):
+    """Its splits are checked, then, in training and in tests."""
+    recipes = [json.loads(path.read_text())["data_cfg"] for path in (ROOT / "config" / family / "finetune_cfg").glob("*.json")]
+    names = {dataset["name"] for recipe in recipes for dataset in (*recipe["train"], *recipe["val"])}
+    assert len(names) == number and names <= benchmarks.known().keys()
 
 
 def test_counts_settings_and_results_are_those_of_the_paper():
@@ -28,15 +37,93 @@ def test_counts_settings_and_results_are_those_of_the_paper():
     suffix = {"retrieval": "ret", "captioning": "cap", "qa": "qa"}
     for section, rows in tables["splits"].items():
         for benchmark, *counts in rows:
-            own = next(o for name, o in benchmarks.known().items() if o["benchmark"] == benchmark and name.endswith(f"_{suffix[section]}"))
-            given = [own["splits"].get(split, {}).get(what) for what in ("clips", "texts") for split in ("train", "val", "test")]
+            own = next(o for name, o in benchmarks.known().items() if o.name == benchmark and name.endswith(f"_{suffix[section]}"))
+            given = [own.splits.get(split, {}).get(what) for what in ("clips", "texts") for split in ("train", "val", "test")]
             if benchmark == "vqav2":
                 given[3:5] = [10 * count for count in given[3:5]]
             assert given == counts, benchmark
     recalls = tables["published_vast"]["text_to_video_recall_1_5_10"]["msrvtt"]
-    assert benchmarks.published("msrvtt_ret") == dict(zip(("r1", "r5", "r10"), recalls))
-    assert benchmarks.published("tv_cap") == tables["published_vast"]["captioning"]["tvc"]
-    assert benchmarks.published("didemo_ret", zero_shot=True)["r1"] == 55.5 and benchmarks.published("tv_cap", zero_shot=True) == {}
+    assert published("msrvtt_ret") == dict(zip(("r1", "r5", "r10"), recalls))
+    assert published("tv_cap") == tables["published_vast"]["captioning"]["tvc"]
+    assert published("didemo_ret", zero_shot=True)["r1"] == 55.5 and benchmarks.reference({"dataset": "tv_cap"}, zero_shot=True) is None
+
+
+VALOR = json.loads((ROOT / "tests/goldens/benchmarks_valor.json").read_text())
+SUFFIX = {"text_to_video_recall_1_5_10": "_ret", "text_to_audio_recall_1_5_10": "_ret", "text_to_image_recall_1_5_10": "_ret",
+          "text_to_video_dual_softmax_recall_1_5_10": "_ret", "captioning": "_cap", "qa_accuracy": ""}
+OUR_NAMES = {"tgif_frameqa": "tgif_frame_qa", "music_avqa": "music_qa", "vqav2_dev": "vqav2_qa"}
+
+
+def of_valor():
+    """(dataset, model, numbers) of everything that VALOR's paper publishes, and a user of its release."""
+    for size, tables in VALOR["published_valor"].items():
+        for table, results in tables.items():
+            for benchmark, numbers in results.items() if table in SUFFIX else ():
+                if benchmark == "vqav2_std":
+                    continue
+                name = OUR_NAMES.get(benchmark, benchmark.removesuffix("_scst") + SUFFIX[table])
+                if table == "qa_accuracy":
+                    numbers = {"vqa_accuracy" if benchmark == "vqav2_dev" else "accuracy": numbers}
+                elif isinstance(numbers, list):
+                    numbers = dict(zip(("r1", "r5", "r10"), numbers))
+                note = {"base_vision_only": "without sound", "text_to_video_dual_softmax_recall_1_5_10": "dual softmax"}
+                yield name, "VALOR-L" if size == "large" else "VALOR-B", numbers, note.get(size) or note.get(table) or (
+                    "self-critical" if benchmark.endswith("_scst") else "")
+    for group in ("tv", "tva"):
+        yield "msrvtt_ret", "VALOR-B", dict(zip(("r1", "r5", "r10"), VALOR["reported_by_a_user_of_the_release"][group])), "user"
+
+
+def test_every_published_number_of_valor_is_there_and_no_other():
+    wanted = sorted((name, model, json.dumps(numbers)) for name, model, numbers, _ in of_valor())
+    there = [(name, row.model.name, json.dumps(row.results)) for name, benchmark in benchmarks.known().items()
+             for row in benchmark.published if row.model.model_type == "valor"]
+    assert sorted(there) == wanted and len(wanted) == 60
+    for name, model, numbers, note in of_valor():
+        (row,) = [row for row in benchmarks.known()[name].published if (row.model.name, row.results) == (model, numbers)]
+        assert note in row.note and (note or not row.note or name in ("activitynet_qa", "vqav2_qa"))
+
+
+def test_valors_settings_are_those_of_the_release():
+    columns = VALOR["finetuning_columns"]
+    suffix = {"retrieval": "_ret", "captioning": "_cap", "qa": ""}
+    for kind, ending in suffix.items():
+        for cells in (dict(zip(columns, row)) for row in VALOR[kind]):
+            base = cells["benchmark"].removesuffix("_scst")
+            name, image = OUR_NAMES.get(base, "vqav2_qa" if base == "vqav2" else base + ending), base in ("mscoco", "vqav2")
+            rows = [row for row in benchmarks.known()[name].published if row.model.model_type == "valor" and "sound" not in row.note]
+            for row in rows:
+                settings = dict(row.settings)
+                group = settings.pop("group")
+                assert ("%t" + group.removeprefix("t")) in cells["test_task"]
+                assert settings.pop("resolution", None) == cells["resolution"]
+                assert settings.pop("frames", None) == (None if image else cells["test_frames"])
+                assert settings.pop("slices", None) == (cells["test_audio_clips"] if "a" in group else None)
+                assert settings == {"_ret": {"rerank_depth": 0}, "_cap": {"beam_size": 3}, "": {"beam_size": 1}}[ending]
+    splits = VALOR["splits"]["counts"]["valor32k"]
+    for name in ("valor32k_ret", "valor32k_cap"):
+        assert {split: counts["clips"] for split, counts in benchmarks.known()[name].splits.items()} == splits
+
+
+def test_grams_numbers_are_those_of_its_release():
+    wanted = json.loads((ROOT / "tests/goldens/gram.json").read_text())["published_recall_1"]
+    rows = [(name, row) for name, benchmark in benchmarks.known().items() for row in benchmark.published if row.model.name == "GRAM"]
+    assert all(row.results.keys() == {"r1"} for _, row in rows) and len(rows) == 7
+    plain = {name.removesuffix("_ret"): row.results["r1"] for name, row in rows if not row.note and not row.zero_shot}
+    assert plain == wanted["fine_tuned"]
+    noted = {("user" in row.note, row.zero_shot): row.results["r1"] for _, row in rows if row.note}
+    assert noted == {(True, False): wanted["by_a_user"]["msrvtt"], (False, True): wanted["zero_shot"]["msrvtt_with_depth"]}
+    assert published("msrvtt_ret", model_type="gram", zero_shot=True) == {"r1": wanted["zero_shot"]["msrvtt"]}
+
+
+def test_each_family_is_compared_with_its_own_numbers():
+    assert published("msrvtt_ret", model_type="valor") == {"r1": 54.4, "r5": 79.8, "r10": 87.6}
+    assert published("msrvtt_ret", model_type="gram") == {"r1": 64.0} and published("youcook_ret", model_type="gram")["r1"] == 50.4
+    assert [row.model.name for row in benchmarks.others({"dataset": "clothov1_ret", "model_type": "valor"})] == ["VALOR-B", "VAST"]
+    own = {"dataset": "msrvtt_ret", "model_type": "valor", "groups": ["tva", "tv"], "frames": 8, "slices": 2, "resolution": 224}
+    assert benchmarks.protocol_differences({**own, "rerank_depth": 0}) == []
+    assert benchmarks.protocol_differences({**own, "rerank_depth": 50}) == ["rerank depth 50, published 0"]
+    metrics = {"tv": {"itc": {"r1": 2.0}}, "tva": {"itc": {"r1": 3.0}}}
+    assert benchmarks.headline(metrics, own) == ("tva", {"r1": 3.0})
 
 
 def test_a_difference_is_reported_with_its_size():
@@ -66,24 +153,25 @@ def test_the_log_says_which_split_is_not_the_papers(caplog):
 
 
 def test_protocol_differences_are_named():
-    own = {"groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50, "unreadable": [["a", "b"]],
+    own = {"dataset": "msrvtt_ret", "groups": ["tvas"], "frames": 8, "slices": 1, "resolution": 224, "rerank_depth": 50,
+           "unreadable": [["a", "b"]],
            "split_check": {"differences": ["990 clips where the paper has 1,000 (-10)"]}}
-    assert benchmarks.protocol_differences("msrvtt_ret", own) == [
+    assert benchmarks.protocol_differences(own) == [
         "frames 8, published 16", "990 clips where the paper has 1,000 (-10)", "1 unreadable clips left out"]
-    assert benchmarks.protocol_differences("msrvtt_ret", {**own, "groups": ["tv"]})[0] == "groups tv, published tvas"
+    assert benchmarks.protocol_differences({**own, "groups": ["tv"]})[0] == "groups tv, published tvas"
 
 
 def test_another_family_than_the_published_one_is_named():
-    own = {"groups": ["tvas"], "frames": 16, "slices": 1, "resolution": 224, "rerank_depth": 50}
-    assert benchmarks.protocol_differences("msrvtt_ret", {**own, "model_type": "vast"}) == []
-    assert benchmarks.protocol_differences("msrvtt_ret", {**own, "model_type": "fake"}) == ["model fake, published vast"]
+    own = {"dataset": "msrvtt_ret", "groups": ["tvas"], "frames": 16, "slices": 1, "resolution": 224, "rerank_depth": 50}
+    assert benchmarks.protocol_differences({**own, "model_type": "vast"}) == []
+    assert benchmarks.protocol_differences({**own, "model_type": "fake"}) == ["model fake, published vast"]
 
 
 def test_headline_takes_the_papers_group_and_the_reranked_ranks():
     metrics = {"tv": {"itm": {"r1": 1.0}, "itc": {"r1": 2.0}}, "tvas": {"itm": {"r1": 3.0, "mean_rank": 9.0}}}
-    assert benchmarks.headline(metrics, ("tv", "tvas"), "msrvtt_ret") == ("tvas", {"r1": 3.0})
-    assert benchmarks.headline(metrics, ("tv", "tvas"), "flickr_ret") == ("tv", {"r1": 1.0})
-    assert benchmarks.headline({"ta": {"accuracy": 5.0, "types": {}}}, ("ta",))[1] == {"accuracy": 5.0}
+    assert benchmarks.headline(metrics, {"groups": ("tv", "tvas"), "dataset": "msrvtt_ret"}) == ("tvas", {"r1": 3.0})
+    assert benchmarks.headline(metrics, {"groups": ("tv", "tvas"), "dataset": "flickr_ret"}) == ("tv", {"r1": 1.0})
+    assert benchmarks.headline({"ta": {"accuracy": 5.0, "types": {}}}, {"groups": ("ta",)})[1] == {"accuracy": 5.0}
 
 
 def test_weights_that_loaded_in_part_are_refused_unless_told():

@@ -79,10 +79,30 @@ def test_published_numbers_stand_beside_ours_with_what_differs(tmp_path):
     (tmp_path / "results" / "msrvtt_ret.ret.json").write_text(json.dumps(content))
     assert run_report.main([str(tmp_path)]) == 0
     plain = (tmp_path / "report.md").read_text()
+    assert "| msrvtt_ret tvas |  |  | VAST |  |" in plain
     assert "| R@1 | 60.9 | 58.0 – 63.1 | 63.9 | -3.0 |" in plain and "| R@5 | 84.3 | – | 84.3 | +0.0 |" in plain
     assert "msrvtt_ret: the protocol differs from the published one: frames 8, published 16." in plain
     assert "**Text to clip, the first 50 re-ranked by the matching score**" in plain
     assert "| group | R@1 | 95 % interval | R@5 | R@10 |\n" in plain  # What no row has is no column.
+
+
+def test_what_other_models_have_published_stands_below_with_its_protocol(tmp_path):
+    content = {"protocol": {"dataset": "msrvtt_ret", "objective": "ret", "groups": ["tva", "tv"], "model_type": "valor"},
+               "metrics": {"tva": {"itc": {"r1": 40.0}, "dual_softmax": {"r1": 41.0}}, "tv": {"itc": {"r1": 30.0}}},
+               "predictions": [{"text": "a", "clip_id": "c", **{group: {"itc_rank": 1, "top": ["c"]} for group in ("tva", "tv")}}]}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "msrvtt_ret.ret.json").write_text(json.dumps(content))
+    assert run_report.main([str(tmp_path)]) == 0
+    plain = (tmp_path / "report.md").read_text()
+    assert "| msrvtt_ret tva |  |  | VALOR-L |  |\n| R@1 | 40.0 | – | 54.4 | -14.4 |" in plain
+    table = plain.split("Published on msrvtt_ret")[1].split("\n\n")[1].splitlines()
+    assert table[0] == "| model | R@1 | R@5 | R@10 | protocol |" and table[2] == "| here | 40.0 | – | – | tva |"
+    assert table.pop(3) == "| here | 41.0 | – | – | tva; dual softmax over the test set |"
+    assert [row.split(" | ")[0].strip("| ") for row in table[3:]] == ["VALOR-L"] * 2 + ["VALOR-B"] * 4 + ["VAST"] * 2 + ["GRAM"] * 4
+    assert table[5] == "| VALOR-B | 43.0 | 72.2 | 82.1 | tva, 8 frames, 2 slices of sound, 224 pixels |"
+    assert "| VAST | 49.3 | 68.3 | 73.9 | tvas, 16 frames, 1 slice of sound, 224 pixels; zero-shot |" in table
+    assert "VALOR-L, VALOR-B: all clips ranked by the fine-grained score alone, no re-ranking; every caption" in plain
+    assert "Sources. VALOR-L: Chen et al., VALOR, arXiv:2304.08345v1" in plain
 
 
 def test_metrics_that_were_not_computed_are_named_with_their_reason(tmp_path):
@@ -124,6 +144,8 @@ def test_cases_show_folders_of_frames_images_and_what_was_found(tmp_path):
     assert len(card.frames) == 4 and len({picture.uri for picture in card.frames}) == 3
     ((heading, found),) = card.blocks
     assert [(p.words, p.right, bool(p.uri)) for p in found] == [("found", False, True), ("seen", True, True), ("absent", False, False)]
+    settings["vision_format"] = "video"  # of videos and folders of frames, as found
+    assert [picture.uri for picture in cases.cases_of(result, run, {}, 1)[0].frames] == [picture.uri for picture in card.frames]
     page = run_report.Report("t").gallery([card])
     assert "- Found first: 1. found, 2. seen ✓, 3. absent" in page.markdown() and 'src=""' not in page.html() and heading in page.html()
 

@@ -32,11 +32,13 @@ GOLDEN = {
     "swin": ("swin_base_22k_224", 64, {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window": 4}),
     "videoswin": ("videoswin_base_k600_22k", 64, {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window": [4, 4, 4]}),
 }
-FULL = {  # pixels, parameters (published, with heads: 1.0 B, 86 M, 304 M, 4.4 B, 86 M, 88 M, 304 M, 88 M, 197 M, 88 M), tokens of a frame
+# Pixels, parameters (published, with heads: 1.0 B, 86 M, 304 M, 4.4 B, 86 M, 88 M, 304 M, 88 M, 197 M, 88 M, 50 M), tokens of a frame
+FULL = {
     "evaclip01_giant": (224, 1_011_146_112, 257), "evaclip02_base": (224, 85_869_312, 197), "evaclip02_large": (224, 303_317_952, 257),
     "evaclip02_bige": (224, 4_348_720_896, 257), "clip_vit_base_16": (224, 85_799_424, 197), "clip_vit_base_32": (224, 87_456_000, 50),
     "clip_vit_large_14_336px": (336, 303_507_456, 577), "swin_base_22k_224": (224, 86_743_224, 49),
     "swin_large_22k_224": (224, 194_995_476, 49), "videoswin_base_k600_22k": (224, 87_638_984, 49),
+    "videoswin_small_k400_1k": (224, 49_509_078, 49),
 }
 
 
@@ -168,7 +170,7 @@ def test_frozen(name):
 
 
 def test_names_and_sizes_that_are_not_known():
-    for name in ("evaclip02_base", "clip_vit_base_32", "swin_large_22k_224", "videoswin_base_k600_22k"):
+    for name in ("evaclip02_base", "clip_vit_base_32", "swin_large_22k_224", "videoswin_base_k600_22k", "videoswin_small_k400_1k"):
         with pytest.raises(EncoderError, match="vision_encoder_cfg has no size 'layerz'; valid are"):
             build(name, 16, {"layerz": 2})
     with pytest.raises(EncoderError, match="'evaclip02_bigE'.*Did you mean 'evaclip02_bige'"):

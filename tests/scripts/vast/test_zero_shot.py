@@ -105,6 +105,13 @@ def test_what_is_wrong_on_the_command_line_is_named(setting, monkeypatch, capsys
     assert not calls and "retrieval-msrvtt" in zero_shot.choices() and len(zero_shot.choices()) == 27
 
 
+def test_numbers_of_another_family_are_named():
+    protocol = {"dataset": "msrvtt_ret", "groups": ["tva"], "model_type": "valor", "frames": 8, "slices": 2, "resolution": 224,
+                "rerank_depth": 0}
+    found = zero_shot.table({"retrieval-msrvtt": {"results": {"x": {"metrics": {"tva": {"itc": {"r1": 40.0}}}, "protocol": protocol}}}})
+    assert "| retrieval-msrvtt tva | R@1 | 40.0 | 49.3 (VAST) | none |" in found
+
+
 def test_questions_without_answers_have_a_row():
     protocol = {"dataset": "vqav2_qa", "groups": ["tv"], "not_computed": {"accuracy": "no answers in test.json"}}
     found = zero_shot.table({"VQA-vqav2": {"results": {"vqav2_qa.qa.json": {"metrics": {"tv": {}}, "protocol": protocol}}}})
