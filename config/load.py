@@ -96,7 +96,7 @@ def config_of_model(content: Mapping[str, Any], file: Path) -> Config:
     draft = Draft(file, {name: {} for name in SECTIONS})
     _read_sections(draft, content, file, OWN)
     _settle(draft)
-    return completed(_build(draft))
+    return _with_open_settings(_build(draft))
 
 
 def _read_file(file: Path) -> Draft:
