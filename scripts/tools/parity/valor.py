@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omnivast.config.tasks import Modality, Task
 from omnivast.evaluation.metrics import recall
+from omnivast.evaluation.retrieval.search import search
 from omnivast.model.interface import ModelError
 from omnivast.model.objectives.generation import IGNORED
 from omnivast.model.text.plan import CrossPass
 from omnivast.model.valor.alignment import Slots
 from omnivast.model.valor.generate import best_texts
-from omnivast.model.valor.prompts import CAPTION, COMPARE, layout_of
+from omnivast.model.valor.prompts import CAPTION
 from omnivast.model.valor.step import caption_blocks, question_block, training_losses
 from omnivast.scripts.tools.parity.rows import (
     UNSUPPORTED,
@@ -42,6 +44,8 @@ from omnivast.utils.random import StepRandom
 
 GRADIENT_NOISE = 1e-7
 """Of the whole gradient's norm. Norms below it are rounding: keys' biases have a gradient of zero."""
+ANSWERED = {"cap": "caption", "answer": "answer"}
+"""What tensors of full_masker begin with → their texts."""
 SECTIONS = ("captions", "questions", "answers", "several_answers", "several_questions", "retrieval_texts", "model_cfg", "clip", "videoswin",
             "ast", "bert", "tasks", "smallest_margin")
 """Of golden.json: what is an input of others, or tells of the recording."""
@@ -51,16 +55,13 @@ SECTIONS = ("captions", "questions", "answers", "several_answers", "several_ques
 
 
 def caption_states(r: Recorded) -> Where:
-    texts = r.captions
-    with r.model.mixed():
-        layout, start = layout_of(r.model.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
-        return Where(r.model.multimodal_encoder.encode(layout).padded()[:, start:], texts.mask)
+    return Where(*r.model.text_states(r.captions))
 
 
 def text_part(r: Recorded, name: str, texts: str) -> Where:
     """Vectors of texts, or their weights before the softmax, at tokens; coarse: one vector of each text."""
-    own = r.texts(texts)
-    return Where(r.model.index_texts(own)[name], own.mask if r.model.alignment.fine else None)
+    found = r.model.index_texts(r.texts(texts))
+    return Where(found[name], found["text_mask"] > 0 if r.model.alignment.fine else None)
 
 
 def clip_part(r: Recorded, letter: str, suffix: str = "") -> Tensor:
@@ -80,10 +81,18 @@ def weights(r: Recorded, letters: str) -> Tensor:
 
 
 def scores(r: Recorded, name: str, texts: str = "caption") -> Tensor:
-    """(texts, clips); of late fusion a sum, of which ``similarity`` is the mean."""
+    """(texts, clips); of late fusion a sum, of which ``similarity`` is the mean. Without the text on one side: (clips, clips)."""
     group = group_of(name)
+    if group.alone:
+        return r.model.alignment.pairs(group, r.clips(name), r.model.index_texts(r.texts(texts)), r.clips(name))
     parts = len(r.model.alignment.terms(group))
     return parts * r.model.similarity(group, r.model.index_texts(r.texts(texts)), r.clips(name))
+
+
+def dual_scores(r: Recorded, back: str, name: str) -> Tensor:
+    """(texts, clips): scores times their softmax over the texts or, for the way back, over the clips, times how many these are."""
+    table, over = scores(r, name, "retrieval"), 1 if back else 0
+    return table * (table / float(r.model.temperature)).softmax(over) * table.shape[over]
 
 
 def condition(r: Recorded, letters: str) -> Tensor:
@@ -103,6 +112,22 @@ def states(r: Recorded, kind: str, name: str, logits: bool) -> Tensor | Where:
     return Where(output.padded()[:, -width:], torch.from_numpy(block.layout.real[:, -width:].copy()))
 
 
+def full_mask_ids(r: Recorded, kind: str) -> Tensor:
+    texts = r.texts(ANSWERED[kind])
+    return torch.cat([texts.ids, torch.full_like(texts.ids, r.model.tokenizer.mask)], 1)
+
+
+def full_mask_labels(r: Recorded, kind: str) -> Tensor:
+    """In our rows, which leave out each text's last token, the labels are the last columns too."""
+    r = r.option("full_masker")
+    group = group_of("tv")
+    block = (question_block(r.model, r.batch, group, {}) if kind == "answer"
+             else caption_blocks(r.model, r.batch, Task.parse("cap%tv"), group, {})[0])
+    length = r.texts(ANSWERED[kind]).ids.shape[1]
+    labels = torch.from_numpy(block.labels[:, 1 - length:].copy())
+    return torch.nn.functional.pad(labels.masked_fill(labels == IGNORED, -1), (length, 1), value=-1)
+
+
 def question_prompts(r: Recorded) -> Tensor:
     questions = r.texts("question")
     return torch.from_numpy(r.model.prompts.question(questions.ids, questions.mask)[0])
@@ -110,7 +135,9 @@ def question_prompts(r: Recorded) -> Tensor:
 
 OUTPUTS = (
     Line(r"(caption|question|answer|retrieval|several_answers|several_questions)_input_ids", lambda r, name: r.texts(name).ids),
-    Line(r"(?:cap|mlm|answer)_(?:masked_input_ids|labels)"),  # drawn by the release
+    Line(r"(?:cap|mlm|answer|several_answers)_(?:masked_input_ids|labels)"),  # drawn by the release
+    Line(r"full_mask_(cap|answer)_input_ids", full_mask_ids),
+    Line(r"full_mask_(cap|answer)_labels", full_mask_labels),
     Line(r"qa_prompt_ids", question_prompts),
     Line(r"vision_output", lambda r: r.model.vision_tokens(r.batch.frames)),
     Line(r"audio_output", lambda r: r.model.audio_tokens(r.batch.spectrograms)),
@@ -127,10 +154,7 @@ OUTPUTS = (
     Line(r"condition_feats_([va]+)", condition),
     Line(r"(cap|mlm|qa)_hidden_([tva]+)", lambda r, kind, name: states(r, kind, name, logits=False)),
     Line(r"(cap|mlm|qa)_logits_([tva]+)", lambda r, kind, name: states(r, kind, name, logits=True)),
-    Line(r"retrieval_dual_softmax_.*", lacking="a dual softmax at the model's own temperature"),
-    Line(r"full_mask_.*", lacking="full_masker"),
-    Line(r"several_answers_(?:masked_input_ids|labels)", lacking="answers with weights"),
-    Line(r"clip_input_ids", lacking="CLIP's text tower for the contrast"),
+    Line(r"retrieval_dual_softmax_(back_)?([tva]+)", dual_scores),
 )
 
 
@@ -154,14 +178,18 @@ def loss(r: Recorded, kind: str, name: str) -> float:
     return float(training_losses(r.model, r.batch, task, StepRandom(0, 0), r.masked)[f"{kind}.{group}"])
 
 
+def several_answers_loss(r: Recorded, name: str) -> float:
+    group = group_of(name)
+    masked = {"qa": r.drawn("several_answers")}
+    return float(training_losses(r.model, r.several_answers, Task.parse(f"qa%{group}"), StepRandom(0, 0), masked)[f"qa.{group}"])
+
+
 LOSSES = (
     Line(r"(ret|cap|mlm|qa)\.([tva]+|all)", loss),
-    Line(r"option\.(late_fusion|fineweight_none|lm)\.(ret|cap|mlm|qa)\.([tva]+)",
+    Line(r"option\.(late_fusion|fineweight_none|lm|full_masker|label_smoothing_0\.1)\.(ret|cap|mlm|qa)\.([tva]+)",
          lambda r, option, kind, name: loss(r.option(option), kind, name)),
     Line(r"(pretrain\w*)\.(contra_loss|caption_loss|mlm_loss|total)", lambda r, task, name: r.pretraining(task)[0][name]),
-    Line(r"option\.full_masker\..*", lacking="full_masker"),
-    Line(r"option\.label_smoothing_.*", lacking="label smoothing of captions"),
-    Line(r"qa_several\..*", lacking="answers with weights"),
+    Line(r"qa_several\.([tva]+)", several_answers_loss),
 )
 
 
@@ -192,23 +220,29 @@ def generated(r: Recorded, kind: str, ids: str, name: str, beams: str) -> list[A
     return rows if ids else [r.model.tokenizer.decode(row) for row in rows]
 
 
-def several_answers(r: Recorded, name: str) -> list[Any]:
+def several_questions(r: Recorded, name: str) -> list[Any]:
     return r.model.answer_ids(r.model.memory(r.features), group_of(name), r.texts("several_questions"), beam_size=1)
 
 
 GENERATED = (
     Line(r"(cap|qa)(_ids)?\.([tva]+)\.beam(\d+)", generated),
     Line(r"lm\.(cap|qa)(_ids)?\.([tva]+)\.beam(\d+)", lambda r, *which: generated(r.option("lm"), *which)),
-    Line(r"qa_several_ids\.([tva]+)\.beam1", several_answers),
+    Line(r"qa_several_ids\.([tva]+)\.beam1", several_questions),
 )
 
 
-def metrics(r: Recorded, name: str) -> dict[str, Any]:
-    """The release's numbers of a retrieval test, from the similarities of ``retrieval_texts`` with all clips."""
-    table, keys = scores(r, name, "retrieval").numpy(), r.texts("retrieval").clip.numpy()
-    clips = torch.arange(table.shape[1]).numpy()
+def metrics(r: Recorded, name: str, dual: str) -> dict[str, Any]:
+    """The release's numbers of a retrieval test: ``retrieval_texts`` are searched by clips and clips by them, as evaluation does it."""
+    group, listed = group_of(name), r.texts("retrieval")
+    texts, clips = r.model.index_texts(listed), r.model.index_clips(r.features, group)
+    keys, rows = listed.clip.numpy(), np.arange(len(clips))
+    shared: dict[str, Any] = {"depth": 1, "dual_softmax": True, "temperature": r.model.dual_temperature(group)}
+    forward = search(texts.tensors, clips.tensors, lambda one, other: r.model.similarity(group, one, other), keys, rows, **shared)
+    backward = search(clips.tensors, texts.tensors, lambda one, other: r.model.similarity(group, other, one, by_clip=True), rows, keys,
+                      **shared)
     found: dict[str, Any] = {}
-    for way, ranks in (("forward", recall.ranks(table, keys, clips)), ("backward", recall.ranks(table.T, clips, keys))):
+    for way, result in (("forward", forward), ("backward", backward)):
+        ranks = result.dual_ranks if dual and result.dual_ranks is not None else result.ranks
         own = recall.summary(ranks)
         recalls = [own[f"r{depth}"] for depth in (1, 5, 10)]
         # Of two ranks in the middle the release takes the lower one, our reports the mean.
@@ -218,8 +252,7 @@ def metrics(r: Recorded, name: str) -> dict[str, Any]:
 
 
 METRICS = (
-    Line(r"retrieval_metrics\.([tva]+)", metrics),
-    Line(r"retrieval_metrics\.[tva]+\.dual_softmax", lacking="a dual softmax at the model's own temperature"),
+    Line(r"retrieval_metrics\.([tva]+)(\.dual_softmax)?", metrics),
 )
 
 
@@ -248,7 +281,8 @@ def check(r: Recorded) -> Iterator[Row]:
         ("prompts", "sequence", (Line(r"(.*)", lambda r, sentence: r.model.prompts.ids.get(sentence, [])),), prompt),
         ("losses", "loss", LOSSES, number), ("generated", "sequence", GENERATED, sequences),
         ("retrieval_metrics", "output", METRICS, compare_metrics))
-    yield from check_lines(OUTPUTS, "output", r.outputs, r, compare_output)
+    outputs = {name: tensor for name, tensor in r.outputs.items() if name not in r.given}
+    yield from check_lines(OUTPUTS, "output", outputs, r, compare_output)
     yield compare_number("output", "temperature", float(r.model.temperature.detach()), r.golden["temperature"])
     for section, kind, lines, compare in parts:
         recorded = r.golden.get(section, {})
