@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Task
 from omnivast.data.batch import Texts
+from omnivast.data.spec import InputSpec
+from omnivast.data.vision import Resize
 from omnivast.model.build import build_model
 from omnivast.model.valor.step import contrastive, draw_masks, training_losses
 from omnivast.model.weights import load_weights
@@ -207,10 +211,15 @@ def test_captions_and_answers_through_the_interface(r, beams):
         assert answers == r.golden["generated"][f"qa.{name}.beam{beams}"]
 
 
+def test_the_model_says_how_its_sound_and_frames_are_made(r):
+    assert (r.model.audio_frontend, r.model.audio_encoder.frontend, r.model.frame_resize) == ("valor_ast", "ast", "bilinear")
+    assert InputSpec.of(r.cfg, r.model.audio_frontend, frame_resize=r.model.frame_resize).resize == Resize("bilinear", antialias=False)
+    smooth = InputSpec.of(dataclasses.replace(r.cfg, vision_antialias=True), frame_resize=r.model.frame_resize)
+    assert smooth.resize == Resize("bilinear", antialias=True)
+
+
 def test_texts_are_cleaned_as_released(r):
     """Also in the copy that data workers have."""
-    import pickle
-
     tokenizer = pickle.loads(pickle.dumps(r.model.tokenizer))
     assert r.model.clean_text("It's  a near-the   Sea, (no)!") == "its a nearthe sea no"
     assert tokenizer.encode(["A man is -- singing!"], 9) == tokenizer.encode(["a man is singing"], 9)
