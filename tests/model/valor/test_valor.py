@@ -194,6 +194,16 @@ def test_groups_without_the_text_on_one_side_need_slots(r):
             r.model.check_task(Task.parse("ret%v-ta"))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("option", ["late_fusion", "fineweight_none"])
+def test_tva_alone_is_compared_otherwise_by_an_option_of_the_alignment(option):
+    """In pretraining too, where the release fails without weights."""
+    r = Recorded(Folder.read(place("videoswin"), (), "")).option(option)
+    losses = training_losses(r.model, r.batch, Task.parse("ret%tva%tv%ta_cap%tva%tv%ta"), StepRandom(0, 0), r.masked)
+    for recorded, ours in ((f"option.{option}.ret.tva", "ret.tva"), ("ret.tv", "ret.tv"), ("cap.tva", "cap.tva")):
+        assert float(losses[ours]) == pytest.approx(r.golden["losses"][recorded], rel=1e-5)
+
+
 def test_with_a_row_of_masks_nothing_but_mlm_is_drawn():
     r = Recorded(Folder.read(place("videoswin"), (), "")).option("full_masker")
     drawn = draw_masks(r.model, r.batch, Task.parse("cap%tv_mlm%tv_qa%tv"), StepRandom(0, 0))
