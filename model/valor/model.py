@@ -283,8 +283,7 @@ class VALOR(TowerModel):
         if texts.ids.shape[1] > longest:
             raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}; where "
                              "corpora have several kinds of captions, set max_omni_caption_len to the same")
-        with self.mixed():
-            states, mask = self._clip_states(texts) if _reads_by_clip(self.config) else self._bert_states(texts)
+        states, mask = self.text_states(texts)
         if not self.alignment.fine:
             last = mask.sum(1) - 1 if _reads_by_clip(self.config) else torch.zeros_like(mask.sum(1))  # what has seen the whole text
             return Rows({"text": self._text_head(states[torch.arange(len(states), device=last.device), last])})
@@ -294,6 +293,11 @@ class VALOR(TowerModel):
         mask = mask.float()
         return Rows({"text": F.pad(vectors * mask[..., None], (0, 0, 0, spare)), "text_logits": F.pad(logits, (0, spare)),
                      "text_mask": F.pad(mask, (0, spare))})
+
+    def text_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """(N, L, width) and the mask (N, L) of texts encoded for retrieval; CLIP's text tower has tokens, and so an L, of its own."""
+        with self.mixed():
+            return self._clip_states(texts) if _reads_by_clip(self.config) else self._bert_states(texts)
 
     def _bert_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(N, L, width) and the mask (N, L), by the encoder of texts."""
