@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
-ROOMS = ("config", "corpus", "data", "evaluation", "model", "scripts", "training", "utils")
+ROOMS = ("config", "corpus", "data", "evaluation", "inference", "model", "scripts", "training", "utils")
 PICTURES = "omnivast.corpus.omnistamps.stamps"
 """Not code: the pictures and sounds that OmniStamps' clips are composed of, which the checkout has in datasets/omnistamps."""
 
@@ -15,6 +15,7 @@ setup(
     package_dir={"omnivast": "omnivast", **{f"omnivast.{room}": room for room in ROOMS}, PICTURES: "datasets/omnistamps"},
     package_data={
         "omnivast.config": ["**/*.json"],
+        "omnivast.data": ["**/*.json"],
         "omnivast.evaluation": ["**/*.json", "**/*.css"],
         PICTURES: ["stamps.json", "README.md", "COPYING", "images/*.png", "sounds/*.ogg"],
     },

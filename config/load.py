@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -41,7 +41,7 @@ from omnivast.config.valor_release import is_flat
 from omnivast.config.valor_settle import check_flags, draft_of, settle_flat
 from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
-__all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
+__all__ = ["ConfigError", "config_hash", "config_of_model", "diff", "load_config", "resolved"]
 
 @overload
 def load_config(argv: Sequence[str] | Path, as_easydict: Literal[False] = False) -> Config: ...
@@ -68,7 +68,8 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
         except BrokenPipeError:  # a reader that has seen enough, such as `head`; nothing more is to be written at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)
-    draft = _read_file(find_config(command.config))
+    file = find_config(command.config)
+    draft = _read(read_config(file, " (named by --config)"), file)
     early = [a for a in command.assignments if a.path[0] == "run_cfg" or a.path[:2] == ("model_cfg", "inherit_keys")]
     late = [a for a in command.assignments if a not in early]
     for assignment in early:
@@ -86,8 +87,15 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
     return as_released(config) if as_easydict else config
 
 
-def _read_file(file: Path) -> Draft:
-    content = read_config(file, " (named by --config)")
+def config_of_model(content: Mapping[str, Any], file: Path) -> Config:
+    """The config of a model alone, without datasets to train or test it on: ``content`` has run_cfg and model_cfg as ``file`` has them.
+    Raises ConfigError for a setting that is not known or not valid."""
+    draft = _read(content, file)
+    _settle(draft)
+    return _with_open_settings(_build(draft))
+
+
+def _read(content: Mapping[str, Any], file: Path) -> Draft:
     if is_flat(content):
         return draft_of(content, file)
     draft = Draft(file, {name: {} for name in SECTIONS})

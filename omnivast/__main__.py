@@ -35,6 +35,13 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "label": Verb("caption your own videos, pictures and sounds with a trained model", "omnivast.evaluation.label"),
         "config-reference": Verb("print every setting with its type, default and meaning", "omnivast.config.reference"),
     },
+    "Your own clips": {
+        "caption": Verb("caption videos, pictures and sounds", "omnivast.inference.cli", main="caption"),
+        "answer": Verb("answer questions about a video, picture or sound", "omnivast.inference.cli", main="answer"),
+        "index": Verb("make a folder of videos searchable, or bring its index up to date", "omnivast.inference.cli", main="index"),
+        "search": Verb("find moments by what is seen, heard and said in them", "omnivast.inference.cli", main="search"),
+        "embed": Verb("vectors of clips, to use elsewhere", "omnivast.inference.cli", main="embed"),
+    },
     "Weights": {
         "weights": Verb("fetch the pretrained towers that a config starts from", "omnivast.scripts.tools.download_weights"),
         "convert": Verb("bring a checkpoint to OmniVAST's naming or to the release's", "omnivast.scripts.tools.convert_checkpoint"),
@@ -42,6 +49,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Data": {
         "check": Verb("look over a config's datasets and open every clip before a run does", "omnivast.data.check.datasets"),
+        "stats": Verb("count clips, captions, words and audio concepts of annotation files", "omnivast.scripts.tools.annotation_stats"),
         "pack": Verb("pack media and annotations into tar shards", "omnivast.data.shards.pack", ("pack",)),
         "verify": Verb("read shards whole and compare them with what was packed", "omnivast.data.shards.pack", ("verify",)),
         "formats": Verb("list the media formats and annotation fields that are read", "omnivast.data.formats"),

@@ -1,11 +1,11 @@
-"""A JSON list of any length, entry by entry, in memory that does not grow with the file."""
+"""A JSON list or object of any length, part by part, in memory that does not grow with the file."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO
 
 CHUNK = 4 * 2**20
@@ -27,17 +27,63 @@ def entries(file: BinaryIO, seen: Callable[[bytes], None] = lambda chunk: None) 
     text = _Text(file, seen)
     if text.peek() != "[":
         raise text.error("Expecting a list", text.position)
+    yield from _entries(text)
+    _require_end(text)
+
+
+def members(file: BinaryIO, streamed: Collection[str], seen: Callable[[bytes], None] = lambda chunk: None) -> Iterator[tuple[str, Any]]:
+    """The members of the JSON object in an open file, (key, value) as they stand there. Of a list under one of the keys ``streamed`` each
+    entry comes on its own, as (key, entry). A key that occurs twice comes twice.
+
+    Raises as ``entries`` does.
+    """
+    text = _Text(file, seen)
+    if text.peek() != "{":
+        raise text.error("Expecting an object", text.position)
+    for key in _keys(text):
+        if key in streamed and text.peek() == "[":
+            yield from ((key, entry) for entry in _entries(text))
+        else:
+            yield key, text.value()
+    _require_end(text)
+
+
+def first_sign(file: BinaryIO) -> str:
+    """The first character of the text in an open file that is not blank, "" where there is none. The file is read from its start again."""
+    sign = _Text(file, lambda chunk: None).peek()
+    file.seek(0)
+    return sign
+
+
+def _entries(text: _Text) -> Iterator[Any]:
+    """The entries of the list that starts at the next sign."""
     text.position += 1
     if text.peek() != "]":
         while True:
             yield text.value()
-            found = text.peek()
-            if found == "]":
+            if text.separator("]"):
                 break
-            if found != ",":
-                raise text.error("Expecting ',' delimiter", text.position)
-            text.position += 1
     text.position += 1
+
+
+def _keys(text: _Text) -> Iterator[str]:
+    """The keys of the object that starts at the next sign; before the next one is asked for, the value has to be read."""
+    text.position += 1
+    if text.peek() != "}":
+        while True:
+            if text.peek() != '"':
+                raise text.error("Expecting property name enclosed in double quotes", text.position)
+            key = text.value()
+            if text.peek() != ":":
+                raise text.error("Expecting ':' delimiter", text.position)
+            text.position += 1
+            yield key
+            if text.separator("}"):
+                break
+    text.position += 1
+
+
+def _require_end(text: _Text) -> None:
     if text.peek():
         raise text.error("Extra data", text.position)
 
@@ -77,6 +123,16 @@ class _Text:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - _TOKEN
                 if not cut or len(self._buffer) - self.position > LONGEST_ENTRY or not self._more():
                     raise self.error(error.msg, error.pos) from None
+
+    def separator(self, closing: str) -> bool:
+        """Whether the next sign is ``closing``; else it must be a comma, which is passed over."""
+        found = self.peek()
+        if found == closing:
+            return True
+        if found != ",":
+            raise self.error("Expecting ',' delimiter", self.position)
+        self.position += 1
+        return False
 
     def error(self, message: str, position: int) -> json.JSONDecodeError:
         """What ``json.loads`` raises for a fault at a position in the buffer."""

@@ -116,7 +116,7 @@ def look_into(found: Found, names: Iterable[str], with_subtitles: bool) -> tuple
     clips, others = [], []
     bar: Progress[Any] = progress(len(names), "looking into the files", unit="files")
     with ThreadPoolExecutor(8) as threads, bar:
-        for name, (kind, present) in zip(names, threads.map(lambda name: _probe(found.root / name), names)):
+        for name, (kind, present) in zip(names, threads.map(lambda name: probe(found.root / name), names)):
             bar.update()
             if kind is None or not _is_unicode(name):
                 others.append(name)
@@ -126,7 +126,7 @@ def look_into(found: Found, names: Iterable[str], with_subtitles: bool) -> tuple
     return clips, others
 
 
-def _probe(path: Path) -> tuple[Kind | None, frozenset[Modality]]:
+def probe(path: Path) -> tuple[Kind | None, frozenset[Modality]]:
     """What a file holds; None for no media."""
     try:
         with Image.open(path, formats=PICTURES) as image:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from html import unescape
 from pathlib import Path
 
@@ -44,7 +46,25 @@ class Sidecars:
 def read_sidecar(path: Path) -> str:
     """The words of a subtitle file in one line, without times, numbers and marks. Raises OSError."""
     text = _decoded(path.read_bytes())
-    lines = text.splitlines() if path.suffix.lower() == TRANSCRIPT else _cues(text)
+    return joined(text.splitlines() if path.suffix.lower() == TRANSCRIPT else [line for cue in _cues(text) for line in cue.lines])
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Lines that are shown from ``start`` to ``end``, in seconds."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+def read_cues(path: Path) -> list[Cue] | None:
+    """What is said when, of a .srt or .vtt file; None for a transcript, which has no times. Raises OSError."""
+    return None if path.suffix.lower() == TRANSCRIPT else _cues(_decoded(path.read_bytes()))
+
+
+def joined(lines: Iterable[str]) -> str:
+    """Lines of subtitles as one, without marks."""
     said: list[str] = []
     for line in lines:
         words = " ".join(unescape(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", line)).split())
@@ -54,17 +74,29 @@ def read_sidecar(path: Path) -> str:
     return " ".join(said)
 
 
-def _cues(text: str) -> list[str]:
-    """The lines of text that follow a line of times."""
-    lines, within = [], False
+def _cues(text: str) -> list[Cue]:
+    """The lines of text that follow each line of times; a time that cannot be read is 0."""
+    cues: list[Cue] = []
+    within = False
     for line in text.splitlines():
         if "-->" in line:
+            start, end = ([_seconds(time) for time in re.findall(r"[\d:.,]*\d", line)] + [0.0, 0.0])[:2]
+            cues.append(Cue(start, end, ()))
             within = True
         elif not line.strip():
             within = False
         elif within:
-            lines.append(line)
-    return lines
+            cues[-1] = replace(cues[-1], lines=(*cues[-1].lines, line))
+    return cues
+
+
+def _seconds(time: str) -> float:
+    """``01:02:03,500``, ``02:03.5`` → seconds."""
+    parts = time.replace(",", ".").split(":")
+    try:
+        return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
+    except ValueError:
+        return 0.0
 
 
 def _decoded(content: bytes) -> str:

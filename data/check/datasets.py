@@ -28,6 +28,7 @@ from omnivast.data.limits import LoaderError
 from omnivast.data.loader import BatchStream, Key, data_loader
 from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError, InputSpec, kind_of_fault
+from omnivast.data.stats.measure import quantile
 from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress, setup_logging
 from omnivast.utils.machine import cores
@@ -206,18 +207,8 @@ def _log_lengths(report: Report) -> None:
         if lengths:
             total, cut = lengths.total(), sum(count for length, count in lengths.items() if length > limit)
             logger.info("%s: %s %s, tokens at least: half up to %d, 95 %% up to %d, the longest %d; limit %d%s", report.name, f"{total:,}",
-                        kind, _quantile(lengths, 0.5), _quantile(lengths, 0.95), max(lengths), limit,
+                        kind, quantile(lengths, 0.5), quantile(lengths, 0.95), max(lengths), limit,
                         f", which cuts {cut:,} ({cut / total:.1%})" if cut else "")
-
-
-def _quantile(lengths: Counter[int], share: float) -> int:
-    """A quantile of the texts' lengths: the length that this share of them does not exceed."""
-    left = share * lengths.total()
-    for length in sorted(lengths):
-        left -= lengths[length]
-        if left <= 0:
-            break
-    return length
 
 
 def main(argv: Sequence[str]) -> int:

@@ -382,6 +382,16 @@ def _open(path: Source, described: bool = False) -> Iterator[InputContainer]:
             yield container
 
 
+def seconds_of(path: str | Path | Part, sound: bool = False) -> float | None:
+    """How long a video, or a sound, plays as its container says; None where it says nothing. Raises MediaError."""
+    path = as_source(path)
+    with _open(path) as container:
+        stream = container.streams.best("audio" if sound else "video")
+        if stream is not None and stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return container.duration / av.time_base if container.duration else None
+
+
 def read_frame_folder(folder: str | Path, choose: Choice, transform: FrameTransform | None = None) -> Clip:
     """Frames of a folder of images in natural order (frame2 before frame10). Only the chosen ones are read. Raises MediaError."""
     frames, count = read_frames(folder, choose, transform)

@@ -173,7 +173,7 @@ KINDS: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
 def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
     """``hf:<name or folder>``. Raises EncoderError for a model that is none of these three, a front end that differs, wrong sizes."""
     name = str(cfg.audio_encoder_type).split(":", 1)[1]
-    folder = Path(name) if Path(name).is_dir() else towers.WEIGHTS / "hf" / name
+    folder = hf_folder(name)
     file = folder / "config.json"
     config = read_config(file) if file.is_file() else {}
     kind = cfg.audio_encoder_cfg.get("model_type", config.get("model_type"))
@@ -193,6 +193,11 @@ def any_transformers_audio(cfg: ModelConfig) -> AudioEncoder:
         raise EncoderError(f"model_cfg.audio_melbins {cfg.audio_melbins}: 'hf:{name}' takes {settings.num_mel_bins}")
     _check_extractor(folder / "preprocessor_config.json", extractor)
     return tower(settings, cfg.audio_target_length)
+
+
+def hf_folder(name: str) -> Path:
+    """Where the config of ``hf:<name or folder>`` lies."""
+    return Path(name) if Path(name).is_dir() else towers.WEIGHTS / "hf" / name
 
 
 def _check_extractor(file: Path, wanted: dict[str, Any]) -> None:

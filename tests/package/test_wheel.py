@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("config", "corpus", "data", "evaluation", "model", "training", "utils")
+ROOMS = ("config", "corpus", "data", "evaluation", "inference", "model", "training", "utils")
 FOREIGN = ("config", "data", "model", "utils")
 pytestmark = pytest.mark.e2e
 

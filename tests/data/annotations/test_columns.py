@@ -17,7 +17,7 @@ from omnivast.data import derived
 from omnivast.data.annotations import columns, json_stream
 from omnivast.data.annotations import load as annotations
 from omnivast.data.annotations.columns import MappedAnnotations
-from omnivast.data.annotations.json_stream import entries
+from omnivast.data.annotations.json_stream import entries, first_sign, members
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.annotations.table import Annotations
@@ -74,6 +74,43 @@ def test_what_is_broken_is_told_as_for_the_whole(text, lead):
             list(entries(io.BytesIO(text.encode())))
         told = [(error.value.msg, error.value.lineno, error.value.colno) for error in (streamed, whole)]
         assert told[0] == told[1], size
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(value=st.dictionaries(st.text(max_size=4), ANY, max_size=4), rows=st.lists(ANY, max_size=4), indent=st.sampled_from([None, 2]),
+       chunk=st.integers(4, 30))
+def test_a_stream_of_members_is_the_object(value, rows, indent, chunk):
+    json_stream.CHUNK = chunk
+    file = io.BytesIO(json.dumps({**value, "a list": rows}, indent=indent).encode())
+    assert first_sign(file) == "{"
+    assert list(members(file, {"a list"})) == [*value.items(), *(("a list", row) for row in rows)]
+
+
+BROKEN_OBJECTS = ["{", '{"a"', '{"a" 1}', '{"a":', '{"a":}', '{"a": 1', '{"a": 1,', '{"a": 1 "b": 2}', "{a: 1}", "{1: 2}", '{"a": 1}}',
+                  '{"a": 1} x',
+                  '{"list": [1, tru]}', '{"list": [1 2]}', '{"list": [1}', '{"list": [1]]', '{"a\nb": 1}', '{"ab', '{"a":\n {"b": [nul]}}']
+
+
+@pytest.mark.parametrize("text", BROKEN_OBJECTS)
+@pytest.mark.parametrize("lead", ["", '\n"first": ["é", "a value of some length"],\n  '])
+def test_what_is_broken_in_an_object_is_told_as_for_the_whole(text, lead):
+    text = "{" + lead + text[1:]
+    with pytest.raises(json.JSONDecodeError) as whole:
+        json.loads(text)
+    for size in (4, 7, 64, 10**6):
+        json_stream.CHUNK = size
+        with pytest.raises(json.JSONDecodeError) as streamed:
+            list(members(io.BytesIO(text.encode()), {"list"}))
+        told = [(error.value.msg, error.value.lineno, error.value.colno) for error in (streamed, whole)]
+        assert told[0] == told[1], size
+
+
+def test_an_object_is_no_list_and_a_list_no_object():
+    with pytest.raises(json.JSONDecodeError, match="Expecting a list"):
+        list(entries(io.BytesIO(b'{"a": 1}')))
+    with pytest.raises(json.JSONDecodeError, match="Expecting an object"):
+        list(members(io.BytesIO(b"[1]"), ()))
+    assert first_sign(io.BytesIO(b" \n")) == ""
 
 
 def test_a_string_without_end_does_not_fill_the_memory(monkeypatch):

@@ -249,6 +249,10 @@ def test_options_of_the_alignment(folder, setting, name):
     assert relative(scores, r.out[f"sim_tva_{name}"]) < 1e-5
     losses = contrastive(r.model, r.batch, (GROUPS["tva"],), r.features)
     assert float(losses["ret.tva"]) == pytest.approx(r.golden["losses"][f"option.{name}.ret.tva"], rel=1e-5)
+    # In pretraining too, where the release has no group but tva without weights.
+    pretraining = training_losses(r.model, r.batch, Task.parse("ret%tva%tv%ta_cap%tva%tv%ta"), StepRandom(0, 0), r.masked)
+    for loss, wanted in ((f"option.{name}.ret.tva", "ret.tva"), ("ret.tv", "ret.tv"), ("cap.tva", "cap.tva")):
+        assert float(pretraining[wanted]) == pytest.approx(r.golden["losses"][loss], rel=1e-5)
 
 
 @torch.no_grad()

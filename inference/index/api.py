@@ -1,0 +1,151 @@
+"""An index of one's own files: make it, keep it up to date, search it.
+
+    index = omnivast.Index("videos/", model)
+    for found in index.search("a dog barks while a train passes", top=10):
+        print(found.path, found.start, found.end, found.probability)
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omnivast.config.paths import as_path, looked_up
+from omnivast.inference.index.build import Report, describe, find, update
+from omnivast.inference.index.query import Found, Part, Searcher
+from omnivast.inference.index.store import META, BadIndexError, Store, check_same, read_meta
+from omnivast.inference.moments import STRIDE, WINDOW
+from omnivast.inference.pipeline import Pipeline, load
+from omnivast.model.interface import Rows
+from omnivast.utils.files import write_atomically
+
+HIDDEN = ".omnivast"
+"""The index of a folder lies in this folder inside it, unless another place is named."""
+BACKGROUND = "background.json"
+TEXTS = 1000
+"""Background texts that are kept, at most."""
+
+
+class Index:
+    """The index of the media files below a folder."""
+
+    def __init__(self, source: str | Path, model: Pipeline | str | Path | None = None, *, folder: str | Path | None = None,
+                 media: str | Path | None = None, window: float = WINDOW, stride: float = STRIDE,
+                 background: Iterable[str] | None = None, fresh: bool = False) -> None:
+        """Make the index of ``source``, or bring it up to date.
+
+        Args:
+            source: a folder of videos, pictures and sounds, with all folders below it; or a list of them (.txt, .csv, .json), which may
+                give their subtitles.
+            model: what embeds them, loaded or where it is; None: the model of the index that is there.
+            folder: where the index lies; None: ``.omnivast`` inside ``source``.
+            media: where the files of a list lie; None: where it lies, or the working directory.
+            window: seconds of a moment of long files. stride: seconds from one to the next.
+            background: texts about other things, by which it is told what a score means; None: captions that the model was trained on, as
+                far as they are at hand.
+            fresh: throw away what is there.
+        """
+        path = as_path(str(source)).resolve()
+        if not path.exists():
+            raise BadIndexError(f"{path}: no such folder{looked_up(str(source))}")
+        if not 0 < stride <= window:
+            raise BadIndexError(f"window {window:g} s and stride {stride:g} s: the stride is more than 0 and at most the window")
+        if folder is None and not path.is_dir():
+            raise BadIndexError(f"{path} is a list of clips: name the folder of its index as well")
+        self.folder = as_path(str(folder)) if folder else path / HIDDEN
+        if fresh and (self.folder / META).is_file():
+            shutil.rmtree(self.folder)
+        self.model = _loaded(model, self.folder)
+        files = find(path, as_path(str(media)) if media else None)
+        meta = describe(self.model.parts, self.model.place, files.root, window, stride)
+        with Store.write(self.folder, meta) as store:
+            _keep_background(self.folder, self.model, background)
+            self.report: Report = update(store, self.model.parts, files)
+        self._open()
+
+    @classmethod
+    def open(cls, folder: str | Path, model: Pipeline | None = None) -> Index:
+        """An index that is there, to be searched as it is. ``folder``: the index, or the folder of files that it lies in."""
+        index = cls.__new__(cls)
+        index.folder = place_of(folder)
+        meta = read_meta(index.folder)
+        index.model = model or _loaded(None, index.folder)
+        check_same(index.folder, meta, describe(index.model.parts, index.model.place, Path(meta.root), meta.window, meta.stride))
+        index.report = Report()
+        index._open()
+        return index
+
+    def _open(self) -> None:
+        self.store = Store.read(self.folder)
+        self.searcher = Searcher(self.store, self.model.model, _background(self.folder, self.model))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def root(self) -> Path:
+        """The folder that the paths of results are below."""
+        return Path(self.store.meta.root)
+
+    def search(self, text: str | Sequence[str] = (), *, like: Any = None, without: str | Sequence[str] = (), words: str = "",
+               top: int = 10, weights: Mapping[str, float] | None = None, at_most_false: float | None = None,
+               merge: bool = True) -> list[Found]:
+        """The moments that fit best, the best first.
+
+        Args:
+            text: what is looked for; several texts count alike.
+            like: a clip (anything that ``Pipeline.embed`` takes), or a list of them, that results are to be like.
+            without: texts that results are not to be like.
+            words: moments in which some of these words are said come further up.
+            weights: of "seen", "heard" and "said", such as ``{"seen": 1, "heard": 0.5}``; None: all the same.
+            at_most_false: such as 0.01: return nothing rather than what a text about something else would find as well.
+            merge: of moments of a file that overlap, only the best.
+        """
+        parts = [Part(sign * 1.0, text=self.model.embed_texts(one)) for sign, texts in ((1, text), (-1, without))
+                 for one in ([texts] if isinstance(texts, str) else texts) if one.strip()]
+        clips = [] if like is None else like if isinstance(like, list | tuple) else [like]
+        parts += [Part(1.0, clip=embedding.rows) for embedding in self.model.embed(list(clips))]
+        return self.searcher.search(parts, top=top, weights=weights, words=words, at_most_false=at_most_false, merge=merge)
+
+
+def has_index(folder: Path) -> bool:
+    """Whether an index lies in a folder, or inside it."""
+    return any((place / META).is_file() for place in (folder, folder / HIDDEN))
+
+
+def place_of(folder: str | Path) -> Path:
+    """The index in a folder, or inside the folder of files. Raises BadIndexError that says how to make one."""
+    path = as_path(str(folder))
+    for place in (path, path / HIDDEN):
+        if (place / META).is_file():
+            return place
+    if not path.is_dir():
+        raise BadIndexError(f"{path}: no such folder{looked_up(path)}")
+    raise BadIndexError(f"{path}: there is no index here; make one: omnivast index {path} --model RUN")
+
+
+def _loaded(model: Pipeline | str | Path | None, folder: Path) -> Pipeline:
+    if isinstance(model, Pipeline):
+        return model
+    return load(model if model is not None else read_meta(folder).model)
+
+
+def _keep_background(folder: Path, model: Pipeline, given: Iterable[str] | None) -> None:
+    """Write the texts down: the same model with the same texts tells the same of a score."""
+    path = folder / BACKGROUND
+    if given is None and path.is_file():
+        return
+    texts = list(dict.fromkeys(text for text in (model.background() if given is None else given) if text.strip()))
+    if len(texts) > TEXTS:
+        texts = random.Random(0).sample(texts, TEXTS)
+    write_atomically(path, json.dumps(texts, ensure_ascii=False, indent=0) + "\n")
+
+
+def _background(folder: Path, model: Pipeline) -> Rows | None:
+    path = folder / BACKGROUND
+    texts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return model.embed_texts(texts) if texts else None

@@ -1,0 +1,234 @@
+"""Files → an index: new and changed files are embedded, removed ones leave it, all others stay as they are.
+
+Killed at any moment, the next call goes on after the last batch that was committed, and ends with the same index as an unbroken one:
+files are taken in the order of their paths, and a batch never spans a commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnivast.config.tasks import Group, Modality, Objective, Task
+from omnivast.data.annotations.own_clips import find_files
+from omnivast.data.annotations.sidecars import Sidecars
+from omnivast.data.batch import Sample, collate
+from omnivast.data.media.errors import MediaError
+from omnivast.inference.clips import Clip, ClipError, Clips
+from omnivast.inference.index.store import File, Meta, Place, Store
+from omnivast.inference.loading import Loaded
+from omnivast.inference.moments import Moment, moments_of, read_moments, seconds_of
+from omnivast.model.interface import Model, Rows
+from omnivast.utils.log import Progress, progress
+from omnivast.utils.machine import cores
+from omnivast.version import VERSION
+
+BATCH = 16
+"""Moments encoded at once."""
+READERS = 4
+"""Files read at once, at most."""
+AHEAD = 2 * BATCH
+"""Files read ahead of the model, at most."""
+
+logger = logging.getLogger("omnivast")
+
+
+@dataclass
+class Report:
+    """What a call of :func:`update` did."""
+
+    files: int = 0
+    """Files in the index."""
+    moments: int = 0
+    new: int = 0
+    changed: int = 0
+    removed: int = 0
+    seconds: float = 0.0
+    """Seconds of video and sound that were embedded."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Path → why it could not be read, of all files of the index that cannot. They are tried again when they change."""
+
+
+@dataclass
+class _Read:
+    """A file as a reader thread has read it: its moments and their samples, or its fault."""
+
+    file: File
+    moments: list[Moment] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def describe(parts: Loaded, place: str, root: Path, window: float, stride: float) -> Meta:
+    """What an index made by this model says of itself."""
+    sampling = parts.sampling
+    shown = {"frames": sampling.frames, "slices": sampling.slices, "transform": sampling.transform, "resolution": sampling.spec.resolution}
+    groups = [group.key for group in parts.groups.get(Objective.RETRIEVAL, ())]
+    if not groups:
+        raise ValueError("this model was not trained for retrieval ('ret'), so nothing can be searched with it")
+    shapes = shapes_of(parts, sampling.frames)
+    return Meta(place, parts.weights.sha256, shown, window, stride, groups, shapes, str(root), VERSION)
+
+
+def shapes_of(parts: Loaded, frames: int) -> dict[str, dict[str, list[int]]]:
+    """Group → name → the shape of a row of what the model keeps of a clip with so many frames."""
+    spec, groups = parts.sampling.spec, parts.groups[Objective.RETRIEVAL]
+    sample = Sample("shapes", 0, frames=torch.zeros(frames, 3, spec.resolution, spec.resolution, dtype=torch.uint8), subtitle="",
+                    spectrogram=torch.zeros(parts.sampling.slices, spec.target_length, spec.mel_bins))
+    sample.present = dict.fromkeys(Modality, True)
+    return {key: {name: list(x.shape[1:]) for name, x in rows.tensors.items()} for key, rows in _encode(parts, groups, [sample]).items()}
+
+
+@dataclass(frozen=True)
+class Files:
+    """The media files that an index is to hold, as they are now."""
+
+    root: Path
+    by_path: dict[str, File]
+    """By their paths below the root, in order."""
+    said: dict[str, str]
+    """Path → its subtitle where a list gives one, in place of a file beside it."""
+
+
+def find(source: Path, media: Path | None = None) -> Files:
+    """The media files below a folder, or those of a list (as for ``omnivast label``), which are looked for in ``media``. Files that are no
+    media by their ending are left out; others are opened when they are read. Raises DataError where nothing is there."""
+    found, sidecars = find_files([str(source)], str(media) if media else None), Sidecars()
+    by_path: dict[str, File] = {}
+    listed = {path: words for path, words in found.subtitles.items() if words is not None}
+    for path in sorted(found.subtitles):
+        file = found.root / path
+        status, words = file.stat(), None if path in listed else sidecars.find(file)
+        stamp = sha256(listed[path].encode()).hexdigest() if path in listed else "" if words is None else _stamp(words)
+        by_path[path] = File(path, status.st_size, status.st_mtime_ns, stamp)
+    for entry, why in found.missing.items():
+        logger.warning("%s: '%s' is left out: %s", source, entry, why)
+    return Files(found.root, by_path, listed)
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}"
+
+
+def update(store: Store, parts: Loaded, files: Files) -> Report:
+    """Bring the index up to date with the files."""
+    there, known = files.by_path, store.files()
+    report = Report()
+    gone = [path for path in known if path not in there]
+    store.remove(gone)
+    report.removed = len(gone)
+    pending = [file for path, file in there.items() if path not in known or replace(known[path], seconds=None, fault=None) != file]
+    report.new = sum(file.path not in known for file in pending)
+    report.changed = len(pending) - report.new
+    groups = tuple(Group.parse(key) for key in store.meta.groups)
+    bar: Progress[Any] = progress(len(pending), "indexing", unit="files")
+    with bar:
+        done: list[tuple[File, list[tuple[Place, str]]]] = []
+        samples: list[Sample] = []
+        for read in _read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)):
+            places = [(Place(read.file.path, m.start, m.end, _letters(sample)), m.said) for m, sample in zip(read.moments, read.samples)]
+            done.append((read.file, places))
+            samples += read.samples
+            report.seconds += read.file.seconds or 0.0
+            bar.update()
+            if len(samples) >= BATCH:
+                _write(store, parts, groups, done, samples)
+                done, samples = [], []
+        if done:
+            _write(store, parts, groups, done, samples)
+    known = store.files()
+    report.files, report.moments = len(known), len(store)
+    report.faults = {path: file.fault for path, file in known.items() if file.fault}
+    return report
+
+
+def _write(store: Store, parts: Loaded, groups: Sequence[Group], done: Sequence[tuple[File, Sequence[tuple[Place, str]]]],
+           samples: Sequence[Sample]) -> None:
+    if samples:
+        store.append(embed(parts, groups, samples, store.meta.shapes))
+    store.commit(done)
+
+
+def _letters(sample: Sample) -> str:
+    return "".join(m.value for m in Modality if sample.present.get(m))
+
+
+def _read_ahead(parts: Loaded, files: Files, pending: Sequence[File], groups: Sequence[Group], windows: tuple[float, float]
+                ) -> Iterator[_Read]:
+    """The files in order, read by threads: decoding is not done in Python."""
+    modalities = {m for group in groups for m in group}
+    with Clips() as opened, ThreadPoolExecutor(max(1, min(READERS, cores()))) as threads:
+        left = iter(pending)
+
+        def start(number: int) -> list[Future[_Read]]:
+            return [threads.submit(_read, parts, opened, files, file, modalities, windows) for file in islice(left, number)]
+
+        waiting = start(AHEAD)
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += start(1)
+
+
+def _read(parts: Loaded, opened: Clips, files: Files, file: File, modalities: set[Modality], windows: tuple[float, float]) -> _Read:
+    try:
+        clip = opened.open(files.root / file.path)
+        if file.path in files.said:
+            clip = replace(clip, said=files.said[file.path], cues=None)
+        moments = moments_of(clip, *windows)
+        samples = [_shown(parts, sample) for sample in read_moments(parts.sampling, clip, moments, _there(clip, modalities))]
+        return _Read(replace(file, seconds=seconds_of(clip)), moments, samples)
+    except (MediaError, ClipError, OSError) as error:
+        return _Read(replace(file, fault=str(error)))
+
+
+def _there(clip: Clip, wanted: set[Modality]) -> list[Modality]:
+    """The modalities that some moment of a clip may have."""
+    return [m for m in Modality if m in wanted and m in clip.present]
+
+
+def _shown(parts: Loaded, sample: Sample) -> Sample:
+    """A picture as often as a video has frames, where the model keeps something of each frame: rows must have one shape."""
+    frames = parts.sampling.frames
+    if sample.frames is None or len(sample.frames) == frames or parts.model.pair_numbers == Model.pair_numbers:
+        return sample
+    return replace(sample, frames=sample.frames.expand(frames, -1, -1, -1))
+
+
+def embed(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample], shapes: Mapping[str, Mapping[str, Sequence[int]]]
+          ) -> dict[str, Rows]:
+    """Group → what the model compares these samples by, on the CPU; zeros where a sample lacks a track of the group."""
+    found = {key: Rows({name: torch.zeros(len(samples), *shape) for name, shape in own.items()}) for key, own in shapes.items()}
+    for numbers in _alike(samples):
+        own = [samples[number] for number in numbers]
+        mine = [group for group in groups if all(own[0].present.get(m) for m in group)]
+        for key, rows in _encode(parts, mine, own).items() if mine else ():
+            for name, x in rows.tensors.items():
+                found[key][name][numbers] = x
+    return found
+
+
+def _encode(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample]) -> dict[str, Rows]:
+    """Group → what the model compares samples by that have all its tracks."""
+    task = Task(((Objective.RETRIEVAL, tuple(groups)),))
+    lengths = parts.sampling.spec.lengths(several_kinds=False)
+    with torch.inference_mode():
+        batch = collate(samples, corpus="index", tokenizer=parts.model.tokenizer, lengths=lengths, task=task)
+        features = parts.model.encode(batch.to(parts.model.device), task.modalities)
+        return {group.key: parts.model.index_clips(features, group).to("cpu") for group in groups}
+
+
+def _alike(samples: Sequence[Sample]) -> list[list[int]]:
+    """Numbers of the samples that can be encoded together: of the same tracks and the same number of frames."""
+    kinds: dict[Any, list[int]] = {}
+    for number, sample in enumerate(samples):
+        frames = None if sample.frames is None else len(sample.frames)
+        kinds.setdefault((_letters(sample), frames), []).append(number)
+    return list(kinds.values())

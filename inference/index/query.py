@@ -1,0 +1,303 @@
+"""Search an index: any weights of what is seen, heard and said, texts and clips as queries, mixed and negated, and how sure it is.
+
+**Weights.** A score is a mix of the model's scores by group, such as vision + audio. Weights of tracks w_v, w_a, w_s choose the mix: sorted
+from the largest, w₁ ≥ w₂ ≥ w₃, the score is
+
+    (w₁ − w₂) · s(track 1) + (w₂ − w₃) · s(tracks 1, 2) + w₃ · s(tracks 1, 2, 3), divided by w₁
+
+(a Choquet integral of the group scores). Equal weights are the model's score by all tracks together; one track alone is that track's own
+score; all between is continuous. A moment without some track is compared by the tracks that it has.
+
+**How sure.** At the time of indexing, texts that describe other clips (the background) are kept. How often one of them finds a moment with
+such a score is the chance that a result is false: ``probability`` is 1 minus it, and ``at_most_false`` leaves out what is likelier to be
+false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from omnivast.config.tasks import Group, Modality
+from omnivast.config.words import did_you_mean
+from omnivast.inference.index.store import Store
+from omnivast.model.interface import Model, Rows
+
+WEIGHTS = {"seen": Modality.VISION, "heard": Modality.AUDIO, "said": Modality.SUBTITLE}
+"""What weights are called → the track."""
+ROWS_AT_ONCE = 1 << 15
+FUSED = 60
+"""The constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
+CANDIDATES = 1000
+PER_RESULT = 20
+"""Candidates that are looked at for each result, of which those that overlap a better one are left out."""
+IN_MEMORY = 1 << 29
+"""Bytes of vectors that are kept in memory as float32 once they were read; those of larger indexes are read from their files."""
+
+
+class QueryError(ValueError):
+    """A query that cannot be answered; the message says what is valid."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A moment that a search found."""
+
+    path: str
+    start: float
+    end: float
+    score: float
+    probability: float | None
+    """1 minus the chance that a text about something else finds a moment with this score; None without a background."""
+    tracks: dict[str, float] = field(default_factory=dict)
+    """Seen, heard, said → the score by this track alone, of those that the moment has."""
+    said: str = ""
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a query: a text's features, or those of a clip by group, and its weight; negative: unlike it."""
+
+    weight: float
+    text: Rows | None = None
+    clip: Mapping[str, Rows] | None = None
+
+    @property
+    def tracks(self) -> frozenset[Modality]:
+        """The tracks of moments that it can be compared with: all or, of a clip, those that it has itself."""
+        return frozenset(Modality) if self.clip is None else frozenset(m for key in self.clip for m in Group.parse(key))
+
+
+def track_weights(weights: Mapping[str, float] | None) -> dict[Modality, float]:
+    """Weights of tracks by name → by modality; None: all the same. Raises QueryError."""
+    if weights is None:
+        return dict.fromkeys(Modality, 1.0)
+    for name, weight in weights.items():
+        if name not in WEIGHTS:
+            raise QueryError(f"there is no track '{name}' to weigh; the tracks are {', '.join(WEIGHTS)}.{did_you_mean(name, WEIGHTS)}")
+        if not np.isfinite(weight) or weight < 0:
+            raise QueryError(f"the weight of '{name}' is {weight:g}; expected 0 or more (what a result is not to be like is a negative "
+                             "text: without)")
+    by_track = {track: float(weights.get(name, 0.0)) for name, track in WEIGHTS.items()}
+    if not any(by_track.values()):
+        raise QueryError("every weight is 0; give at least one track more")
+    return by_track
+
+
+def mix(weights: Mapping[Modality, float], has: frozenset[Modality], known: Sequence[Group]) -> list[tuple[float, Group]]:
+    """The groups by which moments with the tracks ``has`` are scored, and their shares, which sum to 1 (see the module's docstring).
+    Where the model does not know a group of tracks, the known groups of which it consists stand for it, in equal shares; empty where it
+    knows none of the tracks."""
+    tracks = sorted((track for track in has if weights[track] > 0), key=lambda track: -weights[track])
+    shares: dict[Group, float] = {}
+    for place, track in enumerate(tracks):
+        below = weights[tracks[place + 1]] if place + 1 < len(tracks) else 0.0
+        parts = _parts(frozenset(tracks[: place + 1]), known)
+        for group in parts:
+            shares[group] = shares.get(group, 0.0) + (weights[track] - below) / len(parts)
+    total = sum(shares.values())
+    return [(share / total, group) for group, share in shares.items() if share > 0]
+
+
+def _parts(tracks: frozenset[Modality], known: Sequence[Group]) -> list[Group]:
+    """The group of exactly these tracks or, of those within them, the largest that cover what others do not."""
+    parts: list[Group] = []
+    for group in sorted(known, key=lambda group: -len(group.modalities)):
+        if set(group) <= tracks and not any(set(group) <= set(part) for part in parts):
+            parts.append(group)
+    exact = [group for group in parts if set(group) == tracks]
+    return exact or parts
+
+
+class Searcher:
+    """An opened index with its vectors, and the model that compares. What is computed of the background is kept for the next query with
+    the same weights."""
+
+    def __init__(self, store: Store, model: Model, background: Rows | None = None) -> None:
+        self.store, self.model, self.background = store, model, background
+        self.known = tuple(Group.parse(key) for key in store.meta.groups)
+        self.vectors = {group: store.vectors(group.key) for group in self.known}
+        self.bits = store.tracks()
+        self._null: dict[tuple[float, ...], np.ndarray] = {}
+        self._kept: dict[Group, Rows] = {}
+        self._free = IN_MEMORY
+
+    # ------------------------------------------------------------------------------------------------------------ scores
+
+    def scores(self, parts: Sequence[Part], weights: Mapping[Modality, float]) -> np.ndarray:
+        """(rows,) float32 of the whole query; −inf for rows without a moment or without any of the tracks that count."""
+        total = np.zeros(len(self.bits), np.float32)
+        for part in parts:
+            own = self._part_scores(part, weights)
+            total = np.where(np.isfinite(own), total + np.float32(part.weight) * np.nan_to_num(own, neginf=0.0), -np.inf)
+        return total
+
+    def _part_scores(self, part: Part, weights: Mapping[Modality, float]) -> np.ndarray:
+        scores = np.full(len(self.bits), -np.inf, np.float32)
+        by_group: dict[Group, np.ndarray] = {}
+        for pattern in np.unique(self.bits):
+            mixed = mix(weights, _tracks(int(pattern)) & part.tracks, self.known)
+            if not mixed:
+                continue
+            here = self.bits == pattern
+            own = np.zeros(int(here.sum()), np.float32)
+            for share, group in mixed:
+                if group not in by_group:
+                    by_group[group] = self._group_scores(part, group)
+                own += np.float32(share) * by_group[group][here]
+            scores[here] = own
+        return scores
+
+    def _group_scores(self, part: Part, group: Group) -> np.ndarray:
+        """(rows,) by one group."""
+        found = np.empty(len(self.bits), np.float32)
+        for rows, clips in self._blocks(group):
+            found[rows] = self._compare(part, group, clips)
+        return found
+
+    def _blocks(self, group: Group) -> Iterator[tuple[slice, Rows]]:
+        count = len(self.bits)
+        size = max(1, ROWS_AT_ONCE // max(1, self.model.pair_numbers))
+        for start in range(0, count, size):
+            rows = slice(start, min(start + size, count))
+            yield rows, self._rows(group, rows)
+
+    def _compare(self, part: Part, group: Group, clips: Rows) -> np.ndarray:
+        if part.text is not None:
+            return self.model.similarity(group, part.text, clips)[0].numpy()
+        own = (part.clip or {})[group.key]
+        if "vector" not in own.tensors:
+            raise QueryError(f"{type(self.model).__name__} compares texts with clips, not clips with clips")
+        return (clips["vector"] @ own["vector"][0]).numpy()
+
+    # ------------------------------------------------------------------------------------------------------------ results
+
+    def search(self, parts: Sequence[Part], *, top: int = 10, weights: Mapping[str, float] | None = None, words: str = "",
+               at_most_false: float | None = None, merge: bool = True) -> list[Found]:
+        """The best moments, the best first.
+
+        Args:
+            weights: of "seen", "heard" and "said"; None: all the same.
+            words: moments in which some of these words are said come further up, by reciprocal rank fusion with the model's order.
+            at_most_false: leave out results that a text about something else would find as often as this, such as 0.01.
+            merge: of moments of a file that overlap, only the best.
+        """
+        if top < 1:
+            raise QueryError(f"top is {top}; expected at least 1")
+        if not parts and not words:
+            raise QueryError("the query is empty")
+        by_track = track_weights(weights)
+        scores = self.scores(parts, by_track) if parts else np.where(self.bits > 0, 0.0, -np.inf).astype(np.float32)
+        if self.bits.any() and not np.isfinite(scores).any():
+            usable = frozenset.intersection(*(part.tracks for part in parts))
+            counted = " and ".join(name for name, track in WEIGHTS.items() if by_track[track] and track in usable)
+            raise QueryError(f"no moment can be compared by what is {counted or 'in this clip'} alone: the model compares by the groups "
+                             f"{', '.join(group.key for group in self.known)}")
+        order = _best(scores, CANDIDATES)
+        if words:
+            order = self._fused(order if parts else np.empty(0, np.int64), words)
+        null = self.null(by_track) if any(part.text is not None for part in parts) else None
+        if null is not None and at_most_false is not None:
+            order = order[scores[order] > _threshold(null, at_most_false)]
+        found: list[Found] = []
+        kept: dict[str, list[tuple[float, float]]] = {}
+        for row in order[: PER_RESULT * top].tolist():
+            if len(found) == top:
+                break
+            (place,) = self.store.places([row])
+            others = kept.setdefault(place.path, [])
+            if merge and any(place.start < end and start < place.end for start, end in others):
+                continue
+            others.append((place.start, place.end))
+            found.append(Found(place.path, place.start, place.end, float(scores[row]),
+                               None if null is None else _probability(null, float(scores[row])), self._by_track(parts, int(row)),
+                               self.store.words(int(row)), int(row)))
+        return found
+
+    def _by_track(self, parts: Sequence[Part], row: int) -> dict[str, float]:
+        """The scores of a row by each of its tracks alone."""
+        found = {}
+        for name, track in WEIGHTS.items():
+            group = Group((track,))
+            if group in self.known and self.bits[row] & _bit(track) and all(track in part.tracks for part in parts):
+                clip = self._rows(group, slice(row, row + 1))
+                found[name] = float(sum(part.weight * self._compare(part, group, clip)[0] for part in parts))
+        return found
+
+    def _fused(self, order: np.ndarray, words: str) -> np.ndarray:
+        ranks: dict[int, float] = {int(row): 1.0 / (FUSED + place) for place, row in enumerate(order)}
+        for place, (row, _) in enumerate(self.store.saying(words, CANDIDATES)):
+            ranks[row] = ranks.get(row, 0.0) + 1.0 / (FUSED + place)
+        return np.array(sorted(ranks, key=lambda row: -ranks[row]), np.int64)
+
+    # -------------------------------------------------------------------------------------------------------- calibration
+
+    def null(self, weights: Mapping[Modality, float]) -> np.ndarray | None:
+        """(texts,) sorted: the best score in this index of each text of the background. None without one, or without a moment."""
+        if self.background is None or not self.bits.any():
+            return None
+        key = tuple(weights[track] for track in Modality)
+        if key not in self._null:
+            best = np.full(len(self.background), -np.inf, np.float32)
+            for pattern in np.unique(self.bits[self.bits > 0]):
+                mixed = mix(weights, _tracks(int(pattern)), self.known)
+                for rows in _slices(np.flatnonzero(self.bits == pattern), ROWS_AT_ONCE // 8) if mixed else ():
+                    scores = torch.zeros(len(self.background), len(rows))
+                    for share, group in mixed:
+                        scores += share * self.model.similarity(group, self.background, self._rows(group, rows))
+                    best = np.maximum(best, scores.max(1).values.numpy())
+            self._null[key] = np.sort(best)
+        return self._null[key]
+
+    def _rows(self, group: Group, rows: np.ndarray | slice) -> Rows:
+        """Some rows of a group in float32."""
+        if group not in self._kept:
+            size = sum(2 * x.nbytes for x in self.vectors[group].values())
+            if size > self._free:
+                return _float(self.vectors[group], rows)
+            self._free -= size
+            self._kept[group] = _float(self.vectors[group], slice(None))
+        return self._kept[group].rows(rows if isinstance(rows, slice) else torch.from_numpy(rows))
+
+
+def _float(tensors: Mapping[str, np.ndarray], rows: np.ndarray | slice) -> Rows:
+    return Rows({name: torch.from_numpy(np.asarray(x[rows], np.float32)) for name, x in tensors.items()})
+
+
+def _tracks(bits: int) -> frozenset[Modality]:
+    return frozenset(track for track in Modality if bits & _bit(track))
+
+
+def _bit(track: Modality) -> int:
+    return 1 << "vas".index(track.value)
+
+
+def _slices(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the best scores, the best first; of equal ones the lower row."""
+    valid = np.flatnonzero(np.isfinite(scores))
+    if len(valid) > count:
+        valid = valid[np.argpartition(-scores[valid], count)[:count]]
+    return valid[np.lexsort((valid, -scores[valid]))]
+
+
+def _probability(null: np.ndarray, score: float) -> float:
+    """1 minus the share of background texts whose best score is at least this one; never quite 1, since they are few."""
+    above = len(null) - int(np.searchsorted(null, score, "left"))
+    return 1.0 - (above + 1) / (len(null) + 2)
+
+
+def _threshold(null: np.ndarray, at_most_false: float) -> float:
+    """The score above which a share ``at_most_false`` of background texts lie. Raises QueryError for a share that cannot be told."""
+    if not 0 < at_most_false < 1:
+        raise QueryError(f"at_most_false is {at_most_false:g}; expected a share between 0 and 1, such as 0.01")
+    if at_most_false * len(null) < 1:
+        raise QueryError(f"at_most_false is {at_most_false:g}, but {len(null)} background texts tell nothing below {1 / len(null):.2g}")
+    return float(np.quantile(null, 1 - at_most_false))

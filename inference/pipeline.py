@@ -1,0 +1,300 @@
+"""A trained model for one's own clips: embed, score, caption, answer.
+
+    model = omnivast.load("output/quickstart/pretrain")
+    model.caption("clip.mp4").text
+    model.answer("clip.mp4", "what is heard?").text
+    model.score(["a dog barks"], ["clip.mp4", "other.mp4"])
+
+What a clip may be is said in clips.py. Every method takes one clip, or a list of them, and returns one result or a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from omnivast.config.paths import as_path
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
+from omnivast.data.batch import Batch, Sample, Texts, collate, make_texts
+from omnivast.inference import sharing
+from omnivast.inference.background import background_texts
+from omnivast.inference.clips import Clip, ClipError, Clips
+from omnivast.inference.loading import HUB, Loaded, load_parts
+from omnivast.inference.results import Answer, Caption, Embedding
+from omnivast.model.interface import Rows
+from omnivast.utils.log import Progress, progress
+from omnivast.utils.machine import cores
+from omnivast.utils.random import generator
+
+BATCH = 16
+"""Clips encoded at once."""
+READERS = 4
+"""Clips read at once, at most; decoding is not done in Python."""
+QUIET = 4
+"""Fewer clips than this are worked on without a progress bar."""
+TOP_K = 10
+
+
+def load(place: str | Path, *, device: str = "auto", precision: str | None = None) -> Pipeline:
+    """The model at ``place``: the output folder of a run, a checkpoint in one, a folder written by ``save_pretrained``, or
+    ``hf-hub:org/name``.
+
+    Args:
+        device: as ``run_cfg.device``: auto, cpu, cuda, cuda:1 …
+        precision: auto, float32, bf16 or fp16; None: as the model was trained.
+    """
+    return Pipeline(load_parts(place, device=device, precision=precision), str(place))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Clips that were encoded together: their numbers in the caller's list, and what the model made of them."""
+
+    numbers: list[int]
+    clips: list[Clip]
+    batch: Batch
+    features: Any
+    group: Group
+    """The largest of the groups that they are looked at by."""
+
+
+class Pipeline:
+    """A loaded model. ``parts`` has the model itself and its config, ``place`` says where it was loaded from."""
+
+    def __init__(self, parts: Loaded, place: str) -> None:
+        self.parts, self.place = parts, _absolute(place)
+        self.model, self.sampling = parts.model, parts.sampling
+        self._lengths = self.sampling.spec.lengths(several_kinds=False)
+
+    def groups(self, objective: Objective | str) -> tuple[Group, ...]:
+        """The groups that the model does "ret", "cap" or "qa" by, the largest first; none for what it was not trained for."""
+        return self.parts.groups.get(Objective(objective), ())
+
+    def background(self) -> list[str]:
+        """Texts about other clips than one's own, by which it can be told what a score means: captions that the model was trained on, as
+        far as their files are at hand or, in a shared folder, kept."""
+        return background_texts(self.parts)
+
+    def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> Path:
+        """Write the model as a folder that others can load; see :func:`omnivast.inference.sharing.save_pretrained`."""
+        return sharing.save_pretrained(self.parts, folder, licence=licence)
+
+    def push_to_hub(self, name: str, *, licence: str | None = None, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the Hugging Face Hub as ``org/name``; see :func:`omnivast.inference.sharing.push_to_hub`."""
+        return sharing.push_to_hub(self.parts, name, licence=licence, private=private, token=token)
+
+    # ------------------------------------------------------------------------------------------------------------- methods
+
+    def embed(self, clips: Any) -> Any:
+        """:class:`Embedding` of a clip, or a list of them: a vector of each group whose tracks the clip has."""
+        def embedded(seen: _Seen) -> Iterator[Embedding]:
+            own = [group for group in self.groups("ret") if set(group) <= seen.clips[0].present]
+            rows = {group.key: self.model.index_clips(seen.features, group).to("cpu") for group in own}
+            for place, clip in enumerate(seen.clips):
+                mine = {key: found.rows(slice(place, place + 1)) for key, found in rows.items()}
+                vectors = {key: row["vector"][0].numpy() for key, row in mine.items() if "vector" in row.tensors}
+                yield Embedding(clip.name, vectors, _missing(clip, self._modalities("ret")), mine)
+
+        return self._each(clips, Objective.RETRIEVAL, None, embedded, "embedding", every=True)
+
+    def embed_texts(self, texts: str | Sequence[str]) -> Rows:
+        """What texts are compared by, (T, …) float32 on the CPU; of most families ``["vector"]`` (T, D) alone."""
+        with torch.inference_mode():
+            return self.model.index_texts(self._texts([texts] if isinstance(texts, str) else texts)).to("cpu")
+
+    def score(self, texts: str | Sequence[str], clips: Any, *, group: str | None = None,
+              by: Literal["contrastive", "matching"] = "contrastive") -> np.ndarray:
+        """(T, C) float32: how well each text fits each clip.
+
+        Args:
+            group: the tracks to look at, such as "va"; None: the largest group that all clips have the tracks of.
+            by: the similarity by which retrieval searches or, of a model that has one, the matching head, as a probability.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        with Clips() as opened:
+            listed = [opened.open(clip) for clip in _listed(clips)[0]]
+            chosen = self._common_group(listed, group)
+            if by == "matching":
+                return self._matched(texts, listed, chosen)
+            rows = [embedding.rows[chosen.key] for embedding in self.embed(listed)]
+        names = rows[0].tensors if rows else {}
+        together = Rows({name: torch.cat([row[name] for row in rows]) for name in names})
+        return self.model.similarity(chosen, self.embed_texts(texts), together).numpy()
+
+    def caption(self, clips: Any, *, group: str | None = None, n: int = 1, beams: int | None = None, sample: bool = False,
+                seed: int = 0) -> Any:
+        """:class:`Caption` of a clip, or a list of them.
+
+        Args:
+            group: the tracks to look at; None: the largest group that the clip has the tracks of.
+            n: captions of each clip, the best of a beam search or, with ``sample``, as many draws.
+            beams: width of the search; None: as the model is tested. 1: greedy.
+        """
+        if n < 1 or (beams is not None and beams < 1):
+            raise ValueError(f"n and beams are at least 1; got {n} and {beams}")
+        width = max(n, beams or self.parts.config.run_cfg.beam_size)
+        longest = self.parts.config.model_cfg.max_caption_len
+
+        def captioned(seen: _Seen) -> Iterator[Caption]:
+            memory = self.model.memory(seen.features)
+            if sample:
+                draws = torch.stack([torch.rand(n, longest, generator=generator(seed, "caption", clip.name)) for clip in seen.clips])
+                found = self.model.sample_captions(memory, seen.group, draws=draws, top_k=TOP_K)
+            else:
+                found = self.model.best_captions(memory, seen.group, beam_size=width, max_length=longest,
+                                                 length_penalty=self.model.length_penalty)
+            for clip, texts in zip(seen.clips, found):
+                yield Caption(clip.name, texts[0], seen.group.key, tuple(texts[:n]), _missing(clip, self._modalities("cap")))
+
+        return self._each(clips, Objective.CAPTION, group, captioned, "captioning")
+
+    def answer(self, clips: Any, question: str | Sequence[str], *, group: str | None = None, beams: int | None = None) -> Any:
+        """:class:`Answer` to a question about a clip. With several clips a list; with several questions a list for each clip."""
+        questions = [question] if isinstance(question, str) else list(question)
+        if not questions or not all(isinstance(text, str) and text.strip() for text in questions):
+            raise ValueError("a question is a text that is not empty")
+        run = self.parts.config.run_cfg
+        width = beams or run.beam_size_qa or run.beam_size
+
+        def answered(seen: _Seen) -> Iterator[Any]:
+            texts = make_texts([questions] * len(seen.clips), self.model.tokenizer, self._lengths.question)
+            found = iter(self.model.answer(self.model.memory(seen.features), seen.group, texts, beam_size=width))
+            for clip in seen.clips:
+                own = [Answer(clip.name, text, next(found), seen.group.key, _missing(clip, self._modalities("qa"))) for text in questions]
+                yield own[0] if isinstance(question, str) else own
+
+        return self._each(clips, Objective.QA, group, answered, "answering")
+
+    # ------------------------------------------------------------------------------------------------------------- clips
+
+    def _each(self, clips: Any, objective: Objective, group: str | None, use: Callable[[_Seen], Iterator[Any]], verb: str,
+              every: bool = False) -> Any:
+        """``use`` of all clips, in their order; one result where one clip was given. ``every``: of all groups, not of one."""
+        if not self.groups(objective):
+            raise ValueError(f"this model was not trained for '{objective.value}'; it was for "
+                             f"{', '.join(known.value for known in self.parts.groups) or 'nothing that is known'}")
+        listed, single = _listed(clips)
+        results: list[Any] = [None] * len(listed)
+        with Clips() as opened, torch.inference_mode():
+            ready = [opened.open(clip, f"clip {number}" if len(listed) > 1 else "") for number, clip in enumerate(listed)]
+            groups = [self._groups_for(clip, objective, group, every) for clip in ready]
+            bar: Progress[Any] | None = progress(len(ready), verb, unit="clips") if len(ready) >= QUIET else None
+            for seen in self._encoded(ready, groups):
+                for number, result in zip(seen.numbers, use(seen), strict=True):
+                    results[number] = result
+                if bar is not None:
+                    bar.update(len(seen.numbers))
+            if bar is not None:
+                bar.close()
+        return results[0] if single else results
+
+    def _encoded(self, clips: Sequence[Clip], groups: Sequence[tuple[Group, ...]]) -> Iterator[_Seen]:
+        """Batches of clips that are looked at alike: the same groups, the same number of frames, the same tracks."""
+        def alike(number: int) -> tuple[Any, ...]:
+            clip = clips[number]
+            return tuple(map(str, groups[number])), self.sampling.frames_of(clip), sorted(m.value for m in clip.present)
+
+        batches = []
+        for _, same in groupby(sorted(range(len(clips)), key=alike), alike):
+            numbers = list(same)
+            batches += [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
+        with ThreadPoolExecutor(min(READERS, cores())) as readers:
+            def read(numbers: list[int]) -> list[Any]:
+                modalities = {m for group in groups[numbers[0]] for m in group}
+                return [readers.submit(self.sampling.read, clips[n], [m for m in Modality if m in modalities]) for n in numbers]
+
+            ahead = [read(batches[0])] if batches else []
+            for place, numbers in enumerate(batches):
+                ahead += [read(batches[place + 1])] if place + 1 < len(batches) else []
+                samples: list[Sample] = [future.result() for future in ahead.pop(0)]
+                task = Task(((Objective.RETRIEVAL, groups[numbers[0]]),))
+                batch = collate(samples, corpus="clips", tokenizer=self.model.tokenizer, lengths=self._lengths, task=task)
+                features = self.model.encode(batch.to(self.model.device), task.modalities)
+                yield _Seen(numbers, [clips[n] for n in numbers], batch, features, groups[numbers[0]][0])
+
+    def _groups_for(self, clip: Clip, objective: Objective, asked: str | None, every: bool) -> tuple[Group, ...]:
+        """The groups to look at a clip by: all that it has the tracks of, or the one asked for, or the largest that it has the tracks of
+        or, failing that, the one of which it lacks the fewest. Raises ClipError where there is none."""
+        known = self.groups(objective)
+        if asked is not None:
+            return (self._asked(asked, objective, clip),)
+        fitting = tuple(group for group in known if set(group) <= clip.present)
+        if not fitting and not every:  # as in labelling: the fewest tracks missing, which the result names; pictures cannot be made up
+            visible = Modality.VISION in clip.present
+            partly = [group for group in known if set(group) & clip.present and (visible or Modality.VISION not in group)]
+            fitting = tuple(sorted(partly, key=lambda group: len(set(group) - clip.present))[:1])
+        if not fitting:
+            has = ", ".join(m.word for m in Modality if m in clip.present) or "nothing"
+            raise ClipError(f"{clip.name}: has {has}, but the model looks at {', or at '.join(_words(group) for group in known)}")
+        return fitting if every else fitting[:1]
+
+    def _asked(self, asked: str, objective: Objective, clip: Clip) -> Group:
+        known = self.groups(objective)
+        try:
+            group = Group.parse(asked)
+        except TaskError as error:
+            raise ValueError(str(error)) from None
+        if group not in known:
+            raise ValueError(f"the model was not trained for '{objective.value}' by {_words(group)}; it was by "
+                             f"{', '.join(one.key for one in known)}")
+        lacking = [m.word for m in group if m not in clip.present]
+        if lacking:
+            raise ClipError(f"{clip.name}: has no {' and no '.join(lacking)}, but was to be looked at by {_words(group)}")
+        return group
+
+    def _common_group(self, clips: Sequence[Clip], asked: str | None) -> Group:
+        if asked is not None:
+            return [self._asked(asked, Objective.RETRIEVAL, clip) for clip in clips][0]
+        common = [group for group in self.groups("ret") if all(set(group) <= clip.present for clip in clips)]
+        if not common:
+            raise ClipError("the clips have no tracks in common that the model compares them by; score those with the same tracks together")
+        return common[0]
+
+    def _matched(self, texts: Sequence[str], clips: Sequence[Clip], group: Group) -> np.ndarray:
+        """(T, C) probabilities of the matching head."""
+        if not self.model.can_match:
+            raise ValueError(f"{type(self.model).__name__} has no matching head; score by='contrastive'")
+        words = self._texts(texts)
+        scores = np.empty((len(texts), len(clips)), np.float32)
+        with torch.inference_mode():
+            for seen in self._encoded(clips, [(group,)] * len(clips)):
+                memory = self.model.memory(self.model.matching_features(seen.features, list(group)))
+                count = len(seen.numbers)
+                rows = torch.arange(count).repeat(len(texts))
+                ids, mask = (x.repeat_interleave(count, 0) for x in (words.ids, words.mask))
+                margins = self.model.match(memory, group, ids, mask, rows)
+                scores[:, seen.numbers] = margins.sigmoid().view(len(texts), count).cpu().numpy()
+        return scores
+
+    def _texts(self, texts: Sequence[str]) -> Texts:
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"a text is a str; got {type(text).__name__}")
+        return make_texts([[text] for text in texts], self.model.tokenizer, self._lengths.caption[CaptionKind.OMNI])
+
+    def _modalities(self, objective: str) -> set[Modality]:
+        return {modality for group in self.groups(objective) for modality in group}
+
+
+def _absolute(place: str) -> str:
+    return place if place.startswith(HUB) else str(as_path(place).resolve())
+
+
+def _listed(clips: Any) -> tuple[list[Any], bool]:
+    """(the clips, whether it was one that was not in a list)."""
+    return (list(clips), False) if isinstance(clips, (list, tuple, Iterator)) else ([clips], True)
+
+
+def _missing(clip: Clip, wanted: set[Modality]) -> tuple[str, ...]:
+    return tuple(modality.word for modality in Modality if modality in wanted and modality not in clip.present)
+
+
+def _words(group: Group) -> str:
+    return " + ".join(modality.word for modality in group)
