@@ -29,8 +29,10 @@ def inherit(draft: Draft) -> Section:
     if folder is None or folder.value is None or not wanted.value:
         return {}
     file = Path(folder.value) / "log" / "hps.json"
-    content = read_config(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
-    sections = _by_sections(content, file)
+    sections = settings_of_run(Path(folder.value), "; model_cfg.inherit_keys are read from it, because pretrain_dir is set "
+                                                   f"({folder.source})")
+    if not isinstance(sections.get("model_cfg"), dict):
+        raise ConfigError(f"{file}: has no model_cfg to inherit from")
     level = INHERITED_OVER if draft.flat else INHERITED
     theirs = {key: Value(value, str(file), level) for key in wanted.value if key in known
               for value in _values(sections, key, file)}
@@ -56,23 +58,21 @@ def trained_counts(pretrain_dir: str) -> dict[str, int]:
 
 
 def trained_datasets(run: Path) -> list[dict[str, Any]]:
-    """The training datasets of a run's ``log/hps.json``, by our names. Raises ConfigError."""
+    """The training datasets of a run, by our names. Raises ConfigError."""
+    return [dataset for dataset in (settings_of_run(run).get("data_cfg") or {}).get("train") or () if isinstance(dataset, dict)]
+
+
+def settings_of_run(run: Path, wanted_by: str = "") -> dict[str, Any]:
+    """A run's ``log/hps.json``; where it is the released VALOR's, as sections and datasets of ours. That lists all settings of a run: what
+    it lacks was left at its default. Raises ConfigError."""
     file = run / "log" / "hps.json"
-    content = read_config(file)
-    if is_flat(content):
-        return [{**dataset, "task": as_valor_writes(dataset.get("task", ""))}
-                for dataset in read_flat(content, file, strict=False).datasets["train"]]
-    datasets = (content.get("data_cfg") or {}).get("train") or ()
-    return [dataset for dataset in datasets if isinstance(dataset, dict)]
-
-
-def _by_sections(content: dict[str, Any], file: Path) -> Mapping[str, Any]:
-    """The sections of hps.json. The release's lists all settings of a run: what it lacks was left at its default."""
-    if is_flat(content):
-        return {name: DEFAULTS[name] | keys for name, keys in read_flat(content, file, strict=False).sections.items()}
-    if not isinstance(content.get("model_cfg"), dict):
-        raise ConfigError(f"{file}: has no model_cfg to inherit from")
-    return content
+    content = read_config(file, wanted_by)
+    if not is_flat(content):
+        return content
+    flat = read_flat(content, file, strict=False)
+    lists = {name: [{**dataset, "task": as_valor_writes(dataset.get("task", ""))} for dataset in datasets]
+             for name, datasets in flat.datasets.items()}
+    return {**{name: DEFAULTS[name] | keys for name, keys in flat.sections.items()}, "data_cfg": lists}
 
 
 def _values(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:

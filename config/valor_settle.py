@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omnivast.config.tasks import is_pretraining
 from omnivast.config.valor_release import DEFAULTS, INHERITED, SOURCE, UNREAD, check_fixed, read_flat
 
 
-def draft_of(content: dict[str, Any], file: Path) -> Draft:
+def draft_of(content: Mapping[str, Any], file: Path) -> Draft:
     """The settings of a flat config, over the release's defaults."""
     flat = read_flat(content, file)
     sections = {name: {key: Value(value, SOURCE, OWN - 1) for key, value in DEFAULTS[name].items()} for name in SECTIONS}

@@ -14,6 +14,7 @@ from typing import Any
 
 from omnivast.config.extras import import_extra
 from omnivast.config.files import read_config
+from omnivast.config.inherit import settings_of_run
 from omnivast.config.load import config_of_model
 from omnivast.config.paths import as_path, looked_up
 from omnivast.config.schema import Config
@@ -56,7 +57,7 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
     folder, file = _found(place)
     shared = (folder / FACTS).is_file()
     config_file = folder / CONFIG if shared else folder / "log" / "hps.json"
-    content = read_config(config_file)
+    content = read_config(config_file) if shared else settings_of_run(folder)
     facts = read_config(folder / FACTS) if shared else facts_of(content)
     weights = file or (folder / WEIGHTS if shared else start_weights(None, str(folder)))
     if weights is None:

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from omnivast.config.inherit import trained_counts, trained_datasets
+from omnivast.config.inherit import settings_of_run, trained_counts, trained_datasets
 from omnivast.config.load import ConfigError, load_config, resolved
 from omnivast.config.valor_release import UNREAD, is_flat
 from tests.config.conftest import BASE
@@ -238,6 +238,8 @@ class TestPretrained:
         shop.write("ours/log/hps.json", {"run_cfg": {}, "model_cfg": {"max_vision_sample_num": 6}})
         assert trained_counts("VALOR") == {"vision": 4, "audio": 1} and trained_counts("ours") == {"vision": 6}
         assert trained_counts("nowhere") == {}
+        settings = settings_of_run(shop.folder / "VALOR")
+        assert (settings["model_cfg"]["model_type"], settings["run_cfg"]["seed"], settings["data_cfg"]["val"]) == ("valor", 50, [])
         (dataset,) = trained_datasets(shop.folder / "VALOR")
         assert (dataset["task"], dataset["vision_sample_num"]) == ("ret%tva%tv", 4) and trained_datasets(shop.folder / "ours") == []
 
