@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +122,21 @@ def join(paths: Sequence[Path], words: Sequence[str], output: Path) -> list[tupl
         for path in paths:
             with av.open(str(path)) as source:
                 stream, track = source.streams.video[0], source.streams.audio[0]
+                fps = stream.average_rate or Fraction(25)
                 if video is None:
-                    video = target.add_stream("libx264", rate=stream.average_rate, options={"preset": "ultrafast"})
+                    video = target.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
                     video.width, video.height, video.pix_fmt = stream.width, stream.height, "yuv420p"
                     sound = target.add_stream("aac", rate=track.rate, layout="mono")
                 begin = shown
                 for frame in source.decode(stream):
-                    frame.pts, frame.time_base = shown, 1 / stream.average_rate
+                    frame.pts, frame.time_base = shown, 1 / fps
                     shown += 1
                     target.mux(video.encode(frame))
-            rate, frames_per_second = track.rate, float(stream.average_rate)
-            spans.append((begin / frames_per_second, shown / frames_per_second))
+            rate = track.rate
+            spans.append((begin / float(fps), shown / float(fps)))
             with av.open(str(path)) as source:
                 samples = np.concatenate([frame.to_ndarray().mean(0) for frame in source.decode(audio=0)])
-            wanted = round(shown / frames_per_second * rate) - heard
+            wanted = round(shown / float(fps) * rate) - heard
             samples = np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))).astype(np.float32)
             for start in range(0, len(samples), 1024):
                 piece = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")

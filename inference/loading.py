@@ -68,7 +68,7 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
     report = load_weights(model, weights)
     model.to(distributed.setup(config.run_cfg.device)).eval().requires_grad_(False)
     shown = facts["shown"]
-    spec = InputSpec.of(config.model_cfg, model.audio_frontend)
+    spec = InputSpec.of(config.model_cfg, model.audio_frontend, frame_resize=model.frame_resize)
     sampling = Sampling(spec, shown["frames"], shown["slices"], shown["transform"])
     groups = {Objective(name): tuple(Group.parse(group) for group in own) for name, own in facts["groups"].items()}
     background = folder / BACKGROUND
@@ -86,7 +86,8 @@ def facts_of(hps: Mapping[str, Any]) -> dict[str, Any]:
         except TaskError:
             continue
         for objective in task.objectives:
-            groups.setdefault(objective.value, {}).update(dict.fromkeys(task.groups(objective)))
+            own = [group for group in task.groups(objective) if not group.alone]  # those with one are trained alone
+            groups.setdefault(objective.value, {}).update(dict.fromkeys(own))
     shown = {"frames": _first(datasets, "vision_sample_num", 8), "slices": _first(datasets, "audio_sample_num", 1),
              "transform": _first(datasets, "vision_transforms", "none")}
     by_size = {name: [str(group) for group in sorted(own, key=lambda group: -len(group.modalities))] for name, own in groups.items()}

@@ -12,7 +12,6 @@ from torch import Tensor
 from omnivast.config.tasks import Modality
 from omnivast.data import vision
 from omnivast.data.annotations.sidecars import joined
-from omnivast.data.audio import find_frontend
 from omnivast.data.batch import Sample
 from omnivast.data.media import decode
 from omnivast.inference.clips import Clip
@@ -70,8 +69,7 @@ def read_moments(sampling: Sampling, clip: Clip, moments: Sequence[Moment], moda
     if len(moments) == 1 and moments[0].whole:
         yield sampling.read(clip, modalities)
         return
-    rate = find_frontend(sampling.spec.audio_frontend).rate
-    sound = decode.read_sound(clip.heard, rate) if Modality.AUDIO in modalities and clip.heard else None
+    sound = sampling.hear(clip.heard) if Modality.AUDIO in modalities and clip.heard else None
     for first in range(0, len(moments), AT_ONCE):
         part = moments[first : first + AT_ONCE]
         frames = _frames(sampling, clip, part) if Modality.VISION in modalities else [None] * len(part)
@@ -79,8 +77,7 @@ def read_moments(sampling: Sampling, clip: Clip, moments: Sequence[Moment], moda
             sample = Sample(clip.name, 0, frames=seen, subtitle=moment.said if Modality.SUBTITLE in modalities else None)
             sample.present = {m: m in as_clip(clip, moment).present for m in modalities}
             if Modality.AUDIO in modalities:
-                heard = None if sound is None else sound[int(moment.start * rate) : int(moment.end * rate)]
-                sample.spectrogram, sample.present[Modality.AUDIO] = sampling.heard(heard)
+                sample.spectrogram, sample.present[Modality.AUDIO] = sampling.slices_of(sound, moment.start, moment.end)
             yield sample
 
 
@@ -101,8 +98,7 @@ def _frames(sampling: Sampling, clip: Clip, moments: Sequence[Moment]) -> list[T
     def choose(count: int) -> list[int]:
         return sorted({number for own in numbers(count) for number in own})
 
-    transform = vision.frame_transform(sampling.transform, sampling.spec.resolution, training=False)
-    read = decode.read_clip(clip.seen, choose, transform=transform)
+    read = decode.read_clip(clip.seen, choose, transform=sampling.frame_transform)
     assert read.frames is not None
     place = {number: place for place, number in enumerate(choose(read.frame_count))}
     return [read.frames[torch.tensor([place[number] for number in own])] for own in numbers(read.frame_count)]

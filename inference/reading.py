@@ -11,10 +11,12 @@ from torch import Tensor
 
 from omnivast.config.tasks import Modality
 from omnivast.data import audio, vision
-from omnivast.data.audio import find_frontend
+from omnivast.data.audio import Frontend, find_frontend
 from omnivast.data.batch import Sample
 from omnivast.data.media import decode, images
+from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.spec import InputSpec
+from omnivast.data.vision import FrameTransform
 from omnivast.inference.clips import Clip
 
 
@@ -36,36 +38,59 @@ class Sampling:
         sample = Sample(clip.name, 0, present={modality: modality in clip.present for modality in modalities})
         if Modality.SUBTITLE in modalities:
             sample.subtitle = clip.said
-        waveform = None
+        sound: decode.Clip | None = None
         if Modality.VISION in modalities:
-            sample.frames, waveform = self._seen(clip, with_sound=Modality.AUDIO in modalities and clip.heard == clip.seen)
+            own = Modality.AUDIO in modalities and clip.heard == clip.seen
+            sample.frames, sound = self._seen(clip, with_sound=own)
         if Modality.AUDIO in modalities:
-            if waveform is None and clip.heard is not None and clip.heard != clip.seen or sample.frames is None and clip.heard:
-                waveform = decode.read_sound(clip.heard, find_frontend(self.spec.audio_frontend).rate)
-            sample.spectrogram, sample.present[Modality.AUDIO] = self.heard(waveform)
+            if sound is None and clip.heard is not None:
+                sound = self.hear(clip.heard)
+            sample.spectrogram, sample.present[Modality.AUDIO] = self.slices_of(sound)
         return sample
 
-    def _seen(self, clip: Clip, with_sound: bool) -> tuple[Tensor, Tensor | None]:
-        """(F, 3, R, R) uint8 of what is seen, and the (samples,) of its own sound if that is asked for."""
-        transform = vision.frame_transform(self.transform, self.spec.resolution, training=False)
+    @property
+    def frontend(self) -> Frontend:
+        """How the model's audio tower takes sound."""
+        return find_frontend(self.spec.audio_frontend)
+
+    @property
+    def frame_transform(self) -> FrameTransform:
+        """How frames are brought to the model's square."""
+        return vision.frame_transform(self.transform, self.spec.resolution, training=False, resize=self.spec.resize)
+
+    def _seen(self, clip: Clip, with_sound: bool) -> tuple[Tensor, decode.Clip | None]:
+        """(F, 3, R, R) uint8 of what is seen, and its own sound if that is asked for."""
         if isinstance(clip.seen, Tensor):
             chosen = clip.seen[vision.frame_indices(len(clip.seen), self.frames_of(clip), training=False)]
-            return torch.stack([transform(frame) for frame in chosen]), None
+            return torch.stack([self.frame_transform(frame) for frame in chosen]), None
         if clip.seen is None:
             raise ValueError(f"{clip.name}: has nothing to see")
         if clip.picture:
-            return images.read_image(clip.seen, transform)[None], None
-        read = decode.read_clip(clip.seen, lambda count: vision.frame_indices(count, self.frames, training=False), transform=transform,
-                                sound=with_sound, rate=find_frontend(self.spec.audio_frontend).rate)
+            return images.read_image(clip.seen, self.frame_transform)[None], None
+        read = decode.read_clip(clip.seen, lambda count: vision.frame_indices(count, self.frames, training=False),
+                                transform=self.frame_transform, sound=with_sound, hearing=self._hearing)
         assert read.frames is not None
-        return read.frames, read.waveform
+        return read.frames, read if with_sound else None
 
-    def heard(self, waveform: Tensor | None) -> tuple[Tensor, bool]:
-        """(A, T, mel) of a waveform, and whether it holds sound enough for one mel frame."""
-        frontend, bins, length = find_frontend(self.spec.audio_frontend), self.spec.mel_bins, self.spec.target_length
-        mel = torch.zeros(0, bins) if waveform is None else frontend.log_mel(waveform, bins)
-        indices = audio.slice_plan(len(mel), length, self.slices, training=False) if len(mel) else [0] * self.slices
-        return audio.take_slices(mel, len(mel), bins, indices, length, frontend), bool(len(mel))
+    @property
+    def _hearing(self) -> Hearing:
+        return Hearing(self.frontend.rate, self.frontend.first_channel)
+
+    def hear(self, path: str) -> decode.Clip:
+        """The sound of a file, as the model hears it: ``waveform`` (samples,) at ``rate``."""
+        return decode.hear(path, self._hearing)
+
+    def slices_of(self, sound: decode.Clip | None, start: float = 0.0, end: float | None = None) -> tuple[Tensor, bool]:
+        """(A, T, mel) of a sound, or of what is heard from ``start`` to ``end`` in seconds, and whether that is enough for one mel frame."""
+        frontend, bins, length = self.frontend, self.spec.mel_bins, self.spec.target_length
+        mel = torch.zeros(0, bins)
+        if sound is not None and sound.waveform is not None:
+            part = slice(int(start * sound.rate), None if end is None else int(end * sound.rate))
+            mel = frontend.log_mel(sound.waveform[part], bins, rate=sound.rate)
+        if not len(mel):
+            return audio.silent_slices(bins, self.slices, length, frontend), False
+        indices = audio.slice_plan(len(mel), length, self.slices, training=False, last_repeats=frontend.last_repeats)
+        return audio.take_slices(mel, len(mel), bins, indices, length, frontend), True
 
     def frames_of(self, clip: Clip) -> int:
         """How many frames the model is shown of this clip; clips that are encoded together need the same number."""
