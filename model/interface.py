@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omnivast.config.registry import Registry
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import CaptionKind, Group, Modality, Task
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
 from omnivast.utils.random import StepRandom
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Names:
     """Starts of names (``*`` stands for anything) that a release carries without use; dropped by name."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Starts of the release's names under which it has parts a second time → starts of those that they repeat."""
+    own: tuple[str, ...] = ()
+    """Starts of names that every checkpoint of the family has, and none of another one that is not derived from it."""
+    settings: Callable[[Mapping[str, Tensor]], Mapping[str, Any]] = lambda state: {}
+    """What tensors, by the model's names, tell of the ``model_cfg`` that they were made with: setting → value, or values, in words."""
 
 
 class Model(nn.Module):
@@ -127,6 +131,10 @@ class Model(nn.Module):
     gather_with_grad: bool = True
     """Whether features of other processes carry gradient. Set from outside."""
     names = Names()
+    objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
+    """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
+    most_samples: int | None = None
+    """The most frames, and the most slices of sound, that it takes of a clip; None: any number."""
 
     @classmethod
     def build(cls, cfg: ModelConfig) -> Model:

@@ -24,6 +24,7 @@ from omnivast.evaluation.published import log_splits
 from omnivast.evaluation.run import evaluate_weights, evaluator
 from omnivast.model.build import model_of, set_precision
 from omnivast.model.weights import load_weights, start_weights
+from omnivast.model.weights.origin import check_origin
 from omnivast.training.checkpoints.checkpoint import CheckpointError, check_output_dir, holds_checkpoint, kept_precision
 from omnivast.training.checkpoints.lock import OutputLock
 from omnivast.training.dry_run import dry_run
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
         distributed.set_threads(run.num_threads)
         resuming = training and run.resume and holds_checkpoint(run.output_dir)
         start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir)
+        if start is not None:
+            check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
         config, precision = set_precision(model, config, device, kept_precision(run.output_dir) if resuming else None)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import Group, Modality, Task
+from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.text.bert import TextModel, TextSizes
@@ -48,6 +48,8 @@ class VALOR(TowerModel):
     """Vision, audio and text towers, their heads, alignment and generation. See names.py for the release's names."""
 
     names = NAMES
+    objectives = tuple(Objective)
+    most_samples = ROWS
     length_penalty = 0.0
     answer_length_penalty = 0.0
 

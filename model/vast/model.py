@@ -104,8 +104,6 @@ class VAST(TowerModel):
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
-        if task.groups(Objective.MLM):
-            raise ValueError(f"task '{task}': VAST is not trained by mlm; its objectives are ret, cap, qa")
         super().check_task(task)
         for group in task.groups(Objective.RETRIEVAL):
             if not self.can_compare(group):
