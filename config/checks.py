@@ -112,19 +112,25 @@ def _model(config: Config) -> Iterator[str]:
     if asks:
         needed = {**needed, "max_caption_len + max_answer_len (a question and its answer)": model.max_caption_len + model.max_answer_len}
     for name, length in needed.items():
-        if isinstance(rows, int) and length > rows:
+        if isinstance(rows, int) and length > rows and name not in _settings_of_others(model.model_type):
             yield f"model_cfg.{name} is {length}, but the text encoder has only {rows} positions (max_position_embeddings)"
 
 
-def _note_settings_of_others(model: ModelConfig) -> None:
-    """One line for each kind of model whose settings are given to another, which does not read them."""
+def _settings_of_others(model_type: str) -> dict[str, tuple[str, ...]]:
+    """The settings of model_cfg that a model does not read → the model types that do. None of a family from elsewhere, which may read
+    any."""
     readers = {name: setting.metadata["of"] for name, setting in section_keys("model_cfg").items() if "of" in setting.metadata}
-    if not any(model.model_type in families for families in readers.values()):
-        return  # a family from elsewhere, which may read any
-    for families in dict.fromkeys(readers.values()):
-        idle = [f"{name} {json.dumps(getattr(model, name))}" for name, own in readers.items()
+    known = any(model_type in families for families in readers.values())
+    return {name: families for name, families in readers.items() if known and model_type not in families}
+
+
+def _note_settings_of_others(model: ModelConfig) -> None:
+    """One line for each kind of model whose settings are given to another."""
+    unread = _settings_of_others(model.model_type)
+    for families in dict.fromkeys(unread.values()):
+        idle = [f"{name} {json.dumps(getattr(model, name))}" for name, own in unread.items()
                 if own == families and getattr(model, name) != section_keys("model_cfg")[name].default]
-        if idle and model.model_type not in families:
+        if idle:
             note(f"model_cfg.{', '.join(idle)}: read by model_type {' and '.join(families)} alone; without effect, because model_type is "
                  f"{model.model_type}")
 

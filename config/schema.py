@@ -189,7 +189,7 @@ class ModelConfig:
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True, of=("gram",))
     label_smoothing: float = setting(0.1, "VAST: label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0,
-                                     training_only=True, of=VAST_LIKE)
+                                     training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True)
     frozen_audio: bool = setting(False, "the audio encoder is not trained", training_only=True)
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
@@ -197,7 +197,7 @@ class ModelConfig:
                                                                   "or its tokens are masked")
     mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)", of=VAST_LIKE)
     max_caption_len: int = setting(40, "tokens of a caption, question or generated caption", minimum=3)
-    max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
+    max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3, of=VAST_LIKE)
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3, of=VAST_LIKE)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
     contra_type: Literal["fine", "coarse"] = setting("fine", "VALOR: texts and clips are compared token by frame and slice (fine), or one "

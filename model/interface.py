@@ -126,6 +126,9 @@ class Model(nn.Module):
     audio_frontend: str = "beats"
     """How spectrograms are made for it: a name in data/audio.py. Pixels come as uint8 and are normalised by the model; the sizes of
     both, and the lengths of texts, are those of ``model_cfg``."""
+    one_caption_length: bool = False
+    """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
+    else to max_omni_caption_len where clips have captions of other kinds too."""
     precision: torch.dtype | None = None
     """What products are computed in by autocast (bfloat16, float16); None: float32. Set from outside."""
     gather_with_grad: bool = True

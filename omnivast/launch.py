@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
         config, precision = set_precision(model, config, device, kept_precision(run.output_dir) if resuming else None)
-        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, device)
+        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, device, model.one_caption_length)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
         if distributed.is_main() and not resuming and not run.dry_run:

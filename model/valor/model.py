@@ -50,6 +50,7 @@ class VALOR(TowerModel):
     names = NAMES
     objectives = tuple(Objective)
     most_samples = ROWS
+    one_caption_length = True
     length_penalty = 0.0
     answer_length_penalty = 0.0
 
@@ -195,8 +196,7 @@ class VALOR(TowerModel):
         """Fine: every token, filled to ``max_caption_len``, since a score depends on whether a text fills it (alignment.py)."""
         longest = self.config.max_caption_len
         if texts.ids.shape[1] > longest:
-            raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}; where "
-                             "corpora have several kinds of captions, set max_omni_caption_len to the same")
+            raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}")
         with self.mixed():
             layout, start = layout_of(self.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
             states = self.multimodal_encoder.encode(layout).padded()[:, start:]
