@@ -57,7 +57,8 @@ def test_as_many_frames_as_it_takes():
 
 
 @pytest.mark.parametrize("family, task, message", [
-    ("valor", "ret%tvs", "VALOR has no subtitles"), ("valor", "cap%tvas", "VALOR has no subtitles"), ("vast", "ret%tas", "no contrastive head"),
+    ("valor", "ret%tvs", "VALOR has no subtitles"), ("valor", "cap%tvas", "VALOR has no subtitles"),
+    ("vast", "ret%tas", "no contrastive head"),
 ])
 def test_groups_that_it_has_no_score_for_are_said_with_the_dataset(family, task, message):
     with pytest.raises(ModelError, match=rf"^data_cfg.val\[0\] 'clips': task '{task}': .*{message}"):
