@@ -143,10 +143,10 @@ def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run,
     (own / "0" / f"{videos[0].stem}.srt").write_text("1\n00:00:00,0 --> 00:00:01,0\nhello there\n")
 
     def arguments(output: str, *more: str) -> list[str]:
-        return [str(own), "--model", str(trained_run), "--output", str(tmp_path / output), "--captions", "2", "--max_caption_len", "12",
-                "--n_workers", "0", "--num_threads", "1", *more]
+        return ["label", str(own), "--model", str(trained_run), "--output", str(tmp_path / output), "--captions", "2", "--max_caption_len",
+                "12", "--n_workers", "0", "--num_threads", "1", *more]
 
-    assert call(arguments("unbroken"), "omnivast.evaluation.label") == 0
+    assert call(arguments("unbroken"), "omnivast") == 0
     rows = json.loads((tmp_path / "unbroken" / "labels.json").read_text())
     assert len(rows) == 7 and rows[0]["clip_id"] == f"0/{videos[0].name}" and rows[0]["subtitle"] == "hello there"
     assert [len(row.get("vast_cap", [])) for row in rows] == [2] * 5 + [0] * 2 and len(rows[-1]["audio_cap"]) == 2
@@ -154,9 +154,9 @@ def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run,
     assert [entry["clip_id"] for entry in unreadable] == ["broken.mp4"]
     assert len((tmp_path / "unbroken" / "labels.csv").read_text().splitlines()) == 1 + 2 * 7 + 1
 
-    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="omnivast.evaluation.label")
+    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="omnivast")
     assert killed.finish()[0] == -signal.SIGKILL and not (tmp_path / "broken" / "labels.json").exists()
-    assert call(arguments("broken"), "omnivast.evaluation.label") == 0
+    assert call(arguments("broken"), "omnivast") == 0
     assert (tmp_path / "broken" / "labels.csv").read_bytes() == (tmp_path / "unbroken" / "labels.csv").read_bytes()
     parts = list((tmp_path / "broken" / "results").rglob("part_*.jsonl"))
     written = [row["clip_id"] for path in parts for row in read_jsonl(path) if "unreadable" not in row]

@@ -53,7 +53,7 @@ Names without a file are tests of this module.
     test_nothing_is_as_large_as_all_products
 - CUDA, NCCL and apex are needed:
     tests/e2e/test_valor.py::test_valor_trains_and_is_tested
-- inference.py: tv asks for sound; 1 slice, 8 frames, 224 pixels:
+- its script for one's own clips: tv asks for sound; 1 slice, 8 frames, 224 pixels:
     test_labelling_reads_what_the_training_read
 """
 
