@@ -15,6 +15,7 @@ from omnivast.config.tasks import Task
 from omnivast.data.annotations.load import load_annotations
 from omnivast.model.build import build_model
 from omnivast.utils.log import read_jsonl
+from omnivast.utils.precision import Machine
 from omnivast.utils.random import seed_everything
 from tests.e2e.accidents import die_after_lines
 from tests.e2e.program import ROOT, TINY, Running, call
@@ -100,7 +101,7 @@ def test_images(captioner, run_program, tmp_path):
     assert [entry["clip_id"] for entry in unreadable] == ["2"] and "2.png" in unreadable[0]["reason"]
 
 
-def test_sounds(captioner, run_program, tmp_path):
+def test_sounds(captioner, run_program, monkeypatch, tmp_path):
     for number in range(4):
         write_sound(tmp_path / "sounds" / f"s{number}.flac", seconds=1.0, hertz=200.0 * (number + 1))
     meta = write_json(tmp_path / "meta.json", [f"s{number}" for number in range(4)])
@@ -109,6 +110,12 @@ def test_sounds(captioner, run_program, tmp_path):
     found = labels(tmp_path / "out")
     assert [row["clip_id"] for row in found] == ["s0", "s1", "s2", "s3"]
     assert all(set(row) == {"clip_id", "audio_cap"} and len(row["audio_cap"]) == 2 for row in found)
+    # Gone on with on a machine that would choose another precision, it keeps its own.
+    faster = Machine("cpu", "another machine", None, 64, {"float32": 1e9, "bf16": 9e9})
+    monkeypatch.setattr("omnivast.utils.precision.look", lambda device, width: faster)
+    again = run_program(arguments(captioner, tmp_path / "out", meta, "--precision", "auto", task="cap%ta", vision=None,
+                                  audio=str(tmp_path / "sounds")))
+    assert again.status == 0 and "precision: float32, as the run began" in again.text, again.text
 
 
 def test_a_list_that_is_none(captioner, run_program, tmp_path):
