@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.workload import padded
+from omnivast.config.schema import label_smoothing
 from omnivast.config.tasks import CaptionKind, Group, Objective, Task
 from omnivast.data.batch import Batch, Texts
 from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives
@@ -93,7 +94,7 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
         ids, mask = (x.to(model.device) for x in padded(texts, full_length(model, group.caption_kind)))
         text = model.embed_cls(text_pass(model, ids, mask)[:, 0])
         scores = text @ model.embed_clips(features, group).T / model.contra_temp
-        losses[f"itc.{group}"] = contrastive_loss(scores, scores.T, targets, model.config.label_smoothing)
+        losses[f"itc.{group}"] = contrastive_loss(scores, scores.T, targets, label_smoothing(model.config))
         draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
         clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(scores.T, targets, draw[:, 1])
         memory = condition(features, group)

@@ -234,6 +234,12 @@ def _needs(dataset: DatasetConfig, task: Task, which: str, model: ModelConfig) -
     """What the task's groups need of the dataset and of the model."""
     if which == "train" and Objective.RETRIEVAL in task.objectives and dataset.batch_size < 2:
         yield f"batch_size is {dataset.batch_size}, but the contrastive loss of 'ret' compares clips of a batch: at least 2"
+    pair = next((group for group in task.all_groups if group.alone), None)
+    if which == "val" and pair is not None:
+        yield (f"task '{task}': group {pair} is trained, never tested: retrieval searches clips by texts alone. Test tv, ta or tva; in a "
+               "VALOR config va, vta and atv are the groups v-a, v-ta and a-tv")
+    if pair is not None and model.model_type != "valor":
+        yield f"task '{task}': group {pair} is one of VALOR's (model_cfg.model_type valor), not of {model.model_type}"
     if which == "val" and Objective.MLM in task.objectives:
         yield f"task '{task}': mlm is trained, never tested; leave it out of data_cfg.val"
     yield from lacks(dataset, task, None if dataset.type == "annoindexed" else True)

@@ -11,14 +11,14 @@ from typing import Any
 
 from omnivast.config.extras import import_extra
 from omnivast.config.fields import LISTS, SECTIONS, section_keys
-from omnivast.config.schema import Config
+from omnivast.config.schema import Config, completed
 
 OLDER_PRECISION = ("bf16", "fp16")
 
 
 def resolved(config: Config) -> dict[str, Any]:
     """The whole config as JSON-able dicts in the released structure; loading it again as ``--config`` gives the same config."""
-    plain = dataclasses.asdict(config)
+    plain = dataclasses.asdict(dataclasses.replace(config, model_cfg=completed(config.model_cfg)))
     plain["data_cfg"] = {name: list(plain["data_cfg"][name]) for name in LISTS}
     for name in SECTIONS:
         keys = section_keys(name)

@@ -34,8 +34,8 @@ from omnivast.config.fields import (
 )
 from omnivast.config.files import find_config, layers, read_config
 from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
-from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig
-from omnivast.config.tasks import Task, TaskError
+from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig, completed
+from omnivast.config.tasks import Task, TaskError, as_valor_writes
 from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 __all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
@@ -100,7 +100,7 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
     for assignment in sorted(late, key=lambda a: a.path[0] != "data_cfg" or len(a.path) > 2):
         _assign(draft, assignment)
     _settle(draft)
-    config = _with_sample_nums(_build(draft))
+    config = _with_open_settings(_build(draft))
     check(config, draft.file)
     return as_released(config) if as_easydict else config
 
@@ -215,7 +215,7 @@ def _assign(draft: Draft, assignment: Assignment) -> None:
     value = parse_tokens(assignment.words, section_keys("data_cfg")[key], assignment.flag)
     if key == "task":
         try:
-            Task.parse(value)
+            Task.parse(as_valor_writes(value))  # whose model may not be known yet
         except TaskError as error:
             raise ConfigError(f"{assignment.flag}: {error}") from None
     for dataset in _chosen(draft, which, index, assignment.flag):
@@ -343,11 +343,25 @@ def _copy(value: Any) -> Any:
     return json.loads(json.dumps(value)) if isinstance(value, (dict, list)) else value
 
 
-def _with_sample_nums(config: Config) -> Config:
-    """Sizes of the learnt frame and clip embeddings where the config leaves them open: the training corpora's largest counts."""
+def _with_open_settings(config: Config) -> Config:
+    """What the config leaves open: defaults of the model's family; sizes of the learnt frame and clip embeddings, which are the training
+    corpora's largest counts."""
     changes: dict[str, Any] = {}
     for kind in ("vision", "audio"):
         if getattr(config.model_cfg, f"max_{kind}_sample_num") is None:
             largest = [max((getattr(d, f"{kind}_sample_num") or 0 for d in getattr(config.data_cfg, name)), default=0) for name in LISTS]
             changes[f"max_{kind}_sample_num"] = largest[0] or largest[1] or 1
-    return dataclasses.replace(config, model_cfg=dataclasses.replace(config.model_cfg, **changes))
+    model = completed(dataclasses.replace(config.model_cfg, **changes))
+    return dataclasses.replace(config, model_cfg=model, data_cfg=_in_valor_words(config.data_cfg) if model.model_type == "valor"
+                               else config.data_cfg)
+
+
+def _in_valor_words(data: DataConfig) -> DataConfig:
+    """Tasks with the names of VALOR's release for groups of the contrast as ours, which is said where they mean something else."""
+    lists = {}
+    for name in LISTS:
+        lists[name] = tuple(dataclasses.replace(dataset, task=as_valor_writes(dataset.task)) for dataset in getattr(data, name))
+        for before, after in zip(getattr(data, name), lists[name]):
+            if before.task != after.task:
+                note(f"data_cfg.{name} '{before.name}': the groups of task '{before.task}' are those of VALOR's release: {after.task}")
+    return DataConfig(**lists)

@@ -5,7 +5,7 @@ Keys of the released VAST keep their names and meanings. ``obsolete`` keys are a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from omnivast.config.tasks import Task
@@ -52,6 +52,8 @@ class RunConfig:
         decides=False)
     learning_rate: float = setting(1e-4, "peak learning rate of everything but the vision encoder", minimum=0.0)
     clip_lr: float | None = setting(None, "peak learning rate of the vision encoder; null: learning_rate", minimum=0.0)
+    clip_lr_text: float | None = setting(None, "VALOR: peak learning rate of CLIP's temperature and text tower; null: learning_rate",
+                                         minimum=0.0, newer=True)
     new_lr: float | None = setting(None, "peak learning rate of the parameters in new_params_name; null: learning_rate", minimum=0.0)
     new_params_name: list[str] = setting([], "parameter names (parts of them) trained with new_lr")
     optim: Literal["adamw", "adam", "muon", "sgd", "apex_fused_adam"] = setting(
@@ -73,7 +75,10 @@ class RunConfig:
     compile: bool = setting(False, "training: the layers of the vision and audio towers through torch.compile, which needs a C++ compiler, "
                                    "for a GPU Triton; a layer that cannot be compiled runs as it is, with a warning", decides=False)
     gather_with_grad: bool = setting(True, "contrastive features of other processes carry gradient (paper, equation 1); "
-                                           "false: as in the release")
+                                           "false: as in the release of VAST")
+    gather_gradient: Literal["paper", "released"] = setting(
+        "paper", "VALOR, several processes: the contrastive loss's gradient as it is; or, for towers and heads, divided by the number of "
+                 "processes, as released", newer=True)
     valid_freq: int = setting(10, "evaluations spread over the training (so many in all; 0: only at the end)", minimum=0, decides=False)
     first_eval: bool = setting(False, "evaluate once before training", decides=False)
     save_best: bool = setting(False, "keep, beside the last, the checkpoint that is best by the first validation metric", decides=False)
@@ -188,8 +193,8 @@ class ModelConfig:
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True, of=("gram",))
-    label_smoothing: float = setting(0.1, "VAST: label smoothing of the softmax contrastive loss", minimum=0.0, maximum=1.0,
-                                     training_only=True)
+    label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words "
+                                                  "of captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True)
     frozen_audio: bool = setting(False, "the audio encoder is not trained", training_only=True)
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
@@ -214,6 +219,20 @@ class ModelConfig:
     caption_type: Literal["unimlm", "lm"] = setting("unimlm", "VALOR: a caption's words are predicted at a [MASK] in their place, or each "
                                                               "at the one before it (lm)", newer=True, of=("valor",))
     contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True,
+                                       of=("valor",))
+    full_masker: bool = setting(False, "VALOR: behind captions and answers stands a [MASK] for each of their words, which is predicted "
+                                       "there; false: words are hidden in their place", newer=True, training_only=True, of=("valor",))
+    share_txt_and_multimodal: bool = setting(True, "VALOR: one BERT encodes texts and decodes; false: two", newer=True, of=("valor",))
+    multimodal_use_cross_attn: bool = setting(True, "VALOR: texts attend to clips by cross-attention; false: by self-attention, to which a "
+                                                    "clip's tokens are added (merge attention)", newer=True, of=("valor",))
+    txt_encoder_type: str = setting("bert_base_uncased", "VALOR: what encodes texts for retrieval: BERT (as text_encoder_type says), "
+                                                         "or clip_vit_…, the text tower of the CLIP that is vision_encoder_type",
+                                    newer=True, of=("valor",))
+    init_clip_head: bool = setting(True, "VALOR with CLIP's text tower: its own projections of texts and frames to the contrastive space, "
+                                         "whose width then is CLIP's; false: new ones, to contra_dim", newer=True, of=("valor",))
+    clip_text_cfg: dict[str, Any] = setting({}, "sizes of CLIP's text tower where they differ from its name's", newer=True, of=("valor",))
+    clip_tokenizer: str | None = setting(None, "for CLIP's text tower: bpe_simple_vocab_16e6.txt.gz, or a folder with vocab.json and "
+                                               "merges.txt; null: the file that open_clip brings along", path=True, newer=True,
                                        of=("valor",))
     max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True, of=("valor",))
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
@@ -276,6 +295,20 @@ class Config:
     run_cfg: RunConfig
     model_cfg: ModelConfig
     data_cfg: DataConfig
+
+
+LABEL_SMOOTHING = {"valor": 0.0}
+"""Families whose label_smoothing is another than VAST's 0.1 where none is set."""
+
+
+def label_smoothing(cfg: ModelConfig) -> float:
+    """The label smoothing that is set, or the family's."""
+    return LABEL_SMOOTHING.get(cfg.model_type, 0.1) if cfg.label_smoothing is None else cfg.label_smoothing
+
+
+def completed(cfg: ModelConfig) -> ModelConfig:
+    """The settings with those filled in whose default is the family's."""
+    return replace(cfg, label_smoothing=label_smoothing(cfg))
 
 
 def task_of(dataset: DatasetConfig) -> Task:

@@ -3,6 +3,9 @@
 A task string lists objectives separated by ``_``; each objective is followed by its groups, separated by ``%``. A group
 names the modalities that a text is paired with. The text itself (``t``) may be written anywhere in the group or left out:
 ``tvas``, ``vast`` (``v a s t``), ``vas`` all mean vision + audio + subtitle. Printing always gives ``tvas``.
+
+VALOR's contrast also has groups in which a track is compared with another one, or with the text and another one (VALOR, table 8):
+``v-a``, ``v-ta``, ``a-tv``. Its release writes va, vta and atv, which :func:`as_valor_writes` reads.
 """
 
 from __future__ import annotations
@@ -55,14 +58,20 @@ class CaptionKind(str, Enum):
 
 @dataclass(frozen=True, order=True)
 class Group:
-    """A set of modalities in the canonical order v, a, s."""
+    """A set of modalities in the canonical order v, a, s, all of them the text's partner, unless one is ``alone``."""
 
     modalities: tuple[Modality, ...]
+    alone: tuple[Modality, ...] = ()
+    """The modality that is compared with the others; empty: the text is compared with all of them."""
+    with_text: bool = True
+    """Whether the text is part of it."""
 
     @classmethod
     def parse(cls, text: str) -> Group:
         """``"tvas"``, ``"vast"``, ``"sav"`` → Group(v, a, s). Raises TaskError for unknown or repeated letters."""
         letters = text.strip()
+        if "-" in letters:
+            return cls._parse_pair(letters)
         if letters.count("t") > 1:
             raise TaskError(f"group '{text}' names the text (t) more than once")
         letters = letters.replace("t", "")
@@ -77,6 +86,17 @@ class Group:
         if len(set(letters)) != len(letters):
             raise TaskError(f"group '{text}' names a modality more than once")
         return cls(tuple(m for m in Modality if m.value in letters))
+
+    @classmethod
+    def _parse_pair(cls, text: str) -> Group:
+        """``v-a``, ``v-ta``, ``a-tv``; the letters behind the dash in any order, and ``a-v`` is ``v-a``."""
+        one, _, other = text.partition("-")
+        pairs = {("v", "a"): ("v", False), ("a", "v"): ("v", False), ("v", "at"): ("v", True), ("a", "tv"): ("a", True)}
+        found = pairs.get((one, "".join(sorted(other))))
+        if found is None:
+            raise TaskError(f"group '{text}' is not understood; of groups with a dash there are v-a (vision against audio), v-ta (vision "
+                            "against text and audio) and a-tv (audio against text and vision)")
+        return cls((Modality.VISION, Modality.AUDIO), (Modality(found[0]),), found[1])
 
     @property
     def key(self) -> str:
@@ -99,7 +119,9 @@ class Group:
         return iter(self.modalities)
 
     def __str__(self) -> str:
-        return "t" + self.key
+        if not self.alone:
+            return "t" + self.key
+        return f"{self.alone[0].value}-{'t' if self.with_text else ''}{''.join(m.value for m in self.modalities if m not in self.alone)}"
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,8 @@ class Task:
                 raise TaskError(f"task '{text}': {error}") from None
             if len(set(parsed)) != len(parsed):
                 raise TaskError(f"objective '{name}' in task '{text}' names a group twice")
+            if objective is not Objective.RETRIEVAL and (pair := next((group for group in parsed if group.alone), None)):
+                raise TaskError(f"objective '{name}' in task '{text}' has group {pair}, which only ret, the contrast, can have")
             parts.append((objective, parsed))
         return cls(tuple(parts))
 
@@ -155,6 +179,18 @@ class Task:
 
     def __str__(self) -> str:
         return "_".join("%".join([o.value, *map(str, groups)]) for o, groups in self.parts)
+
+
+VALOR_GROUPS = {"va": "v-a", "vta": "v-ta", "atv": "a-tv"}
+
+
+def as_valor_writes(text: str) -> str:
+    """A task string of a VALOR config with the names of its release for groups of the contrast, which elsewhere stand for the text and all
+    their letters, as ours: ``ret%tva%va`` → ``ret%tva%v-a``."""
+    def part(words: list[str]) -> list[str]:
+        return [VALOR_GROUPS.get(word.strip(), word) for word in words] if words[0].strip() == Objective.RETRIEVAL.value else words
+
+    return "_".join("%".join(part(own.split("%"))) for own in text.split("_"))
 
 
 def _objective(name: str, text: str) -> Objective:

@@ -40,6 +40,9 @@ class Sample:
     question_types: list[str] = field(default_factory=list)
     answer_types: list[str] = field(default_factory=list)
     """Answers and these: one per question where the annotation has them, else empty. Only a test does without answers."""
+    answer_weights: list[float] = field(default_factory=list)
+    """Training on several answers to one question (VQAv2): the question stands once with each, and this is how much each counts; else
+    empty."""
     present: dict[Modality, bool] = field(default_factory=dict)
     """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros)."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -61,6 +64,8 @@ class Texts:
     """(N,) int64: the row of the batch that each text belongs to."""
     raw: list[str]
     """(N) the texts as written, for metrics and logs."""
+    weights: Tensor | None = None
+    """(N,) float32, of answers: how much each counts in the loss, where a clip's question has several; None: all the same."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -169,6 +174,9 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
         batch.questions = make_texts([sample.questions for sample in samples], tokenizer, lengths.question)
         if any(sample.answers for sample in samples):
             batch.answers = make_texts([sample.answers for sample in samples], tokenizer, lengths.answer)
+            if any(sample.answer_weights for sample in samples):
+                weights = [sample.answer_weights or [1.0] * len(sample.answers) for sample in samples]
+                batch.answers.weights = torch.tensor([weight for own in weights for weight in own])
         batch.question_ids = _aligned(samples, [sample.question_ids for sample in samples])
         batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
         batch.answer_types = _aligned(samples, [sample.answer_types for sample in samples])

@@ -13,7 +13,7 @@ import omnivast.model.valor.model
 import omnivast.model.vast.model  # noqa: F401  (they enter their families into MODELS)
 from omnivast.config.checks import place_of
 from omnivast.config.fields import LISTS, note, section_keys
-from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig, task_of
+from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig, completed, task_of
 from omnivast.config.tasks import Modality
 from omnivast.model.fitting import Fitting, sizes_of
 from omnivast.model.interface import MODELS, Model, ModelError, Tower
@@ -37,7 +37,7 @@ def model_of(config: Config, *, load_towers: bool) -> Model:
     _note_reranking(family, run)
     seed_everything(run.seed, "model")
     model = build_model(config.model_cfg, load_towers=load_towers)
-    model.gather_with_grad = run.gather_with_grad
+    model.gather_with_grad, model.gather_gradient = run.gather_with_grad, run.gather_gradient
     for place, dataset in datasets:
         try:
             model.check_task(task_of(dataset))
@@ -80,13 +80,13 @@ def set_precision(model: Model, config: Config, device: torch.device, kept: str 
 def build_model(cfg: ModelConfig, *, load_towers: bool = True) -> Model:
     """The model of ``cfg`` on the CPU. With ``cfg.pretrained`` its towers start from their files, unless ``load_towers`` is false
     because a whole checkpoint follows. Raises ModelError, WeightsError, and EncoderError for a tower that is not known."""
-    family = MODELS.find(cfg.model_type)
+    family, cfg = MODELS.find(cfg.model_type), completed(cfg)
     files = pretrained_files(cfg) if load_towers else []
     _need(files)
     with Fitting(sizes_of(cfg)):
         model = family.build(cfg)
     towers = model.towers()
-    for tower, name, file in files:
+    for tower, name, file in [*files, *(family.more_parts(cfg) if files else ())]:
         # Cross-attention, which a BERT lacks, stays as it is initialised.
         load_tower(towers[tower], file.place, file)
         log.info("%s encoder '%s': loaded from %s", tower, name, file.place)

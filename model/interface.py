@@ -23,13 +23,19 @@ from omnivast.utils.random import StepRandom
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
     from omnivast.data.spec import Tokenizer
+    from omnivast.model.weights.towers import TowerFile
 
-Role = Literal["vision", "audio", "text", "head"]
-"""A part of a model that may have its learning rate set separately; ``head`` is everything outside the towers."""
-Tower = Literal["vision", "audio", "text"]
+Role = Literal["vision", "audio", "text", "clip", "txt", "head"]
+"""A part of a model that may have its learning rate set separately; ``clip`` is what CLIP has beside its image tower, ``txt`` an
+encoder of texts beside the text tower, ``head`` everything outside the towers."""
+Tower = Literal["vision", "audio", "text", "clip", "txt"]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
 """(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
 Own = TypeVar("Own", bound="Features")
+
+
+DUAL_TEMPERATURE = 0.01
+"""What similarities are divided by in a dual softmax: that is, they are multiplied by CLIP's logit scale of 100."""
 
 
 class ModelError(ValueError):
@@ -133,6 +139,8 @@ class Model(nn.Module):
     """What products are computed in by autocast (bfloat16, float16); None: float32. Set from outside."""
     gather_with_grad: bool = True
     """Whether features of other processes carry gradient. Set from outside."""
+    gather_gradient: str = "paper"
+    """``released``: as run_cfg.gather_gradient says. Set from outside."""
     names = Names()
     objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
@@ -159,6 +167,11 @@ class Model(nn.Module):
         """The towers of this model: they start from pretrained files and have separate learning rates."""
         return {}
 
+    @classmethod
+    def more_parts(cls, cfg: ModelConfig) -> list[tuple[Tower, str, TowerFile]]:
+        """(which tower, its name, its file) of towers that start from the file of another one, in which they lie too."""
+        return []
+
     def check_task(self, task: Task) -> None:
         """Raise ValueError, naming the group and what is valid, for a task that the model cannot do."""
 
@@ -168,11 +181,18 @@ class Model(nn.Module):
         for name, parameter in self.named_parameters():
             yield name, parameter, roles.get(id(parameter), "head")
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies: not to biases, nor to what is a vector or a scalar in all but its shape, such as normalisation
+        weights, temperatures, and the (1, 1, D) type embeddings and class tokens."""
+        if name.endswith("bias") or parameter.ndim <= 1:
+            return False
+        return parameter.ndim == 2 or parameter.numel() > max(parameter.shape)
+
     def units(self) -> Iterator[Unit]:
         """What FSDP shares out piece by piece, inner parts before outer ones, and what is compiled: the blocks of the vision and audio
         towers. All else is gathered once, for the whole step."""
         for role, tower in self.towers().items():
-            if role != "text":
+            if role in ("vision", "audio"):
                 yield from map(Unit, blocks_of(tower))
 
     @property
@@ -207,6 +227,10 @@ class Model(nn.Module):
         """
         one, other = (clips["vector"], texts["vector"]) if by_clip else (texts["vector"], clips["vector"])
         return one @ other.T
+
+    def dual_temperature(self, group: Group) -> float:
+        """What ``similarity`` is divided by in a dual softmax over the test set."""
+        return DUAL_TEMPERATURE
 
     can_match: bool = False
     """Whether there is a ``match``; without it nothing is re-ranked."""

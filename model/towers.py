@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Modality, Task
 from omnivast.model.encoders.base import AudioEncoder, Encoder, VisionEncoder
-from omnivast.model.interface import Model, Tower, Unit
+from omnivast.model.interface import Model, Reward, Tower, Unit
 from omnivast.model.objectives.generation import MaskTokens
+from omnivast.model.objectives.self_critical import SelfCritical
 from omnivast.model.text.bert import TextModel
+from omnivast.model.text.self_critical import Captioner, learn_from_reward
 from omnivast.model.text.tokenizer import Tokenizer
 
 MODULES: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
@@ -33,6 +35,8 @@ class TowerModel(Model):
     config: ModelConfig
     tokenizer: Tokenizer
     multimodal_encoder: TextModel
+    self_critical: SelfCritical | None = None
+    """Captions are learnt from a reward, see text/self_critical.py."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -66,8 +70,10 @@ class TowerModel(Model):
 
     def units(self) -> Iterator[Unit]:
         """The units of the base class (the blocks of the vision and audio towers), and the blocks of the text tower, which run many
-        passes in a step."""
+        passes in a step; but not in self-critical training: it also decodes, which runs parts of them without their forward."""
         yield from super().units()
+        if self.self_critical is not None:
+            return
         for block in self.multimodal_encoder.blocks:
             for part in block.crossattention.shared:
                 yield Unit(part, gathered="step", compiles=False)
@@ -85,6 +91,16 @@ class TowerModel(Model):
     def width(self) -> int:
         """Width of the widest tower."""
         return max(self.multimodal_encoder.sizes.hidden_size, *(tower.width for tower, _ in self._media_towers()), 1)
+
+    @property
+    def masks(self) -> bool:
+        """Whether words are predicted at a [MASK]; else each at the one before."""
+        return True
+
+    def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
+                          baseline: Literal["greedy", "mean"]) -> None:
+        """See :func:`omnivast.model.text.self_critical.learn_from_reward`."""
+        learn_from_reward(cast(Captioner, self), SelfCritical(reward, candidates, search, baseline))
 
     @property
     def mask_ids(self) -> MaskTokens:

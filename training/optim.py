@@ -39,7 +39,7 @@ def build_optimizer(model: Model, run_cfg: RunConfig) -> Optimizer:
     groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, parameter, model_role in trainable:
         role = "new" if any(part in name for part in run_cfg.new_params_name) else model_role
-        decays, orthogonal = decayed(name, parameter), id(parameter) in matrices
+        decays, orthogonal = model.decays(name, parameter), id(parameter) in matrices
         lr = peak_lr(role, run_cfg)
         group: dict[str, Any] = {"params": [], "role": role, "peak_lr": lr, "lr": lr,
                                  "weight_decay": run_cfg.weight_decay if decays else 0.0}
@@ -51,17 +51,10 @@ def build_optimizer(model: Model, run_cfg: RunConfig) -> Optimizer:
 
 
 def peak_lr(role: str, run_cfg: RunConfig) -> float:
-    """The peak learning rate of a role: ``clip_lr`` for vision, ``new_lr`` for new, where set; else ``learning_rate``."""
-    rate = {"vision": run_cfg.clip_lr, "new": run_cfg.new_lr}.get(role)
+    """The peak learning rate of a role: ``clip_lr`` for vision, ``clip_lr_text`` for the rest of CLIP, ``new_lr`` for new, where set; else
+    ``learning_rate``."""
+    rate = {"vision": run_cfg.clip_lr, "clip": run_cfg.clip_lr_text, "new": run_cfg.new_lr}.get(role)
     return run_cfg.learning_rate if rate is None else rate
-
-
-def decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases, nor to what is a vector or a scalar in all but its shape, such as
-    normalisation weights, temperatures, and the (1, 1, D) type embeddings and class tokens."""
-    if name.endswith("bias") or parameter.ndim <= 1:
-        return False
-    return parameter.ndim == 2 or parameter.numel() > max(parameter.shape)
 
 
 def set_learning_rate(optimizer: Optimizer, step: int, total: int, run_cfg: RunConfig) -> dict[str, float]:

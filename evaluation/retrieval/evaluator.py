@@ -33,7 +33,7 @@ from omnivast.evaluation.retrieval.features import (
 from omnivast.evaluation.retrieval.matching import PairMatcher
 from omnivast.evaluation.retrieval.measures import rank_metrics
 from omnivast.evaluation.retrieval.same import first_of_same
-from omnivast.evaluation.retrieval.search import TEMPERATURE, Features, Search, read, search, size
+from omnivast.evaluation.retrieval.search import Features, Search, read, search, size
 from omnivast.model.interface import Model, Rows
 from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress
@@ -171,13 +171,14 @@ class RetrievalEvaluator:
         ranked = {group: _found(directions, matched.get(group), self.rerank) for group, directions in searches.items()}
         predictions = _predictions(self.groups, texts, clip_ids, ranked)
         metrics, intervals = distributed.computed_once(lambda: rank_metrics(predictions, [str(group) for group in self.groups]))
+        temperatures = dict.fromkeys(f"{self.model.dual_temperature(group):.4g}" for group in self.groups)
         facts = {
             "clips": len(clip_ids),
             "texts": sum(len(pool.raw) for pool in _distinct(texts).values()),
             "rerank_depth": self.rerank,
             "directions": ["text to video", "video to text"] if self.both_directions else ["text to video"],
             "ties": "counted against the true clip",
-            "dual_softmax": f"extra, temperature {TEMPERATURE}" if self.dual_softmax else "none",
+            "dual_softmax": f"extra, temperature {', '.join(temperatures)}" if self.dual_softmax else "none",
             "texts_of_several_clips": max(pool.shared for pool in texts.values()),
             "right": "any clip that has the very same text" if self.shared_texts else "the text's own clip alone",
             "features": "float16 on disk" if self._folder else "float32 in memory",
@@ -255,14 +256,14 @@ class RetrievalEvaluator:
         also = texts.also
         same_texts, same_clips = self._same.get(f"all_texts_{group.caption_kind.value}"), self._same.get(f"all_clips_{group}")
         searches = {"": search(texts.features, clips, by_text, texts.clip, numbers, depth, self.dual_softmax, also, same_clips,
-                               model.pair_numbers)}
+                               model.pair_numbers, model.dual_temperature(group))}
         if self.both_directions:
             queries = np.unique(texts.clip)
             given = clips if len(queries) == size(clips) else read(clips, queries).tensors
             back = None if also is None else np.stack([np.searchsorted(queries, also[:, 1]), also[:, 0]], 1)
             back = None if back is None else back[np.lexsort(back.T[::-1])]
             searches["_v2t"] = search(given, texts.features, by_clip, queries, texts.clip, depth, self.dual_softmax, back, same_texts,
-                                      model.pair_numbers)
+                                      model.pair_numbers, model.dual_temperature(group))
         return searches
 
     def _match(

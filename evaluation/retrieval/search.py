@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnivast.evaluation.metrics import recall
-from omnivast.model.interface import Rows
+from omnivast.model.interface import DUAL_TEMPERATURE, Rows
 from omnivast.utils import distributed
 
 SCORES_AT_ONCE = 1 << 24
@@ -23,9 +23,6 @@ CANDIDATES_AT_ONCE = 1 << 14
 PARTS = 64
 """Parts of the queries, dealt out to the processes. Their number is fixed, and each is scored by itself, since a product of other shape is
 rounded otherwise: any number of processes finds the same."""
-TEMPERATURE = 0.01
-"""Temperature of the dual softmax: similarities are divided by it, that is multiplied by CLIP's logit scale of 100."""
-
 Item = TypeVar("Item")
 Features = Mapping[str, Tensor | np.ndarray]
 """What is kept of N clips or texts, by name, as the model has made it (``Model.index_clips``): each (N, …) a float32 tensor, or an array,
@@ -59,6 +56,7 @@ def search(
     also: np.ndarray | None = None,
     same: np.ndarray | None = None,
     pair_numbers: int = 1,
+    temperature: float = DUAL_TEMPERATURE,
 ) -> Search:
     """Scores of Q queries with C candidates. Called with the same on every process, each of which does its share.
 
@@ -70,6 +68,7 @@ def search(
         same: (C,) the number of the first candidate that is the same (:mod:`evaluation.retrieval.same`), whose scores then count. A product
             with equal columns rounds them otherwise at other places, so that ties would be broken by chance.
         pair_numbers: numbers that ``score`` holds per score.
+        temperature: what scores are divided by in the softmax.
     """
     count = size(candidates)
     depth = min(depth, count)
@@ -86,7 +85,7 @@ def search(
             ranks.append(ranked(rows, scores))
             top.append(scores.topk(depth, dim=1).indices.numpy())
             if dual_softmax:
-                total = torch.logaddexp(total, torch.logsumexp(scores.double() / TEMPERATURE, 0))
+                total = torch.logaddexp(total, torch.logsumexp(scores.double() / temperature, 0))
         return np.concatenate(ranks), np.concatenate(top), total.numpy() if dual_softmax else None
 
     ranks, top, totals = zip(*_shared_out(size(queries), first))
@@ -97,7 +96,7 @@ def search(
         def second(part: slice) -> np.ndarray:
             # float64 holds exp(-700): similarities from -1 to 1 never underflow into ties.
             wide = ((rows, scores.double()) for rows, scores in scored(part))
-            return np.concatenate([ranked(rows, scores * torch.exp(scores / TEMPERATURE - total)) for rows, scores in wide])
+            return np.concatenate([ranked(rows, scores * torch.exp(scores / temperature - total)) for rows, scores in wide])
 
         result.dual_ranks = np.concatenate(_shared_out(size(queries), second))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ class _VocabularyLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, shares: Tensor, learn: bool,
-                ) -> tuple[Tensor, Tensor]:
+                smoothing: float) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         each = hidden.new_empty(len(labels), dtype=torch.float32)
@@ -66,7 +67,7 @@ class _VocabularyLoss(torch.autograd.Function):
             size = max(1, LOGITS.get(device_kind(hidden), LOGITS["cuda"]) // len(weight))
             for part in (slice(start, start + size) for start in range(0, len(labels), size)):
                 logits = F.linear(states[part], words, offsets).float()
-                each[part] = _cross_entropy(logits, labels[part, None], shares[part] / scale)
+                each[part] = _cross_entropy(logits, labels[part, None], shares[part] / scale, smoothing)
                 if learn:
                     _add_gradients(logits, states[part], words, part, *gradients)
                 del logits  # before the next part is made
@@ -80,15 +81,24 @@ class _VocabularyLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scale, hidden, weight, bias = ctx.saved_tensors
         factor = gradient * scale
-        return (hidden * factor).to(ctx.kind), weight * factor, bias * factor, None, None, None
+        return (hidden * factor).to(ctx.kind), weight * factor, bias * factor, None, None, None, None
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, factors: Tensor) -> Tensor:
-    """Cross-entropy of each row, (k,). Overwrites ``logits`` (k, vocabulary) with their gradients times ``factors`` (k,)."""
+def _cross_entropy(logits: Tensor, target: Tensor, factors: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of each row, (k,); or, with ``smoothing``, its divergence from what is wanted. Overwrites ``logits`` (k, vocabulary)
+    with their gradients times ``factors`` (k,)."""
     top = logits.amax(1, keepdim=True)
     wanted = logits.gather(1, target)
+    if smoothing:
+        others = smoothing / (logits.shape[1] - 1)
+        entropy = (1 - smoothing) * math.log(1 - smoothing) + smoothing * math.log(others) if smoothing < 1 else math.log(others)
+        wanted = (1 - smoothing - others) * wanted + others * logits.sum(1, keepdim=True) - entropy
     total = logits.sub_(top).exp_().sum(1, keepdim=True)
-    logits.mul_(factors[:, None] / total).scatter_add_(1, target, -factors[:, None])
+    logits.mul_(factors[:, None] / total)
+    if smoothing:
+        logits.sub_(others * factors[:, None]).scatter_add_(1, target, (smoothing + others - 1) * factors[:, None])
+    else:
+        logits.scatter_add_(1, target, -factors[:, None])
     return (total.log() + top - wanted).squeeze(1)
 
 
@@ -103,12 +113,15 @@ def _add_gradients(logits: Tensor, states: Tensor, words: Tensor, part: slice, h
         weight += logits.T @ states
 
 
-def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, shares: Tensor, smoothing: float = 0.0,
+                    ) -> tuple[Tensor, Tensor]:
     """Cross-entropies of the words ``labels`` under logits hidden · weightᵀ + bias: their sum weighted by ``shares``, and each.
+
+    With ``smoothing`` s the Kullback-Leibler divergence from 1 − s at the word and s / (vocabulary − 1) at every other (VALOR).
 
     hidden: (k, D); weight: (vocabulary, D); labels: (k,); shares: (k,) positive, such as 1 over the number of tokens of each
     loss. Returns a float32 scalar and (k,) float32 without gradient. Products are in autocast's type where it is on.
     """
     learn = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    total, each = _VocabularyLoss.apply(hidden, weight, bias, labels, shares, learn)
+    total, each = _VocabularyLoss.apply(hidden, weight, bias, labels, shares, learn, smoothing)
     return total, each

@@ -287,13 +287,14 @@ class DecoderState:
 class TextModel(nn.Module):
     """The text tower. ``forward`` runs a plan, ``encode`` plans and runs a layout; ``start`` and ``step`` decode with cached keys and
     values. With ``prompts`` it tells the tokens of a prompt from those of a text by an embedding of their own; ``cross`` makes the
-    cross-attention of a block."""
+    cross-attention of a block; without ``predicts`` it has no head that predicts words."""
 
-    def __init__(self, sizes: TextSizes, prompts: bool = False, cross: CrossKind = CrossAttention) -> None:
+    def __init__(self, sizes: TextSizes, prompts: bool = False, cross: CrossKind = CrossAttention, predicts: bool = True) -> None:
         super().__init__()
         self.sizes, self.prompts = sizes, prompts
         self.bert = _Bert(sizes, prompts, cross)
-        self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
+        if predicts:
+            self.cls = nn.ModuleDict({"predictions": WordHead(self.bert.embeddings.word_embeddings, sizes.layer_norm_eps)})
         self.checkpointing = False
         self.apply(partial(_initialise, std=sizes.initializer_range))
 
@@ -305,10 +306,10 @@ class TextModel(nn.Module):
         """(k, D) → (k, vocabulary)."""
         return self.cls["predictions"](hidden)
 
-    def prediction_loss(self, hidden: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    def prediction_loss(self, hidden: Tensor, labels: Tensor, shares: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the words ``labels`` (k,) at hidden (k, D), summed with weights ``shares`` (k,), and that of each alone
         (k,), without gradient."""
-        return cast(WordHead, self.cls["predictions"]).loss(hidden, labels, shares)
+        return cast(WordHead, self.cls["predictions"]).loss(hidden, labels, shares, smoothing)
 
     @property
     def device(self) -> torch.device:

@@ -150,8 +150,10 @@ def _memories(rows: list[int], each: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: Tensor, top_k: int | None = None) -> list[list[list[int]]]:
-    """Texts of every memory row, each token drawn among the ``top_k`` most likely (None: among all); labelling, paper section 3.
+def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: Tensor, top_k: int | None = None, mask: bool = True,
+           ) -> list[list[list[int]]]:
+    """Texts of every memory row, each token drawn among the ``top_k`` most likely (None: among all); labelling, paper section 3. The next
+    token is predicted at a [MASK] behind the text, or, without ``mask``, at its last token.
 
     draws: (M, texts per memory row, most tokens) uniform in [0, 1), one number per token of each text. Since every clip comes with its
     numbers, its texts do not depend on the other clips of the batch. A text that does not end has as many ids as there are draws.
@@ -162,7 +164,7 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
     texts: list[list[int]] = [[] for _ in range(clips * number)]
     done = [False] * len(texts)
     for step in range(max_length):
-        logits = model.step(state, tokens, tokenizer.mask).float()
+        logits = model.step(state, tokens, tokenizer.mask if mask else None).float()
         values, words = (logits, None) if top_k is None else logits.topk(top_k, -1)
         cumulative = values.softmax(-1).cumsum(-1)
         if step == 0:

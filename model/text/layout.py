@@ -98,6 +98,18 @@ class Layout:
         real, places = np.concatenate([on_host(mask).astype(bool)] * 2, 1), np.arange(words.shape[1])
         return cls(ids, _rows(np.concatenate([places, places + 1]), ids), real, real, _rows(np.concatenate([places + 1] * 2), ids))
 
+    def behind(self, prompt: Grid, prompt_mask: Grid) -> Layout:
+        """The same rows, each behind a prompt (N, P) that it sees and that sees nothing of it, with positions of its own from 0."""
+        ids, mask = on_host(prompt), on_host(prompt_mask).astype(bool)
+        width = ids.shape[1]
+
+        def joined(own: NDArray[Any], then: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([own, then], 1)
+
+        first = joined(np.ones_like(mask), np.zeros_like(self.real))
+        return Layout(joined(ids, self.ids), joined(_rows(np.arange(width), ids), self.positions), joined(mask, self.real),
+                      joined(mask, self.visible), joined(np.full_like(ids, width), self.reach + width), first)
+
     @staticmethod
     def stack(parts: Sequence[Layout]) -> Layout:
         """The rows of several layouts, one after the other, padded to the longest. A padded token sees the first token of its row,

@@ -35,6 +35,6 @@ class WordHead(nn.Module):
         """(k, D) → (k, vocabulary)."""
         return self.decoder(self.states(hidden))
 
-    def loss(self, hidden: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, hidden: Tensor, labels: Tensor, shares: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """See :func:`omnivast.model.objectives.generation.vocabulary_loss`."""
-        return vocabulary_loss(self.states(hidden), self.decoder.weight, self.bias, labels, shares)
+        return vocabulary_loss(self.states(hidden), self.decoder.weight, self.bias, labels, shares, smoothing)

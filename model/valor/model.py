@@ -6,8 +6,8 @@ D text width.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
+from omnivast.config.words import did_you_mean
+from omnivast.model.encoders.base import sizes as changed_sizes
 from omnivast.model.encoders.build import build_audio, build_vision
-from omnivast.model.interface import MODELS, ModelError, Rows
-from omnivast.model.text.bert import TextModel, TextSizes
+from omnivast.model.encoders.clip_text import TEXT_TOWERS, ClipParts
+from omnivast.model.interface import MODELS, ModelError, Role, Rows, Tower
+from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
+from omnivast.model.text.clip_tokenizer import ClipTokenizer, load_clip_tokenizer
 from omnivast.model.text.generate import sample
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.plan import shared_rows
@@ -28,12 +32,16 @@ from omnivast.model.towers import TowerModel, needed
 from omnivast.model.valor.cross import kind_of_cross_attention
 from omnivast.model.valor.features import ClipFeatures
 from omnivast.model.valor.generate import best_texts
+from omnivast.model.valor.heads import Head, projection, slot_logits
+from omnivast.model.valor.merged import MergedText, NoCrossAttention
 from omnivast.model.valor.names import NAMES
-from omnivast.model.valor.prompts import CAPTION, COMPARE, Prompts, layout_of
+from omnivast.model.valor.prompts import CAPTION, COMPARE, Pair, Prompts, layout_of
 from omnivast.model.valor.scores import BOTH, Alignment
 from omnivast.model.valor.step import training_losses
+from omnivast.model.weights import TowerFile, clip_parts_file, text_file
+from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-from omnivast.utils.transfer import on_host
+from omnivast.utils.transfer import on_host, to_device
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -54,25 +62,37 @@ class VALOR(TowerModel):
     length_penalty = 0.0
     answer_length_penalty = 0.0
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes, clip_tokenizer: ClipTokenizer | None = None) -> None:
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.clip_tokenizer = config, tokenizer, clip_tokenizer
         self.alignment = Alignment(config.contra_type == "fine", config.late_fusion, config.fineweight_type != "none")
         self.prompts = Prompts(tokenizer, config.use_task_prompt)
-        width, dim = sizes.hidden_size, config.contra_dim
-        self.multimodal_encoder = TextModel(sizes, prompts=True, cross=kind_of_cross_attention(config.cross_attn_type))
-        embeddings = self.multimodal_encoder.bert.embeddings
-        embeddings.register_buffer("position_ids", cast(Tensor, embeddings.position_ids), persistent=False)  # the release has none
-        self.contra_head_t = _Head(width, dim)
+        width = sizes.hidden_size
+        if config.multimodal_use_cross_attn:
+            self.multimodal_encoder = TextModel(sizes, prompts=True, cross=kind_of_cross_attention(config.cross_attn_type))
+        else:
+            self.multimodal_encoder = MergedText(sizes, prompts=True)
+        if not config.share_txt_and_multimodal and not _reads_by_clip(config):
+            self.txt_encoder = TextModel(sizes, prompts=True, cross=NoCrossAttention, predicts=False)
+        if not config.share_txt_and_multimodal or _reads_by_clip(config):
+            self.names = dataclasses.replace(NAMES, copies={})
+        for encoder in self._text_encoders():
+            embeddings = encoder.bert.embeddings
+            embeddings.register_buffer("position_ids", cast(Tensor, embeddings.position_ids), persistent=False)  # the release has none
+        clip_text = _clip_sizes(config) if _reads_by_clip(config) else None
+        self.clip_heads = clip_text is not None and config.init_clip_head
+        dim = self.contra_dim = clip_text["embed_dim"] if clip_text and self.clip_heads else config.contra_dim
+        if not self.clip_heads:
+            self.contra_head_t = Head(clip_text["width"] if clip_text else width, dim)
         if config.contra_type == "fine":
-            self.text_fine_weight = _slot_logits(dim)
+            self.text_fine_weight = slot_logits(dim)
         self._add_vision(config, width)
         self._add_audio(config, width)
         if config.contra_type == "coarse" and not config.late_fusion and len(self._modalities()) == 2:
             self.va_fusion = nn.Linear(2 * dim, dim)
         self.contra_temp = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))
         if _is_clip(config):
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))
+            self.clip = ClipParts(FIRST_TEMPERATURE, clip_text, config.init_clip_head, self.vision_encoder.width)
         self.configure()
 
     def _add_vision(self, config: ModelConfig, width: int) -> None:
@@ -82,10 +102,11 @@ class VALOR(TowerModel):
         self.video_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
         self.video_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.vision_encoder.width != width:
-            self.hidden_trans_video_multimodal = _projection(self.vision_encoder.width, width)
-        self.contra_head_v = _Head(self.vision_encoder.width, config.contra_dim)
+            self.hidden_trans_video_multimodal = projection(self.vision_encoder.width, width)
+        if not self.clip_heads:
+            self.contra_head_v = Head(self.vision_encoder.width, self.contra_dim)
         if config.contra_type == "fine":
-            self.video_fine_weight = _slot_logits(config.contra_dim)
+            self.video_fine_weight = slot_logits(self.contra_dim)
         for name, value in zip(("pixel_mean", "pixel_std"), self.vision_encoder.pixel_statistics()):
             self.register_buffer(name, value, persistent=False)
 
@@ -97,10 +118,10 @@ class VALOR(TowerModel):
         self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
         self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.audio_encoder.width != width:
-            self.hidden_trans_audio_multimodal = _projection(self.audio_encoder.width, width)
-        self.contra_head_a = _Head(self.audio_encoder.width, config.contra_dim)
+            self.hidden_trans_audio_multimodal = projection(self.audio_encoder.width, width)
+        self.contra_head_a = Head(self.audio_encoder.width, self.contra_dim)
         if config.contra_type == "fine":
-            self.audio_fine_weight = _slot_logits(config.contra_dim)
+            self.audio_fine_weight = slot_logits(self.contra_dim)
 
     @classmethod
     def build(cls, cfg: ModelConfig) -> VALOR:
@@ -114,7 +135,26 @@ class VALOR(TowerModel):
         if cfg.max_generation_len + 1 > sizes.max_position_embeddings:
             raise ModelError(f"max_generation_len {cfg.max_generation_len} exceeds the text encoder's {sizes.max_position_embeddings} "
                              "positions, less one")
-        return cls(cfg, tokenizer, sizes)
+        if not _reads_by_clip(cfg):
+            return cls(cfg, tokenizer, sizes)
+        clip_tokenizer, clip_text = load_clip_tokenizer(cfg.clip_tokenizer), _clip_sizes(cfg)
+        if clip_tokenizer.vocab_size > clip_text["vocab_size"]:
+            raise ModelError(f"CLIP's vocabulary has {clip_tokenizer.vocab_size:,} tokens, but its text tower only "
+                             f"{clip_text['vocab_size']:,} (model_cfg.clip_text_cfg)")
+        if cfg.max_caption_len > clip_text["context_length"]:
+            raise ModelError(f"max_caption_len {cfg.max_caption_len} exceeds the {clip_text['context_length']} positions of CLIP's text "
+                             "tower")
+        return cls(cfg, tokenizer, sizes, clip_tokenizer)
+
+    @classmethod
+    def more_parts(cls, cfg: ModelConfig) -> list[tuple[Tower, str, TowerFile]]:
+        found: list[tuple[Tower, str, TowerFile]] = []
+        if _is_clip(cfg) and (file := clip_parts_file(cfg.vision_encoder_type or "")) is not None:
+            found.append(("clip", cfg.vision_encoder_type or "", file))
+        if not cfg.share_txt_and_multimodal and not _reads_by_clip(cfg) and cfg.text_encoder_type != "bert":
+            file = text_file(cfg.text_encoder_type)
+            found.append(("txt", cfg.text_encoder_type, dataclasses.replace(file, dropped=(*file.dropped, "cls."))))
+        return found
 
     # ------------------------------------------------------------------------------------------------------------ its parts
 
@@ -122,11 +162,38 @@ class VALOR(TowerModel):
         towers = {Modality.VISION: "vision_encoder", Modality.AUDIO: "audio_encoder"}
         return [m for m, name in towers.items() if hasattr(self, name)]
 
+    def _text_encoders(self) -> list[TextModel]:
+        """The BERTs: the one that encodes and decodes, or the decoder and what encodes texts."""
+        return [self.multimodal_encoder, *([self.txt_encoder] if hasattr(self, "txt_encoder") else [])]
+
+    def towers(self) -> dict[Tower, nn.Module]:
+        own: dict[Tower, str] = {"clip": "clip", "txt": "txt_encoder"}
+        return {**super().towers(), **{tower: getattr(self, name) for tower, name in own.items() if hasattr(self, name)}}
+
+    def parameter_roles(self) -> Iterator[tuple[str, nn.Parameter, Role]]:
+        """As released: of the vision towers CLIP alone has a learning rate of its own, with it its projection of frames; the rest of CLIP
+        has another."""
+        for name, parameter, role in super().parameter_roles():
+            if role == "vision" and not _is_clip(self.config):
+                role = "head"
+            yield name, parameter, "vision" if name == "clip.visual_proj" else role
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """As released: weights of every norm but BERT's decay too, and so do positions and temperatures."""
+        return not any(part in self.names.released(name) for part in ("bias", "LayerNorm"))
+
+    def set_checkpointing(self, on: bool) -> None:
+        super().set_checkpointing(on)
+        for encoder in self._text_encoders():
+            encoder.checkpointing = on
+
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a modality or a tower that this model has not."""
         for group in task.all_groups:
             if Modality.SUBTITLE in group:
                 raise ValueError(f"task '{task}': VALOR has no subtitles; its groups are tv, ta, tva, not {group}")
+            if group.alone and not self.alignment.fine:
+                raise ValueError(f"task '{task}': group {group} is compared slot by slot; it needs model_cfg.contra_type fine, not coarse")
         super().check_task(task)
 
     @property
@@ -137,7 +204,7 @@ class VALOR(TowerModel):
     @property
     def temperature(self) -> Tensor:
         """What scores are divided by: with CLIP its own scale, learnt on, as released; ``contra_temp`` then has no use."""
-        return (-self.logit_scale).exp() if _is_clip(self.config) else self.contra_temp
+        return (-self.clip.logit_scale).exp() if _is_clip(self.config) else self.contra_temp
 
     def forward(self, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
         """"loss", which is minimised, and what it is made of: "ret" (times contra_loss_ratio), "cap", "mlm", "qa", each the mean over its
@@ -179,9 +246,12 @@ class VALOR(TowerModel):
         """What the scores of some groups need of clips; see scores.py."""
         found: dict[str, Tensor] = {}
         for modality in dict.fromkeys(m for group in groups for m in group):
-            head = self.contra_head_v if modality is Modality.VISION else self.contra_head_a
             slots = features.slots[modality].float()
-            found[modality.word] = F.normalize(head(slots if self.alignment.fine else slots.mean(1)), dim=-1)
+            slots = slots if self.alignment.fine else slots.mean(1)
+            if modality is Modality.AUDIO:
+                found[modality.word] = self._unit(self.contra_head_a(slots))
+            else:
+                found[modality.word] = self._unit(slots @ self.clip.visual_proj if self.clip_heads else self.contra_head_v(slots))
             if self.alignment.fine:
                 logits = self.video_fine_weight if modality is Modality.VISION else self.audio_fine_weight
                 found[f"{modality.word}_logits"] = logits(found[modality.word]).squeeze(-1)
@@ -198,16 +268,43 @@ class VALOR(TowerModel):
         if texts.ids.shape[1] > longest:
             raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}")
         with self.mixed():
-            layout, start = layout_of(self.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
-            states = self.multimodal_encoder.encode(layout).padded()[:, start:]
+            states, mask = self._clip_states(texts) if _reads_by_clip(self.config) else self._bert_states(texts)
         if not self.alignment.fine:
-            return Rows({"text": F.normalize(self.contra_head_t(states[:, 0].float()), dim=-1)})
-        vectors = F.normalize(self.contra_head_t(states.float()), dim=-1)
+            last = mask.sum(1) - 1 if _reads_by_clip(self.config) else torch.zeros_like(mask.sum(1))  # what has seen the whole text
+            return Rows({"text": self._text_head(states[torch.arange(len(states), device=last.device), last])})
+        vectors = self._text_head(states)
         spare = longest - vectors.shape[1]
         logits = self.text_fine_weight(vectors).squeeze(-1)
-        mask = texts.mask.to(vectors.device).float()
+        mask = mask.float()
         return Rows({"text": F.pad(vectors * mask[..., None], (0, 0, 0, spare)), "text_logits": F.pad(logits, (0, spare)),
                      "text_mask": F.pad(mask, (0, spare))})
+
+    def _bert_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """(N, L, width) and the mask (N, L), by the encoder of texts."""
+        layout, start = layout_of(self.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
+        return self._text_encoders()[-1].encode(layout).padded()[:, start:], to_device(texts.mask, self.device)
+
+    def _clip_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """The same by CLIP's text tower, which has words of its own."""
+        rows = cast(ClipTokenizer, self.clip_tokenizer).encode(texts.raw, self.config.max_caption_len)
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        return self.clip.text(to_device(ids, self.device)), to_device(mask, self.device)
+
+    def _text_head(self, states: Tensor) -> Tensor:
+        """(…, width) → unit vectors (…, dim)."""
+        states = states.float()
+        return self._unit(states @ self.clip.text_projection if self.clip_heads else self.contra_head_t(states))
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        """Of length 1. As released, with run_cfg.gather_gradient released, what is before them gets 1/processes of the contrastive loss's
+        gradient: there each process takes the gradient of the whole loss to its own rows, and the mean over processes follows."""
+        vectors = F.normalize(vectors, dim=-1)
+        if self.gather_gradient == "released" and distributed.world_size() > 1 and vectors.requires_grad:
+            share = vectors / distributed.world_size()
+            return share + (vectors - share).detach()
+        return vectors
 
     @property
     def pair_numbers(self) -> int:  # type: ignore[override]
@@ -220,6 +317,10 @@ class VALOR(TowerModel):
         scores = scores / len(self.alignment.terms(group))
         return scores.T if by_clip else scores
 
+    def dual_temperature(self, group: Group) -> float:
+        """The model's own, as released, for scores that are halved where ``similarity`` halves them."""
+        return float(self.temperature.detach()) / len(self.alignment.terms(group))
+
     # ----------------------------------------------------------------------------------------------------------- generation
 
     def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.0,
@@ -228,18 +329,32 @@ class VALOR(TowerModel):
         if length_penalty:
             raise ValueError(f"VALOR's beam search has no length penalty, but it was asked for one of {length_penalty:g}")
         with self.mixed():
-            state = self.multimodal_encoder.start(memory, group, self.prompts.task(CAPTION, len(memory)))
-            rows = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, min(max_length, self.config.max_generation_len),
-                              self.masks)
+            rows = self._searched(self._begun(memory, group), beam_size, min(max_length, self.caption_words))
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
 
     def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
-        if not self.masks:
-            return super().sample_captions(memory, group, draws=draws, top_k=top_k)
         with self.mixed():
-            state = self.multimodal_encoder.start(memory, group, self.prompts.task(CAPTION, len(memory)))
-            rows = sample(self.multimodal_encoder, state, self.tokenizer, draws, top_k)
+            rows = sample(self.multimodal_encoder, self._begun(memory, group), self.tokenizer, draws, top_k, self.masks)
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
+
+    def _begun(self, memory: Memory, group: Group) -> DecoderState:
+        return self.multimodal_encoder.start(memory, group, self.caption_prompt(len(memory)))
+
+    def _searched(self, state: DecoderState, beams: int, longest: int) -> list[list[list[int]]]:
+        return best_texts(self.multimodal_encoder, state, self.tokenizer, beams, longest, self.masks)
+
+    @property
+    def caption_words(self) -> int:
+        """The most tokens of a generated caption."""
+        return self.config.max_generation_len
+
+    def caption_prompt(self, rows: int) -> Pair | None:
+        """What stands before captions, see text/self_critical.py."""
+        return self.prompts.task(CAPTION, rows)
+
+    def searched(self, state: DecoderState, beams: int) -> list[list[list[int]]]:
+        """See text/self_critical.py."""
+        return self._searched(state, beams, self.caption_words)
 
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
@@ -248,34 +363,29 @@ class VALOR(TowerModel):
         texts = grid.T.flatten()
         with self.mixed():
             state = self.multimodal_encoder.start(memory.rows(used), group, (ids[texts], mask[texts]))
-            found = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_generation_len, self.masks)
+            found = self._searched(state, beam_size, self.config.max_generation_len)
         return [found[p % len(used) * len(grid) + p // len(used)][0] for p in place.tolist()]
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
         return [self.tokenizer.decode(row) for row in self.answer_ids(memory, group, questions, beam_size=beam_size)]
 
 
-class _Head(nn.Module):
-    """A linear map without bias to the contrastive space."""
-
-    def __init__(self, width: int, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, width) → (…, dim)."""
-        return self.linear(x)
-
-
-def _slot_logits(dim: int) -> nn.Sequential:
-    """Unit vectors of slots → how much each weighs, before the softmax (…, 1)."""
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
-
-
-def _projection(width: int, text_width: int) -> nn.Sequential:
-    """Tokens of a modality → condition features of the text width."""
-    return nn.Sequential(nn.Linear(width, text_width), nn.LayerNorm(text_width, eps=1e-12))
-
-
 def _is_clip(config: ModelConfig) -> bool:
     return (config.vision_encoder_type or "").startswith("clip")
+
+
+def _reads_by_clip(config: ModelConfig) -> bool:
+    """Whether CLIP's text tower encodes texts for retrieval. Raises ModelError for an encoder that is not known."""
+    if config.txt_encoder_type.startswith("bert"):
+        return False
+    if config.txt_encoder_type not in TEXT_TOWERS:
+        raise ModelError(f"model_cfg.txt_encoder_type '{config.txt_encoder_type}': valid are bert_base_uncased (BERT, as text_encoder_type "
+                         f"says) and {', '.join(TEXT_TOWERS)}.{did_you_mean(config.txt_encoder_type, TEXT_TOWERS)}")
+    if config.txt_encoder_type != config.vision_encoder_type:
+        raise ModelError(f"model_cfg.txt_encoder_type '{config.txt_encoder_type}' is the text tower of one CLIP, whose image tower must be "
+                         f"model_cfg.vision_encoder_type, not {config.vision_encoder_type}")
+    return True
+
+
+def _clip_sizes(config: ModelConfig) -> dict[str, int]:
+    return changed_sizes(TEXT_TOWERS[config.txt_encoder_type], config.clip_text_cfg, "clip_text_cfg")

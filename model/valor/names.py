@@ -12,9 +12,12 @@ from omnivast.model.interface import Names
 from omnivast.model.towers import tower_settings
 
 STARTS = (
+    ("clip.visual_proj", "clip_model.visual.proj"),
     ("vision_encoder.visual.", "clip_model.visual."),
     ("vision_encoder.", "video_encoder."),
-    ("logit_scale", "clip_model.logit_scale"),
+    ("clip.text_projection", "clip_model.text_projection"),
+    ("clip.logit_scale", "clip_model.logit_scale"),
+    ("clip.text.", "clip_model."),
     ("audio_encoder.audio_embeddings.", "audio_embeddings."),
     ("multimodal_encoder.cls.predictions.transform.dense.", "cls.dense."),
     ("multimodal_encoder.cls.predictions.transform.LayerNorm.", "cls.layernorm."),
@@ -22,12 +25,14 @@ STARTS = (
     ("multimodal_encoder.cls.predictions.decoder.", "cls.decoder."),
     ("multimodal_encoder.bert.embeddings.", "multimodal_encoder.embeddings."),
     ("multimodal_encoder.bert.encoder.", "multimodal_encoder.encoder."),
+    ("txt_encoder.bert.embeddings.", "txt_encoder.embeddings."),
+    ("txt_encoder.bert.encoder.", "txt_encoder.encoder."),
 )
 """Starts of the model's names → those of the release; the first that fits counts. What both have alike is not listed."""
 
-UNUSED = ("txt_encoder.", "multimodal_encoder.pooler.", "clip_model.", "vision_encoder.visual.proj", "*.relative_position_index")
-"""Starts of names that the release carries without use: copies of BERT, its pooler, CLIP's text tower and projection, and what
-follows from Video Swin's window."""
+UNUSED = ("txt_encoder.", "multimodal_encoder.pooler.", "clip.text", "clip.visual_proj", "*.relative_position_index")
+"""Starts of names that the release carries without use, where the model has none of the name: copies of BERT, its pooler, CLIP's text tower
+and projections, and what follows from Video Swin's window."""
 
 
 def released_name(name: str) -> str:
@@ -39,6 +44,7 @@ def released_name(name: str) -> str:
 def current_name(name: str) -> str:
     """The name in the model of a tensor of the release."""
     name = name.removeprefix("module.")
+    name = "clip.logit_scale" if name == "logit_scale" else name  # as ours was called at first
     name = next((own + name[len(theirs):] for own, theirs in STARTS if name.startswith(theirs)), name)
     return re.sub(r"\.cross_attn(?:_([va]))?\.(cross|output)\.", _current_cross, name)
 

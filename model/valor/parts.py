@@ -13,10 +13,12 @@ from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality
 from omnivast.model.interface import Rows
 from omnivast.model.objectives.generation import MaskTokens
-from omnivast.model.text.bert import TextModel
+from omnivast.model.objectives.self_critical import SelfCritical
+from omnivast.model.text.bert import DecoderState, TextModel
 from omnivast.model.text.memory import Memory
+from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.valor.features import ClipFeatures
-from omnivast.model.valor.prompts import Prompts
+from omnivast.model.valor.prompts import Pair, Prompts
 from omnivast.model.valor.scores import Alignment
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ class Parts(Protocol):
     """See VALOR in model.py."""
 
     config: ModelConfig
+    tokenizer: Tokenizer
     gather_with_grad: bool
+    self_critical: SelfCritical | None
     multimodal_encoder: TextModel
     alignment: Alignment
     prompts: Prompts
@@ -43,6 +47,13 @@ class Parts(Protocol):
 
     @property
     def mask_ids(self) -> MaskTokens: ...
+
+    @property
+    def caption_words(self) -> int: ...
+
+    def caption_prompt(self, rows: int) -> Pair | None: ...
+
+    def searched(self, state: DecoderState, beams: int) -> list[list[list[int]]]: ...
 
     def mixed(self) -> AbstractContextManager: ...
 

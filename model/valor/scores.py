@@ -40,17 +40,34 @@ class Alignment:
         vectors = texts["text"].float()
         return [sum_of([vectors @ clips[_name(part)].float().T for _, part in self.terms(group)]) for group in groups]
 
+    def pairs(self, group: Group, clips: Rows, other_texts: Rows | None, other_clips: Rows) -> Tensor:
+        """(N, B) float32 of v-a, v-ta or a-tv, by the same formula: the slots of the modality that stands alone, of ``clips`` (N), against
+        those of the other one, of ``other_clips`` (B), or of ``other_texts`` and it."""
+        (alone,), (other,) = group.alone, [m for m in group if m not in group.alone]
+        second = [_clip_slots(other_clips, other)]
+        if group.with_text and other_texts is not None:
+            second.insert(0, _text_slots(other_texts))
+        return grouped_scores(_clip_slots(clips, alone), second, [tuple(range(len(second)))])[0]
+
     def _fine(self, groups: Sequence[Group], texts: Rows, clips: Rows) -> list[Tensor]:
         present = [m for m in BOTH if m.word in clips.tensors]
         found: dict[tuple[bool, tuple[Modality, ...]], Tensor] = {}
         for weighted in (True, False):
             parts = list(dict.fromkeys(part for group in groups for own, part in self.terms(group) if own is weighted))
             if parts:
-                own = Slots(texts["text"], texts["text_logits"] if weighted else None, texts["text_mask"] > 0)
-                tracks = [Slots(clips[m.word], clips[f"{m.word}_logits"] if weighted else None) for m in present]
+                own = _text_slots(texts, weighted)
+                tracks = [_clip_slots(clips, m, weighted) for m in present]
                 scores = grouped_scores(own, tracks, [[present.index(m) for m in part] for part in parts])
                 found |= {(weighted, part): score for part, score in zip(parts, scores)}
         return [sum_of([found[term] for term in self.terms(group)]) for group in groups]
+
+
+def _text_slots(texts: Rows, weighted: bool = True) -> Slots:
+    return Slots(texts["text"], texts["text_logits"] if weighted else None, texts["text_mask"] > 0)
+
+
+def _clip_slots(clips: Rows, modality: Modality, weighted: bool = True) -> Slots:
+    return Slots(clips[modality.word], clips[f"{modality.word}_logits"] if weighted else None)
 
 
 def sum_of(parts: Sequence[Tensor]) -> Tensor:

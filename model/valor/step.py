@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omnivast.config.schema import label_smoothing
 from omnivast.config.tasks import Group, Objective, Task
 from omnivast.model.interface import Rows
 from omnivast.model.objectives.generation import IGNORED, mask_tokens
@@ -21,12 +22,13 @@ from omnivast.model.recompute import remaking
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.plan import CrossPass, plan_texts
+from omnivast.model.text.self_critical import self_critical_losses
 from omnivast.model.valor.features import ClipFeatures
 from omnivast.model.valor.parts import Parts
-from omnivast.model.valor.prompts import CAPTION, layout_of
+from omnivast.model.valor.prompts import CAPTION, Pair, layout_of
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-from omnivast.utils.transfer import on_host, planning, send
+from omnivast.utils.transfer import on_host, planning, send, to_device
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -40,11 +42,16 @@ ORDER = (("ret", Objective.RETRIEVAL), ("cap", Objective.CAPTION), ("mlm", Objec
 
 @dataclass
 class Block:
-    """Texts of one loss, "cap.<group>" or the like: a layout of rows, and their labels (N, length), IGNORED where nothing is predicted."""
+    """Texts of one loss, "cap.<group>" or the like: a layout of rows, and their labels (N, length), IGNORED where nothing is predicted.
+
+    Answers have (N,) ``weights``, and are to so many ``questions``; 0: what is predicted is of captions.
+    """
 
     name: str
     layout: Layout
     labels: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
+    questions: int = 0
 
 
 def training_losses(model: Parts, batch: Batch, task: Task, draws: StepRandom, masked: Masked | None = None) -> dict[str, Tensor]:
@@ -52,13 +59,18 @@ def training_losses(model: Parts, batch: Batch, task: Task, draws: StepRandom, m
     with remaking():
         features = model.encode(batch, task.modalities)
         losses: dict[str, Tensor] = {}
+        rewards: dict[str, Tensor] = {}
+        whole = task
+        if model.self_critical is not None and (captioned := task.groups(Objective.CAPTION)):
+            losses, rewards = self_critical_losses(model, model.self_critical, batch, captioned, features, draws)
+            task = task.without(Objective.CAPTION)
         if groups := task.groups(Objective.RETRIEVAL):
             losses |= contrastive(model, batch, groups, features)
         if masked is None:
             masked = draw_masks(model, batch, task, draws)
         with model.mixed():
             losses |= generation(model, batch, task, model.memory(features), masked)
-        return _total(losses, task, model.config.contra_loss_ratio)
+        return _total(losses, whole, model.config.contra_loss_ratio) | rewards
 
 
 def contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features: ClipFeatures) -> dict[str, Tensor]:
@@ -66,16 +78,22 @@ def contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features:
     clips = model.embed_clips(features, groups)
     all_clips = _gathered(model, clips)
     targets = torch.arange(len(batch), device=model.device) + distributed.rank() * len(batch)
+    alone = distributed.world_size() == 1 and model.gather_with_grad
     losses = {}
     by_source: dict[object, list[Group]] = {}
     for group in groups:
-        by_source.setdefault(batch.captions.source(group.caption_kind), []).append(group)
-    for own in by_source.values():
-        texts = model.index_texts(batch.captions.of(own[0].caption_kind))
-        to_clip = model.alignment.scores(own, texts, all_clips)
-        alone = distributed.world_size() == 1 and model.gather_with_grad
-        to_text = to_clip if alone else model.alignment.scores(own, _gathered(model, texts), clips)
-        for group, one, other in zip(own, to_clip, to_text):
+        by_source.setdefault(batch.captions.source(group.caption_kind) if group.with_text else None, []).append(group)
+    for source, of_source in by_source.items():
+        texts = None if source is None else model.index_texts(batch.captions.of(of_source[0].caption_kind))
+        pairs, own = ([group for group in of_source if bool(group.alone) is wanted] for wanted in (True, False))
+        all_texts = None if texts is None or (alone and not pairs) else _gathered(model, texts)
+        scores = [(group, model.alignment.pairs(group, clips, all_texts, all_clips),
+                   model.alignment.pairs(group, all_clips, texts, clips)) for group in pairs]
+        if own and texts is not None:
+            to_clip = model.alignment.scores(own, texts, all_clips)
+            to_text = to_clip if all_texts is None or alone else model.alignment.scores(own, all_texts, clips)
+            scores += zip(own, to_clip, to_text)
+        for group, one, other in scores:
             rows = torch.cat([one, other.T]) / model.temperature
             losses[f"ret.{group}"] = F.cross_entropy(rows, targets.repeat(2))
     return losses
@@ -90,17 +108,31 @@ def draw_masks(model: Parts, batch: Batch, task: Task, draws: StepRandom) -> Mas
     """Which tokens are predicted, drawn at the full length, so that they do not depend on the batch's padding."""
     def drawn(texts: Texts, purpose: str, probability: float) -> tuple[Tensor, Tensor]:
         longest = max(model.config.max_caption_len, model.config.max_answer_len, texts.ids.shape[1])
+        # Several texts of a clip have draws of their own, whatever the other clips have.
+        nth = _nth_of_clip(on_host(texts.clip))
+        uniform = [draws.uniform(f"mask.{purpose}" + (f".{n}" if n else ""), len(batch), longest, 3) for n in range(int(nth.max()) + 1)]
         with planning():
-            return mask_tokens(texts.ids, model.mask_ids, probability, draws.uniform(f"mask.{purpose}", len(texts), longest, 3))
+            return mask_tokens(texts.ids, model.mask_ids, probability, torch.stack(uniform)[torch.from_numpy(nth), texts.clip])
 
     masked = {}
+    full = model.config.full_masker or not model.masks
     for objective, share in ((Objective.CAPTION, CAPTION_MASK), (Objective.MLM, MLM_MASK)):
         for kind in dict.fromkeys(group.caption_kind for group in task.groups(objective)):
-            name = f"{objective.value}.{kind.value}"
-            masked[name] = drawn(batch.captions.of(kind), name, share)
-    if task.groups(Objective.QA):
+            if objective is Objective.MLM or not full:
+                name = f"{objective.value}.{kind.value}"
+                masked[name] = drawn(batch.captions.of(kind), name, share)
+    if task.groups(Objective.QA) and not full:
         masked["qa"] = drawn(_asked(batch)[1], "qa", ANSWER_MASK)
     return masked
+
+
+def _nth_of_clip(clip: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) how many earlier texts are of the same clip."""
+    order = np.argsort(clip, kind="stable")
+    first = np.searchsorted(clip[order], clip[order])
+    nth = np.empty_like(order)
+    nth[order] = np.arange(len(clip)) - first
+    return nth
 
 
 def generation(model: Parts, batch: Batch, task: Task, memory: Memory, masked: Masked) -> dict[str, Tensor]:
@@ -125,24 +157,37 @@ def generation(model: Parts, batch: Batch, task: Task, memory: Memory, masked: M
 def caption_blocks(model: Parts, batch: Batch, task: Task, group: Group, masked: Masked) -> list[Block]:
     """A group's captions with masked words, read causally and bidirectionally."""
     found = []
-    for objective in (Objective.CAPTION, Objective.MLM):
-        if group in task.groups(objective):
-            texts, (ids, labels) = batch.captions.of(group.caption_kind), masked[f"{objective.value}.{group.caption_kind.value}"]
-            causal = objective is Objective.CAPTION
-            if causal and not model.masks:
-                ids, labels = texts.ids, next_words(texts)
-            prompt = model.prompts.task(CAPTION, len(texts)) if causal else model.prompts.masked_words(group, len(texts))
-            layout, start = layout_of(prompt, ids, texts.mask, causal)
-            found.append(Block(f"{objective.value}.{group}", layout, _behind(start, labels)))
+    texts = batch.captions.of(group.caption_kind) if group in (*task.groups(Objective.CAPTION), *task.groups(Objective.MLM)) else None
+    if texts is not None and group in task.groups(Objective.CAPTION):
+        layout, labels = _written(model, texts, masked.get(f"cap.{group.caption_kind.value}"), model.prompts.task(CAPTION, len(texts)))
+        found.append(Block(f"cap.{group}", layout, labels))
+    if texts is not None and group in task.groups(Objective.MLM):
+        hidden, words = masked[f"mlm.{group.caption_kind.value}"]
+        layout, start = layout_of(model.prompts.masked_words(group, len(texts)), hidden, texts.mask)
+        found.append(Block(f"mlm.{group}", layout, _behind(start, on_host(words))))
     return found
 
 
 def question_block(model: Parts, batch: Batch, group: Group, masked: Masked) -> Block:
     """Answers with masked words behind their questions."""
     questions, answers = _asked(batch)
-    ids, labels = masked["qa"] if model.masks else (answers.ids, next_words(answers))
-    layout, start = layout_of(model.prompts.question(questions.ids, questions.mask), ids, answers.mask, causal=True)
-    return Block(f"qa.{group}", layout, _behind(start, labels))
+    layout, labels = _written(model, answers, masked.get("qa"), model.prompts.question(questions.ids, questions.mask))
+    weights = None if answers.weights is None else on_host(answers.weights)
+    asked = len(answers) if weights is None else len(np.unique(on_host(answers.clip)))
+    return Block(f"qa.{group}", layout, labels, weights, asked)
+
+
+def _written(model: Parts, texts: Texts, masked: tuple[Tensor, Tensor] | None, prompt: Pair | None) -> tuple[Layout, NDArray[np.int64]]:
+    """Texts that are predicted from left to right, behind their prompts, and their labels: at words that are hidden in their place, at the
+    word before each (caption_type lm), or at a row of [MASK]s behind the text, the j-th of which sees j words (full_masker)."""
+    if model.masks and model.config.full_masker:
+        words, real = on_host(texts.ids)[:, 1:], on_host(texts.mask).astype(bool)[:, 1:]
+        layout = Layout.stepwise(words, real, model.mask_ids.cls, model.mask_ids.mask)
+        layout = layout if prompt is None else layout.behind(*prompt)
+        return layout, _behind(layout.length - words.shape[1], np.where(real, words, IGNORED))
+    ids, labels = masked if model.masks and masked is not None else (texts.ids, next_words(texts))
+    layout, start = layout_of(prompt, ids, texts.mask, causal=True)
+    return layout, _behind(start, on_host(labels))
 
 
 def next_words(texts: Texts) -> Tensor:
@@ -153,7 +198,7 @@ def next_words(texts: Texts) -> Tensor:
 
 def read(model: Parts, blocks: list[Block], passes: list[CrossPass]) -> dict[str, Tensor]:
     """One forward, and the losses from its states at the chosen tokens: means over all tokens that a loss predicts; of answers, means over
-    each answer's tokens, then over the answers."""
+    each answer's tokens, then over the answers, or the weighted sum of a question's answers, and the mean over the questions."""
     layout = Layout.stack([block.layout for block in blocks])
     labels = np.concatenate([np.pad(block.labels, ((0, 0), (0, layout.length - block.labels.shape[1])), constant_values=IGNORED)
                              for block in blocks])
@@ -170,9 +215,10 @@ def read(model: Parts, blocks: list[Block], passes: list[CrossPass]) -> dict[str
     parts = list(zip(blocks, states.split(sizes), words.split(sizes), tokens.split(sizes), divisors))
     for name in dict.fromkeys(block.name.split(".")[0] for block in blocks):
         own = [part for part in parts if part[0].name.split(".")[0] == name]
-        shares = [1 / (each * divisor) for _, _, _, each, divisor in own]
+        shares = [_weighed(block, 1 / (each * divisor)) for block, _, _, each, divisor in own]
         hidden, targets = torch.cat([part[1] for part in own]), torch.cat([part[2] for part in own])
-        losses[name], found = model.multimodal_encoder.prediction_loss(hidden, targets, torch.cat(shares) / len(own))
+        smoothing = label_smoothing(model.config) if name == "cap" else 0.0
+        losses[name], found = model.multimodal_encoder.prediction_loss(hidden, targets, torch.cat(shares) / len(own), smoothing)
         losses |= {part[0].name: (x * share).sum() for part, x, share in zip(own, found.split([len(s) for s in shares]), shares)}
     return losses
 
@@ -181,13 +227,20 @@ def _counts(block: Block) -> tuple[NDArray[np.int64], int]:
     """For each token that is predicted, of how many its mean is taken first, and of how many means the loss is one: answers weigh alike
     whatever their length, words of captions do."""
     chosen = block.labels != IGNORED
-    if block.name.startswith("qa."):
-        return np.repeat(chosen.sum(1), chosen.sum(1)), len(chosen)
+    if block.questions:
+        return np.repeat(chosen.sum(1), chosen.sum(1)), block.questions
     return np.ones(int(chosen.sum()), dtype=np.int64), int(chosen.sum())
 
 
-def _behind(columns: int, labels: Tensor) -> NDArray[np.int64]:
-    return np.pad(on_host(labels), ((0, 0), (columns, 0)), constant_values=IGNORED)
+def _weighed(block: Block, shares: Tensor) -> Tensor:
+    """The shares (k,) of the tokens that are predicted in the loss, times the weights of their answers."""
+    if block.weights is None:
+        return shares
+    return shares * to_device(torch.from_numpy(np.repeat(block.weights, (block.labels != IGNORED).sum(1))), shares.device)
+
+
+def _behind(columns: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.pad(labels, ((0, 0), (columns, 0)), constant_values=IGNORED)
 
 
 def _asked(batch: Batch) -> tuple[Texts, Texts]:

@@ -6,8 +6,8 @@ Memory; texts attend to it, all in one forward. Letters: B clips of this process
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders.build import build_audio, build_vision
-from omnivast.model.interface import MODELS, Model, ModelError, Reward, Rows, Unit
+from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.objectives.contrastive import CONTRASTS
-from omnivast.model.objectives.self_critical import SelfCritical
-from omnivast.model.text.bert import TextModel, TextSizes
+from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory
@@ -32,7 +31,6 @@ from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
 from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.names import NAMES
-from omnivast.model.vast.self_critical import learn_from_reward
 from omnivast.model.vast.step import training_losses
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import on_host, send
@@ -55,7 +53,6 @@ class VAST(TowerModel):
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self.self_critical: SelfCritical | None = None
         width = sizes.hidden_size
         self.contrast = CONTRASTS.find(config.contrastive_loss)
         for name, first in self.contrast.learnt.items():
@@ -98,12 +95,10 @@ class VAST(TowerModel):
             raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")
         return model
 
-    def units(self) -> Iterator[Unit]:
-        """Without the text tower's blocks in self-critical training: it also decodes, which runs parts of them without their forward."""
-        return Model.units(self) if self.self_critical is not None else super().units()
-
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
+        if pair := next((group for group in task.all_groups if group.alone), None):
+            raise ValueError(f"task '{task}': group {pair} is one of VALOR's; {type(self).__name__} compares texts with clips")
         super().check_task(task)
         for group in task.groups(Objective.RETRIEVAL):
             if not self.can_compare(group):
@@ -207,11 +202,6 @@ class VAST(TowerModel):
         """Matching margin of pairs: texts ids, mask (P, L) with memory rows (P,) → (P,) float32, whose sigmoid is their probability."""
         return match_pairs(self, memory, group, ids, mask, rows)
 
-    def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
-                          baseline: Literal["greedy", "mean"]) -> None:
-        """See :func:`.self_critical.learn_from_reward`."""
-        learn_from_reward(self, SelfCritical(reward, candidates, search, baseline))
-
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                    length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
@@ -228,6 +218,18 @@ class VAST(TowerModel):
         """The answer to every question as text."""
         rows = self.answer_ids(memory, group, questions, beam_size=beam_size, length_penalty=length_penalty)
         return [self.tokenizer.decode(row) for row in rows]
+
+    @property
+    def caption_words(self) -> int:
+        """The most tokens of a caption that is learnt from a reward."""
+        return self.config.max_caption_len
+
+    def caption_prompt(self, rows: int) -> None:
+        """VAST's captions have no prompt."""
+
+    def searched(self, state: DecoderState, beams: int) -> list[list[list[int]]]:
+        """See text/self_critical.py."""
+        return best_texts(self.multimodal_encoder, state, self.tokenizer, beams, self.caption_words, CAPTION_LENGTH_PENALTY)
 
     def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
                       length_penalty: float = CAPTION_LENGTH_PENALTY) -> list[list[str]]:

@@ -14,7 +14,8 @@ from omnivast.config.tasks import Group, Modality
 from omnivast.model.objectives.contrastive import Contrast
 from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.objectives.self_critical import SelfCritical
-from omnivast.model.text.bert import TextModel
+from omnivast.model.text.bert import DecoderState, TextModel
+from omnivast.model.text.layout import Grid
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.vast.features import ClipFeatures
@@ -34,6 +35,16 @@ class Parts(Protocol):
     multimodal_encoder: TextModel
     itm_head: MatchingHead
     contrast: Contrast
+
+    @property
+    def masks(self) -> bool: ...
+
+    @property
+    def caption_words(self) -> int: ...
+
+    def caption_prompt(self, rows: int) -> tuple[Grid, Grid] | None: ...
+
+    def searched(self, state: DecoderState, beams: int) -> list[list[list[int]]]: ...
 
     @property
     def device(self) -> torch.device: ...

@@ -139,4 +139,7 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
 def _asked(batch: Batch) -> tuple[Texts, Texts]:
     if batch.questions is None or batch.answers is None:
         raise ValueError(f"corpus '{batch.corpus}': the task asks for qa, but its batch has no questions and answers")
+    if batch.answers.weights is not None:
+        raise ValueError(f"corpus '{batch.corpus}': its answers have weights, by which VALOR learns several answers to one question; VAST "
+                         "has no such loss: leave the weights out, and one answer is drawn in each epoch")
     return batch.questions, batch.answers

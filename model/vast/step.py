@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from omnivast.config.schema import label_smoothing
 from omnivast.config.tasks import Group, Objective, Task
 from omnivast.model.objectives.contrastive import hard_negatives
 from omnivast.model.objectives.matching import matching_loss
 from omnivast.model.recompute import remaking
 from omnivast.model.text.bert import TextOutput
 from omnivast.model.text.layout import Layout
+from omnivast.model.text.self_critical import self_critical_losses
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.negatives import Negatives, wrong_pairs
 from omnivast.model.vast.parts import Parts
 from omnivast.model.vast.plan import Masked, StepPlan, draw_masks, plan_step
-from omnivast.model.vast.self_critical import self_critical_losses
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import send, to_device
@@ -84,7 +85,7 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     for group in groups:
         kind = group.caption_kind
         text_to_clip, clip_to_text = model.contrast_logits(captions[kind], clips[group], all_captions[kind], all_clips[group])
-        losses[f"itc.{group}"] = model.contrast.loss(text_to_clip, clip_to_text, targets, model.config.label_smoothing)
+        losses[f"itc.{group}"] = model.contrast.loss(text_to_clip, clip_to_text, targets, label_smoothing(model.config))
         if group not in drawn:
             draw = to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
             drawn[group] = Negatives(hard_negatives(text_to_clip, targets, draw[:, 0]), hard_negatives(clip_to_text, targets, draw[:, 1]))

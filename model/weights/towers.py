@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -165,6 +165,17 @@ def _openai_clip(file: str, sha256: str) -> TowerFile:
                      "lists it (clip/clip.py)", sha256=sha256,
                      dropped=("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale",
                               "prompt_embedding.", "input_resolution", "context_length", "vocab_size", "visual.proj"))
+
+
+def clip_parts_file(name: str) -> TowerFile | None:
+    """Of what CLIP has beside its image tower, in the file of the encoder ``name``: what the module has."""
+    def parts(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+        names = {"visual.proj": "visual_proj", "text_projection": "text_projection", "logit_scale": "logit_scale"}
+        ours = {names.get(name, f"text.{name}"): tensor for name, tensor in state.items()}
+        return {name: tensor for name, tensor in ours.items() if name in module.state_dict()}
+
+    file = TOWER_FILES.get(name)
+    return None if file is None else replace(file, dropped=(), convert=parts)
 
 
 def _swin(file: str) -> TowerFile:

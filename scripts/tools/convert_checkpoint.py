@@ -98,14 +98,16 @@ def convert(source: Path, target: str, names: Names, unused: Path | None = None,
     if target == "omnivast":
         state, dropped = split_unused(state, names, wanted)
         return state, list(dropped)
+    copies = dict(names.copies)
     if unused is not None:
         released = read_current(unused, names)
+        copies = {start: repeated for start, repeated in copies.items() if any(name.startswith(start) for name in released)}
         extra = split_unused(released, names)[1]
         if not extra:
             raise WeightsError(f"{unused}: holds no tensors without use; expected a released checkpoint")
         state = {**{name: released[name] for name in extra}, **state}
     result = {names.released(name): tensor for name, tensor in state.items()}
-    for start, repeated in names.copies.items():
+    for start, repeated in copies.items():
         result |= {start + name[len(repeated):]: tensor for name, tensor in result.items() if name.startswith(repeated)}
     return result, []
 

@@ -44,6 +44,9 @@ from tests.config.conftest import BASE, DATASET
     ({"model": {"audio_encoder_type": None}, "val": {"task": "ret%tv"}}, "needs audio, but model_cfg.audio_encoder_type is null"),
     ({"train": {"task": "ret%tvax"}}, "data_cfg.train[0] 'clips': task: task 'ret%tvax': group 'tvax' has unknown letter(s) x"),
     ({"train": {"task": "ret%"}}, "has an empty group"),
+    ({"train": {"task": "ret%tva%v-a"}}, "group v-a is one of VALOR's (model_cfg.model_type valor), not of vast"),
+    ({"model": {"model_type": "valor"}, "val": {"task": "ret%tva%vta"}},
+     "data_cfg.val[0] 'clips': task 'ret%tva%v-ta': group v-ta is trained, never tested: retrieval searches clips by texts alone"),
     ({"train": {"task": ""}}, "task: the task is empty"),
     ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret "
                                    "(retrieval), cap (captioning), qa (answers), mlm (masked words, VALOR). "

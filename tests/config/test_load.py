@@ -30,7 +30,7 @@ def fails(shop, message, *flags, **keys):
 def test_defaults_come_from_the_schema(shop):
     config = shop.load()
     assert config.run_cfg == RunConfig()
-    assert config.model_cfg == ModelConfig(max_vision_sample_num=2, max_audio_sample_num=1)
+    assert config.model_cfg == ModelConfig(max_vision_sample_num=2, max_audio_sample_num=1, label_smoothing=0.1)
     assert config.data_cfg.train[0] == DatasetConfig(**DATASET, steps=5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.run_cfg.seed = 1
@@ -412,7 +412,21 @@ def test_runs_of_november_2026_can_still_be_resumed():
 
 def test_settings_say_themselves_what_depends_on_them():
     assert keys_without_say("model_cfg") == {"pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio",
-                                             "label_smoothing", "contrastive_loss", "itm_ratio"}
+                                             "label_smoothing", "contrastive_loss", "itm_ratio", "full_masker"}
     assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir"}
     assert passive_keys("run_cfg") >= {"output_dir", "resume", "num_threads"} and not passive_keys("run_cfg") & {"seed", "beam_size"}
     assert passive_keys("data_cfg") == {"n_workers", "cache_dir"}
+
+
+def test_a_valor_config_names_groups_as_its_release(shop, caplog):
+    config = shop.load("--data_cfg.train.0.task", "ret%tva%va%atv_cap%tva", model={"model_type": "valor"}, val={"task": "ret%tva"})
+    assert config.data_cfg.train[0].task == "ret%tva%v-a%a-tv_cap%tva" and config.data_cfg.val[0].task == "ret%tva"
+    assert "the groups of task 'ret%tva%va%atv_cap%tva' are those of VALOR's release: ret%tva%v-a%a-tv_cap%tva" in caplog.text
+    assert shop.load(train={"task": "ret%tvas%va"}).data_cfg.train[0].task == "ret%tvas%va"
+
+
+def test_label_smoothing_has_a_default_of_each_family(shop):
+    for family, own, wanted in (("vast", None, 0.1), ("gram", None, 0.1), ("valor", None, 0.0), ("valor", 0.2, 0.2), ("vast", 0.0, 0.0)):
+        model = {"model_type": family, **({} if own is None else {"label_smoothing": own})}
+        config = shop.load(model=model, train={"task": "ret%tva"}, val={"task": "ret%tva"})
+        assert config.model_cfg.label_smoothing == wanted

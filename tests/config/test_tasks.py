@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError, as_valor_writes
 
 V, A, S = Modality.VISION, Modality.AUDIO, Modality.SUBTITLE
 
@@ -63,3 +63,28 @@ def test_tasks_that_cannot_be(text, message):
 
 def test_the_words_of_modalities():
     assert [m.word for m in Modality] == ["vision", "audio", "subtitle"]
+
+
+@pytest.mark.parametrize("text, printed, with_text", [
+    ("v-a", "v-a", False), ("a-v", "v-a", False), ("v-ta", "v-ta", True), ("v-at", "v-ta", True), ("a-tv", "a-tv", True)])
+def test_groups_without_the_text_on_one_side(text, printed, with_text):
+    group = Group.parse(text)
+    assert str(group) == printed and group.with_text is with_text and Group.parse(printed) == group != Group((V, A))
+    assert tuple(group) == (V, A) and sorted([group, Group((V, A))]) == [Group((V, A)), group]
+    assert Task.parse(f"ret%tva%{text}").modalities == (V, A) and pickle.loads(pickle.dumps(group)) == group
+
+
+@pytest.mark.parametrize("text", ["v-s", "t-va", "v-", "-a", "v-v", "va-t", "v-a-t", "v-tva"])
+def test_groups_with_a_dash_that_cannot_be(text):
+    with pytest.raises(TaskError, match="of groups with a dash there are v-a .*, v-ta .* and a-tv"):
+        Group.parse(text)
+
+
+def test_only_the_contrast_has_them():
+    with pytest.raises(TaskError, match="objective 'cap' in task 'cap%v-ta' has group v-ta, which only ret, the contrast, can have"):
+        Task.parse("cap%v-ta")
+
+
+def test_groups_as_the_released_valor_writes_them():
+    assert as_valor_writes("ret%tva%tv%va%vta%atv_cap%va%tva") == "ret%tva%tv%v-a%v-ta%a-tv_cap%va%tva"
+    assert as_valor_writes("cap%tva_ret%vat%v-a") == "cap%tva_ret%vat%v-a" and as_valor_writes("") == ""

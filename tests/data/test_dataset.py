@@ -201,6 +201,19 @@ def test_collate_pads_to_the_longest_and_shares_captions(corpus, spec, tokenizer
         batch.captions.of(CaptionKind.AUDIO)
 
 
+def test_answers_travel_with_their_weights(corpus, spec, tokenizer):
+    rows = [{"id": "clip0", "question": ["q"], "answer": ["a"]}]
+    dataset = build(corpus.config(task="qa%tv", txt=corpus.annotate("one.json", rows)), spec)
+    one, two, plain = (Sample(str(i), i, questions=["q"] * n, answers=["a"] * n, answer_weights=weights)
+                       for i, (n, weights) in enumerate([(2, [1.0, 0.5]), (1, [0.25]), (1, [])]))
+
+    def answers(*samples):
+        return collate(samples, corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task).answers
+
+    assert answers(one, plain, two).weights.tolist() == [1.0, 0.5, 1.0, 0.25] and answers(one, two).clip.tolist() == [0, 0, 1]
+    assert answers(plain, plain).weights is None
+
+
 def test_text_lengths_follow_the_kinds(corpus, spec, tokenizer):
     words = " ".join(["w"] * 50)
     rows = [{"clip_id": "clip0", "vast_cap": words, "vision_cap": words, "subtitle": words}]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from omnivast.config.schema import RunConfig
-from omnivast.training.optim import build_optimizer, decayed, gradient_norm, set_learning_rate
+from omnivast.training.optim import build_optimizer, gradient_norm, set_learning_rate
 from tests.training.toy import Toy
 
 RUN = RunConfig(learning_rate=1e-3, clip_lr=1e-4, weight_decay=0.05)
@@ -65,7 +65,7 @@ def test_nothing_trainable():
     ((4, 4), "a.weight", True), ((1, 8), "head.weight", True), ((4,), "norm.weight", False), ((), "temp", False),
     ((1, 1, 8), "cls_token", False), ((1, 5, 8), "frame_embedding", True), ((4, 4), "a.q_bias", False)])
 def test_decayed(shape, name, expected):
-    assert decayed(name, nn.Parameter(torch.zeros(shape))) is expected
+    assert Toy().decays(name, nn.Parameter(torch.zeros(shape))) is expected
 
 
 @pytest.mark.parametrize(("optim", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])

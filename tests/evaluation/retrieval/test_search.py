@@ -6,7 +6,8 @@ import torch
 
 from omnivast.evaluation.metrics import recall
 from omnivast.evaluation.retrieval import search as module
-from omnivast.evaluation.retrieval.search import TEMPERATURE, search
+from omnivast.evaluation.retrieval.search import search
+from omnivast.model.interface import DUAL_TEMPERATURE as TEMPERATURE
 
 
 def found_by(queries, candidates, *arguments, **settings):
@@ -59,3 +60,12 @@ def test_similarities_far_apart_do_not_become_ties():
     scores = np.array([[0.9, 0.8, 0.7], [-0.9, -0.8, -0.7]])
     prior = np.exp(scores / TEMPERATURE) / np.exp(scores / TEMPERATURE).sum(0)
     assert len(set((scores * prior)[1])) == 3 and found.dual_ranks.tolist() == [1, 1]
+
+
+def test_the_temperature_is_the_models():
+    candidates, numbers = torch.tensor([[0.90, 0.80, 0.80], [0.0, 0.79, 0.0], [0.0, 0.0, 0.79]]), np.arange(3)
+    scores = candidates.T.double().numpy()
+    for temperature, wanted in ((0.01, [1, 1, 1]), (100.0, [1, 2, 2])):  # hot: the softmax is flat
+        found = found_by(torch.eye(3), candidates, numbers, numbers, 3, dual_softmax=True, temperature=temperature)
+        assert found.dual_ranks.tolist() == recall.ranks(scores * np.exp(scores / temperature) / np.exp(scores / temperature).sum(0),
+                                                         numbers, numbers).tolist() == wanted

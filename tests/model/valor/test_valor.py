@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -18,13 +20,15 @@ from omnivast.model.objectives.generation import IGNORED
 from omnivast.model.text.plan import CrossPass
 from omnivast.model.valor.generate import best_texts
 from omnivast.model.valor.prompts import CAPTION
-from omnivast.model.valor.step import caption_blocks, contrastive, generation, question_block, training_losses
+from omnivast.model.valor.step import caption_blocks, contrastive, draw_masks, generation, question_block, training_losses
 from omnivast.model.weights import load_weights
 from omnivast.scripts.tools import convert_checkpoint
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import relative
-from tests.model.valor.recorded import ABLATIONS, GOLDENS, RELEASED, folder_of
+from tests.model.valor.recorded import ABLATIONS, GOLDENS, LETTERS, RELEASED, clip_words, folder_of
 
+PAIRS = {"va": "v-a", "vta": "v-ta", "atv": "a-tv"}
+"""The release's groups without the text on one side → ours."""
 GROUPS = {name: Group.parse(name) for name in ("tv", "ta", "tva")}
 
 
@@ -42,28 +46,40 @@ class Recorded:
 
     def _config(self, folder):
         cfg, golden = self.golden["model_cfg"], self.golden
-        kept = ("contra_dim", "contra_type", "cross_attn_type", "fineweight_type", "late_fusion", "use_task_prompt", "contra_loss_ratio",
-                "max_generation_len", "audio_encoder_type", "audio_melbins", "audio_target_length")
+        kept = ("contra_dim", "contra_type", "cross_attn_type", "fineweight_type", "late_fusion", "txt_encoder_type", "use_task_prompt",
+                "contra_loss_ratio", "max_generation_len", "audio_encoder_type", "audio_melbins", "audio_target_length")
         if "clip" in golden:
             vision = {("patch_size" if key == "patch" else key): golden["clip"][key] for key in ("width", "layers", "heads", "patch")}
         else:
             own = golden["videoswin"]
             vision = {"embed_dim": own["embed_dim"], "depths": own["depths"], "num_heads": own["num_heads"], "window": own["window_size"],
                       "patch": own["patch"]}
-        return {**{key: cfg[key] for key in kept}, "model_type": "valor", "pretrained": False,
+        if cfg["txt_encoder_type"].startswith("clip"):
+            sizes = {"width": "text_width", "layers": "text_layers", "heads": "text_heads", "context_length": "context_length",
+                     "vocab_size": "vocab_size", "embed_dim": "embed_dim"}
+            self.words = tempfile.TemporaryDirectory()
+            vision_text = {"clip_text_cfg": {key: golden["clip"][name] for key, name in sizes.items()},
+                           "clip_tokenizer": clip_words(Path(self.words.name))}
+        else:
+            vision_text = {}
+        return {**{key: cfg[key] for key in kept}, **vision_text, "model_type": "valor", "pretrained": False,
                 "vision_encoder_type": cfg["video_encoder_type"], "vision_resolution": cfg["video_resolution"],
                 "vision_encoder_cfg": vision, "audio_encoder_cfg": golden["ast"],
                 "text_encoder_type": "bert", "text_encoder_cfg": golden["bert"], "tokenizer": str(folder / "vocab.txt"),
                 "max_caption_len": cfg["max_txt_len"] + 2, "max_answer_len": cfg["max_answer_len"] + 2}
 
-    def texts(self, name, clip=None):
+    def texts(self, name, clip=None, words=None):
+        """``words``: the name of the ids for CLIP's text tower."""
         ids = self.out[name]
-        return Texts(ids, ids != 0, torch.arange(len(ids)) if clip is None else torch.tensor(clip), [""] * len(ids))
+        rows = self.out[words].tolist() if words in self.out else [[]] * len(ids)
+        raw = [" ".join(LETTERS[i] for i in row if 0 < i < len(LETTERS)) for row in rows]
+        return Texts(ids, ids != 0, torch.arange(len(ids)) if clip is None else torch.tensor(clip), raw)
 
     @cached_property
     def batch(self):
         clips = len(self.inputs["vision_pixels"])
-        captions = Captions({CaptionKind.OMNI: self.texts("caption_input_ids")}, dict.fromkeys(CaptionKind, CaptionKind.OMNI))
+        texts = self.texts("caption_input_ids", words="clip_input_ids")
+        captions = Captions({CaptionKind.OMNI: texts}, dict.fromkeys(CaptionKind, CaptionKind.OMNI))
         return Batch("clips", [str(i) for i in range(clips)], torch.arange(clips), self.inputs["vision_pixels"],
                      self.inputs["audio_spectrograms"], captions=captions, questions=self.texts("question_input_ids"),
                      answers=self.texts("answer_input_ids"))
@@ -105,10 +121,13 @@ def test_the_released_names_are_read_strictly(r):
     state = torch.load(Path(report.path), weights_only=True)
     own = {r.model.names.released(name) for name in r.model.state_dict()}
     unused = ("txt_encoder.", "multimodal_encoder.pooler.", "clip_model.")
+    reads_by_clip = r.cfg.txt_encoder_type.startswith("clip")
     wanted = {name for name in state if not name.startswith(unused) and "relative_position_index" not in name}
     if "clip_model.logit_scale" in state:
         wanted |= {"clip_model.logit_scale", *(name for name in state if name.startswith("clip_model.visual."))}
         wanted -= {"clip_model.visual.proj"}
+    if reads_by_clip:
+        wanted |= {name for name in state if name.startswith("clip_model.")} - {"clip_model.prompt_embedding.weight"}
     assert own == wanted
     for name, tensor in r.model.state_dict().items():
         assert torch.equal(tensor, state[r.model.names.released(name)]), name
@@ -157,8 +176,10 @@ def test_towers_and_features(r):
     clips = r.model.embed_clips(r.features, list(GROUPS.values()))
     texts = r.model.index_texts(r.batch.captions[CaptionKind.OMNI])
     fine = r.model.alignment.fine
-    mask = r.batch.captions[CaptionKind.OMNI].mask if fine else slice(None)  # coarse: a vector each
+    ids = r.out.get("clip_input_ids", r.out["caption_input_ids"])
+    mask = ids != 0 if fine else slice(None)  # coarse: a vector each
     assert relative(texts["text"][mask], r.out["feat_t"][mask]) < 1e-5
+    assert not fine or torch.equal(texts["text_mask"] > 0, mask)
     assert relative(clips["vision"], r.out["feat_v"]) < 1e-5 and relative(clips["audio"], r.out["feat_a"]) < 1e-5
     if fine:
         assert relative(texts["text_logits"][mask], r.out["weight_logit_t"][mask]) < 1e-5
@@ -183,8 +204,23 @@ def test_scores_and_contrastive_losses(r):
 
 
 @torch.no_grad()
+def test_groups_without_the_text_on_one_side(r):
+    groups = {name: Group.parse(own) for name, own in PAIRS.items()}
+    if not r.model.alignment.fine:
+        with pytest.raises(ValueError, match="group v-ta is compared slot by slot; it needs model_cfg.contra_type fine"):
+            r.model.check_task(Task.parse("ret%v-ta"))
+        return
+    clips, texts = r.model.embed_clips(r.features, list(groups.values())), r.model.index_texts(r.batch.captions[CaptionKind.OMNI])
+    for name, group in groups.items():
+        assert relative(r.model.alignment.pairs(group, clips, texts, clips), r.out[f"sim_{name}"]) < 1e-5
+    losses = contrastive(r.model, r.batch, (*groups.values(), *GROUPS.values()), r.features)
+    for name, group in {**groups, **GROUPS}.items():
+        assert float(losses[f"ret.{group}"]) == pytest.approx(r.golden["losses"][f"ret.{name}"], rel=1e-5)
+
+
+@torch.no_grad()
 def test_scores_of_more_texts_than_clips(r):
-    texts = r.model.index_texts(r.texts("retrieval_input_ids"))
+    texts = r.model.index_texts(r.texts("retrieval_input_ids", words="retrieval_input_ids"))
     for name, group in GROUPS.items():
         scores = len(r.model.alignment.terms(group)) * r.model.similarity(group, texts, r.model.index_clips(r.features, group))
         assert relative(scores, r.out[f"retrieval_sim_{name}"]) < 1e-5
@@ -195,8 +231,8 @@ def test_a_batch_of_shorter_texts_scores_alike(r):
     """The score depends on whether a text fills max_caption_len, not on the other texts of its batch."""
     if r.model.alignment.late:
         pytest.skip("a sum of two, halved")
-    whole = r.texts("caption_input_ids")
-    short = Texts(whole.ids[3:, :int(whole.mask[3].sum())], whole.mask[3:, :int(whole.mask[3].sum())], whole.clip[3:], [""])
+    whole = r.batch.captions[CaptionKind.OMNI]
+    short = Texts(whole.ids[3:, :int(whole.mask[3].sum())], whole.mask[3:, :int(whole.mask[3].sum())], whole.clip[3:], whole.raw[3:])
     group = GROUPS["tva"]
     got = r.model.similarity(group, r.model.index_texts(short), r.model.index_clips(r.features, group))
     assert relative(got, r.out["sim_tva"][3:]) < 1e-5
@@ -251,6 +287,53 @@ def test_captions_without_masks(folder):
             assert [row + [sep] * (longest - len(row)) for row in found] == wanted
             captions = r.model.caption(memory, group, beam_size=beams, max_length=longest)
             assert captions == r.golden["generated"][f"lm.cap.{name}.beam{beams}"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("folder", RELEASED)
+def test_a_row_of_masks_behind_the_text(folder):
+    """full_masker: ids, labels, losses."""
+    recorded(folder)
+    r = Recorded(folder, full_masker=True)
+    task = Task.parse("cap%tv%ta%tva_qa%tv%ta%tva")
+    losses = generation(r.model, r.batch, task, r.model.memory(r.features), {})
+    for name, group in GROUPS.items():
+        (captions,), answers = caption_blocks(r.model, r.batch, task, group, {}), question_block(r.model, r.batch, group, {})
+        for kind, block in (("cap", captions), ("qa", answers)):
+            assert float(losses[f"{kind}.{name}"]) == pytest.approx(r.golden["losses"][f"option.full_masker.{kind}.{name}"], rel=1e-5)
+            wanted = r.out[f"full_mask_{'cap' if kind == 'cap' else 'answer'}_labels"]
+            assert block.labels[block.labels != IGNORED].tolist() == wanted[wanted >= 0].tolist()
+    drawn = draw_masks(r.model, r.batch, Task.parse("cap%tv_mlm%tv_qa%tv"), StepRandom(0, 0))
+    assert [name.split(".")[0] for name in drawn] == ["mlm"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("folder", RELEASED)
+def test_label_smoothing(folder):
+    """Of captions alone."""
+    recorded(folder)
+    r = Recorded(folder, label_smoothing=0.1)
+    losses = generation(r.model, r.batch, Task.parse("cap%tv%ta%tva_mlm%tv_qa%tv"), r.model.memory(r.features), r.masked)
+    for name in GROUPS:
+        assert float(losses[f"cap.{name}"]) == pytest.approx(r.golden["losses"][f"option.label_smoothing_0.1.cap.{name}"], rel=1e-5)
+    for name in ("mlm.tv", "qa.tv"):
+        assert float(losses[name]) == pytest.approx(r.golden["losses"][name], rel=1e-5)
+
+
+@torch.no_grad()
+def test_several_weighed_answers_to_a_question(r):
+    several = r.golden["several_answers"]
+    clip = [row for row, own in enumerate(several["answers"]) for _ in own]
+    answers = r.texts("several_answers_input_ids", clip)
+    answers.weights = torch.tensor([weight for own in several["weights"] for weight in own])
+    questions = r.batch.questions
+    questions = Texts(questions.ids[clip], questions.mask[clip], torch.tensor(clip), [""] * len(clip))
+    batch = dataclasses.replace(r.batch, questions=questions, answers=answers)
+    labels = r.out["several_answers_labels"]
+    masked = {"qa": (r.out["several_answers_masked_input_ids"], labels.masked_fill(labels < 0, IGNORED))}
+    losses = generation(r.model, batch, Task.parse("qa%tv%ta%tva"), r.model.memory(r.features), masked)
+    for name in GROUPS:
+        assert float(losses[f"qa.{name}"]) == pytest.approx(r.golden["losses"][f"qa_several.{name}"], rel=1e-5)
 
 
 @torch.no_grad()

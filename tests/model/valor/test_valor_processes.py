@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality
+from omnivast.data.batch import Batch
 from omnivast.model.build import build_model
 from omnivast.model.interface import ModelError
 from omnivast.model.text.layout import Layout
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import VAST_TINY, batch, task
+from tests.model.tiny import ANSWERS, QUESTIONS, VAST_TINY, batch, task, texts
+from tests.model.valor.recorded import clip_words
 from tests.processes import assert_same_step, mean_over_processes, together
 
+PAIRS = "ret%tva%tv%v-a%v-ta%a-tv_cap%tv"
 TASK = "ret%tva%tv%ta_cap%tva%tv_mlm%ta_qa%tva%tv"
 CONFIG = ModelConfig(
     model_type="valor", pretrained=False, vision_encoder_type="clip_vit_base_16", vision_resolution=32,
@@ -26,15 +31,22 @@ CONFIG = ModelConfig(
     max_answer_len=6, use_task_prompt=True, contra_loss_ratio=1.5, max_generation_len=8,
     text_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
                       "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+CLIP_TEXT = {"txt_encoder_type": "clip_vit_base_16", "clip_text_cfg": {"width": 16, "layers": 2, "heads": 2, "context_length": 20,
+                                                                       "vocab_size": 60, "embed_dim": 24}}
 SETTINGS = {
     "released": ({}, True), "gathered without gradient": ({}, False), "late fusion": ({"late_fusion": True}, True),
     "coarse, in parallel": ({"contra_type": "coarse", "cross_attn_type": "va_parallel"}, True),
+    "merged, two BERTs": ({"multimodal_use_cross_attn": False, "share_txt_and_multimodal": False}, True),
+    "masks behind, smoothed": ({"full_masker": True, "label_smoothing": 0.1}, True), "CLIP's text tower": (CLIP_TEXT, True),
+    "CLIP's text tower, own heads": ({**CLIP_TEXT, "init_clip_head": False, "contra_type": "coarse"}, True),
 }
 
 
 def valor(**changes):
     torch.manual_seed(1)
-    model = build_model(dataclasses.replace(CONFIG, **changes)).train()
+    with tempfile.TemporaryDirectory() as folder:
+        words = {"clip_tokenizer": clip_words(Path(folder))} if "txt_encoder_type" in changes else {}
+        model = build_model(dataclasses.replace(CONFIG, **words, **changes)).train()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -42,21 +54,33 @@ def valor(**changes):
     return model
 
 
-def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
+def with_several_answers(own: Batch) -> Batch:
+    """The batch with 3, 1, 2 or 1 answers to the questions of the clips, each with a weight."""
+    counts = [[3, 1, 2, 1][number] for number in own.index.tolist()]
+    clip = [row for row, count in enumerate(counts) for _ in range(count)]
+    nth = [n - clip.index(row) for n, row in enumerate(clip)]
+    answers = texts([ANSWERS[(own.index[row] + number) % 4] for row, number in zip(clip, nth)], CONFIG.max_answer_len, clip)
+    answers.weights = torch.tensor([1.0 / (1 + number) for number in nth])
+    return dataclasses.replace(own, questions=texts([QUESTIONS[own.index[row]] for row in clip], 14, clip), answers=answers)
+
+
+def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1, objectives: str = TASK, gradient: str = "paper"):
     """Losses and gradients by name of this process's share of the same four clips."""
     share = 4 // processes
     model, own = valor(**changes), batch(CONFIG, rows=slice(rank * share, (rank + 1) * share))
-    model.gather_with_grad = with_grad
-    losses = model(own, task(TASK), StepRandom(7, 3, rank * share, 4))
+    own = own if changes else with_several_answers(own)
+    model.gather_with_grad, model.gather_gradient = with_grad, gradient
+    losses = model(own, task(objectives), StepRandom(7, 3, rank * share, 4))
     losses["loss"].backward()
     return {n: v.detach() for n, v in losses.items()}, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
 def work(rank: int) -> dict:
-    results = {}
-    for name, (changes, with_grad) in SETTINGS.items():
-        results[name] = step(changes, with_grad, rank, 2)
-        mean_over_processes(results[name])
+    results = {name: step(changes, with_grad, rank, 2) for name, (changes, with_grad) in SETTINGS.items()}
+    results |= {objectives: step({}, True, rank, 2, objectives) for objectives in (PAIRS, "ret%tva", "cap%tva")}
+    results |= {f"{objectives} released": step({}, True, rank, 2, objectives, "released") for objectives in ("ret%tva", "cap%tva")}
+    for result in results.values():
+        mean_over_processes(result)
     return results
 
 
@@ -68,6 +92,23 @@ def results():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_equal_one(results, name):
     assert_same_step(results[name], step(*SETTINGS[name]))
+
+
+def test_groups_without_the_text_on_one_side(results):
+    assert_same_step(results[PAIRS], step({}, True, objectives=PAIRS))
+
+
+def test_the_released_gradient_of_the_contrast(results):
+    """With two processes half of it reaches towers and heads, all of it the weights' layers and the temperature; captions learn alike."""
+    for objectives, share in (("ret%tva", 0.5), ("cap%tva", 1.0)):
+        (_, paper), (losses, released) = results[objectives], results[f"{objectives} released"]
+        assert losses["loss"].item() == pytest.approx(results[objectives][0]["loss"].item())
+        assert paper.keys() == released.keys()
+        for name, gradient in paper.items():
+            whole = name.startswith(("text_fine_weight", "video_fine_weight", "audio_fine_weight", "clip.logit_scale"))
+            torch.testing.assert_close(released[name], gradient * (1.0 if whole else share), rtol=1e-4, atol=1e-7, msg=name)
+    assert {name.split(".")[0] for name in results["ret%tva"][1]} >= {"clip", "vision_encoder", "audio_encoder", "contra_head_t",
+                                                                    "multimodal_encoder", "text_fine_weight"}
 
 
 def test_the_settings_differ():

@@ -11,7 +11,7 @@ from omnivast.model.objectives.self_critical import SelfCritical, advantages, se
 from omnivast.model.text.generate import beam_search, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.plan import CrossPass
-from omnivast.model.vast.self_critical import learn_from_reward, log_probs
+from omnivast.model.text.self_critical import learn_from_reward, log_probs
 from omnivast.utils.random import StepRandom
 from tests.model.test_overfit import overfit
 from tests.model.text.test_generate import WORDS, small_model

@@ -18,7 +18,7 @@ from omnivast.config.tasks import Group, Modality, Task
 from omnivast.data.batch import Batch
 from omnivast.model.interface import blocks_of
 from omnivast.model.objectives.self_critical import SelfCritical
-from omnivast.model.vast.self_critical import learn_from_reward
+from omnivast.model.text.self_critical import learn_from_reward
 from omnivast.training.checkpoints import optimizer_shards as shards
 from omnivast.training.checkpoints.checkpoint import CheckpointError, load_latest
 from omnivast.training.engines.build import build_engine
