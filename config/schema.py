@@ -167,6 +167,8 @@ class ModelConfig:
                                                                         "open_clip:<name>[:<tag>]; null: none")
     vision_encoder_cfg: dict[str, Any] = setting({}, "sizes of the vision encoder where they differ from its name's")
     vision_resolution: int = setting(224, "frames are brought to this many pixels square", minimum=1)
+    vision_antialias: bool | None = setting(None, "frames are brought there with antialiasing; null: as for the published results, with it "
+                                                  "for vast and gram, without for valor", newer=True)
     max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest "
                                                                         "vision_sample_num of data_cfg.train, or else of val",
                                                 minimum=1)
@@ -275,6 +277,9 @@ class DatasetConfig:
         "native", "library that resamples sound, which PyAV decodes: native; torchaudio, also for the filterbank of BEATs and AST (extra "
                   "torchaudio); librosa (extra librosa). Log-mel values, normalised, differ by less than 0.0002; where sound is resampled, "
                   "by less than 0.02 on average", newer=True)
+    audio_sample_rate: int | None = setting(None, "model_type valor with ast, which takes sound at each file's own rate and was trained at "
+                                                  "22050: samples a second to which all sound is brought; null: the files' own, as "
+                                                  "released", minimum=4_000, maximum=192_000, newer=True)
     cache_dir: str | None = setting(None, "folder that keeps decoded frames and mel spectrograms once read; null: decode every time",
                                       path=True, passive=True)
     ignore_fields: list[str] = setting([], "annotation fields to leave unread (any other unknown field is an error)")

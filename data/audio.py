@@ -1,16 +1,17 @@
 """Waveform → log-mel slices, as each audio encoder takes them: mel frames of 10 ms, so many to a slice.
 
 A ``Frontend`` is what an encoder was trained on. Those of BEATs and AST are Kaldi's filterbank, in plain torch: 25 ms windows every
-10 ms at 16 kHz (windows that would reach past the end are dropped), each centred, pre-emphasised by 0.97 and windowed, power spectrum
-of 512 points, triangles on the mel scale between 20 Hz and 8 kHz, natural logarithm. Those of Whisper and CLAP are short-time Fourier
-transforms around every 10th millisecond, with the numbers that the transformers library's feature extractors state.
+10 ms (windows that would reach past the end are dropped), each centred, pre-emphasised by 0.97 and windowed, power spectrum of the next
+power of two points, triangles on the mel scale between 20 Hz and half the rate, natural logarithm. They take sound at 16 kHz; VALOR's AST
+takes each file at its own rate, as released. Those of Whisper and CLAP are short-time Fourier transforms around every 10th millisecond,
+with the numbers that the transformers library's feature extractors state.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,9 +23,6 @@ from omnivast.config.words import did_you_mean
 from omnivast.data.vision import frame_indices
 
 SAMPLE_RATE = 16_000
-WINDOW = 400
-SHIFT = 160
-FFT = 512
 PRE_EMPHASIS = 0.97
 BLOCK = 4096
 """Mel frames that are computed at once, so that an hour of sound needs no more memory than its mel frames."""
@@ -34,6 +32,9 @@ LOWEST_HZ = 20.0
 BEATS_STATISTICS = (15.41663, 2 * 6.55582)
 AST_STATISTICS = (-4.2677393, 2 * 4.5689974)
 
+LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000
+"""Hz. A file that declares another rate is damaged, or its sound nothing that a model of speech, music and noises was trained on."""
+
 
 class SupportsRows(Protocol):
     """A tensor, or a part of a file that reads like one."""
@@ -41,20 +42,34 @@ class SupportsRows(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
+class LogMel(Protocol):
+    """(samples,) float32 in [-1, 1] at ``rate`` Hz and a number of bins → (frames, bins) float32, no frame where there is too little
+    sound for one."""
+
+    def __call__(self, waveform: Tensor, mel_bins: int, *, rate: int = SAMPLE_RATE) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Frontend:
-    """How sound becomes mel frames.
+    """How sound becomes mel frames."""
 
-    log_mel: (samples,) float32 in [-1, 1] at ``rate`` Hz and a number of bins → (frames, bins) float32, no frame where there is too
-    little sound for one. silence: the value of what is past the sound's end. repeat: a sound shorter than a slice is repeated as often
-    as it fits before it is padded. finish: what is done last to each slice.
-    """
-
-    log_mel: Callable[[Tensor, int], Tensor]
-    rate: int = SAMPLE_RATE
+    log_mel: LogMel
+    rate: int | None = SAMPLE_RATE
+    """Hz, to which sound is brought; None: each file's own is kept."""
+    trained_at: int | None = None
+    """Where ``rate`` is None: the rate of the files that the encoder was trained on."""
+    first_channel: bool = False
+    """The first channel alone is heard; else the mean of all."""
     silence: float = 0.0
+    """The value of what is past the sound's end."""
+    absent: float | None = None
+    """The value of a clip without sound; None: what ``silence`` gives."""
+    last_repeats: bool = False
+    """Of a sound with too few slices the last repeats; else silent ones follow."""
     repeat: bool = False
+    """A sound shorter than a slice is repeated as often as it fits before it is padded."""
     finish: Callable[[Tensor], Tensor] | None = None
+    """What is done last to each slice."""
 
 
 def find_frontend(name: str) -> Frontend:
@@ -64,13 +79,17 @@ def find_frontend(name: str) -> Frontend:
     return FRONTENDS[name]
 
 
-def slice_plan(frames: int, length: int, number: int, training: bool, generator: torch.Generator | None = None) -> list[int]:
+def slice_plan(frames: int, length: int, number: int, training: bool, generator: torch.Generator | None = None,
+               last_repeats: bool = False) -> list[int]:
     """Which slices of ``length`` mel frames are taken: ``number`` indices.
 
-    The spectrogram is thought of as padded to at least ``number`` slices and to whole slices, a length already whole
-    gaining one slice of padding; then one slice is chosen from each of ``number`` equal parts, as for frames.
+    The spectrogram is thought of as padded to at least ``number`` slices, unless ``last_repeats``, and to whole slices, a length already
+    whole gaining one slice of padding; then one slice is chosen from each of ``number`` equal parts, as for frames: of too few the last
+    repeats.
     """
-    padding = max(number * length - frames, length - frames % length)
+    padding = length - frames % length
+    if not last_repeats:
+        padding = max(number * length - frames, padding)
     return frame_indices((frames + padding) // length, number, training, generator)
 
 
@@ -86,29 +105,52 @@ def take_slices(mel: SupportsRows, frames: int, mel_bins: int, indices: list[int
     return slices if frontend.finish is None else torch.stack([frontend.finish(part) for part in slices])
 
 
+def silent_slices(mel_bins: int, number: int, length: int, frontend: Frontend) -> Tensor:
+    """(number, length, mel_bins): the slices of a clip without sound."""
+    if frontend.absent is not None:
+        return torch.full((number, length, mel_bins), frontend.absent)
+    return take_slices(torch.zeros(0, mel_bins), 0, mel_bins, [0] * number, length, frontend)
+
+
 # ------------------------------------------------------------------------------------------------------------ BEATs and AST
 
 
-def mel_frames(samples: int) -> int:
-    """Number of Kaldi's mel frames of a waveform of ``samples`` at 16 kHz."""
-    return 0 if samples < WINDOW else 1 + (samples - WINDOW) // SHIFT
+def kaldi_sizes(rate: int) -> tuple[int, int, int]:
+    """Samples of a window and from one window to the next, and points of the power spectrum."""
+    window = int(rate * 25 * 0.001)
+    return window, int(rate * 10 * 0.001), 2 ** math.ceil(math.log2(window))
 
 
-def _kaldi(waveform: Tensor, mel_bins: int, *, window: Callable[[], Tensor], scale: float, statistics: tuple[float, float]) -> Tensor:
-    frames = mel_frames(len(waveform))
-    mel = torch.empty(frames, mel_bins)
-    mean, spread = statistics
+def mel_frames(samples: int, rate: int = SAMPLE_RATE) -> int:
+    """Number of Kaldi's mel frames of a waveform of ``samples``."""
+    window, shift, _ = kaldi_sizes(rate)
+    return 0 if samples < window else 1 + (samples - window) // shift
+
+
+def kaldi_blocks(samples: int, rate: int) -> Iterator[tuple[slice, slice]]:
+    """(which mel frames, which samples they hear) of each ``BLOCK`` of mel frames of a waveform."""
+    window, shift, _ = kaldi_sizes(rate)
+    frames = mel_frames(samples, rate)
     for start in range(0, frames, BLOCK):
-        count = min(BLOCK, frames - start)
-        heard = waveform[start * SHIFT : WINDOW + (start + count - 1) * SHIFT] * scale
-        windows = heard.unfold(0, WINDOW, SHIFT)
+        end = min(start + BLOCK, frames)
+        yield slice(start, end), slice(start * shift, window + (end - 1) * shift)
+
+
+def _kaldi(waveform: Tensor, mel_bins: int, *, window: Callable[[int], Tensor], scale: float, statistics: tuple[float, float],
+           rate: int = SAMPLE_RATE) -> Tensor:
+    length, shift, points = kaldi_sizes(rate)
+    mel = torch.empty(mel_frames(len(waveform), rate), mel_bins)
+    mean, spread = statistics
+    for block, samples in kaldi_blocks(len(waveform), rate):
+        heard = waveform[samples] * scale
+        windows = heard.unfold(0, length, shift)
         windows = windows - windows.mean(dim=1, keepdim=True)
-        padded = torch.zeros(count, FFT)
-        sharpened = padded[:, :WINDOW]
+        padded = torch.zeros(len(windows), points)
+        sharpened = padded[:, :length]
         sharpened[:, 0], sharpened[:, 1:] = windows[:, 0], windows[:, :-1]
-        torch.sub(windows, sharpened.mul_(PRE_EMPHASIS), out=sharpened).mul_(window())
-        energies = _power(padded)[:, : FFT // 2] @ _kaldi_filters(mel_bins)
-        mel[start : start + count] = energies.clamp_(min=torch.finfo(torch.float32).eps).log_().sub_(mean).div_(spread)
+        torch.sub(windows, sharpened.mul_(PRE_EMPHASIS), out=sharpened).mul_(window(length))
+        energies = _power(padded)[:, : points // 2] @ _kaldi_filters(mel_bins, rate)
+        mel[block] = energies.clamp_(min=torch.finfo(torch.float32).eps).log_().sub_(mean).div_(spread)
     return mel
 
 
@@ -119,14 +161,14 @@ def _power(windows: Tensor) -> Tensor:
 
 
 @functools.cache
-def _hann() -> Tensor:
-    return torch.hann_window(WINDOW, periodic=False, dtype=torch.float64).float()
+def _hann(length: int) -> Tensor:
+    return torch.hann_window(length, periodic=False, dtype=torch.float64).float()
 
 
 @functools.cache
-def _povey() -> Tensor:
+def _povey(length: int) -> Tensor:
     """A Hann window to the power 0.85."""
-    return torch.hann_window(WINDOW, periodic=False, dtype=torch.float64).pow(0.85).float()
+    return torch.hann_window(length, periodic=False, dtype=torch.float64).pow(0.85).float()
 
 
 def _kaldi_mel(hertz: float) -> float:
@@ -134,21 +176,23 @@ def _kaldi_mel(hertz: float) -> float:
 
 
 @functools.cache
-def _kaldi_filters(mel_bins: int) -> Tensor:
-    """(256, mel_bins): triangles whose corners lie equally spaced on the mel scale, straight on that scale."""
-    low, high = _kaldi_mel(LOWEST_HZ), _kaldi_mel(SAMPLE_RATE / 2)
+def _kaldi_filters(mel_bins: int, rate: int) -> Tensor:
+    """(points / 2, mel_bins): triangles whose corners lie equally spaced on the mel scale, straight on that scale."""
+    points = kaldi_sizes(rate)[2]
+    low, high = _kaldi_mel(LOWEST_HZ), _kaldi_mel(rate / 2)
     step = (high - low) / (mel_bins + 1)
     left = low + step * torch.arange(mel_bins, dtype=torch.float64)
-    points = torch.tensor([_kaldi_mel(k * SAMPLE_RATE / FFT) for k in range(FFT // 2)], dtype=torch.float64)
-    rising = (points[:, None] - left) / step
-    falling = (left + 2 * step - points[:, None]) / step
+    heard = torch.tensor([_kaldi_mel(k * rate / points) for k in range(points // 2)], dtype=torch.float64)
+    rising = (heard[:, None] - left) / step
+    falling = (left + 2 * step - heard[:, None]) / step
     return torch.minimum(rising, falling).clamp_(min=0).float()
 
 
 # --------------------------------------------------------------------------------------------------------- Whisper and CLAP
 
 
-def _stft(waveform: Tensor, mel_bins: int, *, rate: int, window: int, low: float, high: float, slaney: bool, scale: float) -> Tensor:
+def _stft(waveform: Tensor, mel_bins: int, *, window: int, low: float, high: float, slaney: bool, scale: float,
+          rate: int = SAMPLE_RATE) -> Tensor:
     """``scale`` times the decimal logarithm of mel energies, at least 1e-10. Frame t is centred on t · 10 ms; the sound is mirrored
     before its beginning and followed by silence; the last frame is the last that hears some of it."""
     shift, samples = rate // 100, len(waveform)
@@ -195,15 +239,19 @@ def _whisper_finish(part: Tensor) -> Tensor:
     return (part.clamp(min=part.max() - 8.0) + 4.0) / 4.0
 
 
+_AST_ZERO = -AST_STATISTICS[0] / AST_STATISTICS[1]
 _ast = partial(_kaldi, window=_hann, scale=1.0, statistics=AST_STATISTICS)
 _clap = partial(_stft, rate=48_000, window=1024, low=50.0, high=14_000.0, scale=10.0)
 
 FRONTENDS = {
     "beats": Frontend(partial(_kaldi, window=_povey, scale=2.0**15, statistics=BEATS_STATISTICS)),
     "ast": Frontend(_ast),
-    # transformers pads AST's spectrograms with zeros before it normalises them, the release afterwards.
-    "hf_ast": Frontend(_ast, silence=-AST_STATISTICS[0] / AST_STATISTICS[1]),
-    "hf_whisper": Frontend(partial(_stft, rate=SAMPLE_RATE, window=400, low=0.0, high=8000.0, slaney=True, scale=1.0), silence=-10.0,
+    # transformers, and VALOR, pad AST's spectrograms with zeros before they normalise them, VAST's release afterwards.
+    "hf_ast": Frontend(_ast, silence=_AST_ZERO),
+    # Released VALOR takes the mean off the whole waveform too, which changes nothing: each window is centred.
+    "valor_ast": Frontend(_ast, rate=None, trained_at=22_050, first_channel=True, silence=_AST_ZERO, absent=0.0,
+                          last_repeats=True),
+    "hf_whisper": Frontend(partial(_stft, window=400, low=0.0, high=8000.0, slaney=True, scale=1.0), silence=-10.0,
                            finish=_whisper_finish),
     "hf_clap": Frontend(partial(_clap, slaney=True), rate=48_000, silence=-100.0, repeat=True),
     "hf_clap_fused": Frontend(partial(_clap, slaney=False), rate=48_000, silence=-100.0, repeat=True),

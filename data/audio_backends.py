@@ -23,12 +23,10 @@ from omnivast.config.extras import import_extra
 from omnivast.data.audio import (
     AST_STATISTICS,
     BEATS_STATISTICS,
-    BLOCK,
     SAMPLE_RATE,
-    SHIFT,
-    WINDOW,
     Frontend,
     find_frontend,
+    kaldi_blocks,
     mel_frames,
 )
 
@@ -37,7 +35,7 @@ RESAMPLED_TOLERANCE = 0.02
 
 # Windows that differ by front end, the factor before them, and (mean, twice the standard deviation) of the values.
 _KALDI = {"beats": ("povey", 2.0**15, BEATS_STATISTICS), "ast": ("hanning", 1.0, AST_STATISTICS),
-          "hf_ast": ("hanning", 1.0, AST_STATISTICS)}
+          "hf_ast": ("hanning", 1.0, AST_STATISTICS), "valor_ast": ("hanning", 1.0, AST_STATISTICS)}
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,15 @@ class AudioBackend:
     frontend: Frontend
 
 
-def load_backend(name: str, frontend: str) -> AudioBackend:
-    """The backend of an ``audio_backend`` setting for a front end by its name in data/audio.py.
+def load_backend(name: str, frontend: str, rate: int | None = None) -> AudioBackend:
+    """The backend of an ``audio_backend`` setting for a front end by its name in data/audio.py. ``rate``: what sound is brought to for a
+    front end that would take each file's own.
 
     Raises ValueError for one that is not known or cannot be imported, with what to install.
     """
     own = find_frontend(frontend)
+    if own.rate is None:
+        own = replace(own, rate=rate)
     if name == "native":
         return AudioBackend(None, own)
     if name not in ("torchaudio", "librosa"):
@@ -83,16 +84,13 @@ def _resample_torchaudio(waveform: Tensor, rate: int, wanted: int) -> Tensor:
     return waveform if rate == wanted else torchaudio.functional.resample(waveform, rate, wanted).clamp_(-1, 1)
 
 
-def _kaldi_torchaudio(waveform: Tensor, mel_bins: int, *, kind: str) -> Tensor:
+def _kaldi_torchaudio(waveform: Tensor, mel_bins: int, *, kind: str, rate: int = SAMPLE_RATE) -> Tensor:
     """As ``Frontend.log_mel``; in blocks, so that an hour of sound needs no more memory than its mel frames."""
     from torchaudio.compliance.kaldi import fbank
 
     window, scale, (mean, spread) = _KALDI[kind]
-    frames = mel_frames(len(waveform))
-    mel = torch.empty(frames, mel_bins)
-    for start in range(0, frames, BLOCK):
-        count = min(BLOCK, frames - start)
-        heard = waveform[start * SHIFT : WINDOW + (start + count - 1) * SHIFT] * scale
-        mel[start : start + count] = fbank(heard[None], num_mel_bins=mel_bins, sample_frequency=SAMPLE_RATE, frame_length=25,
-                                           frame_shift=10, window_type=window, dither=0.0)
+    mel = torch.empty(mel_frames(len(waveform), rate), mel_bins)
+    for block, samples in kaldi_blocks(len(waveform), rate):
+        mel[block] = fbank((waveform[samples] * scale)[None], num_mel_bins=mel_bins, sample_frequency=rate, frame_length=25,
+                           frame_shift=10, window_type=window, dither=0.0)
     return mel.sub_(mean).div_(spread)

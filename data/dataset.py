@@ -94,6 +94,7 @@ class IndexedDataset:
         rows = range(len(self)) if number == len(self) else [place * len(self) // number for place in range(number)]
         clip_ids = [self.annotations[row].clip_id for row in rows]
         self.reader.say_what_is_silent(clip_ids)
+        self.reader.say_what_rate(clip_ids)
         if self.shards is None or not self.config.txt:
             return
         absent = [clip_ids[place] for place in (self.shards.shards_of(clip_ids) < 0).nonzero()[0]]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind
+from omnivast.data.vision import RESIZES, Resize, find_resize
 
 
 class DataError(ValueError):
@@ -63,6 +64,8 @@ class InputSpec:
     target_length: int
     audio_frontend: str = "beats"
     """A name in data/audio.py: how sound becomes spectrograms."""
+    resize: Resize = RESIZES["bicubic"]
+    """How frames are brought to ``resolution``."""
     max_caption_len: int
     max_omni_caption_len: int
     max_subtitle_len: int
@@ -74,13 +77,14 @@ class InputSpec:
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
-           one_caption_length: bool = False) -> InputSpec:
-        """The sizes that a model of this config takes."""
+           frame_resize: str = "bicubic", one_caption_length: bool = False) -> InputSpec:
+        """The sizes that a model of this config takes; ``audio_frontend`` and ``frame_resize`` as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,
             mel_bins=model_cfg.audio_melbins,
             target_length=model_cfg.audio_target_length,
             audio_frontend=audio_frontend,
+            resize=find_resize(frame_resize, model_cfg.vision_antialias),
             max_caption_len=model_cfg.max_caption_len,
             max_omni_caption_len=model_cfg.max_omni_caption_len,
             max_subtitle_len=model_cfg.max_subtitle_len,

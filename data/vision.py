@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -17,7 +19,35 @@ CROP_SCALE = (0.8, 1.0)
 CROP_ATTEMPTS = 10
 
 FrameTransform = Callable[[Tensor], Tensor]
-"""(3, H, W) uint8 → (3, R, R) uint8."""
+"""(3, H, W) uint8 → (3, R, R) uint8; floats stay floats, and are not rounded."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How frames are brought to another size. bicubic: by torchvision, on whole numbers; bilinear: on floats, rounded at last.
+    antialias: whether what is too fine for the new size is averaged away, rather than left to chance."""
+
+    mode: Literal["bicubic", "bilinear"]
+    antialias: bool
+
+    def __call__(self, frame: Tensor, height: int, width: int) -> Tensor:
+        """(3, H, W) → (3, height, width)."""
+        if frame.shape[-2:] == (height, width):
+            return frame
+        if self.mode == "bicubic":
+            return tv.resize(frame, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=self.antialias)
+        resized = F.interpolate(frame[None].float(), (height, width), mode="bilinear", align_corners=False, antialias=self.antialias)[0]
+        return resized if frame.is_floating_point() else resized.round_().to(torch.uint8)
+
+
+RESIZES = {"bicubic": Resize("bicubic", antialias=True), "bilinear": Resize("bilinear", antialias=False)}
+"""By the name that models state: as VAST's frames are resized, and as VALOR's were when its results were published."""
+
+
+def find_resize(name: str, antialias: bool | None = None) -> Resize:
+    """The resize that a model states; ``antialias``, unless it is None, in place of its own."""
+    resize = RESIZES[name]
+    return resize if antialias is None else replace(resize, antialias=antialias)
 
 
 def frame_indices(count: int, parts: int, training: bool, generator: torch.Generator | None = None) -> list[int]:
@@ -38,35 +68,30 @@ def frame_indices(count: int, parts: int, training: bool, generator: torch.Gener
     return [start + (n + 1) // 2 - 1 for start, n in zip(starts, sizes)]
 
 
-def frame_transform(name: Literal["none", "crop_flip"], resolution: int, training: bool, key: tuple[object, ...] = ()) -> FrameTransform:
+def frame_transform(name: Literal["none", "crop_flip"], resolution: int, training: bool, key: tuple[object, ...] = (),
+                    resize: Resize = RESIZES["bicubic"]) -> FrameTransform:
     """The transform of every frame of one clip. Training draws depend on ``key`` and the frame's size alone, so that all
     frames of a clip get the same crop and flip."""
     if name == "none":
-        return lambda frame: _resize(frame, resolution, resolution)
+        return lambda frame: resize(frame, resolution, resolution)
     if not training:
-        return lambda frame: _centre(frame, resolution)
-    return lambda frame: _random_crop_flip(frame, resolution, key)
+        return lambda frame: _centre(frame, resolution, resize)
+    return lambda frame: _random_crop_flip(frame, resolution, key, resize)
 
 
-def _resize(frame: Tensor, height: int, width: int) -> Tensor:
-    if frame.shape[-2:] == (height, width):
-        return frame
-    return tv.resize(frame, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
-
-
-def _centre(frame: Tensor, resolution: int) -> Tensor:
+def _centre(frame: Tensor, resolution: int, resize: Resize) -> Tensor:
     height, width = frame.shape[-2:]
     if height <= width:
-        frame = _resize(frame, resolution, int(resolution * width / height))
+        frame = resize(frame, resolution, int(resolution * width / height))
     else:
-        frame = _resize(frame, int(resolution * height / width), resolution)
+        frame = resize(frame, int(resolution * height / width), resolution)
     return tv.center_crop(frame, [resolution, resolution])
 
 
-def _random_crop_flip(frame: Tensor, resolution: int, key: tuple[object, ...]) -> Tensor:
+def _random_crop_flip(frame: Tensor, resolution: int, key: tuple[object, ...], resize: Resize) -> Tensor:
     height, width = frame.shape[-2:]
     top, left, side, flip = _draw_crop(height, width, generator(*key))
-    frame = tv.resized_crop(frame, top, left, side, side, [resolution, resolution], InterpolationMode.BICUBIC, antialias=True)
+    frame = resize(frame[..., top : top + side, left : left + side], resolution, resolution)
     return tv.horizontal_flip(frame) if flip else frame
 
 

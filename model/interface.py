@@ -128,10 +128,12 @@ class Model(nn.Module):
     """A model family. The first block must be defined; the rest has defaults, which say what a model without it does."""
 
     tokenizer: Tokenizer
-    """Makes the token ids of a batch's texts. Data workers have a copy of it."""
+    """Makes the token ids of a batch's texts, each cleaned by ``clean_text`` before. Data workers have a copy of it."""
     audio_frontend: str = "beats"
-    """How spectrograms are made for it: a name in data/audio.py. Pixels come as uint8 and are normalised by the model; the sizes of
-    both, and the lengths of texts, are those of ``model_cfg``."""
+    """How spectrograms are made for it: a name in data/audio.py."""
+    frame_resize: str = "bicubic"
+    """How frames are brought to its resolution: a name in data/vision.py. Pixels come as uint8 and are normalised by the model; the
+    sizes of both, and the lengths of texts, are those of ``model_cfg``."""
     one_caption_length: bool = False
     """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
     else to max_omni_caption_len where clips have captions of other kinds too."""
@@ -151,6 +153,11 @@ class Model(nn.Module):
     def build(cls, cfg: ModelConfig) -> Model:
         """The model of a config, on the CPU and from scratch; pretrained towers are loaded afterwards. Raises ModelError."""
         raise NotImplementedError
+
+    @staticmethod
+    def clean_text(text: str) -> str:
+        """What of a text the tokenizer is given: here all of it."""
+        return text
 
     def encode(self, batch: Batch, modalities: Sequence[Modality]) -> Any:
         """:class:`Features` of a batch's clips, each modality encoded once. Raises ValueError for a modality that the batch lacks."""

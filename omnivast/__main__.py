@@ -38,7 +38,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Weights": {
         "weights": Verb("fetch the pretrained towers that a config starts from", "omnivast.scripts.tools.download_weights"),
         "convert": Verb("bring a checkpoint to OmniVAST's naming or to the release's", "omnivast.scripts.tools.convert_checkpoint"),
-        "parity": Verb("check that the model computes what the released VAST computed", "omnivast.scripts.tools.check_parity"),
+        "parity": Verb("check that a model computes what the public release computed", "omnivast.scripts.tools.parity.command"),
     },
     "Data": {
         "check": Verb("look over a config's datasets and open every clip before a run does", "omnivast.data.check.datasets"),

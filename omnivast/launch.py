@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
             check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
-        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, device, model.one_caption_length)
+        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, model.frame_resize, device,
+                                             model.one_caption_length)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
         kept = kept_precision(run.output_dir) if resuming else None if training else precision_begun(config, eval_loaders, weights)

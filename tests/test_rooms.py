@@ -30,7 +30,9 @@ FAMILIES = sorted(path.parent.name for path in (ROOT / "model").glob("*/model.py
 DERIVED = {"gram": "vast"}
 """Families that are another one but for a part, and say so by inheriting from it. GRAM is VAST with another similarity: its release is a
 fork of VAST's, with the same parameters. What both share is all of VAST, which is easier to follow where it stands."""
-ABOUT_A_FAMILY = {"model/build.py": "brings in the families", "scripts/tools/check_parity.py": "checks VAST"}
+ABOUT_A_FAMILY = {"model/build.py": "brings in the families",
+                  **{f"scripts/tools/parity/{name}.py": "compares with its release"
+                     for name in ("vast", "valor", "valor_model", "valor_data")}}
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAY_IMPORT_SCRIPTS = {"omnivast/__main__.py"}
 

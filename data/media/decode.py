@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,12 +34,15 @@ from omnivast.data.media.parts import Part, Source, as_source, span, url
 from omnivast.data.media.pictures import picture_reader
 from omnivast.data.media.pixels import ToPixels
 from omnivast.data.media.sample_tables import Samples, read_samples
-from omnivast.data.media.soundtrack import SoundTrack
+from omnivast.data.media.soundtrack import Hearing, SoundTrack
 from omnivast.data.vision import FrameTransform
 
 Choice = Callable[[int], list[int]]
 """Number of frames → which to take, in ascending order (repeats allowed). Called again when the number was declared wrongly,
 so it must be a function of the number alone."""
+
+ORDINARY = Hearing()
+"""Mono at 16 kHz."""
 
 Resample = Callable[[Tensor, int, int], Tensor]
 """((samples,) float32, its rate, the rate wanted) → (samples,) at that rate."""
@@ -60,7 +63,9 @@ class Clip:
     decoded: int = 0
     """Frames that were decoded for those chosen; 0 where another decoder than PyAV was used."""
     waveform: Tensor | None = None
-    """(samples,) float32, mono, at the rate asked for; None when the file has no sound."""
+    """(samples,) float32, one channel; None when the file has no sound."""
+    rate: int = SAMPLE_RATE
+    """Of the waveform, Hz."""
 
 
 # ------------------------------------------------------------------------------------------------------- videos and sounds
@@ -73,7 +78,7 @@ def read_clip(
     transform: FrameTransform | None = None,
     sound: bool = False,
     decoder: Decoder | None = None,
-    rate: int = SAMPLE_RATE,
+    hearing: Hearing = ORDINARY,
 ) -> Clip:
     """Frames of a video and its sound.
 
@@ -81,13 +86,13 @@ def read_clip(
     only a guess; should decoding find another, the choice is made anew with the right one. Of H.264, HEVC, VP9, AV1 and MPEG-4 in mp4,
     mov, mkv or webm only the frames that the chosen ones need are decoded, so that damage in others passes unseen; of all else every
     frame. ``transform`` is applied to each chosen frame as it comes, so that large frames are never all held. ``decoder`` replaces PyAV
-    for the frames alone. ``rate``: of the sound, Hz.
+    for the frames alone. ``hearing``: of the sound.
 
     Raises MediaError: no such file, empty, not a video, truncated, damaged, no video stream, too large.
     """
     path = as_source(path)
     if choose is None or decoder is not None:
-        clip = Clip(waveform=read_sound(path, rate) if sound else None)
+        clip = hear(path, hearing) if sound else Clip()
         if choose is not None and decoder is not None:
             with named(path):
                 chosen, clip.frame_count = decoder.frames(str(path), choose)
@@ -100,29 +105,29 @@ def read_clip(
         return Clip(frames, count, count)
     with named(path):
         described = describes_itself(path)
-    found = _read_chosen(path, choose, transform, sound, rate, described)
+    found = _read_chosen(path, choose, transform, sound, hearing, described)
     if found is not None:
         return found
     with named(path):
-        return _decode_whole(path, choose, transform, sound, rate)
+        return _decode_whole(path, choose, transform, sound, hearing)
 
 
-def _decode_whole(path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int) -> Clip:
+def _decode_whole(path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, hearing: Hearing) -> Clip:
     """Every frame is decoded, once where the container declares their number rightly."""
     with _open(path) as container:
         stream = _video_stream(container, path)
         declared = stream.frames
         if declared:
-            clip, kept = _decode(container, path, set(choose(declared)), transform, sound, rate)
+            clip, kept = _decode(container, path, set(choose(declared)), transform, sound, hearing)
         else:
             counted = sum(1 for packet in container.demux(stream) if packet.size)
     if not declared:
         with _open(path) as container:
-            clip, kept = _decode(container, path, set(choose(max(counted, 1))), transform, sound, rate)
+            clip, kept = _decode(container, path, set(choose(max(counted, 1))), transform, sound, hearing)
     indices = choose(clip.frame_count)
     if not set(indices) <= kept.keys():
         with _open(path) as container:
-            again, kept = _decode(container, path, set(indices), transform, False, rate)
+            again, kept = _decode(container, path, set(indices), transform, False, hearing)
         clip.decoded += again.decoded
     clip.frames = torch.stack([kept[index] for index in indices])
     return clip
@@ -133,26 +138,53 @@ def read_sound(path: str | Path | Part, rate: int = SAMPLE_RATE, resample: Resam
 
     resample: brings the decoded sound to ``rate`` in place of FFmpeg.
     """
+    return hear(path, Hearing(rate), resample).waveform
+
+
+def hear(path: str | Path | Part, hearing: Hearing, resample: Resample | None = None) -> Clip:
+    """The sound of a sound file or of a video's track; ``resample`` brings it to the rate wanted, in place of FFmpeg. Raises MediaError."""
+    path = as_source(path)
+    with named(path):
+        if is_animation(path):
+            return Clip()
+    with _open(path) as container:
+        audio = _sound_stream(container, path)
+        if audio is None:
+            return Clip()
+        audio.codec_context.thread_count = 1
+        track = SoundTrack(replace(hearing, rate=None) if resample else hearing)
+        for frame in cast(Iterator[Any], container.decode(audio)):
+            track.add(frame)
+        waveform, rate = track.waveform(), track.rate or SAMPLE_RATE
+        wanted = hearing.rate or rate
+        if resample and waveform is not None:
+            waveform, rate = resample(waveform, rate, wanted), wanted
+        return Clip(waveform=waveform, rate=rate)
+
+
+def sound_rate(path: str | Path | Part) -> int | None:
+    """Samples a second of a file's sound, as its header says; None where it has none. Raises MediaError."""
     path = as_source(path)
     with named(path):
         if is_animation(path):
             return None
     with _open(path) as container:
-        audio = container.streams.best("audio")
-        if audio is None:
-            if container.streams.best("video") is None:
-                raise MediaError(path, "it has neither a sound nor a video stream")
-            return None
+        audio = _sound_stream(container, path)
+        return None if audio is None else audio.rate
+
+
+def _sound_stream(container: InputContainer, path: Source) -> Any:
+    """None where there is no sound beside a video."""
+    audio = container.streams.best("audio")
+    if audio is None and container.streams.best("video") is None:
+        raise MediaError(path, "it has neither a sound nor a video stream")
+    if audio is not None:
         _check_decoder(path, audio, "sound")
-        audio.codec_context.thread_count = 1
-        track = SoundTrack(None if resample else rate)
-        for frame in cast(Iterator[Any], container.decode(audio)):
-            track.add(frame)
-        waveform = track.waveform()
-        return resample(waveform, track.rate or rate, rate) if resample and waveform is not None else waveform
+    return audio
 
 
-def _read_chosen(path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int, described: bool) -> Clip | None:
+def _read_chosen(path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, hearing: Hearing,
+                 described: bool) -> Clip | None:
     """What ``_decode_chosen`` gives, None for a codec whose packets are not understood. ``described``: what the container says of the
     video is believed at first. It may be too little: of some H.264 only decoding tells how far frames are shown out of order."""
     with _open(path, described) as container:
@@ -160,8 +192,8 @@ def _read_chosen(path: Source, choose: Choice, transform: FrameTransform | None,
         if not picture_reader(context.name, context.extradata):
             return None
         with suppress(_NotAsDescribedError):
-            return _decode_chosen(container, path, choose, transform, sound, rate, described)
-    return _read_chosen(path, choose, transform, sound, rate, False)
+            return _decode_chosen(container, path, choose, transform, sound, hearing, described)
+    return _read_chosen(path, choose, transform, sound, hearing, False)
 
 
 def _streams(container: InputContainer, path: Source, sound: bool) -> tuple[Any, Any, list[Any]]:
@@ -175,13 +207,13 @@ def _streams(container: InputContainer, path: Source, sound: bool) -> tuple[Any,
     return video, audio, streams
 
 
-def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool, rate: int,
-                   described: bool) -> Clip | None:
+def _decode_chosen(container: InputContainer, path: Source, choose: Choice, transform: FrameTransform | None, sound: bool,
+                   hearing: Hearing, described: bool) -> Clip | None:
     """The sound, and of the video only what the chosen frames need, from key frame to key frame, as the file's own tables tell, or one pass
     over its packets. None where neither does, or decoding did not give the frames that they promise."""
     video, audio, streams = _streams(container, path, sound)
     reader = partial(picture_reader, video.codec_context.name, video.codec_context.extradata)
-    table, track = PacketTable(reader()), SoundTrack(rate)
+    table, track = PacketTable(reader()), SoundTrack(hearing)
     plan: Plan | None = None
     for packet in container.demux(streams):
         if packet.stream is audio:
@@ -205,7 +237,7 @@ def _decode_chosen(container: InputContainer, path: Source, choose: Choice, tran
     if plan is None or found is None:
         return None
     kept, decoded = found
-    return Clip(torch.stack([kept[time] for time in plan.wanted]), plan.count, decoded, track.waveform())
+    return Clip(torch.stack([kept[time] for time in plan.wanted]), plan.count, decoded, track.waveform(), track.rate or SAMPLE_RATE)
 
 
 def _samples(container: InputContainer, path: Source, video: Any) -> Samples | None:
@@ -259,12 +291,12 @@ def _decode_run(container: InputContainer, video: Any, run: Run) -> Iterator[Any
 
 
 def _decode(
-    container: InputContainer, path: Source, wanted: set[int], transform: FrameTransform | None, sound: bool, rate: int
+    container: InputContainer, path: Source, wanted: set[int], transform: FrameTransform | None, sound: bool, hearing: Hearing
 ) -> tuple[Clip, dict[int, Tensor]]:
     """One pass: the clip without its frames, and the wanted frames by index."""
     video, audio, streams = _streams(container, path, sound)
     kept: dict[int, Tensor] = {}
-    track, to_pixels = SoundTrack(rate), ToPixels(transform)
+    track, to_pixels = SoundTrack(hearing), ToPixels(transform)
     count, end, size = 0, 0.0, (0, 0)
     for packet in container.demux(streams):
         if packet.stream is audio:
@@ -278,7 +310,7 @@ def _decode(
             count += 1
             end = max(end, frame.time or 0.0)
     _check_whole(path, container, count, max(end, track.seconds), audio is not None)
-    return Clip(frame_count=count, decoded=count, waveform=track.waveform()), kept
+    return Clip(frame_count=count, decoded=count, waveform=track.waveform(), rate=track.rate or SAMPLE_RATE), kept
 
 
 def _video_stream(container: InputContainer, path: Source) -> Any:

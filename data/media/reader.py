@@ -27,6 +27,7 @@ from omnivast.data.media.decoders import load_decoder
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.folders import MediaFolder
 from omnivast.data.media.parts import Source
+from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.shards.shard_set import ShardFolder, Shards
 from omnivast.data.spec import DataError, InputSpec
 from omnivast.utils.random import generator
@@ -66,7 +67,7 @@ class ClipReader:
         self._audio = self._folder("audio") if self.needs_audio and not own_sound else None
         try:
             self._decoder = load_decoder(config.video_decoder)
-            self._backend = load_backend(config.audio_backend, spec.audio_frontend)
+            self._backend = load_backend(config.audio_backend, spec.audio_frontend, config.audio_sample_rate)
         except ValueError as error:
             raise DataError(f"{self._where}: {error}") from None
         self._cache = ClipCache(config.cache_dir) if config.cache_dir and (self._vision or self._audio) else None
@@ -86,7 +87,8 @@ class ClipReader:
 
         def plan(count: int) -> list[int]:
             number = self.config.audio_sample_num or 1
-            return audio.slice_plan(count, self.spec.target_length, number, self.training, self._draws(key, "slices"))
+            return audio.slice_plan(count, self.spec.target_length, number, self.training, self._draws(key, "slices"),
+                                    self._frontend.last_repeats)
 
         frames, slices = self._kept(seen, heard, choose, plan)
         to_see, to_hear = self.needs_vision and frames is None, heard is not None and slices is None
@@ -98,7 +100,7 @@ class ClipReader:
             slices = None
         silent = self.needs_audio and slices is None
         if silent:
-            slices = self._slices(torch.zeros(0, self.spec.mel_bins), [0] * (self.config.audio_sample_num or 1))
+            slices = audio.silent_slices(self.spec.mel_bins, self.config.audio_sample_num or 1, self.spec.target_length, self._frontend)
         return ClipMedia(frames, slices, has_sound=self.needs_audio and not silent, frame_count=frame_count)
 
     def find(self, clip_id: str) -> tuple[Source | None, Source | None]:
@@ -143,6 +145,30 @@ class ClipReader:
         else:
             logger.info("%s: each of %d clips has a %s", self._where, len(clip_ids), where)
 
+    def say_what_rate(self, clip_ids: Sequence[str]) -> None:
+        """Where each file is heard at its own rate: log that one of the first clips has another than the audio encoder was trained at.
+        Raises DataError where all of them have one at which no sound is recorded."""
+        trained = self._frontend.trained_at
+        if not self.needs_audio or self._frontend.rate is not None or trained is None:
+            return
+        rates: dict[str, int] = {}
+        for clip_id in itertools.islice(clip_ids, FIRST_CLIPS_CHECKED):
+            with suppress(MediaError):
+                heard = self.find(clip_id)[1]
+                rate = decode.sound_rate(heard) if heard else None
+                if rate is not None:
+                    rates[clip_id] = rate
+        odd = {clip_id: rate for clip_id, rate in rates.items() if not audio.LOWEST_RATE <= rate <= audio.HIGHEST_RATE}
+        others = [(clip_id, rate) for clip_id, rate in rates.items() if rate != trained and clip_id not in odd]
+        if rates and len(odd) == len(rates):
+            clip_id, rate = next(iter(odd.items()))
+            raise DataError(f"{self._where}: the sound of its first clips cannot be right: {rate:,} samples a second in '{clip_id}'; "
+                            f"expected {audio.LOWEST_RATE:,} to {audio.HIGHEST_RATE:,}")
+        if others:
+            logger.warning("%s: the sound of %d of its first %d clips has another rate than the %d samples a second that the audio encoder "
+                           "was trained at, '%s' first: %d. Each file is heard at its own rate, as released; \"audio_sample_rate\": %d "
+                           "brings all to one", self._where, len(others), len(rates), trained, *others[0], trained)
+
     def check_exists(self, clip_ids: Sequence[str]) -> None:
         """Raises DataError when none of the first clips has a file: the folder is then the wrong one."""
         for key, folder in (("vision", self._vision), ("audio", self._audio)):
@@ -175,14 +201,16 @@ class ClipReader:
         clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key)
         frames, mel = clip.frames, None
         if clip.waveform is not None:
-            mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins)
+            mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins, rate=clip.rate)
             mel = mel if len(mel) else None
         if self._cache and seen and frames is not None and clip.frame_count <= MAX_FRAMES:
             self._cache.write_frames(self._frames_entry(self._cache, seen), frames)
             frames = frames[choose(clip.frame_count)]
         if self._cache and heard:
             self._cache.write_mel(self._mel_entry(self._cache, heard), mel)
-        return frames, self._slices(mel, plan(len(mel))) if mel is not None else None
+        if mel is None:
+            return frames, None
+        return frames, audio.take_slices(mel, len(mel), self.spec.mel_bins, plan(len(mel)), self.spec.target_length, self._frontend)
 
     def _kept(self, seen: Source | None, heard: Source | None, choose: decode.Choice,
               plan: decode.Choice) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
@@ -195,31 +223,34 @@ class ClipReader:
         return frames, slices
 
     def _frames_entry(self, cache: ClipCache, seen: Source) -> Path:
-        return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder)
+        resize = self.spec.resize
+        other = () if resize == vision.RESIZES["bicubic"] else (resize.mode, resize.antialias)
+        return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder, *other)
 
     def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
-        other = () if self.config.audio_backend == "native" else (self.config.audio_backend,)
+        other: tuple[object, ...] = () if self.config.audio_backend == "native" else (self.config.audio_backend,)
+        other += (self.config.audio_sample_rate,) if self.config.audio_sample_rate else ()
         return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend, *other)
-
-    def _slices(self, mel: Tensor, indices: list[int]) -> Tensor:
-        return audio.take_slices(mel, len(mel), self.spec.mel_bins, indices, self.spec.target_length, self._frontend)
 
     def _decode_files(self, seen: Source | None, heard: Source | None, choose: decode.Choice, key: tuple[object, ...]) -> Clip:
         """Frames and sound of the files, in one pass where they are one file and FFmpeg resamples."""
-        transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"))
+        transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"),
+                                           self.spec.resize)
+        hearing = Hearing(self._frontend.rate, self._frontend.first_channel)
         together = heard == seen and not self._backend.resample
         clip = Clip()
         if seen:
             if self.config.vision_format == "video_rawvideo":
                 clip = decode.read_clip(seen, choose, transform=transform, sound=together, decoder=self._decoder,
-                                       rate=self._frontend.rate)
+                                       hearing=hearing)
             elif self.config.vision_format == "video_frame":
                 clip = decode.read_frame_folder(str(seen), choose, transform)
             else:
                 image = images.read_image(seen, transform)
                 clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
         if heard and not together:
-            clip.waveform = decode.read_sound(heard, self._frontend.rate, self._backend.resample)
+            sound = decode.hear(heard, hearing, self._backend.resample)
+            clip.waveform, clip.rate = sound.waveform, sound.rate
         return clip
 
     def _draws(self, key: tuple[object, ...], purpose: str) -> torch.Generator | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import av
 import numpy as np
 import torch
 from av.audio.fifo import AudioFifo
 from torch import Tensor
+
+from omnivast.data.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE
 
 MAX_SECONDS = 6 * 3600
 """Sound longer than this is refused: a small file of packed silence must not fill the memory."""
@@ -17,14 +21,23 @@ _PART = 16_384
 """Samples that the resampler takes and gives out at once: each part costs some time of its own."""
 
 
+@dataclass(frozen=True)
+class Hearing:
+    """How sound is heard. rate: what it is brought to, Hz; None: that of its first part. first_channel: of several channels the first
+    alone; else their mean."""
+
+    rate: int | None = SAMPLE_RATE
+    first_channel: bool = False
+
+
 class SoundTrack:
-    """Collects decoded sound as mono at one rate, in Hz; None: the rate of its first part.
+    """Collects decoded sound as one channel at one rate.
 
     Resampled in 16 bits, so that down-mixing scales as it does when a .wav is extracted.
     """
 
-    def __init__(self, rate: int | None) -> None:
-        self._rate = rate
+    def __init__(self, how: Hearing) -> None:
+        self._rate, self._first = how.rate, how.first_channel
         self._resampler: av.AudioResampler | None = None
         self._waiting = AudioFifo()
         self._layout: tuple[object, ...] | None = None
@@ -34,8 +47,8 @@ class SoundTrack:
         """Length of the sound so far."""
 
     def add(self, frame: av.AudioFrame) -> None:
-        """The next part of the sound. Raises ValueError past ``MAX_SECONDS``."""
-        self._rate = self._rate or frame.sample_rate
+        """The next part of the sound. Raises ValueError past ``MAX_SECONDS``, and for a rate at which nothing is heard."""
+        self._rate = self._rate or sensible(frame.sample_rate)
         self.seconds += frame.samples / max(frame.sample_rate, 1)
         if self.seconds > MAX_SECONDS:
             raise ValueError(f"its sound is longer than {MAX_SECONDS / 3600:g} hours")
@@ -43,8 +56,10 @@ class SoundTrack:
         if layout != self._layout:
             self._flush()
             self._layout = layout
-            if layout not in {(name, "mono", self._rate) for name in _READY}:
-                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self._rate, frame_size=_PART)
+            ready = {(name, frame.layout.name if self._first else "mono", self._rate) for name in _READY}
+            if layout not in ready:
+                kept, channels = ("s16p", frame.layout.name) if self._first else ("s16", "mono")
+                self._resampler = av.AudioResampler(format=kept, layout=channels, rate=self._rate, frame_size=_PART)
         if self._resampler is None:
             self._keep([frame])
         else:
@@ -89,5 +104,14 @@ class SoundTrack:
     def _keep(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
             samples = frame.to_ndarray()[0]
+            if self._first and not frame.format.is_planar:  # else the first row is the first channel
+                samples = samples[:: frame.layout.nb_channels]
             self._parts.append(samples)
             self._samples += len(samples)
+
+
+def sensible(rate: int) -> int:
+    """A rate that a file declares. Raises ValueError for one that no sound for people has."""
+    if LOWEST_RATE <= rate <= HIGHEST_RATE:
+        return rate
+    raise ValueError(f"its sound has {rate:,} samples a second; expected {LOWEST_RATE:,} to {HIGHEST_RATE:,}")

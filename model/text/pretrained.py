@@ -12,15 +12,16 @@ from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
 from omnivast.model.interface import ModelError
 from omnivast.model.text.bert import TextSizes
-from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
+from omnivast.model.text.tokenizer import Clean, Tokenizer, load_tokenizer
 from omnivast.model.weights import text_file
 
 BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": 2}
 """What a text encoder's ``config.json`` must say, where it says anything."""
 
 
-def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
-    """The tokenizer and the sizes of the text tower, from its Hugging Face folder or from ``text_encoder_cfg`` alone."""
+def text_parts(cfg: ModelConfig, clean: Clean | None = None) -> tuple[Tokenizer, TextSizes]:
+    """The tokenizer and the sizes of the text tower, from its Hugging Face folder or from ``text_encoder_cfg`` alone. ``clean``: what the
+    family does to texts before they are tokenised."""
     folder = text_folder(cfg)
     settings: dict[str, Any] = {}
     if folder is not None:
@@ -40,7 +41,7 @@ def text_parts(cfg: ModelConfig) -> tuple[Tokenizer, TextSizes]:
     path = cfg.tokenizer or folder
     if path is None:
         raise ModelError("model_cfg.tokenizer is needed with text_encoder_type \"bert\": a vocab.txt")
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, clean)
     settings = {"vocab_size": tokenizer.vocab_size, **{k: v for k, v in settings.items() if k in names}, **asked}
     if settings["vocab_size"] < tokenizer.vocab_size:
         raise ModelError(f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} tokens, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from tokenizers import BertWordPieceTokenizer
 from omnivast.config.paths import looked_up
 
 log = logging.getLogger("omnivast")
+
+Clean = Callable[[str], str]
+"""Must be picklable, as the tokenizer is."""
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -24,16 +28,16 @@ class Tokenizer:
     """BERT's WordPiece. It can be pickled, so that each data worker has a copy.
 
     It is made of a ``vocab.txt`` or of a ``tokenizer.json``. Texts are lowercased unless ``tokenizer_config.json`` beside it, or the
-    ``tokenizer.json`` itself, says otherwise.
+    ``tokenizer.json`` itself, says otherwise. ``clean``: what is done to every text before; None: nothing.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, clean: Clean | None = None) -> None:
         ids, options = _from_json(file) if file.suffix == ".json" else _from_text(file)
         lacking = [token for token in SPECIAL if token not in ids]
         if lacking:
             raise TokenizerError(f"{file}: a BERT vocabulary has one token per line, among them {', '.join(lacking)}, not found here"
                                  if file.suffix != ".json" else f"{file}: a BERT vocabulary holds {', '.join(lacking)}, not found here")
-        self.path = file
+        self.path, self._clean = file, clean
         self._tokenizer = BertWordPieceTokenizer(ids, **options)
         self.pad, self.unk, self.cls, self.sep, self.mask = (ids[token] for token in SPECIAL)
         self.vocab_size = max(ids.values()) + 1
@@ -43,14 +47,15 @@ class Tokenizer:
         if not texts:
             return []
         self._tokenizer.enable_truncation(max_length)
-        return [encoded.ids for encoded in self._tokenizer.encode_batch(texts)]
+        cleaned = texts if self._clean is None else [self._clean(text) for text in texts]
+        return [encoded.ids for encoded in self._tokenizer.encode_batch(cleaned)]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens left out."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path, clean: Clean | None = None) -> Tokenizer:
     """A tokenizer from a ``vocab.txt``, a ``tokenizer.json``, or a folder that holds one of them. Raises TokenizerError naming what is
     missing."""
     file = Path(path)
@@ -59,7 +64,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not file.is_file():
         raise TokenizerError(f"no vocabulary at {path}{looked_up(path)}: expected a vocab.txt (one WordPiece token per line), a "
                              "tokenizer.json of BERT, or a folder with one")
-    return Tokenizer(file)
+    return Tokenizer(file, clean)
 
 
 def _from_text(file: Path) -> tuple[dict[str, int], dict[str, Any]]:

@@ -7,6 +7,8 @@ D text width.
 from __future__ import annotations
 
 import dataclasses
+import re
+import string
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 ROWS = 32
 """Frames, and slices of sound, that have an embedding."""
 FIRST_TEMPERATURE = 0.07
+FRONTENDS = {"ast": "valor_ast"}
+"""Front ends that towers state → those, in data/audio.py, by which VALOR was trained with these towers."""
+DELETED = str.maketrans("", "", string.punctuation)
 
 
 @MODELS.register("valor")
@@ -59,6 +64,7 @@ class VALOR(TowerModel):
     objectives = tuple(Objective)
     most_samples = ROWS
     one_caption_length = True
+    frame_resize = "bilinear"
     length_penalty = 0.0
     answer_length_penalty = 0.0
 
@@ -114,7 +120,7 @@ class VALOR(TowerModel):
         if config.audio_encoder_type is None:
             return
         self.audio_encoder = build_audio(config)
-        self.audio_frontend = self.audio_encoder.frontend
+        self.audio_frontend = FRONTENDS.get(self.audio_encoder.frontend, self.audio_encoder.frontend)
         self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
         self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.audio_encoder.width != width:
@@ -129,7 +135,7 @@ class VALOR(TowerModel):
         for key, only in (("missing_modality", "zeros"), ("frame_embedding_type", "adaptive"), ("contrastive_loss", "softmax")):
             if getattr(cfg, key) != only:
                 raise ModelError(f"model_cfg.{key} '{getattr(cfg, key)}': VALOR has '{only}' alone")
-        tokenizer, sizes = text_parts(cfg)
+        tokenizer, sizes = text_parts(cfg, cls.clean_text)
         if cfg.max_caption_len > sizes.max_position_embeddings:
             raise ModelError(f"max_caption_len {cfg.max_caption_len} exceeds the text encoder's {sizes.max_position_embeddings} positions")
         if cfg.max_generation_len + 1 > sizes.max_position_embeddings:
@@ -155,6 +161,11 @@ class VALOR(TowerModel):
             file = text_file(cfg.text_encoder_type)
             found.append(("txt", cfg.text_encoder_type, dataclasses.replace(file, dropped=(*file.dropped, "cls."))))
         return found
+
+    @staticmethod
+    def clean_text(text: str) -> str:
+        """As released: runs of spaces are one, lower case, and all punctuation is deleted, so that near-the is nearthe and it's its."""
+        return re.sub(" +", " ", text).lower().translate(DELETED)
 
     # ------------------------------------------------------------------------------------------------------------ its parts
 
@@ -267,8 +278,7 @@ class VALOR(TowerModel):
         longest = self.config.max_caption_len
         if texts.ids.shape[1] > longest:
             raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}")
-        with self.mixed():
-            states, mask = self._clip_states(texts) if _reads_by_clip(self.config) else self._bert_states(texts)
+        states, mask = self.text_states(texts)
         if not self.alignment.fine:
             last = mask.sum(1) - 1 if _reads_by_clip(self.config) else torch.zeros_like(mask.sum(1))  # what has seen the whole text
             return Rows({"text": self._text_head(states[torch.arange(len(states), device=last.device), last])})
@@ -278,6 +288,11 @@ class VALOR(TowerModel):
         mask = mask.float()
         return Rows({"text": F.pad(vectors * mask[..., None], (0, 0, 0, spare)), "text_logits": F.pad(logits, (0, spare)),
                      "text_mask": F.pad(mask, (0, spare))})
+
+    def text_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """(N, L, width) and the mask (N, L) of texts encoded for retrieval; CLIP's text tower has tokens, and so an L, of its own."""
+        with self.mixed():
+            return self._clip_states(texts) if _reads_by_clip(self.config) else self._bert_states(texts)
 
     def _bert_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(N, L, width) and the mask (N, L), by the encoder of texts."""

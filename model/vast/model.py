@@ -88,7 +88,7 @@ class VAST(TowerModel):
     @classmethod
     def build(cls, cfg: ModelConfig) -> VAST:
         """Raises ModelError, TokenizerError, EncoderError."""
-        tokenizer, sizes = text_parts(cfg)
+        tokenizer, sizes = text_parts(cfg, cls.clean_text)
         model = cls(cfg, tokenizer, sizes)
         longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len)
         if longest > sizes.max_position_embeddings:

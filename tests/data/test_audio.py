@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 
+from omnivast.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from omnivast.config.tasks import Modality
 from omnivast.data.audio import FRONTENDS, find_frontend, mel_frames, slice_plan, take_slices
+from omnivast.data.build import build_loaders
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.media.decode import read_sound
-from omnivast.data.spec import InputSpec
+from omnivast.data.media.decode import hear, read_sound
+from omnivast.data.media.soundtrack import Hearing
+from omnivast.data.spec import DataError, InputSpec
+from omnivast.data.vision import RESIZES
 from tests.data.conftest import vast_rows
 from tests.media_factory import tone, write_wav
 
@@ -101,11 +108,14 @@ def test_number_of_mel_frames():
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_a_tone_lights_the_bin_of_its_frequency(name):
     frontend = find_frontend(name)
-    low, high = (frontend.log_mel(torch.from_numpy(tone(0.5, hertz, rate=frontend.rate)), 64).mean(dim=0).argmax() for hertz in (300, 3000))
+    rate = frontend.rate or frontend.trained_at
+    low, high = (frontend.log_mel(torch.from_numpy(tone(0.5, hertz, rate=rate)), 64, rate=rate).mean(dim=0).argmax()
+                 for hertz in (300, 3000))
     # 64 triangles between mel(20) = 31.7 and mel(8000) = 2840: steps of 43.2; mel(300) = 402 → bin 7.6, mel(3000) = 1877 → bin 41.7
     # Slaney's scale, 0 to 8 kHz: steps of 0.696; 300 Hz = 4.5 → 5.5, 3 kHz = 30.98 → 43.5. 50 Hz to 14 kHz: 0.81, from 0.75; 3.6, 36.3.
     # HTK's, 50 Hz to 14 kHz: steps of 50.2 from 77.8; mel(300) = 401.97 → 5.5, mel(3000) = 1876.4 → 34.8
-    expected = {"hf_whisper": (5, 43), "hf_clap": (4, 36), "hf_clap_fused": (5, 35)}.get(name, (7, 41))
+    # VALOR's, 20 Hz to 11,025 Hz = mel 3176: steps of 48.4; 402 → 6.7, 1877 → 37.1
+    expected = {"valor_ast": (7, 37), "hf_whisper": (5, 43), "hf_clap": (4, 36), "hf_clap_fused": (5, 35)}.get(name, (7, 41))
     assert abs(low - expected[0]) <= 1 and abs(high - expected[1]) <= 1
 
 
@@ -169,3 +179,93 @@ def test_a_corpus_is_read_as_the_front_end_asks(corpus, tmp_path):
     assert first[0].spectrogram.shape == (1, 150, 64) and first[0].spectrogram[0, :100].mean(dim=0).argmax() > 55
     assert first[0].spectrogram[0, 102:].eq(-100).all()
     assert all(torch.equal(a.spectrogram, b.spectrogram) for a, b in zip(first, again))
+
+
+# --------------------------------------------------------------------------------- VALOR's: sound at each file's own rate
+
+VALOR = {"resolution": 16, "mel_bins": 64, "target_length": 50, "audio_frontend": "valor_ast", "resize": RESIZES["bilinear"],
+         "max_caption_len": 10, "max_omni_caption_len": 10, "max_subtitle_len": 10, "max_answer_len": 5}
+PADDING = 4.2677393 / (2 * 4.5689974)
+
+
+def sounds(corpus, folder, rates, **changes):
+    """A corpus that sees videos and hears wave files at these rates (None: there is no file)."""
+    for i, rate in enumerate(rates):
+        if rate:
+            write_wav(folder / "sounds" / f"clip{i}.wav", hertz=1_000, seconds=0.4, rate=rate)
+    rows = corpus.annotate(f"{folder.name}.json", vast_rows(len(rates)))
+    config = corpus.config(**{"txt": rows, "audio": str(folder / "sounds"), "task": "ret%tva", **changes})
+    return IndexedDataset(config, InputSpec(**VALOR), seed=0, training=False)
+
+
+def loudest(sample, part=slice(0, 30)):
+    return int(sample.spectrogram[0, part].mean(dim=0).argmax())
+
+
+def test_each_file_is_heard_at_its_own_rate_and_no_sound_is_zeros(corpus, tmp_path):
+    """A tone of 1 kHz lies the lower on the scale the higher the rate. Past the end is padding, which is another value than no sound."""
+    first, second, silent = (sounds(corpus, tmp_path, (22_050, 48_000, None)).read(0, row) for row in range(3))
+    # mel(1 kHz) = 1000; 22,050 Hz: 65 steps of 48.4 from 31.7 → 19.0; 48,000 Hz: mel(24 kHz) = 4017, steps of 61.3 → 14.8
+    assert abs(loudest(first) - 19) <= 1 and abs(loudest(second) - 15) <= 1
+    for heard, rate in ((first, 22_050), (second, 48_000)):
+        frames = mel_frames(int(0.4 * rate), rate)
+        assert frames == 38 and torch.allclose(heard.spectrogram[0, frames:], torch.tensor(PADDING))
+    assert silent.spectrogram.eq(0).all() and silent.spectrogram.shape == (1, 50, 64)
+    assert [sample.present[Modality.AUDIO] for sample in (first, second, silent)] == [True, True, False]
+
+
+def test_all_sound_can_be_brought_to_one_rate(corpus, tmp_path):
+    """Told by the setting, and kept apart from other rates in the cache."""
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    for _ in range(2):
+        own = [loudest(sounds(corpus, tmp_path, (22_050, 48_000), **cache).read(0, row)) for row in range(2)]
+        one = [loudest(sounds(corpus, tmp_path, (22_050, 48_000), audio_sample_rate=22_050, **cache).read(0, row)) for row in range(2)]
+        assert own[0] - own[1] >= 3 and abs(one[0] - one[1]) <= 1 and one[0] == own[0]
+    config = Config(RunConfig(), ModelConfig(), DataConfig(val=(corpus.config(audio_sample_rate=22_050),)))
+    with pytest.raises(DataError, match="dataset 'clips': audio_sample_rate 22050: .* 'beats' takes sound at 16000 Hz and no other"):
+        build_loaders(config, None, "beats", "bicubic", torch.device("cpu"))
+
+
+def test_another_rate_than_the_encoder_was_trained_at_is_told(corpus, tmp_path, caplog):
+    sounds(corpus, tmp_path / "trained", (22_050, 22_050))
+    assert not [message for message in caplog.messages if "samples a second" in message]
+    sounds(corpus, tmp_path / "other", (22_050, 16_000, None))
+    (told,) = [message for message in caplog.messages if "samples a second" in message]
+    assert "the sound of 1 of its first 2 clips has another rate than the 22050 samples a second" in told and "'clip1' first: 16000" in told
+    assert '"audio_sample_rate": 22050 brings all to one' in told
+    sounds(corpus, tmp_path / "brought", (16_000,), audio_sample_rate=22_050)
+    assert len([message for message in caplog.messages if "samples a second" in message]) == 1
+
+
+def test_a_rate_at_which_no_sound_is_recorded_is_refused_early(corpus, tmp_path):
+    """Where all of the first clips have one, before anything is read; where one of them has, that clip cannot be read."""
+    with pytest.raises(DataError, match="the sound of its first clips cannot be right: 100 samples a second in 'clip0'; expected 4,000 to"):
+        sounds(corpus, tmp_path / "all", (100, 100))
+    clip_id, reason = sounds(corpus, tmp_path / "one", (22_050, 100)).read(0, 1)
+    assert clip_id == "clip1" and "its sound has 100 samples a second; expected 4,000 to 192,000" in reason
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s32le", "pcm_f32le", "flac"])
+def test_of_several_channels_the_first_is_heard(tmp_path, codec):
+    """Packed or planar, ready to be used or not, resampled or not."""
+    left, right = tone(0.5, 500, 22_050), tone(0.5, 4_000, 22_050)
+    path = tmp_path / f"a.{'flac' if codec == 'flac' else 'wav'}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=22_050, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.stack([left, right]), format="fltp", layout="stereo")
+        frame.sample_rate = 22_050
+        for part in av.AudioResampler(format=stream.format, layout="stereo", rate=22_050).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    sound = hear(path, Hearing(None, first_channel=True))
+    assert sound.rate == 22_050 and np.allclose(sound.waveform.numpy(), left, atol=1e-3)
+    other = hear(path, Hearing(16_000, first_channel=True))
+    spectrum = torch.fft.rfft(other.waveform).abs()
+    assert other.rate == 16_000 and int(spectrum.argmax()) == pytest.approx(500 * len(other.waveform) / 16_000, abs=2)
+    assert hear(path, Hearing(None)).waveform.abs().max() > 0.25  # both
+
+
+def test_the_last_slice_repeats_where_there_are_too_few():
+    assert slice_plan(10, 64, 3, training=False, last_repeats=True) == [0, 0, 0]
+    assert slice_plan(64, 64, 3, training=False, last_repeats=True) == [0, 1, 1]  # whole already: a slice of padding follows
+    assert slice_plan(200, 64, 2, training=False, last_repeats=True) == slice_plan(200, 64, 2, training=False) == [0, 2]

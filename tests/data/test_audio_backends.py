@@ -49,6 +49,15 @@ def write_stereo(path, signal, rate):
     return path
 
 
+def test_kaldi_s_filterbank_of_torchaudio_at_a_file_s_own_rate():
+    needs("torchaudio")
+    ours, theirs = FRONTENDS["valor_ast"], load_backend("torchaudio", "valor_ast").frontend
+    for rate in (8_000, 22_050, 44_100):
+        waveform = torch.from_numpy(noise(2 * rate).astype(np.float32))
+        own, other = ours.log_mel(waveform, 64, rate=rate), theirs.log_mel(waveform, 64, rate=rate)
+        assert own.shape == other.shape and torch.allclose(own, other, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("frontend", ["beats", "ast", "hf_ast"])
 def test_kaldi_s_filterbank_of_torchaudio(frontend):
     needs("torchaudio")

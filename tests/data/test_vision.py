@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from omnivast.data.vision import frame_indices, frame_transform
+from omnivast.data.vision import RESIZES, Resize, find_resize, frame_indices, frame_transform
 from omnivast.utils.random import generator
 
 
@@ -68,3 +68,25 @@ def test_crop_flip_of_a_wide_frame_takes_the_largest_square():
     frame = torch.zeros(3, 20, 90, dtype=torch.uint8)
     frame[:, :, 35:55] = 200
     assert (frame_transform("crop_flip", 10, True, (0,))(frame) == 200).all()
+
+
+def test_valor_s_frames_are_resized_between_neighbours_alone():
+    """Every other of eight columns: without antialiasing a column of the half size is the mean of the two that it lies between; with it
+    more of them count."""
+    frame = torch.tensor([0, 200, 0, 0, 0, 0, 0, 0], dtype=torch.uint8).expand(3, 8, 8)
+    plain = frame_transform("none", 4, False, resize=find_resize("bilinear"))(frame)
+    assert plain.dtype == torch.uint8 and plain[0, 0].tolist() == [100, 0, 0, 0]
+    smooth = frame_transform("none", 4, False, resize=find_resize("bilinear", antialias=True))(frame)
+    # triangle of twice the width: weights 3/8, 3/8, 1/8 at the edge normalised by 7/8; the next column has 1/8 of it
+    assert smooth[0, 0].tolist() == [86, 25, 0, 0]
+    assert find_resize("bicubic") == Resize("bicubic", True) and find_resize("bicubic", antialias=False) == Resize("bicubic", False)
+
+
+@pytest.mark.parametrize("name", ["none", "crop_flip"])
+@pytest.mark.parametrize("training", [True, False])
+def test_floats_are_not_rounded(name, training):
+    frame = torch.randint(256, (3, 30, 50), dtype=torch.uint8)
+    transform = frame_transform(name, 24, training, (1,), RESIZES["bilinear"])
+    whole, exact = transform(frame), transform(frame.float())
+    assert whole.shape == exact.shape == (3, 24, 24) and exact.dtype == torch.float32
+    assert (whole.float() - exact).abs().max() <= 0.5 and not torch.equal(whole.float(), exact)

@@ -29,7 +29,7 @@ def forbid_decoding(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded although it is kept")
 
-    for module, name in ((decode, "read_clip"), (decode, "read_sound"), (images, "read_image")):
+    for module, name in ((decode, "read_clip"), (decode, "hear"), (images, "read_image")):
         monkeypatch.setattr(module, name, refuse)
 
 

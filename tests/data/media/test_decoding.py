@@ -230,7 +230,7 @@ def test_a_packet_without_a_time_or_picture_makes_the_table_useless():
 @pytest.mark.parametrize("ending", ["mp4", "webm"])
 def test_sound_in_large_parts_is_that_of_every_frame_on_its_own(tmp_path, ending):
     """The rate, 11,025 Hz, is that of neither."""
-    path, parts, track = write_video(tmp_path / f"a.{ending}", frames=40), [], soundtrack.SoundTrack(11_025)
+    path, parts, track = write_video(tmp_path / f"a.{ending}", frames=40), [], soundtrack.SoundTrack(soundtrack.Hearing(11_025))
     resampler = av.AudioResampler(format="s16", layout="mono", rate=11_025)
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
@@ -244,7 +244,7 @@ def test_sound_in_large_parts_is_that_of_every_frame_on_its_own(tmp_path, ending
 
 def test_sound_that_changes_on_its_way():
     """Two rates one after the other, each shorter than a part: both are kept, in their order."""
-    track = soundtrack.SoundTrack(16_000)
+    track = soundtrack.SoundTrack(soundtrack.Hearing(16_000))
     for rate, level in ((8_000, 0.5), (32_000, -0.5)):
         frame = av.AudioFrame.from_ndarray(np.full((1, rate), level, np.float32), format="fltp", layout="mono")
         frame.sample_rate = rate

@@ -166,6 +166,10 @@ def test_stereo_at_another_rate_becomes_mono_16_khz_at_the_same_level(tmp_path):
 def test_frame_folders_are_read_in_natural_order(tmp_path):
     clip = read_frame_folder(write_frames(tmp_path / "a", frames=12), every)
     assert levels(clip.frames, 12) == list(range(12))
+    for name, level in (("frame_9999.jpg", 50), ("frame_10000.jpg", 100), ("frame_0001.jpg", 0), ("frame_10001.jpg", 150)):
+        write_image(tmp_path / "long" / name, 8, level)  # four digits, and then five
+    long = read_frame_folder(tmp_path / "long", every).frames
+    assert [round(frame.float().mean().item() / 50) for frame in long] == [0, 1, 2, 3]
     (tmp_path / "none").mkdir()
     with pytest.raises(MediaError, match="no frame"):
         read_frame_folder(tmp_path / "none", every)

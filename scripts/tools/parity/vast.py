@@ -1,24 +1,14 @@
-"""Does the model compute what the released VAST computed? Checks a folder of recorded values, one row per value.
+"""A folder of values recorded from the released VAST, laid out as tests/goldens/vast_tiny.
 
-    python -m omnivast parity tests/goldens/vast_tiny
-    python -m omnivast parity FOLDER --tolerance output=1e-4 gradient=1e-3
-
-FOLDER holds checkpoint.pt, vocab.txt, golden.json (sizes, texts, losses, gradient norms, generated ids), inputs.safetensors and
-outputs.safetensors, as tests/goldens/vast_tiny does; sizes, texts, the number of clips and the groups are its own. Everything is
-computed again in float32 on the CPU, without dropout, gathering without gradient as the release does. Errors are relative
-(norm of the difference over norm of the recorded value); ids must be equal.
-
-Exit status: 0 everything is within tolerance; 1 something is not, or is missing; 2 the folder cannot be read or is not understood.
+It holds checkpoint.pt, vocab.txt, golden.json (sizes, texts, losses, gradient norms, generated ids), inputs.safetensors and
+outputs.safetensors; sizes, texts, the number of clips and the groups are its own. Everything is computed again in float32 on the CPU,
+without dropout, gathering without gradient as the release does.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -28,10 +18,8 @@ import torch
 from torch import Tensor
 
 from omnivast.config.fields import accepted_keys, check_value, section_keys
-from omnivast.config.paths import as_path
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Task
-from omnivast.config.words import did_you_mean
 from omnivast.data.batch import Batch, Captions, Texts, make_texts
 from omnivast.model.encoders.beats import ITER3_PLUS
 from omnivast.model.encoders.eva import EVA01_GIANT
@@ -44,12 +32,20 @@ from omnivast.model.vast.model import HEAD_GROUPS, VAST
 from omnivast.model.vast.names import UNUSED
 from omnivast.model.vast.negatives import Negatives
 from omnivast.model.vast.step import training_losses
-from omnivast.model.weights import LoadReport, load_weights, read_state_dict
+from omnivast.model.weights import LoadReport, load_weights
 from omnivast.model.weights.load import begins
-from omnivast.utils.console import readers_may_leave
+from omnivast.scripts.tools.parity.rows import (
+    Folder,
+    FolderError,
+    Row,
+    compare_numbers,
+    compare_sequence,
+    compare_tensor,
+    known,
+    until,
+)
 from omnivast.utils.random import StepRandom
 
-TOLERANCES = {"output": 1e-5, "loss": 1e-5, "gradient": 1e-4, "sequence": 0.0}
 TEXTS = {"captions": "max_caption_len", "vision_captions": "max_caption_len", "audio_captions": "max_caption_len",
          "omni_captions": "max_omni_caption_len", "subtitles": "max_subtitle_len", "questions": "max_caption_len",
          "answers": "max_answer_len"}
@@ -69,48 +65,17 @@ GRADIENT_NOISE = torch.finfo(torch.float32).eps
 """Of the whole gradient's norm. Norms below it are rounding: keys' biases have a gradient of zero."""
 
 
-class FolderError(ValueError):
-    """A folder that is not laid out as expected; the message names the file and the key."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison. An error that is not a number, or infinite (nothing to compare), is out of tolerance."""
-
-    kind: str
-    name: str
-    error: float
-    tolerance: float
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.tolerance
-
-
-def known(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
-    """Raise FolderError for a key that is not valid."""
-    for key in keys:
-        if key not in (valid := list(valid)):
-            raise FolderError(f"{where}: key '{key}' is not understood.{did_you_mean(key, valid) or ' Valid are ' + ', '.join(valid)}")
-
-
 class Recorded:
     """A folder of recorded values and the model with its weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        absent = [name for name in ("checkpoint.pt", "vocab.txt", "golden.json", "inputs.safetensors", "outputs.safetensors")
-                  if not (folder / name).is_file()]
-        if absent:
-            raise FolderError(f"{folder}: lacks {', '.join(absent)}; expected a folder laid out as tests/goldens/vast_tiny")
-        self.golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+        files = Folder.read(folder, ("checkpoint.pt", "vocab.txt"), "tests/goldens/vast_tiny")
+        self.golden, self.outputs, inputs = files.golden, files.outputs, files.inputs
         where = f"{folder / 'golden.json'}"
         known(self.golden, SECTIONS, where)
         if lacking := [key for key in SECTIONS if key not in self.golden]:
             raise FolderError(f"{where}: lacks {', '.join(lacking)}")
-        self.outputs = read_state_dict(folder / "outputs.safetensors")
-        inputs = read_state_dict(folder / "inputs.safetensors")
         known(inputs, ("vision_pixels", "audio_spectrograms"), str(folder / "inputs.safetensors"))
         self.frames, self.spectrograms = inputs["vision_pixels"], inputs["audio_spectrograms"]
         for key in (*TEXTS, *NEGATIVES):
@@ -262,31 +227,23 @@ def compare_outputs(r: Recorded) -> Iterator[Row]:
             yield compare_tensor(name, made[name], r.outputs[name])
 
 
-def compare_tensor(name: str, made: Tensor, wanted: Tensor) -> Row:
-    """Floats by relative error, integers by the number of entries that differ."""
-    if made.shape != wanted.shape:
-        return Row("output", name, math.inf, 0.0, f"shape {tuple(made.shape)}, recorded {tuple(wanted.shape)}")
-    if not wanted.is_floating_point():
-        return Row("output", name, int((made != wanted).sum()), 0.0)
-    scale = float(wanted.norm()) or 1.0
-    return Row("output", name, float((made - wanted).norm()) / scale, TOLERANCES["output"])
-
-
 def compare_losses(r: Recorded) -> Iterator[Row]:
     """A row per loss, then one per parameter's gradient norm of ``pretrain.total``."""
     made = {**group_losses(r, "", r.single), **group_losses(r, "multi_", r.several)}
     recorded, norms = r.golden["losses"], r.golden["gradient_norms"]
     if not norms and not any(name.startswith("pretrain.") for name in recorded):
+        known(recorded, made, "golden.json: losses")
         yield from compare_numbers("loss", made, recorded)
         return
     losses = r.losses(r.several, {name: (r.groups[f"multi_{name}"] or r.groups[name]).values() for name in ("ret", "cap")})
     made |= {"pretrain.total": losses["loss"].item(), "pretrain.loss_itc": losses["itc"].item(),
              "pretrain.loss_itm": losses["itm"].item() * r.cfg.itm_ratio, "pretrain.loss_cap": losses["cap"].item()}
+    known(recorded, made, "golden.json: losses")
     yield from compare_numbers("loss", made, recorded)
     r.model.zero_grad()
     losses["loss"].backward()
     own = {name: float(p.grad.norm()) for name, p in r.model.named_parameters() if p.grad is not None}
-    yield from compare_numbers("gradient", own, norms, GRADIENT_NOISE * math.hypot(*norms.values()))
+    yield from compare_numbers("gradient", own, norms, GRADIENT_NOISE * math.hypot(*norms.values()), "gradient_norms")
 
 
 @torch.no_grad()
@@ -299,19 +256,6 @@ def group_losses(r: Recorded, prefix: str, batch: Batch) -> dict[str, float]:
     parts = {"ret": {"itc": ".itc", "itm": ".itm"}, "cap": {"cap": ""}, "qa": {"qa": ""}}
     return {f"{prefix}{name}.{spelling}{suffix}": float(losses[f"{part}.{group}"])
             for name, own in groups.items() for spelling, group in own.items() for part, suffix in parts[name].items()}
-
-
-def compare_numbers(kind: str, made: Mapping[str, float], wanted: Mapping[str, float], noise: float = 0.0) -> Iterator[Row]:
-    """Relative errors; a difference of at most ``noise`` counts as none. What only one side has is a row out of tolerance."""
-    if kind == "loss":
-        known(wanted, made, "golden.json: losses")
-    for name in dict.fromkeys([*wanted, *made]):
-        if name not in wanted or name not in made:
-            yield Row(kind, name, math.inf, TOLERANCES[kind], "not recorded" if name in made else "has no gradient here")
-            continue
-        difference = abs(made[name] - wanted[name])
-        error = 0.0 if difference <= noise else difference / abs(wanted[name]) if wanted[name] else math.inf
-        yield Row(kind, name, error, TOLERANCES[kind], f"{made[name]:.9g}, recorded {wanted[name]:.9g}" if error > TOLERANCES[kind] else "")
 
 
 @torch.no_grad()
@@ -330,64 +274,16 @@ def compare_sequences(r: Recorded) -> Iterator[Row]:
         own: list[Any] = list(made[search]) if kind.endswith("_ids") else [r.tokenizer.decode(ids) for ids in made[search]]
         wanted = [until(row, r.tokenizer.sep) if kind.endswith("_ids") else row for row in r.golden["generated"][name]]
         for clip, (one, other) in enumerate(zip_longest(own, wanted, fillvalue="nothing")):
-            differs = sum(a != b for a, b in zip_longest(one, other))
-            yield Row("sequence", f"{name}[{clip}]", differs, TOLERANCES["sequence"], f"{one}, recorded {other}" if differs else "")
-
-
-def until(ids: list[int], end: int) -> list[int]:
-    """The ids before the first ``end``."""
-    return ids[:ids.index(end)] if end in ids else ids
-
-
-def tolerance(kind: str, text: str) -> float:
-    """The tolerance that the command line gives."""
-    try:
-        return float(text)
-    except ValueError:
-        raise FolderError(f"--tolerance {kind}={text}: expected a number, for example {kind}={TOLERANCES[kind]:g}") from None
+            yield compare_sequence(f"{name}[{clip}]", one, other)
 
 
 CHECKS: tuple[Callable[[Recorded], Iterator[Row]], ...] = (compare_outputs, compare_losses, compare_sequences)
 
 
-@readers_may_leave()
-def main(argv: Sequence[str]) -> int:
-    """Print the rows and the summary; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m omnivast parity", description=(__doc__ or "").split("\n\n")[0],
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=as_path, help="laid out as tests/goldens/vast_tiny")
-    parser.add_argument("--tolerance", nargs="+", default=[], metavar="KIND=ERROR",
-                        help="largest error accepted of a kind: " + ", ".join(f"{k}={v:g}" for k, v in TOLERANCES.items() if v))
-    arguments = parser.parse_args(argv)
-    given = dict(word.partition("=")[::2] for word in arguments.tolerance)
-    try:
-        known(given, [kind for kind, value in TOLERANCES.items() if value], "--tolerance")
-        limits = {**TOLERANCES, **{kind: tolerance(kind, value) for kind, value in given.items()}}
-        recorded = Recorded(arguments.folder)
-        print(f"{arguments.folder}: {len(recorded.frames)} clips, {sum(p.numel() for p in recorded.model.parameters()):,} parameters; "
-              f"checkpoint: nothing missing, nothing unknown, {len(recorded.report.dropped)} tensors without use left out: "
-              + ", ".join(f"{start}*" for start in UNUSED if any(begins(name, [start]) for name in recorded.report.dropped)))
-        rows = [show(row, limits[row.kind]) for check in CHECKS for row in check(recorded)]
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError, LookupError, TypeError, RuntimeError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    print()
-    for kind, limit in limits.items():
-        own = [row for row in rows if row.kind == kind]
-        if own:
-            worst = max(own, key=lambda row: math.inf if math.isnan(row.error) else row.error)
-            bad = sum(not row.ok for row in own)
-            print(f"{kind:<9} {len(own):>4} compared, {f'{bad} OUT OF TOLERANCE' if bad else 'all within'} {limit:g}; "
-                  f"worst {worst.error:.2g} ({worst.name})")
-    good = bool(rows) and all(row.ok for row in rows)
-    print("passed" if good else "FAILED: " + ", ".join([row.name for row in rows if not row.ok][:20]))
-    return 0 if good else 1
-
-
-def show(row: Row, limit: float) -> Row:
-    """Print a row, judged by ``limit`` unless it must be exact."""
-    row = Row(row.kind, row.name, row.error, limit if row.tolerance else 0.0, row.note)
-    print(f"{row.kind:<9} {row.name:<90} {row.error:9.2e}  {'ok' if row.ok else 'FAIL'}  {row.note}".rstrip())
-    return row
+def read(folder: Path) -> tuple[str, Iterator[Row]]:
+    """What the folder is, in a line, and its rows, computed as they are asked for. Raises FolderError, and what reading weights raises."""
+    r = Recorded(folder)
+    headline = (f"VAST, {len(r.frames)} clips, {sum(p.numel() for p in r.model.parameters()):,} parameters; checkpoint: nothing missing, "
+                f"nothing unknown, {len(r.report.dropped)} tensors without use left out: "
+                + ", ".join(f"{start}*" for start in UNUSED if any(begins(name, [start]) for name in r.report.dropped)))
+    return headline, (row for check in CHECKS for row in check(r))
