@@ -14,6 +14,11 @@ from omnivast.config.paths import looked_up
 from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig
 from omnivast.config.tasks import Modality, Objective, Task, TaskError
 
+IN_FOLDERS = ("annoindexed", "valor")
+"""Types of datasets whose media lie in folders."""
+OF_A_CORPUS = ("type", "task", "epoch", "steps", "whole_batches", "batch_size", "vision_sample_num", "audio_sample_num")
+"""What datasets that are joined must agree in."""
+
 
 def check(config: Config, file: Path) -> None:
     """Raises ConfigError that lists every contradiction found."""
@@ -155,6 +160,9 @@ def _labelling(config: Config) -> Iterator[str]:
     for index, dataset in enumerate(config.data_cfg.val):
         task = _task(dataset)
         groups = task.groups(Objective.CAPTION) if task else ()
+        if dataset.type == "valor":
+            yield (f"{place_of('val', index, dataset)}: captioner_mode reads annoindexed and srcindexed; give the list of ids as txt, with "
+                   "type annoindexed")
         if task and task.objectives != (Objective.CAPTION,):
             yield (f"{place_of('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
                    f"'{task}' (python -m omnivast label captions a folder of clips with any trained model)")
@@ -182,6 +190,9 @@ def _datasets(which: str, datasets: tuple[DatasetConfig, ...], model: ModelConfi
         if dataset.name and first.setdefault(dataset.name, index) != index:
             yield f"{place}: data_cfg.{which}[{first[dataset.name]}] has the same name; logs and results need different ones"
         findings = [*_identity(dataset, which), *(_training(dataset) if which == "train" else ())]
+        if dataset.joined:
+            findings += _joined(dataset, which, [other for other in datasets[:index] if other.joined == dataset.joined],
+                                [other.name for other in datasets if not other.joined])
         if which == "val" and (dataset.epoch is not None or dataset.steps is not None):
             note(f"{place}: epoch and steps have no meaning in evaluation")
         try:
@@ -191,12 +202,28 @@ def _datasets(which: str, datasets: tuple[DatasetConfig, ...], model: ModelConfi
         yield from (f"{place}: {finding}" for finding in findings)
 
 
+def _joined(dataset: DatasetConfig, which: str, before: list[DatasetConfig], names: list[str]) -> Iterator[str]:
+    """``before``: the datasets of the same corpus that are listed first; ``names``: those of the corpora of one dataset."""
+    if which == "val":
+        yield f"joined is '{dataset.joined}', but only corpora of data_cfg.train are joined"
+    if dataset.joined in names:
+        yield f"joined is '{dataset.joined}', which is the name of another dataset"
+    for key in OF_A_CORPUS:
+        if before and getattr(before[0], key) != getattr(dataset, key):
+            yield (f"{key} is {getattr(dataset, key)}, but '{before[0].name}', which is joined with it as '{dataset.joined}', has "
+                   f"{getattr(before[0], key)}")
+
+
 def _identity(dataset: DatasetConfig, which: str) -> Iterator[str]:
     if not re.fullmatch(r"[\w+-][\w.+-]*", dataset.name):
         yield (f"name: expected letters, digits, '_', '-', '+' or '.', because files are named after it, got '{dataset.name}'"
                if dataset.name else "name is missing")
-    if dataset.type == "annoindexed" and not dataset.txt.strip():
-        yield "txt is missing: the annotation file, a JSON list"
+    if dataset.type in IN_FOLDERS and not dataset.txt.strip():
+        yield f"txt is missing: the annotation file, {'a JSON list' if dataset.type == 'annoindexed' else 'an object of texts by id'}"
+    if dataset.type == "valor" and not dataset.ids_path:
+        yield "ids_path is missing: the JSON list of the clips' ids"
+    elif dataset.type != "valor" and (dataset.ids_path or dataset.test_one):
+        yield f"{'ids_path' if dataset.ids_path else 'test_one'} needs type valor"
     yield from _source(dataset)
     if dataset.training is not None and dataset.training != (which == "train"):
         yield f"training is {str(dataset.training).lower()}, but it stands in data_cfg.{which}"
@@ -204,9 +231,9 @@ def _identity(dataset: DatasetConfig, which: str) -> Iterator[str]:
 
 def _source(dataset: DatasetConfig) -> Iterator[str]:
     """Shards and folders exclude each other."""
-    if dataset.type == "annoindexed":
+    if dataset.type in IN_FOLDERS:
         if dataset.shards or dataset.shuffle_shards:
-            yield "shards and shuffle_shards need type srcindexed; annoindexed reads the folders 'vision' and 'audio'"
+            yield f"shards and shuffle_shards need type srcindexed; {dataset.type} reads the folders 'vision' and 'audio'"
         return
     if dataset.type != "srcindexed":
         return
@@ -215,8 +242,8 @@ def _source(dataset: DatasetConfig) -> Iterator[str]:
     for key in ("vision", "audio"):
         if getattr(dataset, key) is not None:
             yield f"{key} is set, but type srcindexed finds all media in its shards; leave it out"
-    if dataset.vision_format == "video_frame":
-        yield "vision_format video_frame, folders of frames, cannot be in shards; expected video_rawvideo or image_rawimage"
+    if dataset.vision_format in ("video_frame", "video"):
+        yield f"vision_format {dataset.vision_format}, folders of frames, cannot be in shards; expected video_rawvideo or image_rawimage"
     if dataset.video_decoder != "av":
         yield f"video_decoder '{dataset.video_decoder}' reads files of their own; shards need av"
 
@@ -242,7 +269,7 @@ def _needs(dataset: DatasetConfig, task: Task, which: str, model: ModelConfig) -
         yield f"task '{task}': group {pair} is one of VALOR's (model_cfg.model_type valor), not of {model.model_type}"
     if which == "val" and Objective.MLM in task.objectives:
         yield f"task '{task}': mlm is trained, never tested; leave it out of data_cfg.val"
-    yield from lacks(dataset, task, None if dataset.type == "annoindexed" else True)
+    yield from lacks(dataset, task, None if dataset.type in IN_FOLDERS else True)
     for modality, encoder in ((Modality.VISION, "vision_encoder_type"), (Modality.AUDIO, "audio_encoder_type")):
         group = next((group for group in task.all_groups if modality in group), None)
         if group and getattr(model, encoder) is None:

@@ -26,7 +26,6 @@ _LAUNCHER = "the launcher's environment (torchrun) decides"
 OBSOLETE: dict[str, dict[str, str]] = {
     "run_cfg": {
         "amp": "precision decides",
-        "clip_lr_text": "the text tower of CLIP is never used",
         "huggingface_trainer": "there is one training loop",
         "local_rank": _LAUNCHER,
         "master_port": _LAUNCHER,
@@ -42,9 +41,12 @@ OBSOLETE: dict[str, dict[str, str]] = {
         "use_flash_attn": "torch chooses the fastest attention",
     },
     "data_cfg": {
+        "answer_candidate": "answers are written freely",
         "concatenated_nums": "clips are never concatenated",
         "datatype": "vision_format says what the vision folder holds",
         "make_submission": "the answers are always written to results/, with their question ids",
+        "prompt": "the task decides which sentence stands beside texts",
+        "speech": "subtitles are read from annotations of type annoindexed and srcindexed",
         "multi_evaluation": "every dataset of data_cfg.val is evaluated",
         "vqa_anno_file": "answers are scored against those of txt",
         "vqa_question_file": "questions are those of txt",
@@ -126,6 +128,12 @@ def accepted_keys(name: str) -> Mapping[str, Setting]:
     return {**section_keys(name), **{key: section_keys(home)[key] for key, home in moved_keys(name).items()}}
 
 
+@functools.cache
+def other_names(name: str) -> Mapping[str, str]:
+    """Names under which other releases have keys of a section → the keys."""
+    return {other: key for key, setting in section_keys(name).items() for other in setting.metadata.get("also", ())}
+
+
 def show(value: Any) -> str:
     """A value as messages quote it: ``'abc' (str)``, ``null``, ``true (bool)``."""
     if value is None:
@@ -143,6 +151,8 @@ def check_value(value: Any, setting: Setting, where: str) -> Any:
         return setting.default
     if setting.optional and (value is None or value == ""):
         return None
+    if isinstance(value, str):
+        value = setting.metadata.get("spelt", {}).get(value, value)
     if setting.choices:
         if value not in setting.choices:
             hint = did_you_mean(value, setting.choices) if isinstance(value, str) else ""

@@ -48,12 +48,27 @@ def parse_json(content: bytes | str, name: object, fault: type[Exception], *, ex
     except json.JSONDecodeError as error:
         if not content.strip():
             raise fault(f"{name}: the file is empty; expected {expected}{wanted_by}") from None
+        if brace := _lacks_last_brace(content, error):
+            raise fault(f"{name}: not JSON: {brace}{wanted_by}") from None
         one_per_line = error.msg == "Extra data" and error.lineno > 1
         hint = "; one object per line is JSON Lines: write one list of them" if one_per_line and not strict else ""
         hint = ". JSON has no comments and no comma after the last item" if strict else hint
         raise fault(f"{name}: not JSON: {why_not_json(error)}{hint}{wanted_by}") from None
     except (ValueError, RecursionError) as error:  # no text, numbers of thousands of digits, lists in lists in lists
         raise fault(f"{name}: not JSON: {why_not_json(error)}{wanted_by}") from None
+
+
+def _lacks_last_brace(content: bytes | str, error: json.JSONDecodeError) -> str:
+    """What is wrong with a text that ends before its last brace, as both published pretraining configs of VALOR do; "" where that is not
+    what it lacks."""
+    if error.doc[error.pos:].strip():
+        return ""
+    try:
+        json.loads(error.doc + "}")
+    except ValueError:
+        return ""
+    last = len(error.doc.rstrip().splitlines())
+    return f"line {last}: one closing brace is missing at the end; add a line with }}"
 
 
 def why_not_json(error: Exception) -> str:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from omnivast.config.fields import LISTS, OBSOLETE, SECTIONS, ConfigError, Setting, accepted_keys, moved_keys, note, section_keys
+from omnivast.config.fields import (
+    LISTS,
+    OBSOLETE,
+    SECTIONS,
+    ConfigError,
+    Setting,
+    accepted_keys,
+    moved_keys,
+    note,
+    other_names,
+    section_keys,
+)
 from omnivast.config.paths import PathError, expanded
 from omnivast.config.schema import DataConfig
+from omnivast.config.valor_release import OWN_KEYS
 from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 WIDTH = 100
@@ -28,12 +41,18 @@ SHORTHANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "test_batch_size": (("val",), "batch_size"),
     "test_vision_sample_num": (("val",), "vision_sample_num"),
     "test_audio_sample_num": (("val",), "audio_sample_num"),
+    "train_id": (("train",), "ids_path"),
+    "test_id": (("val",), "ids_path"),
+    "train_txt_mapper": (("train",), "txt"),
+    "test_txt_mapper": (("val",), "txt"),
     "vision_transforms": (LISTS, "vision_transforms"),
     "n_workers": (LISTS, "n_workers"),
     "video_decoder": (LISTS, "video_decoder"),
     "audio_backend": (LISTS, "audio_backend"),
     "cache_dir": (LISTS, "cache_dir"),
 }
+FOR_ONE = ("train_id", "test_id", "train_txt_mapper", "test_txt_mapper")
+"""Shorthands that name a file of one dataset: where the list has several, they do not say of which."""
 HELP = " python run.py --help, or omnivast train --help, lists all of them."
 # What is said elsewhere than by a flag of run.py.
 ELSEWHERE = {
@@ -60,6 +79,8 @@ class CommandLine:
     config: str
     assignments: tuple[Assignment, ...]
     help: bool = False
+    of_valor: tuple[Assignment, ...] = ()
+    """Flags that only the released VALOR has; its flat configs may be given with them."""
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
@@ -68,7 +89,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
     if any(name in ("help", "h") for name, _ in groups):
         return CommandLine("", (), help=True)
     config: str | None = None
-    assignments = []
+    assignments, of_valor = [], []
     for name, words in groups:
         if name == "config":
             if len(words) != 1:
@@ -76,13 +97,15 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
             config = _path(words[0])
         elif name in LAUNCHER_FLAGS:
             continue
+        elif name in OWN_KEYS and not _is_key(name):
+            of_valor.append(Assignment(f"--{name}", (name,), tuple(words)))
         elif name in OBSOLETE["run_cfg"] and not _is_key(name):
             note(f"--{name} has no effect: {OBSOLETE['run_cfg'][name]}")
         else:
             assignments.append(Assignment(f"--{name}", target(name), tuple(words)))
     if config is None:
         raise ConfigError("--config is missing: name a JSON file, for example --config config/debug/tiny.json (--help lists all flags)")
-    return CommandLine(config, tuple(assignments))
+    return CommandLine(config, tuple(assignments), of_valor=tuple(of_valor))
 
 
 def _path(word: str) -> str:
@@ -117,6 +140,8 @@ def target(name: str) -> tuple[str, ...]:
     Raises ConfigError that names the nearest valid flag.
     """
     first, *rest = name.split(".")
+    first = next((other_names(section)[first] for section in SECTIONS if first in other_names(section)), first)
+    first = shorthands_of_others().get(first, first)
     for section in SECTIONS:
         if first in section_keys(section):
             return _inside(name, (section, first, *rest))
@@ -131,6 +156,13 @@ def target(name: str) -> tuple[str, ...]:
         if rest[1].isdecimal() and len(rest) == 3 and rest[2] in section_keys("data_cfg"):
             return first, *rest
     raise ConfigError(f"unknown flag --{name}.{_nearest(name)}")
+
+
+@functools.cache
+def shorthands_of_others() -> Mapping[str, str]:
+    """Shorthands by the names that other releases have for their keys → ours: ``train_video_sample_num`` → ``train_vision_sample_num``."""
+    return {flag.replace(key, other): flag for flag, (_, key) in SHORTHANDS.items()
+            for other in section_keys("data_cfg")[key].metadata.get("also", ())}
 
 
 def _inside(name: str, path: tuple[str, ...]) -> tuple[str, ...]:
@@ -178,7 +210,7 @@ def _flags_of(key: str, *words: str) -> list[str]:
         return [" ".join((f"--{key}", *words))]
     if key not in section_keys("data_cfg"):
         return []
-    short = [f"--{flag}" for flag, (_, own) in SHORTHANDS.items() if own == key]
+    short = [f"--{flag}" for flag, (_, own) in SHORTHANDS.items() if own == key and flag not in FOR_ONE]
     return short or [f"--data_cfg.{name}.0.{key}" for name in LISTS]
 
 
@@ -206,7 +238,7 @@ def help_text() -> str:
     lines += ["", "Shorthands for the datasets of data_cfg"]
     for flag, (lists, key) in SHORTHANDS.items():
         where = "every dataset" if len(lists) > 1 else f"every dataset of data_cfg.{lists[0]}"
-        lines += [f"  --{flag} {_type_name(section_keys('data_cfg')[key])}", *_wrapped(f"{key} of {where}", "      ")]
+        lines += [f"  --{flag} {_type_name(section_keys('data_cfg')[key])}", *_wrapped(f"{key} of {where}{also_flag(flag)}", "      ")]
     lines += ["", *_wrapped(f"data_cfg: {DataConfig.__doc__} (--data_cfg.train.0.KEY, --data_cfg.val.0.KEY; --data_cfg.train and "
                             "--data_cfg.val alone take a whole list as JSON)", "")]
     for key, setting in section_keys("data_cfg").items():
@@ -221,10 +253,22 @@ def _entry(flag: str, setting: Setting) -> list[str]:
     bounds = (f", at least {low:g}" if low is not None else "") + (f", at most {high:g}" if high is not None else "")
     default = json.dumps(setting.default) if not isinstance(setting.default, str) else setting.default or '""'
     obsolete = setting.metadata.get("obsolete")
-    text = setting.metadata["help"] + (f" (obsolete: {obsolete})" if obsolete else "")
+    text = described(setting) + (f" (obsolete: {obsolete})" if obsolete else "")
     head = textwrap.wrap(f"--{flag} {_type_name(setting)}  [default: {default}{bounds}]", WIDTH - 2, initial_indent="  ",
                          subsequent_indent="      ", break_on_hyphens=False)
     return [*head, *_wrapped(text, "      ")]
+
+
+def described(setting: Setting) -> str:
+    """What a setting means, and what else it is called."""
+    others = setting.metadata.get("also", ())
+    return setting.metadata["help"] + (f" (also: {', '.join(others)})" if others else "")
+
+
+def also_flag(flag: str) -> str:
+    """`` (also: --train_video_sample_num)`` for a shorthand that other releases call otherwise; "" for others."""
+    others = [other for other, own in shorthands_of_others().items() if own == flag]
+    return f" (also: {', '.join(f'--{other}' for other in others)})" if others else ""
 
 
 def _type_name(setting: Setting) -> str:

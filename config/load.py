@@ -11,12 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from omnivast.config.checks import check
 from omnivast.config.compare import OLDER_PRECISION, as_released, config_hash, diff, resolved
+from omnivast.config.draft import FLAG, OWN, Draft, Section, Value
 from omnivast.config.fields import (
     LISTS,
     OBSOLETE,
@@ -33,37 +33,15 @@ from omnivast.config.fields import (
     show,
 )
 from omnivast.config.files import find_config, layers, read_config
-from omnivast.config.flags import ANY, HELP, Assignment, help_text, read_command_line
+from omnivast.config.flags import ANY, FOR_ONE, HELP, Assignment, help_text, read_command_line
+from omnivast.config.inherit import inherit
 from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfig, RunConfig, completed
 from omnivast.config.tasks import Task, TaskError, as_valor_writes
+from omnivast.config.valor_release import is_flat
+from omnivast.config.valor_settle import check_flags, draft_of, settle_flat
 from omnivast.config.words import ALIASES, asked, did_you_mean, nearest_keys
 
 __all__ = ["ConfigError", "config_hash", "diff", "load_config", "resolved"]
-
-# Strength of a setting's place. The n-th default file behind a section counts OWN - n; the pretrained run stands before the first.
-OWN, INHERITED, FLAG = 0.0, -0.5, 1.0
-
-
-@dataclass(frozen=True)
-class Value:
-    """A checked value, the file or flag that set it, and that place's strength."""
-
-    value: Any
-    source: str
-    level: float
-
-
-Section = dict[str, Value]
-
-
-@dataclass
-class Draft:
-    """The settings gathered so far."""
-
-    file: Path
-    sections: dict[str, Section]
-    datasets: dict[str, list[Section]] = field(default_factory=lambda: {name: [] for name in LISTS})
-
 
 @overload
 def load_config(argv: Sequence[str] | Path, as_easydict: Literal[False] = False) -> Config: ...
@@ -95,10 +73,13 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
     late = [a for a in command.assignments if a not in early]
     for assignment in early:
         _assign(draft, assignment)
-    _inherit(draft)
+    inherited = inherit(draft)
     # A whole list first, so that the flags for single keys of its datasets land on it.
     for assignment in sorted(late, key=lambda a: a.path[0] != "data_cfg" or len(a.path) > 2):
         _assign(draft, assignment)
+    check_flags(draft, command.of_valor)
+    if draft.flat:
+        settle_flat(draft, inherited)
     _settle(draft)
     config = _with_open_settings(_build(draft))
     check(config, draft.file)
@@ -107,6 +88,8 @@ def load_config(argv: Sequence[str] | Path, as_easydict: bool = False) -> Any:
 
 def _read_file(file: Path) -> Draft:
     content = read_config(file, " (named by --config)")
+    if is_flat(content):
+        return draft_of(content, file)
     draft = Draft(file, {name: {} for name in SECTIONS})
     for key in content:
         if key in ("local_rank", "local-rank"):
@@ -212,14 +195,26 @@ def _assign(draft: Draft, assignment: Assignment) -> None:
         draft.datasets[rest[0]] = _dataset_list(content, rest[0], assignment.flag, FLAG)
         return
     which, index, key = rest
+    if index == ANY and _says_nothing(assignment.words, section_keys("data_cfg")[key]):
+        return
     value = parse_tokens(assignment.words, section_keys("data_cfg")[key], assignment.flag)
     if key == "task":
         try:
             Task.parse(as_valor_writes(value))  # whose model may not be known yet
         except TaskError as error:
             raise ConfigError(f"{assignment.flag}: {error}") from None
-    for dataset in _chosen(draft, which, index, assignment.flag):
+    chosen = _chosen(draft, which, index, assignment.flag)
+    if assignment.flag.removeprefix("--") in FOR_ONE and len(chosen) > 1:
+        raise ConfigError(f"{assignment.flag}: data_cfg.{which} of {draft.file} has {len(chosen)} datasets, and it does not say of which; "
+                          f"write --data_cfg.{which}.0.{key}")
+    for dataset in chosen:
         dataset[key] = Value(value, assignment.flag, FLAG)
+
+
+def _says_nothing(words: Sequence[str], setting: Setting) -> bool:
+    """Whether a shorthand leaves what the config says, as the release's scripts write it: -1 for a number, an empty text."""
+    low = setting.metadata.get("minimum")
+    return list(words) == [""] or (list(words) == ["-1"] and low is not None and low > -1)
 
 
 def _inner(section: Section, setting: Setting, path: Sequence[str], assignment: Assignment) -> dict[str, Any]:
@@ -247,37 +242,6 @@ def _chosen(draft: Draft, which: str, index: str, flag: str) -> list[Section]:
     if int(index) >= len(datasets):
         raise ConfigError(f"{flag}: data_cfg.{which} of {draft.file} has {len(datasets)} dataset(s), counted from 0")
     return [datasets[int(index)]]
-
-
-def _inherit(draft: Draft) -> None:
-    """Take ``inherit_keys`` from the pretrained run, for keys set neither by a flag nor in the config's own model_cfg."""
-    run, model = draft.sections["run_cfg"], draft.sections["model_cfg"]
-    wanted = model.get("inherit_keys")
-    folder = run.get("pretrain_dir")
-    if wanted is None:
-        return
-    known, moved = accepted_keys("model_cfg"), moved_keys("model_cfg")
-    for key in wanted.value:
-        if key in OBSOLETE["model_cfg"]:
-            note(f"{wanted.source}: model_cfg.inherit_keys: '{key}' has no effect: {OBSOLETE['model_cfg'][key]}")
-        elif key not in known:
-            raise ConfigError(f"{wanted.source}: model_cfg.inherit_keys: unknown key '{key}'.{asked(nearest_keys(key, known))}")
-    if folder is None or folder.value is None or not wanted.value:
-        return
-    file = Path(folder.value) / "log" / "hps.json"
-    content = read_config(file, f"; model_cfg.inherit_keys are read from it, because pretrain_dir is set ({folder.source})")
-    if not isinstance(content.get("model_cfg"), dict):
-        raise ConfigError(f"{file}: has no model_cfg to inherit from")
-    for key in wanted.value:
-        home = moved.get(key, "model_cfg")
-        ours = draft.sections[home]
-        # Runs of the oldest releases spell vision as video; older ones have some settings of run_cfg in model_cfg.
-        places = [(section, name) for section in dict.fromkeys((home, "model_cfg")) for name in (key, key.replace("vision", "video"))]
-        place = next(((section, name) for section, name in places if name in (content.get(section) or {})), None)
-        if place is None or key not in known or (key in ours and ours[key].level > INHERITED):
-            continue
-        value = content[place[0]][place[1]]
-        ours[key] = Value(check_value(value, known[key], f"{file}: {'.'.join(place)}"), str(file), INHERITED)
 
 
 def _settle(draft: Draft) -> None:
@@ -362,6 +326,6 @@ def _in_valor_words(data: DataConfig) -> DataConfig:
     for name in LISTS:
         lists[name] = tuple(dataclasses.replace(dataset, task=as_valor_writes(dataset.task)) for dataset in getattr(data, name))
         for before, after in zip(getattr(data, name), lists[name]):
-            if before.task != after.task:
+            if "-" in after.task and before.task != after.task:
                 note(f"data_cfg.{name} '{before.name}': the groups of task '{before.task}' are those of VALOR's release: {after.task}")
     return DataConfig(**lists)

@@ -33,7 +33,7 @@ def _vision(dataset: DatasetConfig, why: str, in_shards: bool) -> Iterator[str]:
 
 def _audio(dataset: DatasetConfig, why: str, sounds_in_shards: bool | None) -> Iterator[str]:
     seen = bool(dataset.vision) or sounds_in_shards is not None
-    own_track = seen and dataset.vision_format == "video_rawvideo"
+    own_track = seen and dataset.vision_format in ("video_rawvideo", "video")
     if not (dataset.audio or sounds_in_shards or own_track):
         reason = f"{dataset.vision_format} has no track" if seen else "no videos are named whose own track could serve"
         told = "its shards have no sound files" if sounds_in_shards is not None else "'audio', the folder of sound files, is not set"
@@ -46,5 +46,5 @@ def _cache(dataset: DatasetConfig) -> Iterator[str]:
     if dataset.vision_transforms != "none":
         yield (f"cache_dir keeps frames as first read, so vision_transforms '{dataset.vision_transforms}' would repeat one crop; use "
                "'none', or no cache_dir")
-    if dataset.vision_format == "video_frame":
-        yield "cache_dir is for videos and images; the folders of vision_format video_frame are decoded already"
+    if dataset.vision_format in ("video_frame", "video"):
+        yield f"cache_dir is for videos and images; folders of frames (vision_format {dataset.vision_format}) are decoded already"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from omnivast.config.fields import OBSOLETE, SECTIONS, Setting, moved_keys, section_keys
-from omnivast.config.flags import SHORTHANDS
+from omnivast.config.flags import SHORTHANDS, also_flag, described
 from omnivast.config.schema import DataConfig
 
 PREFACE = """# Settings
@@ -55,7 +55,7 @@ def reference() -> str:
 
 
 def _table(settings: Iterable[Setting]) -> str:
-    rows = [f"| `{s.name}` | {_cell(s.describe() + _bounds(s))} | `{json.dumps(s.default)}` | {_cell(s.metadata['help'])} |"
+    rows = [f"| `{s.name}` | {_cell(s.describe() + _bounds(s))} | `{json.dumps(s.default)}` | {_cell(described(s))} |"
             for s in settings if not s.metadata.get("obsolete")]
     return "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows])
 
@@ -68,7 +68,7 @@ def _bounds(setting: Setting) -> str:
 def _shorthands() -> Iterable[str]:
     for flag, (lists, key) in SHORTHANDS.items():
         where = "every dataset" if len(lists) > 1 else f"every dataset of data_cfg.{lists[0]}"
-        yield f"| `--{flag}` | `{key}` of {where} |"
+        yield f"| `--{flag}` | `{key}` of {where}{also_flag(flag)} |"
 
 
 def _moved() -> str:

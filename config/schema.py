@@ -19,6 +19,8 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
 
     - minimum, maximum; path: ~ and $VARIABLES are expanded;
     - unset: values with which released configs say "not set": they stand for the default;
+    - also: names under which other releases have it: understood as flags, in flat configs (valor_release.py), and where it is inherited;
+    - spelt: values as other releases write them, and ours;
     - was_in: the section in which older configs, those of the release among them, have it, and where it is still accepted;
     - obsolete: what replaces the key, which is accepted without effect; older: it is an older name of another;
     - decides: whether another value makes another training, which a checkpoint then does not continue (default True). A pair (key, value):
@@ -44,6 +46,8 @@ class RunConfig:
     checkpoint: str | None = setting(None, "weights to start from or to test (.pt or .safetensors)", path=True, passive=True)
     pretrain_dir: str | None = setting(None, "folder of a pretrained run: its newest ckpt/model_step_N.pt is the start, and "
                                              "model_cfg.inherit_keys are taken from its log/hps.json", path=True, passive=True)
+    pretrain_step: int | None = setting(None, "N of pretrain_dir's ckpt/model_step_N.pt to start from; null: the newest", minimum=0,
+                                        passive=True)
     output_dir: str = setting("output/run", "folder for ckpt/, log/ and results", unset=("none",), path=True, passive=True)
     resume: bool = setting(False, "continue the run in output_dir from its last checkpoint", passive=True)
     seed: int = setting(50, "seed of every draw")
@@ -143,9 +147,10 @@ class RunConfig:
                                                                "best texts of a search with beam_size beams",
                                                      decides=False, was_in="model_cfg")
     itm_rerank_num: int = setting(50, "candidates re-ranked by the matching score", minimum=0, decides=False, was_in="model_cfg")
-    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval", decides=False, was_in="model_cfg")
+    ret_bidirection_evaluation: bool = setting(False, "also evaluate video-to-text retrieval", decides=False, was_in="model_cfg",
+                                               also=("evaluate_ret_text",))
     dual_softmax_evaluation: bool = setting(False, "also retrieval after a dual softmax over the test set, as numbers of their own",
-                                            decides=False, was_in="model_cfg")
+                                            decides=False, was_in="model_cfg", also=("dual_softmax",))
     ret_shared_texts: bool = setting(False, "retrieval: a text that several clips have, word for word, is right with any of them; false, "
                                             "as released: only with the clip that it came with", decides=False, was_in="model_cfg")
     ret_features_dir: str | None = setting(None, "retrieval: folder, common to all processes, that holds contrastive features as float16 "
@@ -164,14 +169,15 @@ class ModelConfig:
     model_type: str = setting("vast", "the model family, a name registered in model/: vast, gram (VAST with scores by volume), or valor")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
-                                                                        "open_clip:<name>[:<tag>]; null: none")
+                                                                        "open_clip:<name>[:<tag>]; null: none",
+                                              also=("video_encoder_type",))
     vision_encoder_cfg: dict[str, Any] = setting({}, "sizes of the vision encoder where they differ from its name's")
-    vision_resolution: int = setting(224, "frames are brought to this many pixels square", minimum=1)
+    vision_resolution: int = setting(224, "frames are brought to this many pixels square", minimum=1, also=("video_resolution",))
     vision_antialias: bool | None = setting(None, "frames are brought there with antialiasing; null: as for the published results, with it "
                                                   "for vast and gram, without for valor", newer=True)
     max_vision_sample_num: int | None = setting(None, "rows of the learnt frame embedding; null: the largest "
                                                                         "vision_sample_num of data_cfg.train, or else of val",
-                                                minimum=1)
+                                                minimum=1, also=("max_video_sample_num",))
     audio_encoder_type: str | None = setting("beats", "registered audio encoder, or hf:<name or folder>; null: none", path=True)
     audio_encoder_cfg: dict[str, Any] = setting({}, "sizes of the audio encoder where they differ from its name's")
     audio_melbins: int = setting(64, "mel bins", minimum=1)
@@ -180,7 +186,9 @@ class ModelConfig:
                                                                        "audio_sample_num of data_cfg.train, or else of val",
                                                minimum=1)
     text_encoder_type: str = setting("bert-base-uncased", "folder under pretrained_weights/bert/ or a path, in Hugging Face layout; or "
-                                                          "bert with text_encoder_cfg, from scratch", path=True)
+                                                          "bert with text_encoder_cfg, from scratch", path=True,
+                                     also=("multimodal_encoder_type",),
+                                     spelt={"bert_base_uncased": "bert-base-uncased", "bert_large_uncased": "bert-large-uncased"})
     text_encoder_cfg: dict[str, Any] = setting({}, "BertConfig keys that override the folder's config.json")
     tokenizer: str | None = setting(None, "vocab.txt, BERT's tokenizer.json, or a folder with one; null: the text encoder's folder",
                                     path=True)
@@ -197,7 +205,7 @@ class ModelConfig:
                                                     decides=("model_type", "gram"), newer=True, of=("gram",))
     label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words "
                                                   "of captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
-    frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True)
+    frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True, also=("frozen_video",))
     frozen_audio: bool = setting(False, "the audio encoder is not trained", training_only=True)
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
     missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
@@ -246,24 +254,33 @@ class DatasetConfig:
 
     name: str = setting("", "name in logs and metrics")
     type: str = setting("annoindexed", "where its clips lie, a name registered in data/dataset.py: annoindexed, on disk, beside a JSON "
-                                       "list; srcindexed, in tar shards")
+                                       "list; srcindexed, in tar shards; valor, on disk, beside a list of ids and an object of their texts")
     training: bool | None = setting(None, "as in the release; must agree with the list it stands in", decides=False)
     task: str = setting("", "for example ret%tvas%tv_cap%tva")
     txt: str = setting("", "annotation file; srcindexed: may be left out where the shards hold the texts (key.json or key.txt)", path=True)
+    ids_path: str | None = setting(None, "valor: the JSON list of the clips' ids; txt is an object, id → caption, captions, or questions",
+                                   path=True, decides=("type", "valor"), newer=True)
+    test_one: bool = setting(False, "valor, testing: the first of a clip's captions is a query, not each of them", newer=True)
     shards: list[str] = setting([], "srcindexed: tar files, folders of them, or patterns (with *, {000..127} or {a,b}) with members "
                                     "key.mp4, key.jpg, key.wav, key.json …", path=True, decides=("type", "srcindexed"))
     shuffle_shards: int = setting(0, "srcindexed: training reads so many shards at a time, in a random order of shards, and shuffles "
                                      "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0,
                                   decides=("type", "srcindexed"))
-    vision: str | None = setting(None, "folder of videos, frame folders or images", path=True)
+    vision: str | None = setting(None, "folder of videos, frame folders or images", path=True, also=("video",))
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
-    vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
+    vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage", "video"] = setting(
+        "video_rawvideo", "what the vision folder holds: videos, folders of frames, images; or video: videos and folders of frames, as "
+                          "found")
     vision_transforms: Literal["none", "crop_flip"] = setting("none", "none: resize to a square; crop_flip: random crop "
-                                                                             "and flip in training")
-    vision_sample_num: int | None = setting(None, "frames per clip", minimum=1)
+                                                                             "and flip in training", also=("video_transforms",))
+    vision_sample_num: int | None = setting(None, "frames per clip", minimum=1, also=("video_sample_num",))
     audio_sample_num: int | None = setting(None, "sound slices per clip", minimum=1)
     epoch: float | None = setting(None, "passes over the corpus", minimum=0.0, length=True)
     steps: int | None = setting(None, "optimiser steps with this corpus, instead of epoch", minimum=0, length=True)
+    whole_batches: bool = setting(False, "an epoch has ⌊clips / batch_size⌋ steps (as in the released VALOR); false: epochs are rounded up "
+                                         "together", length=True, newer=True)
+    joined: str = setting("", "training: datasets of one such name are one corpus of that name: each batch is drawn from the clips of all",
+                          newer=True)
     batch_size: int = setting(64, "clips per step over all processes", minimum=1, training_only=True)
     n_workers: int = setting(8, "worker processes that read and decode; -1: as many as the cores of each process allow",
                              minimum=-1, passive=True)

@@ -182,15 +182,26 @@ class Task:
 
 
 VALOR_GROUPS = {"va": "v-a", "vta": "v-ta", "atv": "a-tv"}
+PRETRAINING = "pt_"
+OF_PRETRAINING = {"contra": Objective.RETRIEVAL.value, "caption": Objective.CAPTION.value}
+"""Names of objectives behind ``pt_`` in VALOR's release, and ours."""
 
 
 def as_valor_writes(text: str) -> str:
-    """A task string of a VALOR config with the names of its release for groups of the contrast, which elsewhere stand for the text and all
-    their letters, as ours: ``ret%tva%va`` → ``ret%tva%v-a``."""
-    def part(words: list[str]) -> list[str]:
-        return [VALOR_GROUPS.get(word.strip(), word) for word in words] if words[0].strip() == Objective.RETRIEVAL.value else words
+    """A task string of a VALOR config as ours: its release has other names for groups of the contrast, which elsewhere stand for the text
+    and all their letters, and for the objectives of pretraining. ``ret%tva%va`` → ``ret%tva%v-a``, ``pt_contra%tv_caption%tv`` →
+    ``ret%tv_cap%tv``."""
+    def part(name: str, *groups: str) -> list[str]:
+        name = OF_PRETRAINING.get(name.strip(), name) if is_pretraining(text) else name
+        contrast = name.strip() == Objective.RETRIEVAL.value
+        return [name, *(VALOR_GROUPS.get(group.strip(), group) if contrast else group for group in groups)]
 
-    return "_".join("%".join(part(own.split("%"))) for own in text.split("_"))
+    return "_".join("%".join(part(*own.split("%"))) for own in text.strip().removeprefix(PRETRAINING).split("_"))
+
+
+def is_pretraining(text: str) -> bool:
+    """Whether a task string is one of pretraining in VALOR's release."""
+    return text.strip().startswith(PRETRAINING)
 
 
 def _objective(name: str, text: str) -> Objective:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from omnivast.config.registry import Registry
 from omnivast.config.schema import DatasetConfig, task_of
-from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Modality, Objective, TaskError
+from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Modality, Objective, Task, TaskError
+from omnivast.data.annotations.by_id import load_by_id
 from omnivast.data.annotations.identity import Identity, identity
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.annotations.rows import Row
+from omnivast.data.annotations.table import Annotations
 from omnivast.data.batch import Sample
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
@@ -24,27 +27,59 @@ from omnivast.data.spec import DataError, InputSpec, UnreadableError
 from omnivast.utils.random import generator
 
 MAX_REPLACEMENTS = 20
+ASKED = ("questions", "answers", "question_ids", "question_types", "answer_types")
+Drawn = TypeVar("Drawn")
 LOOKED_FOR = 10_000
 """Clips of a dataset that are looked up by name before a run; for each, a folder is asked once or twice."""
 
 logger = logging.getLogger("omnivast")
 
-CORPORA: Registry[Callable[[DatasetConfig, bool], Shards | None]] = Registry("type", "kind of dataset", error=DataError)
-"""``type`` → what opens, for training or not, the shards that hold a corpus's media; None where they lie in folders."""
+
+@dataclass(frozen=True)
+class Opened:
+    """Where the clips and the texts of a corpus are."""
+
+    annotations: Callable[[Task, bool], Annotations]
+    """Reads and checks its rows for a task; the second argument: rows may be without captions. Raises AnnotationError."""
+    shards: Shards | None = None
+    """What holds its media; None: they lie in folders."""
+
+
+Opener = Callable[[DatasetConfig, bool], Opened]
+CORPORA: Registry[Opener] = Registry("type", "kind of dataset", error=DataError)
+"""``type`` → what opens a corpus, for training or not."""
 
 
 @CORPORA.register("annoindexed")
-def _in_folders(config: DatasetConfig, training: bool) -> None:
-    return None
+def _in_folders(config: DatasetConfig, training: bool) -> Opened:
+    if not config.txt:
+        raise DataError(f"dataset '{config.name}': give the annotation file as 'txt'")
+    return Opened(lambda task, optional: load_annotations(config.txt, task, training=training, ignore_fields=config.ignore_fields,
+                                                          captions_optional=optional))
 
 
 @CORPORA.register("srcindexed")
-def _in_shards(config: DatasetConfig, training: bool) -> Shards:
-    return open_shards(config.name, config.shards, training=training)
+def _in_shards(config: DatasetConfig, training: bool) -> Opened:
+    shards = open_shards(config.name, config.shards, training=training)
+
+    def annotations(task: Task, optional: bool) -> Annotations:
+        txt = config.txt or gather_texts(config.name, shards, config.ignore_fields, optional)
+        return load_annotations(txt, task, training=training, ignore_fields=config.ignore_fields, captions_optional=optional)
+
+    return Opened(annotations, shards)
 
 
-def opener(config: DatasetConfig) -> Callable[[DatasetConfig, bool], Shards | None]:
-    """What opens the media of a dataset. Raises DataError for a ``type`` that is not known."""
+@CORPORA.register("valor")
+def _by_id(config: DatasetConfig, training: bool) -> Opened:
+    if not (config.ids_path and config.txt):
+        raise DataError(f"dataset '{config.name}': type valor needs 'ids_path', the list of ids, and 'txt', the object of their texts")
+    return Opened(lambda task, optional: load_by_id(config.ids_path or "", config.txt, task, training=training,
+                                                    first_alone=config.test_one, ignore_fields=config.ignore_fields,
+                                                    captions_optional=optional))
+
+
+def opener(config: DatasetConfig) -> Opener:
+    """What opens a dataset. Raises DataError for a ``type`` that is not known."""
     try:
         return CORPORA.find(config.type)
     except DataError as error:
@@ -61,17 +96,11 @@ class IndexedDataset:
             self.task = task_of(config)
         except TaskError as error:
             raise DataError(f"dataset '{config.name}': {error}") from None
-        self.shards = opener(config)(config, training)
+        opened = opener(config)(config, training)
+        self.shards = opened.shards
         optional = not training and (spec.captioner_mode or config.annfile is not None)
-        txt: str | Path = config.txt
-        if not txt and self.shards is not None:
-            txt = gather_texts(config.name, self.shards, config.ignore_fields, optional)
-        if not txt:
-            raise DataError(f"dataset '{config.name}': give the annotation file as 'txt'")
         self.reader = ClipReader(config, self.task, spec, training=training, shards=self.shards)
-        self.annotations = load_annotations(
-            txt, self.task, training=training, ignore_fields=config.ignore_fields, captions_optional=optional
-        )
+        self.annotations = opened.annotations(self.task, optional)
         if self.shards is not None and not config.txt and len(self) < len(self.shards):
             logger.error("dataset '%s': %d clips have no texts, since their shards are cut, and are left out", self.name,
                          len(self.shards) - len(self))
@@ -152,10 +181,15 @@ class IndexedDataset:
                 kinds = [*dict.fromkeys([CaptionKind.OMNI, *kinds])]
             sample.captions = {kind: self._drawn(row.captions[kind], position, kind.value) for kind in kinds}
         if self.task.groups(Objective.QA):
-            for name in ("questions", "answers", "question_ids", "question_types", "answer_types"):
+            for name in ASKED:
                 setattr(sample, name, self._drawn(getattr(row, name), position, "question"))
+            if row.several_answers:
+                (several,) = self._drawn(row.several_answers, position, "question")
+                for name in ASKED:
+                    setattr(sample, name, getattr(sample, name) * len(several))
+                sample.answers, sample.answer_weights = [text for text, _ in several], [weight for _, weight in several]
 
-    def _drawn(self, texts: list[str], position: int, purpose: str) -> list[str]:
+    def _drawn(self, texts: list[Drawn], position: int, purpose: str) -> list[Drawn]:
         """Training: one of the texts, at the same place for the same purpose; evaluation: all."""
         if not self.training or len(texts) < 2:
             return texts

@@ -20,6 +20,7 @@ from omnivast.config.tasks import CaptionKind, Objective, Task
 from omnivast.data.annotations.load import load_references
 from omnivast.data.batch import Batch, Sample, collate
 from omnivast.data.dataset import IndexedDataset
+from omnivast.data.joined import JoinedDataset, corpora_of
 from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import is_empty
@@ -70,7 +71,7 @@ class TrainLoader:
                     f"dataset '{config.name}': batch_size {config.batch_size} is of all processes together, and {world_size} processes "
                     f"cannot share it evenly; take {fitting}, or another multiple of {world_size}"
                 )
-        self._sources = [IndexedDataset(config, spec, seed=seed, training=True) for config in datasets]
+        self._sources = corpora_of([IndexedDataset(config, spec, seed=seed, training=True) for config in datasets])
         steps = [planned_steps(source.config, len(source), accumulation) for source in self._sources]
         if not sum(steps):
             raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
@@ -273,7 +274,7 @@ class _Fetcher(Dataset):
     """Runs in a worker: turns the keys of one batch into the Batch, or into the error that is to end the run, whole and without torch's
     frame."""
 
-    def __init__(self, sources: Sequence[IndexedDataset], tokenizer: Tokenizer) -> None:
+    def __init__(self, sources: Sequence[IndexedDataset | JoinedDataset], tokenizer: Tokenizer) -> None:
         self._sources, self._tokenizer = list(sources), tokenizer
 
     def __getitems__(self, keys: list[Key]) -> Batch | UnreadableError | LoaderError:

@@ -41,12 +41,19 @@ Plan = Sequence[Sequence[int]]
 
 
 def planned_steps(config: DatasetConfig, rows: int, accumulation: int) -> int:
-    """Optimiser steps by the config's ``steps``, or by its ``epoch``, rounded up. Raises DataError unless one of them is given."""
+    """Optimiser steps by the config's ``steps``, or by its ``epoch``, rounded up, or of whole batches alone (``whole_batches``). Raises
+    DataError unless one of them is given."""
     if (config.steps is None) == (config.epoch is None):
         given = "neither is" if config.steps is None else "both are"
         raise DataError(f"dataset '{config.name}': give either 'epoch' or 'steps' ({given} given)")
     if config.steps is not None:
         return config.steps
+    if config.whole_batches:
+        batches = rows // (config.batch_size * accumulation)
+        if not batches:
+            raise DataError(f"dataset '{config.name}': its {rows} clips do not fill a step of {config.batch_size * accumulation}, and "
+                            "whole_batches counts whole ones alone: lower batch_size, or give steps")
+        return int(batches * (config.epoch or 0.0))
     return math.ceil(rows * (config.epoch or 0.0) / (config.batch_size * accumulation))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from omnivast.config.fields import accepted_keys
 from omnivast.config.files import read_config
+from omnivast.config.inherit import trained_datasets
 from omnivast.config.tasks import Group, Modality, Objective, Task, TaskError
 from omnivast.data.annotations.own_clips import Found, Kind, OwnClip, look_into
 from omnivast.evaluation.captions.labelling import KEYS, PROBLEMS
@@ -73,8 +74,7 @@ def read_model(path: Path) -> Model:
         hint = f"; it holds a test of {weights.get('checkpoint') or weights.get('pretrain_dir')}: name that" if tested else ""
         raise LabelError(f"--model {path}: expected the output folder of a training (log/hps.json and ckpt/model_step_N.pt), or a "
                          f"checkpoint inside one{hint if path.exists() else '; there is nothing at this path'}")
-    trained = (read_config(run / "log" / "hps.json").get("data_cfg") or {}).get("train") or ()
-    datasets = [dataset for dataset in trained if isinstance(dataset, dict)]
+    datasets = trained_datasets(run)
     groups = dict.fromkeys(group for dataset in datasets for group in _caption_groups(dataset))
     return Model(run, path if path.is_file() else None, tuple(groups), datasets)
 

@@ -179,6 +179,10 @@ class Model(nn.Module):
         """(which tower, its name, its file) of towers that start from the file of another one, in which they lie too."""
         return []
 
+    def was_trained_with(self, counts: Mapping[str, int]) -> None:
+        """Told when the weights of a pretrained run were loaded, which saw at most so many frames ("vision") and slices of sound ("audio")
+        of a clip: what the model has for more of them was never trained."""
+
     def check_task(self, task: Task) -> None:
         """Raise ValueError, naming the group and what is valid, for a task that the model cannot do."""
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from omnivast.config.inherit import trained_counts
 from omnivast.config.load import load_config, resolved
 from omnivast.data.build import build_loaders, require_known
 from omnivast.data.check.datasets import require
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         setup_logging(run.output_dir)
         distributed.set_threads(run.num_threads)
         resuming = training and run.resume and holds_checkpoint(run.output_dir)
-        start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir)
+        start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir, run.pretrain_step)
         if start is not None:
             check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
@@ -59,6 +60,8 @@ def main(argv: Sequence[str]) -> None:
                                              model.one_caption_length)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
+        if weights and run.pretrain_dir and not run.checkpoint:
+            model.was_trained_with(trained_counts(run.pretrain_dir))
         kept = kept_precision(run.output_dir) if resuming else None if training else precision_begun(config, eval_loaders, weights)
         config, precision = set_precision(model, config, device, kept)
         if distributed.is_main() and not resuming and not run.dry_run:

@@ -36,12 +36,17 @@ def load_annotations(
         annotations: Annotations = load_mapped(path, reader)
     else:
         annotations = _load_whole(path, reader)
+    check_rows(annotations, reader, task, captions_optional)
+    return annotations
+
+
+def check_rows(annotations: Annotations, reader: RowReader, task: Task, captions_optional: bool) -> None:
+    """Check all rows against the task, and log what ``reader`` left out of them. Raises AnnotationError."""
     if reader.blanks:
-        logger.warning("%s: %d blank caption(s) are left out%s", path, reader.blanks,
+        logger.warning("%s: %d blank caption(s) are left out%s", reader.path, reader.blanks,
                        f", the first in {reader.first_blank}" if reader.first_blank else "")
     _check_task(annotations, task, captions_optional)
-    _check_duplicates(annotations, task, training)
-    return annotations
+    _check_duplicates(annotations, task, reader.training)
 
 
 def _is_long_list(path: Path) -> bool:
@@ -68,13 +73,13 @@ def _load_whole(path: Path, reader: RowReader) -> Annotations:
 
 
 def load_references(path: str | Path) -> dict[str, list[str]]:
-    """A COCO-style file ``{"annotations": [{"video_id": …, "caption": …}]}`` → clip id → reference captions.
+    """A COCO-style file ``{"annotations": [{"video_id": …, "caption": …}]}``, or the list alone → clip id → reference captions.
 
     The id may be under any of the annotation files' id keys but ``id``, which in COCO numbers the captions. Raises AnnotationError.
     """
     path = Path(path)
     value = read_json(path, AnnotationError, what="annotation file", expected="reference captions")
-    items = value.get("annotations") if isinstance(value, dict) else None
+    items = value.get("annotations") if isinstance(value, dict) else value or None
     if not isinstance(items, list):
         raise AnnotationError(f'{path}: expected reference captions as {{"annotations": [{{"video_id": …, "caption": …}}, …]}}')
     references: dict[str, list[str]] = {}

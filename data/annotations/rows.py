@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Row:
     question_types: list[str]
     answer_types: list[str]
     """Aligned with ``questions``, or empty; so are the ids and types above."""
+    several_answers: list[list[tuple[str, float]]] = field(default_factory=list)
+    """Of each question all answers that training learns at once, with their weights; empty where each has one (``answers``)."""
 
 
 class RowReader:
@@ -60,7 +62,7 @@ class RowReader:
         self.training = training
         self._answered: tuple[bool, str] | None = None
         """Whether the questions so far have answers, and the row that says so."""
-        self._path, self._ignored, self._ids_suffice = path, ignored, ids_suffice
+        self.path, self._ignored, self._ids_suffice = path, ignored, ids_suffice
         self._valid_shapes: set[tuple[str, ...]] = set()
 
     @property
@@ -70,7 +72,7 @@ class RowReader:
 
     def read(self, index: int, item: Any) -> Row:
         """The row of one entry of the file's list."""
-        where = f"{self._path}: row {index}"
+        where = f"{self.path}: row {index}"
         if self._ids_suffice and isinstance(item, (str, int)):
             item = {ID_KEYS[0]: item}
         if not isinstance(item, dict):
@@ -85,7 +87,7 @@ class RowReader:
         subtitle = item.get("subtitle")
         if subtitle is not None and not isinstance(subtitle, str):
             raise AnnotationError(f"{where}: 'subtitle' must be a string, found {typename(subtitle)}")
-        questions, answers, *others = (self._strings(item.get(key), key, where) for key in QA_KEYS)
+        questions, answers, *others = (self.strings(item.get(key), key, where) for key in QA_KEYS)
         if isinstance(item.get("question"), str) and len(answers) > 1:
             questions, answers, *others = self._one_question(answers, questions, *others)
         self._check_answers(questions, answers, where)
@@ -93,7 +95,7 @@ class RowReader:
             if values and len(values) != len(questions):
                 raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
         given = (subtitle or "") if "subtitle" in item else None
-        row = Row(clip_id, captions, given, questions, answers, *others)
+        row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2])
         self._check_unicode(row, where)
         return row
 
@@ -108,7 +110,7 @@ class RowReader:
         self._answered = self._answered or (bool(answers), where)
         if self._answered[0] != bool(answers):
             own, other = ("no answer", "has one") if self._answered[0] else ("an answer", "has none")
-            first = self._answered[1].removeprefix(f"{self._path}: ")
+            first = self._answered[1].removeprefix(f"{self.path}: ")
             raise AnnotationError(f"{where}: the question has {own}, but that of {first} {other}; expected answers in all rows or in none")
 
     def _check_unicode(self, row: Row, where: str) -> None:
@@ -167,10 +169,10 @@ class RowReader:
         kept = [text for text in texts if text.strip()]
         if len(kept) < len(texts):
             self.blanks += len(texts) - len(kept)
-            self.first_blank = self.first_blank or where.removeprefix(f"{self._path}: ")
+            self.first_blank = self.first_blank or where.removeprefix(f"{self.path}: ")
         return kept
 
-    def _strings(self, value: Any, key: str, where: str) -> list[str]:
+    def strings(self, value: Any, key: str, where: str) -> list[str]:
         """None, a value or a list of values → strings. Numbers are written out (answers and ids are often numbers)."""
         values = [] if value is None else value if isinstance(value, list) else [value]
         for entry in values:
@@ -203,7 +205,8 @@ def pack(row: Row) -> bytes:
     """A row as compact JSON, the inverse of ``unpack``."""
     captions = [row.captions.get(kind) for kind in KINDS]
     asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
-    return json.dumps([row.clip_id, captions, row.subtitle, *asked]).encode()
+    several = [row.several_answers] if row.several_answers else []  # those of other rows stay as they were, and so do their marks
+    return json.dumps([row.clip_id, captions, row.subtitle, *asked, *several]).encode()
 
 
 def unpack(packed: bytes) -> Row:

@@ -7,15 +7,16 @@ import unicodedata
 from bisect import bisect_left
 from pathlib import Path, PurePosixPath
 
-from omnivast.data.media.containers import EXTENSIONS, OTHER_ENDINGS
+from omnivast.data.media.containers import EXTENSIONS, IMAGE_EXTENSIONS, OTHER_ENDINGS, VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
+from omnivast.data.media.regions import region_of
 
 
 class MediaFolder:
     """Looks up ``<folder>/<id>`` with or without a known extension, at the cost of one ``stat`` per clip in the usual case."""
 
-    def __init__(self, folder: str | Path, extensions: tuple[str, ...] = EXTENSIONS, directories: bool = False) -> None:
-        """``extensions``: those preferred, others come after. ``directories``: the entries are folders of frames."""
+    def __init__(self, folder: str | Path, extensions: tuple[str, ...] = EXTENSIONS, directories: bool | None = False) -> None:
+        """``extensions``: those preferred, others come after. ``directories``: the entries are folders of frames; None: these or files."""
         self.folder = str(folder)
         self._directories = directories
         self._extensions = list(dict.fromkeys(extensions + EXTENSIONS))
@@ -26,15 +27,18 @@ class MediaFolder:
         """The path of a clip's file or folder. Raises MediaError when there is none or the id leaves the folder."""
         check_id(clip_id)
         path = os.path.join(self.folder, clip_id)
-        exists = os.path.isdir if self._directories else os.path.isfile
-        if exists(path):
+        if self._is_entry(path):
             return path
         if not self._directories:
             found = self._with_extension(path)
             if found is not None:
                 return found
-        kind = "folder of frames" if self._directories else "file, with or without an ending that is read (python -m omnivast formats)"
+        file = "file, with or without an ending that is read (python -m omnivast formats)"
+        kind = "folder of frames" if self._directories else f"{'folder of frames, and no ' * (self._directories is None)}{file}"
         raise MediaError(path, f"no such {kind}{self._nearest(clip_id)}")
+
+    def _is_entry(self, path: str) -> bool:
+        return (self._directories is not False and os.path.isdir(path)) or (not self._directories and os.path.isfile(path))
 
     def _with_extension(self, path: str) -> str | None:
         usual = path + self._extensions[0]
@@ -78,7 +82,7 @@ class MediaFolder:
         if found is None:
             return "" if inner == inners[0] else f"; there is no folder {inners[0]!r} in it"
         path = os.path.join(self.folder, inner, found)
-        other = "" if os.path.isdir(path) == self._directories else " (a folder of frames: vision_format video_frame)" if os.path.isdir(
+        other = "" if self._is_entry(path) else " (a folder of frames: vision_format video_frame)" if os.path.isdir(
             path) else " (a file: vision_format video_rawvideo)" if self._directories else ""
         special = " (not a regular file)" if not os.path.isdir(path) and not os.path.isfile(path) else ""
         return f"; nearest is {os.path.join(inner, found)!r}{special or other}"
@@ -87,6 +91,24 @@ class MediaFolder:
         if inner not in self._names:
             self._names[inner] = Names(os.path.join(self.folder, inner))
         return self._names[inner]
+
+
+class PictureFolder(MediaFolder):
+    """A folder of pictures, of which ids may name a region."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, IMAGE_EXTENSIONS)
+
+    def find(self, clip_id: str) -> str:
+        return super().find(region_of(clip_id)[0])
+
+
+def vision_folder(folder: str | Path, vision_format: str | None) -> MediaFolder:
+    """The folder of a dataset's videos, pictures or frames."""
+    if vision_format == "image_rawimage":
+        return PictureFolder(folder)
+    directories = {"video_frame": True, "video": None}.get(vision_format or "", False)
+    return MediaFolder(folder, VIDEO_EXTENSIONS, directories)
 
 
 class Names:

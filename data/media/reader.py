@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from omnivast.data.media.containers import EXTENSIONS, IMAGE_EXTENSIONS, SOUND_E
 from omnivast.data.media.decode import Clip
 from omnivast.data.media.decoders import load_decoder
 from omnivast.data.media.errors import MediaError
-from omnivast.data.media.folders import MediaFolder
+from omnivast.data.media.folders import MediaFolder, vision_folder
 from omnivast.data.media.parts import Source
+from omnivast.data.media.regions import Region, region_of
 from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.shards.shard_set import ShardFolder, Shards
 from omnivast.data.spec import DataError, InputSpec
@@ -90,10 +92,11 @@ class ClipReader:
             return audio.slice_plan(count, self.spec.target_length, number, self.training, self._draws(key, "slices"),
                                     self._frontend.last_repeats)
 
-        frames, slices = self._kept(seen, heard, choose, plan)
+        region = region_of(clip_id)[1] if self.config.vision_format == "image_rawimage" else None
+        frames, slices = self._kept(seen, heard, choose, plan, region)
         to_see, to_hear = self.needs_vision and frames is None, heard is not None and slices is None
         if to_see or to_hear:
-            decoded = self._decode(seen if to_see else None, heard if to_hear else None, choose, plan, key)
+            decoded = self._decode(seen if to_see else None, heard if to_hear else None, choose, plan, key, region)
             frames = decoded[0] if to_see else frames
             slices = decoded[1] if to_hear else slices
         if isinstance(slices, str):
@@ -108,6 +111,10 @@ class ClipReader:
         seen = self._vision.find(clip_id) if self._vision else None
         return seen, self._sound_of(clip_id, seen) if self.needs_audio else None
 
+    def _is_frames(self, seen: Source | None) -> bool:
+        """Whether a clip is a folder of frames where it might be a video."""
+        return self.config.vision_format == "video" and isinstance(seen, str) and os.path.isdir(seen)
+
     def files(self, clip_id: str) -> list[Source]:
         """The clip's files or folders that are there: what is seen, then what is heard where that is another."""
         found: list[Source] = []
@@ -118,9 +125,14 @@ class ClipReader:
 
     def _sound_of(self, clip_id: str, seen: Source | None) -> Source | None:
         """The file with the clip's sound. None where the task also sees the clip and the sound folder has no file for it: extracting the
-        sound of a silent video gives none, and such a clip is silent, as in the release. Raises MediaError where sound is all there is."""
+        sound of a silent video gives none, and such a clip is silent, as in the release; so is a folder of frames, where no sound folder is
+        named. Raises MediaError where sound is all there is."""
         if self._audio is None:
-            return seen
+            if not self._is_frames(seen):
+                return seen
+            if self.needs_vision:
+                return None
+            raise MediaError(str(seen), "a folder of frames has no sound; 'audio' names a folder of sound files")
         try:
             return self._audio.find(clip_id)
         except MediaError:
@@ -191,20 +203,21 @@ class ClipReader:
     # ------------------------------------------------------------------------------------------------------- decoding
 
     def _decode(
-        self, seen: Source | None, heard: Source | None, choose: decode.Choice, plan: decode.Choice, key: tuple[object, ...]
+        self, seen: Source | None, heard: Source | None, choose: decode.Choice, plan: decode.Choice, key: tuple[object, ...],
+        region: Region | None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """(frames of ``seen``, spectrogram slices of ``heard``); None where the clip has none, or none is asked for. Fills the cache."""
 
         def all_or_chosen(count: int) -> list[int]:
             return list(range(count)) if count <= MAX_FRAMES else choose(count)
 
-        clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key)
+        clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key, region)
         frames, mel = clip.frames, None
         if clip.waveform is not None:
             mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins, rate=clip.rate)
             mel = mel if len(mel) else None
         if self._cache and seen and frames is not None and clip.frame_count <= MAX_FRAMES:
-            self._cache.write_frames(self._frames_entry(self._cache, seen), frames)
+            self._cache.write_frames(self._frames_entry(self._cache, seen, region), frames)
             frames = frames[choose(clip.frame_count)]
         if self._cache and heard:
             self._cache.write_mel(self._mel_entry(self._cache, heard), mel)
@@ -212,19 +225,20 @@ class ClipReader:
             return frames, None
         return frames, audio.take_slices(mel, len(mel), self.spec.mel_bins, plan(len(mel)), self.spec.target_length, self._frontend)
 
-    def _kept(self, seen: Source | None, heard: Source | None, choose: decode.Choice,
-              plan: decode.Choice) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
+    def _kept(self, seen: Source | None, heard: Source | None, choose: decode.Choice, plan: decode.Choice, region: Region | None,
+              ) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
         """What the cache has of the frames and slices that the task needs."""
         frames, slices = None, None
         if self._cache and self.needs_vision and seen:
-            frames = self._cache.frames(self._frames_entry(self._cache, seen), choose)
+            frames = self._cache.frames(self._frames_entry(self._cache, seen, region), choose)
         if self._cache and self.needs_audio and heard:
             slices = self._cache.slices(self._mel_entry(self._cache, heard), plan, self.spec.target_length, self._frontend)
         return frames, slices
 
-    def _frames_entry(self, cache: ClipCache, seen: Source) -> Path:
+    def _frames_entry(self, cache: ClipCache, seen: Source, region: Region | None) -> Path:
         resize = self.spec.resize
-        other = () if resize == vision.RESIZES["bicubic"] else (resize.mode, resize.antialias)
+        other: tuple[object, ...] = () if resize == vision.RESIZES["bicubic"] else (resize.mode, resize.antialias)
+        other += () if region is None else (str(region),)
         return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder, *other)
 
     def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
@@ -232,7 +246,8 @@ class ClipReader:
         other += (self.config.audio_sample_rate,) if self.config.audio_sample_rate else ()
         return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend, *other)
 
-    def _decode_files(self, seen: Source | None, heard: Source | None, choose: decode.Choice, key: tuple[object, ...]) -> Clip:
+    def _decode_files(self, seen: Source | None, heard: Source | None, choose: decode.Choice, key: tuple[object, ...],
+                      region: Region | None) -> Clip:
         """Frames and sound of the files, in one pass where they are one file and FFmpeg resamples."""
         transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"),
                                            self.spec.resize)
@@ -240,13 +255,13 @@ class ClipReader:
         together = heard == seen and not self._backend.resample
         clip = Clip()
         if seen:
-            if self.config.vision_format == "video_rawvideo":
+            if self.config.vision_format in ("video_rawvideo", "video") and not self._is_frames(seen):
                 clip = decode.read_clip(seen, choose, transform=transform, sound=together, decoder=self._decoder,
                                        hearing=hearing)
-            elif self.config.vision_format == "video_frame":
+            elif self.config.vision_format != "image_rawimage":
                 clip = decode.read_frame_folder(str(seen), choose, transform)
             else:
-                image = images.read_image(seen, transform)
+                image = images.read_image(seen, _cut_first(region, seen, transform))
                 clip = Clip(frames=image.expand(len(choose(1)), -1, -1, -1), frame_count=1)
         if heard and not together:
             sound = decode.hear(heard, hearing, self._backend.resample)
@@ -268,8 +283,9 @@ class ClipReader:
         folder = getattr(self.config, key)
         if not Path(folder).is_dir():
             raise DataError(f"{self._where}: its {key} folder '{folder}' does not exist or is not a folder{looked_up(folder)}")
-        if key == "audio":
-            return MediaFolder(folder, SOUND_EXTENSIONS)
-        if self.config.vision_format == "video_frame":
-            return MediaFolder(folder, directories=True)
-        return MediaFolder(folder, IMAGE_EXTENSIONS if self.config.vision_format == "image_rawimage" else VIDEO_EXTENSIONS)
+        return MediaFolder(folder, SOUND_EXTENSIONS) if key == "audio" else vision_folder(folder, self.config.vision_format)
+
+
+def _cut_first(region: Region | None, path: Source, transform: vision.FrameTransform) -> vision.FrameTransform:
+    """The transform of the region of a picture."""
+    return transform if region is None else lambda picture: transform(region.cut(picture, path))

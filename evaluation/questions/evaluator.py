@@ -111,9 +111,10 @@ class QAEvaluator:
 
 @EVALUATORS.register(Objective.QA.value)
 def question_evaluator(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> QAEvaluator:
-    """The questions of a dataset."""
+    """The questions of a dataset. VALOR's files have one answer to each in testing."""
+    people = {} if loader.config.type == "valor" else answers_of_people(loader.config.txt)
     return QAEvaluator(model, loader.task.groups(Objective.QA), beam_size=config.run_cfg.beam_size_qa or config.run_cfg.beam_size,
-                       people=answers_of_people(loader.config.txt), source=loader.provenance["split_file"])
+                       people=people, source=loader.provenance["split_file"])
 
 
 TYPES = {"type": "types", "answer_type": "answer_types"}

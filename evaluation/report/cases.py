@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from omnivast.data.audio import SAMPLE_RATE
 from omnivast.data.media.decode import read_clip, read_frame_folder, read_sound
 from omnivast.data.media.errors import MediaError
-from omnivast.data.media.folders import MediaFolder
+from omnivast.data.media.folders import MediaFolder, vision_folder
 from omnivast.data.media.images import read_image
 from omnivast.data.vision import frame_indices
 from omnivast.evaluation.metrics.accuracy import exact_matches
@@ -39,15 +40,15 @@ class ClipFiles:
         def choose(count: int) -> list[int]:
             return frame_indices(count, number, training=False)
 
-        path = MediaFolder(self.vision, directories=self.vision_format == "video_frame").find(clip_id)
+        path = vision_folder(self.vision, self.vision_format).find(clip_id)
         if self.vision_format == "image_rawimage":
             return [Picture(jpeg_uri(read_image(path), 2 * side), f"frame of {clip_id}")]
-        clip = read_frame_folder(path, choose) if self.vision_format == "video_frame" else read_clip(path, choose)
+        clip = read_frame_folder(path, choose) if os.path.isdir(path) else read_clip(path, choose)
         return [] if clip.frames is None else [Picture(jpeg_uri(frame, side), f"frame of {clip_id}") for frame in clip.frames]
 
     def sound(self, clip_id: str) -> Sound | None:
         """The clip's sound from its own file or its video's track. Raises MediaError."""
-        folder = self.audio or (self.vision if self.vision_format == "video_rawvideo" else None)
+        folder = self.audio or (self.vision if self.vision_format in ("video_rawvideo", "video") else None)
         return sound_of(read_sound(MediaFolder(folder).find(clip_id)), SAMPLE_RATE) if folder else None
 
     def retrieved(self, clip_ids: Sequence[str], true: str, words: Mapping[str, str] | None = None) -> list[Picture]:

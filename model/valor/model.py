@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -221,6 +221,13 @@ class VALOR(TowerModel):
         """"loss", which is minimised, and what it is made of: "ret" (times contra_loss_ratio), "cap", "mlm", "qa", each the mean over its
         groups, and each group's own, such as "ret.tva"."""
         return training_losses(self, batch, task, draws)
+
+    def was_trained_with(self, counts: Mapping[str, int]) -> None:
+        """Frames and slices beyond those trained get the embedding of the last one, as in the release."""
+        for word, name in (("vision", "video_frame_embedding"), ("audio", "audio_frame_embedding")):
+            rows, trained = getattr(self, name, None), counts.get(word, ROWS)
+            if rows is not None and trained < ROWS:
+                rows.data[:, trained:] = rows.data[:, trained - 1 : trained]
 
     # ------------------------------------------------------------------------------------------------------------- encoding
 

@@ -200,8 +200,9 @@ def split_unused(state: dict[str, Tensor], names: Names, wanted: Iterable[str] =
     return {name: tensor for name, tensor in state.items() if name not in dropped}, tuple(name for name in state if name in dropped)
 
 
-def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | None:
-    """The file that a run starts from: ``checkpoint``, else the newest ``ckpt/model_step_N.pt`` of ``pretrain_dir``, else None."""
+def start_weights(checkpoint: str | None, pretrain_dir: str | None, step: int | None = None) -> Path | None:
+    """The file that a run starts from: ``checkpoint``, else ``ckpt/model_step_N.pt`` of ``pretrain_dir``, of this ``step`` or the newest,
+    else None. Raises WeightsError where it is not there."""
     if checkpoint:
         path = Path(checkpoint)
         if path.is_dir():
@@ -217,7 +218,10 @@ def start_weights(checkpoint: str | None, pretrain_dir: str | None) -> Path | No
     if not by_step:
         raise WeightsError(f"run_cfg.pretrain_dir '{pretrain_dir}'{looked_up(pretrain_dir)} holds no "
                            "ckpt/model_step_N.pt; name a folder that a training wrote")
-    return by_step[max(by_step)]
+    if step is not None and step not in by_step:
+        raise WeightsError(f"run_cfg.pretrain_step is {step}, but {Path(pretrain_dir, 'ckpt')} has no model_step_{step}.pt; it has those "
+                           f"of steps {', '.join(map(str, sorted(by_step)))}")
+    return by_step[max(by_step) if step is None else step]
 
 
 def load_tower(module: nn.Module, path: Path, file: TowerFile) -> None:

@@ -172,7 +172,7 @@ def test_other_encodings_and_empty_files_are_told_in_words(shop):
     ({"run": {"learning_rate": 10**400}}, "a number too large"),
     ({"model": {"text_encoder_cfg": [1]}}, "model_cfg.text_encoder_cfg: expected dict, got [1] (list)"),
     ({"val": {"vision_format": "video_rawvideos"}}, "data_cfg.val[0].vision_format: expected one of video_rawvideo, video_frame, "
-                                                    "image_rawimage, got 'video_rawvideos' (str). Did you mean 'video_rawvideo'?"),
+                                                    "image_rawimage, video, got 'video_rawvideos' (str). Did you mean 'video_rawvideo'?"),
     ({"train": {"batch_size": 0}}, "data_cfg.train[0].batch_size: expected int of at least 1, got 0"),
 ])
 def test_keys_and_types(shop, keys, message):
@@ -413,7 +413,8 @@ def test_runs_of_november_2026_can_still_be_resumed():
 def test_settings_say_themselves_what_depends_on_them():
     assert keys_without_say("model_cfg") == {"pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio",
                                              "label_smoothing", "contrastive_loss", "itm_ratio", "full_masker"}
-    assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "batch_size", "n_workers", "annfile", "cache_dir"}
+    assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "whole_batches", "batch_size", "n_workers", "annfile",
+                                            "cache_dir"}
     assert passive_keys("run_cfg") >= {"output_dir", "resume", "num_threads"} and not passive_keys("run_cfg") & {"seed", "beam_size"}
     assert passive_keys("data_cfg") == {"n_workers", "cache_dir"}
 

@@ -239,10 +239,15 @@ def test_a_sample_without_a_kind_takes_its_omni_caption(corpus, spec, tokenizer)
 
 
 def test_where_clips_lie_is_found_by_name(corpus, spec, monkeypatch):
-    with pytest.raises(DataError, match=r"dataset 'x': type: unknown kind of dataset 'srcindex'; valid are annoindexed, srcindexed\. Did "
-                                        "you mean 'srcindexed'"):
+    with pytest.raises(DataError, match=r"dataset 'x': type: unknown kind of dataset 'srcindex'; valid are annoindexed, srcindexed, "
+                                        r"valor\. Did you mean 'srcindexed'"):
         build(corpus.config(name="x", type="srcindex"), spec)
     opened = []
     monkeypatch.setattr(CORPORA, "_items", dict(CORPORA._items))
-    CORPORA.register("elsewhere")(lambda config, training: opened.append((config.name, training)))
+
+    @CORPORA.register("elsewhere")
+    def _(config, training):
+        opened.append((config.name, training))
+        return CORPORA.find("annoindexed")(config, training)
+
     assert len(build(corpus.config(name="x", type="elsewhere"), spec)) and opened == [("x", True)]

@@ -251,6 +251,9 @@ def test_the_file_that_a_run_starts_from(tmp_path, saved):
     for name in ("model_step_9.pt", "model_step_100.pt", "state_step_200.pt", "model_best.pt"):
         (tmp_path / "ckpt" / name).touch()
     assert start_weights(None, str(tmp_path)) == tmp_path / "ckpt" / "model_step_100.pt"
+    assert start_weights(None, str(tmp_path), 9) == tmp_path / "ckpt" / "model_step_9.pt" and start_weights(str(saved), None, 9) == saved
+    with pytest.raises(WeightsError, match="run_cfg.pretrain_step is 8, but .*ckpt has no model_step_8.pt; it has those of steps 9, 100"):
+        start_weights(None, str(tmp_path), 8)
 
 
 def test_the_test_model_is_small():
