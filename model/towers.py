@@ -70,9 +70,9 @@ class TowerModel(Model):
 
     def units(self) -> Iterator[Unit]:
         """The units of the base class (the blocks of the vision and audio towers), and the blocks of the text tower, which run many
-        passes in a step; but not in self-critical training: it also decodes, which runs parts of them without their forward."""
+        passes in a step; but not where parts of them run without their forward, as in self-critical training, which also decodes."""
         yield from super().units()
-        if self.self_critical is not None:
+        if self.self_critical is not None or not self.multimodal_encoder.runs_whole_blocks:
             return
         for block in self.multimodal_encoder.blocks:
             for part in block.crossattention.shared:

@@ -289,6 +289,9 @@ class TextModel(nn.Module):
     values. With ``prompts`` it tells the tokens of a prompt from those of a text by an embedding of their own; ``cross`` makes the
     cross-attention of a block; without ``predicts`` it has no head that predicts words."""
 
+    runs_whole_blocks = True
+    """Whether ``forward`` calls the blocks, and not their parts."""
+
     def __init__(self, sizes: TextSizes, prompts: bool = False, cross: CrossKind = CrossAttention, predicts: bool = True) -> None:
         super().__init__()
         self.sizes, self.prompts = sizes, prompts

@@ -40,7 +40,9 @@ class NoCrossAttention(nn.Module):
 
 
 class MergedText(TextModel):
-    """A BERT that reads a clip's tokens before the text."""
+    """A BERT that reads a clip's tokens before the text. Its layers are not computed again in the backward pass (``checkpointing``)."""
+
+    runs_whole_blocks = False
 
     def __init__(self, sizes: TextSizes, prompts: bool = False) -> None:
         super().__init__(sizes, prompts, NoCrossAttention)

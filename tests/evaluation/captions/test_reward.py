@@ -11,6 +11,7 @@ import pytest
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import CaptionKind
 from omnivast.evaluation.captions.reward import CiderReward, set_reward
+from omnivast.evaluation.metrics.bleu import bleu
 from omnivast.evaluation.metrics.cider import Cider, cider
 from omnivast.evaluation.metrics.tokenizer import tokenize
 from tests.evaluation.metrics.test_caption_metrics import corpus
@@ -62,6 +63,17 @@ def test_each_corpus_and_kind_of_caption_has_references_of_its_own():
         reward("one", CaptionKind.AUDIO, ["a"], [["a man runs"]])
 
 
+def test_bleu_4_of_each_caption_may_be_part_of_it():
+    references = [["a man runs on the beach", "somebody runs"], ["two dogs bark"]]
+    texts = ["a man runs on the beach", "a man runs on the sand", "two dogs bark", ""]
+    by_clip = {KEY: {f"clip{n}": own for n, own in enumerate(references)}}
+    plain, both = (CiderReward(by_clip, with_bleu)(*KEY, ["clip0"], [[*texts, texts[0]]])[0] for with_bleu in (False, True))
+    found = [one - other for one, other in zip(both, plain)]
+    assert found[0] == found[4] == pytest.approx(1.0) and found[2] == pytest.approx(0.0, abs=1e-3) and found[3] < 1e-3
+    alone = bleu(["a man runs on the sand end"], [[f"{text} end" for text in references[0]]])[3]  # 6 of 7, 4 of 6, 3 of 5, 2 of 4
+    assert found[1] == pytest.approx(alone) == pytest.approx((6 / 7 * 4 / 6 * 3 / 5 * 2 / 4) ** 0.25)
+
+
 def test_it_keeps_up_with_training():
     """64 clips with 20 references each, 5 captions tried and the greedy one, twice: far below a training step."""
     rng = random.Random(0)
@@ -82,5 +94,8 @@ def test_a_model_gets_its_reward_only_when_asked():
         assert model.self_critical is None
     set_reward(model, RunConfig(scst_finetuning=True, scst_candidates=3, scst_search="beam", scst_baseline="mean"), loader)
     settings = model.self_critical
+    assert settings.reward(*KEY, ["clip0"], [["a man"]])[0][0] < 11
+    set_reward(model, RunConfig(scst_finetuning=True, scst_reward="cider_bleu4"), loader)
+    assert model.self_critical.reward(*KEY, ["clip0"], [["a man"]])[0][0] > settings.reward(*KEY, ["clip0"], [["a man"]])[0][0]
     assert (settings.candidates, settings.search, settings.baseline) == (3, "beam", "mean")
     assert settings.reward(*KEY, ["clip0"], [["a man"]])[0][0] > 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -12,13 +13,15 @@ from omnivast.config.schema import RunConfig
 from omnivast.data.batch import Texts
 from omnivast.model.build import build_model
 from omnivast.model.encoders.base import EncoderError
+from omnivast.model.encoders.clip_text import LARGE, ClipParts
 from omnivast.model.interface import ModelError
+from omnivast.model.valor.names import NAMES
 from omnivast.model.weights import load_weights, towers
 from omnivast.model.weights.towers import TowerFile
 from omnivast.training.optim import build_optimizer
 from tests.model.tiny import CONFIG as VAST_CONFIG
 from tests.model.tiny import batch, task, vast
-from tests.model.valor.recorded import clip_words
+from tests.model.valor.recorded import GOLDENS, clip_words
 from tests.model.valor.test_valor_processes import CLIP_TEXT, CONFIG, valor
 
 RUN = RunConfig(learning_rate=1e-3, clip_lr=1e-5, clip_lr_text=1e-6, weight_decay=0.05)
@@ -74,6 +77,18 @@ def test_the_temperature_and_the_text_tower_start_from_clips_file(tmp_path, monk
         assert torch.equal(model.vision_encoder.state_dict()[name], tensor), name
     plain = build_model(dataclasses.replace(CONFIG, pretrained=True))  # BERT reads texts; the temperature is CLIP's all the same
     assert float(plain.temperature.detach()) == pytest.approx(0.01, rel=1e-4) and not hasattr(plain.clip, "text")
+
+
+def test_clips_text_tower_has_the_released_names_and_shapes():
+    """Of VALOR-L, whose checkpoint carries it without use."""
+    released = json.loads((GOLDENS / "valor_released_parameters.json").read_text())["VALOR-L"]
+    with torch.device("meta"):
+        parts = ClipParts(0.07, LARGE, True, 1024)
+    own = {NAMES.released(f"clip.{name}"): list(tensor.shape) for name, tensor in parts.state_dict().items()}
+    without_use = {"clip_model.prompt_embedding.weight"}
+    assert own == {name: shape for name, shape in released.items() if name.startswith("clip_model.") and name not in without_use
+                   and (not name.startswith("clip_model.visual.") or name == "clip_model.visual.proj")}
+    assert {NAMES.current(name).removeprefix("clip.") for name in own} == parts.state_dict().keys()
 
 
 def test_two_berts():
