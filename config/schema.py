@@ -108,8 +108,8 @@ class RunConfig:
     scst_baseline: Literal["greedy", "mean"] = setting("greedy", "scst_finetuning: a caption is good when its reward is above that of the "
                                                                  "greedy caption, or above the mean of the other captions tried",
                                                        decides=("scst_finetuning", True))
-    scst_reward: Literal["cider", "cider_bleu4"] = setting("cider", "scst_finetuning: the reward is CIDEr, or CIDEr and BLEU-4 of each caption",
-                                                           decides=("scst_finetuning", True), newer=True)
+    scst_reward: Literal["cider", "cider_bleu4"] = setting("cider", "scst_finetuning: the reward is CIDEr, or CIDEr and BLEU-4 of each "
+                                                                    "caption", decides=("scst_finetuning", True), newer=True)
     hang_minutes: float = setting(20.0, "several processes: when a step makes no progress for so many minutes, all of them say which are "
                                         "behind and where, and exit with status 75, so that the launcher can start again (0: never); in an "
                                         "evaluation, when none of them makes any for three times as long", minimum=0.0, passive=True)

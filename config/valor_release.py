@@ -75,7 +75,8 @@ def read_flat(content: Mapping[str, Any], file: Path, strict: bool = True) -> Fl
 
     Raises ConfigError that names the key as the file has it, and the nearest valid one.
     """
-    flat, idle = Flat(), dict[str, None]()
+    flat = Flat()
+    idle: dict[str, None] = {}
     for key, value in content.items():
         if key in ("data_cfg", *DERIVED) or value is None or value == "":
             continue
@@ -160,7 +161,7 @@ def _dataset(group: Mapping[str, Any], own: Mapping[str, Any], place: str, idle:
     known, others = accepted_keys("data_cfg"), other_names("data_cfg")
     found: dict[str, Any] = {"type": "valor"}
     for key, value in {**group, **own}.items():
-        name = others.get(key, key)
+        name, where = others.get(key, key), f"{place if key in own else place.rpartition('.datasets')[0]}.{key}"
         if key in ("max_txt_len", "datatype"):
             continue
         if key in OBSOLETE["data_cfg"]:
@@ -168,7 +169,7 @@ def _dataset(group: Mapping[str, Any], own: Mapping[str, Any], place: str, idle:
         elif name not in known:
             raise ConfigError(f"{place}: unknown key '{key}'.{asked(nearest_keys(key, (*OF_DATASET, *OF_GROUP)))}")
         elif value != "":
-            found[name] = check_value(value, known[name], f"{place}.{key}")
+            found[name] = check_value(value, known[name], where)
     kind = own.get("datatype")
     if kind not in FORMATS:
         raise ConfigError(f"{place}.datatype: expected one of {', '.join(FORMATS)}, got {show(kind)}")

@@ -131,7 +131,7 @@ def test_datasets_of_a_group_are_one_corpus(release):
      "data_cfg.train[0].datasets[0]: unknown key 'viedo'. Did you mean 'video'?"),
     ({"train": [{**GROUP, "datasets": [{**CLIPS, "datatype": "film"}]}]},
      "datasets[0].datatype: expected one of video, image, audio, got 'film'"),
-    ({"train": [{**GROUP, "epoch": "x"}]}, "data_cfg.train[0].datasets[0].epoch: expected float or null, got 'x' (str)"),
+    ({"train": [{**GROUP, "epoch": "x"}]}, "data_cfg.train[0].epoch: expected float or null, got 'x' (str)"),
     ({"train": [{**GROUP, "max_txt_len": 40}]}, "max_txt_len differs (train[0] 40, val[0] 30)"),
     ({"val": [{k: v for k, v in VAL.items() if k != "max_txt_len"}]}, "data_cfg.val[0].max_txt_len: expected a whole number of at least 1"),
     ({"val": [{**VAL, "ids_path": ""}]}, "ids_path is missing: the JSON list of the clips' ids"),

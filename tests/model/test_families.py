@@ -58,7 +58,7 @@ def test_as_many_frames_as_it_takes():
 
 @pytest.mark.parametrize("family, task, message", [
     ("valor", "ret%tvs", "VALOR has no subtitles"), ("valor", "cap%tvas", "VALOR has no subtitles"),
-    ("vast", "ret%tas", "no contrastive head"),
+    ("vast", "ret%tas", "no contrastive head"), ("vast", "ret%v-a", "is one of VALOR's"), ("gram", "ret%v-ta", "is one of VALOR's"),
 ])
 def test_groups_that_it_has_no_score_for_are_said_with_the_dataset(family, task, message):
     with pytest.raises(ModelError, match=rf"^data_cfg.val\[0\] 'clips': task '{task}': .*{message}"):
@@ -156,3 +156,11 @@ def test_a_run_of_another_family_is_not_resumed(monkeypatch, tmp_path):
     before, now = (load_config(["--config", TINY, "--model_type", family, "--train_task", "ret%tv"]) for family in ("vast", "gram"))
     with pytest.raises(CheckpointError, match='Checkpoint → now:\n  model_cfg.model_type: "vast", now "gram"'):
         check_config({"config": resolved(before), "config_hash": config_hash(before)}, config_hash(now), resolved(now), tmp_path)
+
+
+@pytest.mark.parametrize("group", ["v-a", "v-ta", "a-tv"])
+def test_coarse_alignment_has_no_groups_of_tracks(group):
+    config = Config(RunConfig(), dataclasses.replace(VALOR, contra_type="coarse"),
+                    DataConfig(train=(DatasetConfig(name="clips", task=f"ret%{group}", vision_sample_num=2, audio_sample_num=1),)))
+    with pytest.raises(ModelError, match=rf"^data_cfg.train\[0\] 'clips': .*group {group} .* needs model_cfg.contra_type fine, not coarse"):
+        model_of(config, load_towers=False)

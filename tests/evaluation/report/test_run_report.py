@@ -124,6 +124,8 @@ def test_cases_show_folders_of_frames_images_and_what_was_found(tmp_path):
     assert len(card.frames) == 4 and len({picture.uri for picture in card.frames}) == 3
     ((heading, found),) = card.blocks
     assert [(p.words, p.right, bool(p.uri)) for p in found] == [("found", False, True), ("seen", True, True), ("absent", False, False)]
+    settings["vision_format"] = "video"  # of videos and folders of frames, as found
+    assert [picture.uri for picture in cases.cases_of(result, run, {}, 1)[0].frames] == [picture.uri for picture in card.frames]
     page = run_report.Report("t").gallery([card])
     assert "- Found first: 1. found, 2. seen ✓, 3. absent" in page.markdown() and 'src=""' not in page.html() and heading in page.html()
 
