@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from omnivast.config.fields import LISTS, ConfigError, note
+from omnivast.config.fields import LISTS, ConfigError, note, section_keys
 from omnivast.config.needs import lacks
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig
@@ -98,6 +99,7 @@ def _self_critical(config: Config) -> Iterator[str]:
 
 def _model(config: Config) -> Iterator[str]:
     model, run = config.model_cfg, config.run_cfg
+    _note_settings_of_others(model)
     if model.text_encoder_type == "bert" and not model.tokenizer:
         yield "model_cfg.text_encoder_type 'bert' has no folder to find a vocabulary in; set model_cfg.tokenizer to a vocab.txt"
     if run.captioner_mode:
@@ -115,8 +117,27 @@ def _model(config: Config) -> Iterator[str]:
     if asks:
         needed = {**needed, "max_caption_len + max_answer_len (a question and its answer)": model.max_caption_len + model.max_answer_len}
     for name, length in needed.items():
-        if isinstance(rows, int) and length > rows:
+        if isinstance(rows, int) and length > rows and name not in _settings_of_others(model.model_type):
             yield f"model_cfg.{name} is {length}, but the text encoder has only {rows} positions (max_position_embeddings)"
+
+
+def _settings_of_others(model_type: str) -> dict[str, tuple[str, ...]]:
+    """The settings of model_cfg that a model does not read → the model types that do. None of a family from elsewhere, which may read
+    any."""
+    readers = {name: setting.metadata["of"] for name, setting in section_keys("model_cfg").items() if "of" in setting.metadata}
+    known = any(model_type in families for families in readers.values())
+    return {name: families for name, families in readers.items() if known and model_type not in families}
+
+
+def _note_settings_of_others(model: ModelConfig) -> None:
+    """One line for each kind of model whose settings are given to another."""
+    unread = _settings_of_others(model.model_type)
+    for families in dict.fromkeys(unread.values()):
+        idle = [f"{name} {json.dumps(getattr(model, name))}" for name, own in unread.items()
+                if own == families and getattr(model, name) != section_keys("model_cfg")[name].default]
+        if idle:
+            note(f"model_cfg.{', '.join(idle)}: read by model_type {' and '.join(families)} alone; without effect, because model_type is "
+                 f"{model.model_type}")
 
 
 def _unwritable(folder: str) -> str:
@@ -140,14 +161,14 @@ def _labelling(config: Config) -> Iterator[str]:
         task = _task(dataset)
         groups = task.groups(Objective.CAPTION) if task else ()
         if dataset.type == "valor":
-            yield (f"{_name('val', index, dataset)}: captioner_mode reads annoindexed and srcindexed; give the list of ids as txt, with "
+            yield (f"{place_of('val', index, dataset)}: captioner_mode reads annoindexed and srcindexed; give the list of ids as txt, with "
                    "type annoindexed")
         if task and task.objectives != (Objective.CAPTION,):
-            yield (f"{_name('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
+            yield (f"{place_of('val', index, dataset)}: captioner_mode writes captions: expected a task such as cap%tv or cap%ta, got "
                    f"'{task}' (python -m omnivast label captions a folder of clips with any trained model)")
         elif len({group.caption_kind for group in groups}) < len(groups):
-            yield (f"{_name('val', index, dataset)}: the groups of task '{task}' would write one kind of caption twice; in captioner_mode "
-                   "name at most one group of several modalities")
+            yield (f"{place_of('val', index, dataset)}: the groups of task '{task}' would write one kind of caption twice; in "
+                   "captioner_mode name at most one group of several modalities")
 
 
 def _task(dataset: DatasetConfig) -> Task | None:
@@ -157,14 +178,15 @@ def _task(dataset: DatasetConfig) -> Task | None:
         return None
 
 
-def _name(which: str, index: int, dataset: DatasetConfig) -> str:
+def place_of(which: str, index: int, dataset: DatasetConfig) -> str:
+    """A dataset as messages name it: ``data_cfg.val[0] 'clips'``."""
     return f"data_cfg.{which}[{index}]" + (f" '{dataset.name}'" if dataset.name else "")
 
 
 def _datasets(which: str, datasets: tuple[DatasetConfig, ...], model: ModelConfig) -> Iterator[str]:
     first: dict[str, int] = {}
     for index, dataset in enumerate(datasets):
-        place = _name(which, index, dataset)
+        place = place_of(which, index, dataset)
         if dataset.name and first.setdefault(dataset.name, index) != index:
             yield f"{place}: data_cfg.{which}[{first[dataset.name]}] has the same name; logs and results need different ones"
         findings = [*_identity(dataset, which), *(_training(dataset) if which == "train" else ())]

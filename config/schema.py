@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from omnivast.config.tasks import Task
 
+VAST_LIKE = ("vast", "gram")
+"""The model types that are VAST, or VAST with other scores."""
+
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field with a help text. ``metadata`` may hold
@@ -26,7 +29,8 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     - passive: no number depends on it (folders, saving, logging, threads); it decides nothing;
     - training_only: it has a say in the training, but none in what a test of the same weights finds of a clip;
     - newer: added when runs were already saved; its default counts as absent, so that they can be resumed;
-    - length: it says how long a training is, which a resumed one may extend.
+    - length: it says how long a training is, which a resumed one may extend;
+    - of: the model types that read it, of those that OmniVAST has; others do without it.
     """
     details = {"help": help, **metadata, **({"decides": False} if metadata.get("passive") else {})}
     if isinstance(default, (list, dict)):
@@ -193,14 +197,14 @@ class ModelConfig:
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
     itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0,
-                               training_only=True)
+                               training_only=True, of=VAST_LIKE)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
                                                "or sigmoid (each pair by itself, as SigLIP)", newer=True, training_only=True)
     gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
-                                      "(paper: 0)", minimum=0.0, maximum=1.0, decides=("model_type", "gram"), newer=True)
+                                      "(paper: 0)", minimum=0.0, maximum=1.0, decides=("model_type", "gram"), newer=True, of=("gram",))
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
-                                                    decides=("model_type", "gram"), newer=True)
+                                                    decides=("model_type", "gram"), newer=True, of=("gram",))
     label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words "
                                                   "of captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True, also=("frozen_video",))
@@ -208,37 +212,41 @@ class ModelConfig:
     checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory", decides=False)
     missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
                                                                   "or its tokens are masked")
-    mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)")
+    mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)", of=VAST_LIKE)
     max_caption_len: int = setting(40, "tokens of a caption, question or generated caption", minimum=3)
-    max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3)
-    max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3)
+    max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3, of=VAST_LIKE)
+    max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3, of=VAST_LIKE)
     max_answer_len: int = setting(10, "tokens of an answer", minimum=2)
     contra_type: Literal["fine", "coarse"] = setting("fine", "VALOR: texts and clips are compared token by frame and slice (fine), or one "
-                                                             "vector each (coarse)", newer=True)
+                                                             "vector each (coarse)", newer=True, of=("valor",))
     fineweight_type: str = setting("mlp", "VALOR, contra_type fine: none: in tva all tokens, frames and slices weigh the same; any other "
-                                          "value: as layers of their own say", newer=True)
-    late_fusion: bool = setting(False, "VALOR: the score of tva is that of vision plus that of sound; false: of both together", newer=True)
+                                          "value: as layers of their own say", newer=True, of=("valor",))
+    late_fusion: bool = setting(False, "VALOR: the score of tva is that of vision plus that of sound; false: of both together", newer=True,
+                                of=("valor",))
     cross_attn_type: Literal["va_concate", "va_parallel", "video_audio", "audio_video"] = setting(
         "va_concate", "VALOR: how texts attend to vision and sound: to both at once; to each by layers of its own, adding what both give; "
-                      "or to one after the other", newer=True)
-    use_task_prompt: bool = setting(False, "VALOR: a sentence that names the task stands beside texts (VALOR-L)", newer=True)
+                      "or to one after the other", newer=True, of=("valor",))
+    use_task_prompt: bool = setting(False, "VALOR: a sentence that names the task stands beside texts (VALOR-L)", newer=True,
+                                    of=("valor",))
     caption_type: Literal["unimlm", "lm"] = setting("unimlm", "VALOR: a caption's words are predicted at a [MASK] in their place, or each "
-                                                              "at the one before it (lm)", newer=True)
-    contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True)
+                                                              "at the one before it (lm)", newer=True, of=("valor",))
+    contra_loss_ratio: float = setting(1.0, "VALOR: weight of the contrastive loss (released pretraining: 1.5)", minimum=0.0, newer=True,
+                                       of=("valor",))
     full_masker: bool = setting(False, "VALOR: behind captions and answers stands a [MASK] for each of their words, which is predicted "
-                                       "there; false: words are hidden in their place", newer=True, training_only=True)
-    share_txt_and_multimodal: bool = setting(True, "VALOR: one BERT encodes texts and decodes; false: two", newer=True)
+                                       "there; false: words are hidden in their place", newer=True, training_only=True, of=("valor",))
+    share_txt_and_multimodal: bool = setting(True, "VALOR: one BERT encodes texts and decodes; false: two", newer=True, of=("valor",))
     multimodal_use_cross_attn: bool = setting(True, "VALOR: texts attend to clips by cross-attention; false: by self-attention, to which a "
-                                                    "clip's tokens are added (merge attention)", newer=True)
+                                                    "clip's tokens are added (merge attention)", newer=True, of=("valor",))
     txt_encoder_type: str = setting("bert_base_uncased", "VALOR: what encodes texts for retrieval: BERT (as text_encoder_type says), "
                                                          "or clip_vit_…, the text tower of the CLIP that is vision_encoder_type",
-                                    newer=True)
+                                    newer=True, of=("valor",))
     init_clip_head: bool = setting(True, "VALOR with CLIP's text tower: its own projections of texts and frames to the contrastive space, "
-                                         "whose width then is CLIP's; false: new ones, to contra_dim", newer=True)
-    clip_text_cfg: dict[str, Any] = setting({}, "sizes of CLIP's text tower where they differ from its name's", newer=True)
+                                         "whose width then is CLIP's; false: new ones, to contra_dim", newer=True, of=("valor",))
+    clip_text_cfg: dict[str, Any] = setting({}, "sizes of CLIP's text tower where they differ from its name's", newer=True, of=("valor",))
     clip_tokenizer: str | None = setting(None, "for CLIP's text tower: bpe_simple_vocab_16e6.txt.gz, or a folder with vocab.json and "
-                                               "merges.txt; null: the file that open_clip brings along", path=True, newer=True)
-    max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True)
+                                               "merges.txt; null: the file that open_clip brings along", path=True, newer=True,
+                                       of=("valor",))
+    max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True, of=("valor",))
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 

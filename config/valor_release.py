@@ -130,7 +130,7 @@ def _read_lists(flat: Flat, data: Mapping[str, Any], where: str, idle: dict[str,
         told = ", ".join(f"{place.removeprefix(where)[1:]} {length}" for place, length in lengths.items())
         raise ConfigError(f"{where}: max_txt_len differs ({told}); scores depend on the length that texts are padded to: a model has one")
     for length in lengths.values():  # of [CLS], the text and [SEP]
-        flat.sections["model_cfg"] |= dict.fromkeys(("max_caption_len", "max_omni_caption_len"), length + 2)
+        flat.sections["model_cfg"]["max_caption_len"] = length + 2
 
 
 def _text_length(entry: Mapping[str, Any], place: str) -> int:

@@ -49,9 +49,6 @@ def settle_flat(draft: Draft, inherited: Section) -> None:
     """What depends on other settings, now that all are known."""
     model = draft.sections["model_cfg"]
     say_what_flags_decide(draft, inherited)
-    longest, omni = model.get("max_caption_len"), model.get("max_omni_caption_len")
-    if longest and omni and longest.level == FLAG > omni.level:
-        model["max_omni_caption_len"] = longest
     ratio = model.get("contra_loss_ratio")
     tasks = [dataset["task"].value for dataset in draft.datasets["train"] if "task" in dataset]
     if ratio is not None and ratio.level < FLAG and ratio.value != 1 and tasks and not any(map(is_pretraining, tasks)):

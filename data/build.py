@@ -24,16 +24,17 @@ def require_known(config: Config) -> None:
         opener(dataset)
 
 
-def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, frame_resize: str, device: torch.device
-                  ) -> tuple[TrainLoader | None, list[EvalLoader]]:
+def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, frame_resize: str, device: torch.device,
+                  one_caption_length: bool = False) -> tuple[TrainLoader | None, list[EvalLoader]]:
     """The loader of ``data_cfg.train``, None for a run that only evaluates, and one for each dataset of ``data_cfg.val``.
 
-    ``tokenizer``, ``audio_frontend`` (a name in data/audio.py) and ``frame_resize`` (one in data/vision.py) are the model's.
-    Reads and checks all annotations, and looks for the clips of the evaluation sets. Raises DataError, AnnotationError, UnreadableError.
+    ``tokenizer``, ``audio_frontend`` (a name in data/audio.py), ``frame_resize`` (one in data/vision.py) and ``one_caption_length`` are
+    the model's. Reads and checks all annotations, and looks for the clips of the evaluation sets. Raises DataError, AnnotationError,
+    UnreadableError.
     """
     run, data = config.run_cfg, config.data_cfg
     _check_rates(config, audio_frontend)
-    spec = InputSpec.of(config.model_cfg, audio_frontend, run.captioner_mode, frame_resize)
+    spec = InputSpec.of(config.model_cfg, audio_frontend, run.captioner_mode, frame_resize, one_caption_length)
     shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
                               "pin_memory": run.pin_mem and device.type == "cuda"}
     loader = None

@@ -70,12 +70,14 @@ class InputSpec:
     max_omni_caption_len: int
     max_subtitle_len: int
     max_answer_len: int
+    one_caption_length: bool = False
+    """Omni captions have max_caption_len tokens at most, as all others."""
     captioner_mode: bool = False
     """Clips are to be labelled: evaluation needs no captions."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
-           frame_resize: str = "bicubic") -> InputSpec:
+           frame_resize: str = "bicubic", one_caption_length: bool = False) -> InputSpec:
         """The sizes that a model of this config takes; ``audio_frontend`` and ``frame_resize`` as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,
@@ -87,12 +89,13 @@ class InputSpec:
             max_omni_caption_len=model_cfg.max_omni_caption_len,
             max_subtitle_len=model_cfg.max_subtitle_len,
             max_answer_len=model_cfg.max_answer_len,
+            one_caption_length=one_caption_length,
             captioner_mode=captioner_mode,
         )
 
     def lengths(self, several_kinds: bool) -> TextLengths:
         """Text limits of a corpus. Only beside vision or audio captions is the omni caption the long one of VAST-27M."""
-        omni = self.max_omni_caption_len if several_kinds else self.max_caption_len
+        omni = self.max_omni_caption_len if several_kinds and not self.one_caption_length else self.max_caption_len
         return TextLengths(
             caption={CaptionKind.OMNI: omni, CaptionKind.VISION: self.max_caption_len, CaptionKind.AUDIO: self.max_caption_len},
             question=self.max_caption_len,

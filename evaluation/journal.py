@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from omnivast.config.load import resolved
 from omnivast.evaluation.captions import labelling
 from omnivast.utils import distributed
 from omnivast.utils.log import JsonlWriter, iterate_jsonl
+from omnivast.utils.precision import DTYPES
 
 if TYPE_CHECKING:
     from omnivast.config.schema import Config
@@ -126,6 +127,16 @@ class Journal:
                 if done.isdisjoint(line["rows"]):
                     done.update(line["rows"])
                     yield line
+
+
+def precision_of_unfinished(results: Path, loaders: Sequence[EvalLoader], config: Config, provenance: Mapping[str, Any]) -> str | None:
+    """The precision of a test of the same weights, clips and settings that broke off; None where there is none."""
+    for name in DTYPES:
+        own = dataclasses.replace(config, run_cfg=dataclasses.replace(config.run_cfg, precision=cast(Any, name)))
+        keys = ((loader.name, _key(loader, own, provenance)) for loader in loaders)
+        if any(key and (results / "unfinished" / f"{dataset}.{key}").is_dir() for dataset, key in keys):
+            return name
+    return None
 
 
 def _key(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> str | None:

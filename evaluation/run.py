@@ -21,9 +21,9 @@ from omnivast.data.loader import workers
 from omnivast.data.spec import UnreadableError
 from omnivast.evaluation import protocol
 from omnivast.evaluation import published as benchmarks
-from omnivast.evaluation.captions.labelling import label
+from omnivast.evaluation.captions import labelling
 from omnivast.evaluation.collect import EVALUATORS, Encoded, Evaluator, Outcome, flatten
-from omnivast.evaluation.journal import Journal
+from omnivast.evaluation.journal import Journal, precision_of_unfinished
 from omnivast.evaluation.questions.people import write_submissions
 from omnivast.model.interface import Model
 from omnivast.utils import distributed
@@ -47,6 +47,15 @@ def evaluate_weights(model: Model, loaders: Sequence[EvalLoader], config: Config
     provenance = {**protocol.checkpoint_facts(weights), "config_hash": config_hash(config), "precision_reason": precision.reason}
     metrics = evaluate(model, loaders, config, folder=folder, provenance=provenance)
     logger.info("results in %s\n%s", folder, "\n".join(f"  {name:<48} {value:7.2f}" for name, value in metrics.items()))
+
+
+def precision_begun(config: Config, loaders: Sequence[EvalLoader], weights: LoadReport | None) -> str | None:
+    """In which precision an earlier run began the test or the labelling that this one goes on with; None where there is nothing to go on
+    with."""
+    folder = Path(config.run_cfg.output_dir, "results")
+    if config.run_cfg.captioner_mode:
+        return labelling.precision_begun(folder, loaders)
+    return precision_of_unfinished(folder, loaders, config, protocol.checkpoint_facts(weights))
 
 
 def evaluator(
@@ -95,7 +104,7 @@ def evaluate(
     journals: list[Journal] = []
     with _evaluating(model):
         if config.run_cfg.captioner_mode:
-            return label(model, loaders, config, folder=folder, provenance=provenance)
+            return labelling.label(model, loaders, config, folder=folder, provenance=provenance)
         for loader in loaders:
             data: dict[str, Any] = {}
             journals.append(Journal(Path(folder), loader, config, provenance))

@@ -81,7 +81,7 @@ class Sampling:
         return decode.hear(path, self._hearing)
 
     def slices_of(self, sound: decode.Clip | None, start: float = 0.0, end: float | None = None) -> tuple[Tensor, bool]:
-        """(A, T, mel) of a sound, or of what is heard from ``start`` to ``end`` in seconds, and whether that is enough for one mel frame."""
+        """(A, T, mel) of a sound, or of what is heard from ``start`` to ``end`` (s), and whether that is enough for one mel frame."""
         frontend, bins, length = self.frontend, self.spec.mel_bins, self.spec.target_length
         mel = torch.zeros(0, bins)
         if sound is not None and sound.waveform is not None:

@@ -11,7 +11,10 @@ import torch
 import omnivast.model.gram.model
 import omnivast.model.valor.model
 import omnivast.model.vast.model  # noqa: F401  (they enter their families into MODELS)
-from omnivast.config.schema import Config, ModelConfig, completed, task_of
+from omnivast.config.checks import place_of
+from omnivast.config.fields import LISTS, note, section_keys
+from omnivast.config.schema import Config, DatasetConfig, ModelConfig, RunConfig, completed, task_of
+from omnivast.config.tasks import Modality
 from omnivast.model.fitting import Fitting, sizes_of
 from omnivast.model.interface import MODELS, Model, ModelError, Tower
 from omnivast.model.weights import TowerFile, WeightsError, load_tower, text_file, tower_file
@@ -24,14 +27,44 @@ log = logging.getLogger("omnivast")
 def model_of(config: Config, *, load_towers: bool) -> Model:
     """The model of a run, as its seed initialises it, able to do the tasks of all its datasets; in float32, see :func:`set_precision`.
 
-    Raises ModelError, WeightsError."""
+    Raises ModelError, WeightsError; ValueError, naming the dataset, for one that the model cannot be trained or tested on."""
     run = config.run_cfg
+    family = MODELS.find(config.model_cfg.model_type)
+    datasets = [(place_of(which, index, dataset), dataset)
+                for which in LISTS for index, dataset in enumerate(getattr(config.data_cfg, which))]
+    for place, dataset in datasets:
+        _check_dataset(family, dataset, place)
+    _note_reranking(family, run)
     seed_everything(run.seed, "model")
     model = build_model(config.model_cfg, load_towers=load_towers)
     model.gather_with_grad, model.gather_gradient = run.gather_with_grad, run.gather_gradient
-    for dataset in (*config.data_cfg.train, *config.data_cfg.val):
-        model.check_task(task_of(dataset))
+    for place, dataset in datasets:
+        try:
+            model.check_task(task_of(dataset))
+        except ValueError as error:
+            raise ModelError(f"{place}: {error}") from None
     return model
+
+
+def _check_dataset(family: type[Model], dataset: DatasetConfig, place: str) -> None:
+    """Raise ModelError for what no model of the family can do with a dataset."""
+    task = task_of(dataset)
+    for objective in task.objectives:
+        if objective not in family.objectives:
+            raise ModelError(f"{place}: task '{task}': {family.__name__} is neither trained nor tested by {objective.value}; its "
+                             f"objectives are {', '.join(own.value for own in family.objectives)}")
+    counts = {Modality.VISION: (dataset.vision_sample_num, "frames"), Modality.AUDIO: (dataset.audio_sample_num, "slices of sound")}
+    for modality, (number, what) in counts.items():
+        if modality in task.modalities and family.most_samples is not None and (number or 0) > family.most_samples:
+            raise ModelError(f"{place}: {modality.word}_sample_num is {number}, but {family.__name__} takes {family.most_samples} {what} "
+                             "of a clip at most")
+
+
+def _note_reranking(family: type[Model], run: RunConfig) -> None:
+    """One line where a model without a matching head is asked to re-rank."""
+    if not family.can_match and run.itm_rerank_num not in (0, section_keys("run_cfg")["itm_rerank_num"].default):
+        note(f"run_cfg.itm_rerank_num {run.itm_rerank_num} has no effect: {family.__name__} has no matching head to re-rank by; it is "
+             "tested by its scores alone")
 
 
 def set_precision(model: Model, config: Config, device: torch.device, kept: str | None = None) -> tuple[Config, Precision]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omnivast.config.registry import Registry
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import CaptionKind, Group, Modality, Task
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
 from omnivast.utils.random import StepRandom
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class Names:
     """Starts of names (``*`` stands for anything) that a release carries without use; dropped by name."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Starts of the release's names under which it has parts a second time → starts of those that they repeat."""
+    own: tuple[str, ...] = ()
+    """Starts of names that every checkpoint of the family has, and none of another one that is not derived from it."""
+    settings: Callable[[Mapping[str, Tensor]], Mapping[str, Any]] = lambda state: {}
+    """What tensors, by the model's names, tell of the ``model_cfg`` that they were made with: setting → value, or values, in words."""
 
 
 class Model(nn.Module):
@@ -130,6 +134,9 @@ class Model(nn.Module):
     frame_resize: str = "bicubic"
     """How frames are brought to its resolution: a name in data/vision.py. Pixels come as uint8 and are normalised by the model; the
     sizes of both, and the lengths of texts, are those of ``model_cfg``."""
+    one_caption_length: bool = False
+    """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
+    else to max_omni_caption_len where clips have captions of other kinds too."""
     precision: torch.dtype | None = None
     """What products are computed in by autocast (bfloat16, float16); None: float32. Set from outside."""
     gather_with_grad: bool = True
@@ -137,6 +144,10 @@ class Model(nn.Module):
     gather_gradient: str = "paper"
     """``released``: as run_cfg.gather_gradient says. Set from outside."""
     names = Names()
+    objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
+    """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
+    most_samples: int | None = None
+    """The most frames, and the most slices of sound, that it takes of a clip; None: any number."""
 
     @classmethod
     def build(cls, cfg: ModelConfig) -> Model:

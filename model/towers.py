@@ -5,9 +5,9 @@ Letters: B clips, F frames, A slices of sound, N tokens of one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,18 @@ class TowerModel(Model):
         """(B, A, T, mel) → (B, A, N, width)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
             return cast(AudioEncoder, self.audio_encoder)(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
+
+
+def tower_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What tensors tell of the ``model_cfg`` of a TowerModel with a contrastive head of texts; see Names.settings."""
+    found: dict[str, Any] = {}
+    if (head := state.get("contra_head_t.linear.weight")) is not None:
+        found |= {"contra_dim": head.shape[0], "text_encoder_cfg.hidden_size": head.shape[1]}
+    if (words := state.get("multimodal_encoder.bert.embeddings.word_embeddings.weight")) is not None:
+        found["vocabulary of text_encoder_type"] = words.shape[0]
+    for tower in ("vision_encoder", "audio_encoder"):
+        found[f"{tower}_type"] = "set" if any(name.startswith(f"{tower}.") for name in state) else "null"
+    return found
 
 
 def needed(value: Given | None, name: str) -> Given:

@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "train": Verb("train a model from a JSON config, on one process or under torchrun", "omnivast.launch", main="run"),
         "test": Verb("test a checkpoint on a config's datasets", "omnivast.launch", ("--mode", "testing"), main="run"),
         "zero-shot": Verb("test one checkpoint on many benchmarks, each on its own", "omnivast.scripts.vast.zero_shot"),
-        "label": Verb("caption your own videos, pictures and sounds with a trained model", "omnivast.evaluation.label"),
+        "label": Verb("caption your own videos, pictures and sounds with a trained model", "omnivast.label"),
         "config-reference": Verb("print every setting with its type, default and meaning", "omnivast.config.reference"),
     },
     "Your own clips": {

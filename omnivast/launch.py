@@ -22,9 +22,10 @@ from omnivast.data.limits import LoaderError, workers_explained
 from omnivast.data.spec import UnreadableError
 from omnivast.evaluation.captions.reward import set_reward
 from omnivast.evaluation.published import log_splits
-from omnivast.evaluation.run import evaluate_weights, evaluator
+from omnivast.evaluation.run import evaluate_weights, evaluator, precision_begun
 from omnivast.model.build import model_of, set_precision
 from omnivast.model.weights import load_weights, start_weights
+from omnivast.model.weights.origin import check_origin
 from omnivast.training.checkpoints.checkpoint import CheckpointError, check_output_dir, holds_checkpoint, kept_precision
 from omnivast.training.checkpoints.lock import OutputLock
 from omnivast.training.dry_run import dry_run
@@ -51,14 +52,18 @@ def main(argv: Sequence[str]) -> None:
         distributed.set_threads(run.num_threads)
         resuming = training and run.resume and holds_checkpoint(run.output_dir)
         start = None if resuming else start_weights(run.checkpoint, run.pretrain_dir, run.pretrain_step)
+        if start is not None:
+            check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
-        config, precision = set_precision(model, config, device, kept_precision(run.output_dir) if resuming else None)
-        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, model.frame_resize, device)
+        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, model.frame_resize, device,
+                                             model.one_caption_length)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
         if weights and run.pretrain_dir and not run.checkpoint:
             model.was_trained_with(trained_counts(run.pretrain_dir))
+        kept = kept_precision(run.output_dir) if resuming else None if training else precision_begun(config, eval_loaders, weights)
+        config, precision = set_precision(model, config, device, kept)
         if distributed.is_main() and not resuming and not run.dry_run:
             file = Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json")
             write_atomically(file, json.dumps(as_asked, indent=2) + "\n")

@@ -79,6 +79,14 @@ def label(model: Model, loaders: Sequence[EvalLoader], config: Config, *, folder
     return counts
 
 
+def precision_begun(folder: Path, loaders: Sequence[EvalLoader]) -> str | None:
+    """In which precision the clips of a loader were begun to be labelled; None where none were."""
+    for path in (folder / loader.name / "protocol.json" for loader in loaders):
+        if path.is_file():
+            return _as_spelt_now(json.loads(path.read_text())["settings"])["run_cfg"]["precision"]
+    return None
+
+
 def deciding_settings(loader: EvalLoader, config: Config, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides which captions a clip gets, ready for JSON; batch size and processes do not."""
     run, model = config.run_cfg, resolved(config)["model_cfg"]

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnivast.config.metrics import Ranks
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import Objective
 from omnivast.data.annotations.rows import AnnotationError
@@ -35,6 +36,9 @@ from omnivast.evaluation.retrieval.measures import rank_metrics
 from omnivast.evaluation.score import inputs as score_inputs
 from omnivast.evaluation.score.inputs import SYSTEM, ScoreError
 from omnivast.utils.files import sha256_file, write_atomically
+
+DIRECTIONS = {Ranks.ITC.value: "", Ranks.ITC_V2T.value: "v2t."}
+"""How the two kinds of ranks that one ranking has are called in its scores."""
 
 
 def score(task: str, predictions: Path, references: Path, *, group: str | None = None, subset: bool = False,
@@ -77,14 +81,17 @@ def score(task: str, predictions: Path, references: Path, *, group: str | None =
         metrics = dict(flatten(by_group[SYSTEM]))
         if task == "ret":
             facts["ties"] = "counted against the true candidate where P has scores; what 'ranked' leaves out counts as last"
-    short = {_short(name): value for name, value in metrics.items()}
-    return {**short, "intervals": {_short(name.split(".", 1)[1]): pair for name, pair in intervals.items()},
+    short = {_short(name, task): value for name, value in metrics.items()}
+    return {**short, "intervals": {_short(name.removeprefix(f"{SYSTEM}."), task): pair for name, pair in intervals.items()},
             "not_computed": not_computed, "protocol": facts, "predictions": joined.entries}
 
 
-def _short(name: str) -> str:
-    """``itc.r1`` → ``r1``, ``itc_v2t.r1`` → ``v2t.r1``; others as they are."""
-    return name.removeprefix("itc.").replace("itc_v2t.", "v2t.", 1)
+def _short(name: str, task: str) -> str:
+    """Of rankings the direction alone: ``itc.r1`` → ``r1``, ``itc_v2t.r1`` → ``v2t.r1``. Other metrics as they are."""
+    if task != "ret":
+        return name
+    ranks, _, metric = name.partition(".")
+    return DIRECTIONS[ranks] + metric
 
 
 def as_text(scored: Mapping[str, Any]) -> str:

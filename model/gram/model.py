@@ -5,6 +5,7 @@ Towers, heads, memory, matching and generation are VAST's, of which the released
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from torch.nn.functional import normalize
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Objective, Task
 from omnivast.model.gram.volume import volumes
-from omnivast.model.interface import MODELS, ModelError, Names, Rows
+from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.text.bert import TextSizes
 from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.vast.features import ClipFeatures
@@ -34,7 +35,7 @@ DEPTH_HEAD = "contra_head_d."
 class GRAM(VAST):
     """A score is −volume, or between that and the cosine of VAST's vector of the group, as ``gram_cosine`` says."""
 
-    names = Names(NAMES.current, NAMES.released, (*NAMES.unused, DEPTH_HEAD))
+    names = dataclasses.replace(NAMES, unused=(*NAMES.unused, DEPTH_HEAD), own=(DEPTH_HEAD,))
     pair_numbers = 8  # three products, the determinant, the cosine, and what they are computed by
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:

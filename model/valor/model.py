@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import Group, Modality, Task
+from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.config.words import did_you_mean
 from omnivast.model.encoders.base import sizes as changed_sizes
 from omnivast.model.encoders.build import build_audio, build_vision
@@ -61,6 +61,9 @@ class VALOR(TowerModel):
     """Vision, audio and text towers, their heads, alignment and generation. See names.py for the release's names."""
 
     names = NAMES
+    objectives = tuple(Objective)
+    most_samples = ROWS
+    one_caption_length = True
     frame_resize = "bilinear"
     length_penalty = 0.0
     answer_length_penalty = 0.0
@@ -281,8 +284,7 @@ class VALOR(TowerModel):
         """Fine: every token, filled to ``max_caption_len``, since a score depends on whether a text fills it (alignment.py)."""
         longest = self.config.max_caption_len
         if texts.ids.shape[1] > longest:
-            raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}; where "
-                             "corpora have several kinds of captions, set max_omni_caption_len to the same")
+            raise ValueError(f"VALOR compares captions of max_caption_len {longest} tokens, but got {texts.ids.shape[1]}")
         states, mask = self.text_states(texts)
         if not self.alignment.fine:
             last = mask.sum(1) - 1 if _reads_by_clip(self.config) else torch.zeros_like(mask.sum(1))  # what has seen the whole text

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
 
 from omnivast.model.interface import Names
+from omnivast.model.towers import tower_settings
 
 STARTS = (
     ("clip.visual_proj", "clip_model.visual.proj"),
@@ -53,4 +58,19 @@ def _current_cross(found: re.Match[str]) -> str:
     return f".crossattention{'.' + found[1] if found[1] else ''}.{'self' if found[2] == 'cross' else found[2]}."
 
 
-NAMES = Names(current_name, released_name, UNUSED, {"txt_encoder.": "multimodal_encoder."})
+def settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What tensors tell of the ``model_cfg`` that they were made with; see Names.settings."""
+    found = tower_settings(state)
+    if "contra_head_t.linear.weight" in state:
+        found["contra_type"] = "fine" if "text_fine_weight.0.weight" in state else "coarse"
+        if found["contra_type"] == "coarse" and {"contra_head_v.linear.weight", "contra_head_a.linear.weight"} <= state.keys():
+            found["late_fusion"] = "va_fusion.weight" not in state
+    attention = [name for name in state if ".crossattention." in name]
+    if attention:
+        split = any(".crossattention.v." in name for name in attention)
+        found["cross_attn_type"] = "va_parallel, video_audio or audio_video" if split else "va_concate"
+    return found
+
+
+NAMES = Names(current_name, released_name, UNUSED, {"txt_encoder.": "multimodal_encoder."},
+              own=("multimodal_encoder.bert.embeddings.prompt_embedding.",), settings=settings_of)

@@ -97,8 +97,6 @@ class VAST(TowerModel):
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError when the task needs a tower or a head that this model has not."""
-        if task.groups(Objective.MLM):
-            raise ValueError(f"task '{task}': VAST is not trained by mlm; its objectives are ret, cap, qa")
         if pair := next((group for group in task.all_groups if group.alone), None):
             raise ValueError(f"task '{task}': group {pair} is one of VALOR's; {type(self).__name__} compares texts with clips")
         super().check_task(task)

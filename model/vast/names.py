@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from omnivast.model.interface import Names
+from omnivast.model.towers import tower_settings
 from omnivast.model.weights.towers import TOWER_FILES
 
 UNUSED = tuple(dict.fromkeys(f"{tower}.{start}" for tower in ("vision_encoder", "audio_encoder")
@@ -35,4 +36,4 @@ def released_name(name: str) -> str:
     return name.removeprefix("audio_encoder.") if name.startswith(f"audio_encoder.{AST_EMBEDDINGS}") else name
 
 
-NAMES = Names(current_name, released_name, UNUSED)
+NAMES = Names(current_name, released_name, UNUSED, own=("itm_head.",), settings=tower_settings)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor
 
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality
 from omnivast.model.objectives.contrastive import Contrast
 from omnivast.model.objectives.generation import MaskTokens
-from omnivast.model.objectives.self_critical import SelfCritical
-from omnivast.model.text.bert import DecoderState, TextModel
-from omnivast.model.text.layout import Grid
-from omnivast.model.text.memory import Memory
-from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.model.text.self_critical import Captioner
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.heads import MatchingHead
 
@@ -25,34 +19,16 @@ if TYPE_CHECKING:
     from omnivast.data.batch import Batch
 
 
-class Parts(Protocol):
-    """See VAST in model.py."""
+class Parts(Captioner, Protocol):
+    """Beside what a Captioner has; see VAST in model.py."""
 
     config: ModelConfig
-    tokenizer: Tokenizer
     gather_with_grad: bool
-    self_critical: SelfCritical | None
-    multimodal_encoder: TextModel
     itm_head: MatchingHead
     contrast: Contrast
 
     @property
-    def masks(self) -> bool: ...
-
-    @property
-    def caption_words(self) -> int: ...
-
-    def caption_prompt(self, rows: int) -> tuple[Grid, Grid] | None: ...
-
-    def searched(self, state: DecoderState, beams: int) -> list[list[list[int]]]: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
     def mask_ids(self) -> MaskTokens: ...
-
-    def mixed(self) -> AbstractContextManager: ...
 
     def encode(self, batch: Batch, modalities: Sequence[Modality]) -> ClipFeatures: ...
 
@@ -61,5 +37,3 @@ class Parts(Protocol):
     def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def embed_cls(self, cls: Tensor) -> Tensor: ...
-
-    def memory(self, features: ClipFeatures) -> Memory: ...

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from omnivast.config.paths import looked_up
 from omnivast.model.interface import Model, Names
+from omnivast.model.weights.origin import explained
 from omnivast.model.weights.torchscript import is_torchscript, read_torchscript
 from omnivast.model.weights.towers import TowerFile
 from omnivast.model.weights.wrappers import foreign_start, unwrapped
@@ -128,7 +129,8 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
     release carries without use are dropped by name.
     """
     wanted = model.state_dict()
-    state, dropped = split_unused(read_current(path, model.names, wanted), model.names, wanted)
+    given_state = read_current(path, model.names, wanted)
+    state, dropped = split_unused(given_state, model.names, wanted)
     interpolated, wrong = [], {}
     for name, tensor in state.items():
         if name in wanted and wanted[name].shape != tensor.shape:
@@ -150,14 +152,15 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
     if shapes:
         problems.append(f"{len(shapes)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "
                         + "\n  ".join(wrong[name] for name in shapes[:8]) + ("\n  …" if len(shapes) > 8 else ""))
+    why = "".join(f"{reason}\n  " for reason in explained(model, read_state_dict(path), given_state)) if problems else ""
     if problems and not any(name in wanted for name in state):
         # What would let it pass would leave the whole model as initialised.
         parts = f"the file has {_examples(state)}\n  the model has {_examples(wanted)}"
-        raise WeightsError(f"{path}: none of its {len(state) + len(wrong)} tensors is one of the model's: it is of another model, or of "
-                           f"other sizes\n  {problems[-1] if shapes else parts}")
+        raise WeightsError(f"{path}: {why}none of its {len(state) + len(wrong)} tensors is one of the model's: it is of another model, or "
+                           f"of other sizes\n  {problems[-1] if shapes else parts}")
     if problems:
         starts = _starts([*lacks, *unknown, *shapes], [name for name in wanted if name in state])
-        raise WeightsError(f"{path}: " + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
+        raise WeightsError(f"{path}: {why}" + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
                            f"initial values or is left unread): --allow_missing {shlex.join(starts)}")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted}, strict=False)
     for kind, names in (("missing, left as initialised", missing), ("unknown, left unread", unexpected), ("interpolated", interpolated)):

@@ -31,6 +31,7 @@ from omnivast.model.build import build_model
 from omnivast.model.interface import MODELS, Model, Names
 from omnivast.model.weights import WeightsError, load_weights
 from omnivast.model.weights.load import read_current, read_state_dict, split_unused
+from omnivast.model.weights.origin import families_of
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, progress, setup_logging
 
@@ -137,6 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
             load_weights(model, source, allowed)
         print(f"{source}: fits the model of {arguments.config}")
     before = read_state_dict(source)
+    _check_family(source, before, names)
     state, dropped = convert(source, arguments.to, names, arguments.unused, wanted)
     save(state, result)
     renamed = before.keys() - state.keys() - set(dropped)
@@ -144,6 +146,13 @@ def run(arguments: argparse.Namespace) -> None:
           f"{len(renamed)} of {source}'s {len(before)} had another name; {len(dropped)} left out, which no model here uses")
     for name in dropped:
         print(f"  left out: {name}")
+
+
+def _check_family(source: Path, state: dict[str, Tensor], names: Names) -> None:
+    """Raise WeightsError where the names are those of another family than the one whose naming is used."""
+    families = families_of(state)
+    if families and not any(MODELS.find(family).names.current is names.current for family in families):
+        raise WeightsError(f"{source}: it is a checkpoint of model_type {families[0]}; give --model_type {families[0]}")
 
 
 def main(argv: Sequence[str]) -> int:

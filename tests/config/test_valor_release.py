@@ -65,8 +65,8 @@ def test_a_flat_config_by_our_names(release, caplog):
     assert (train.vision_sample_num, train.audio_sample_num, train.epoch, train.batch_size) == (4, 2, 70.0, 64)
     assert train.whole_batches and not val.whole_batches and (val.ids_path, val.vision_sample_num) == ("./d/test_id.json", 8)
     model, run = config.model_cfg, config.run_cfg
-    assert (model.model_type, model.vision_resolution, model.max_caption_len, model.max_omni_caption_len, model.max_answer_len) == (
-        "valor", 224, 32, 32, 7)
+    assert (model.model_type, model.vision_resolution, model.max_caption_len, model.max_answer_len) == (
+        "valor", 224, 32, 7)
     assert (run.learning_rate, run.optim, run.grad_norm, run.seed, run.precision, run.output_dir) == (1e-4, "adamw", 5.0, 50, "fp16",
                                                                                                      "output/run")
     assert caplog.messages == ["ft.json: without effect, as in the released VALOR: speech"]
@@ -267,10 +267,6 @@ def test_the_ratio_is_of_pretraining_alone(release, caplog):
     assert caplog.messages[1:] == ["ft.json: contra_loss_ratio has no effect on tasks without pt_, as in the released VALOR"]
     assert release.load("--contra_loss_ratio", "1.5").model_cfg.contra_loss_ratio == 1.5
 
-
-def test_a_length_by_flag_is_that_of_all_captions(release):
-    model = release.load("--max_caption_len", "52").model_cfg
-    assert (model.max_caption_len, model.max_omni_caption_len) == (52, 52)
 
 
 def test_settings_of_the_layout_need_it(shop):

@@ -17,6 +17,7 @@ WORDS = 40
 @MODELS.register("fake")
 class Fake(Model):
     pair_numbers = 2 * WORDS
+    objectives = (Objective.RETRIEVAL, Objective.CAPTION)
 
     def __init__(self, tokenizer):
         super().__init__()

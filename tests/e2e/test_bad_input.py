@@ -194,7 +194,11 @@ def test_broken_test_clips_are_told_of_before_the_training(refused, clips, broke
 
 def test_a_test_that_is_interrupted_ends_in_a_line(run_program, clips, weights, tmp_path, monkeypatch):
     monkeypatch.setattr("omnivast.launch.evaluate_weights", lambda *_: signal.raise_signal(signal.SIGINT))
-    outcome = run_program(clips.test(weights, tmp_path / "out"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which is another one where tests run in the background
+    try:
+        outcome = run_program(clips.test(weights, tmp_path / "out"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert outcome.status == 130 and "KeyboardInterrupt: stopped" in outcome.text and "Traceback" not in outcome.text
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from omnivast.evaluation import label
+from omnivast import label
 from omnivast.evaluation.report import run_report
 from omnivast.utils.log import read_jsonl
 from tests.e2e import fake_model  # noqa: F401  (enters the family "fake")

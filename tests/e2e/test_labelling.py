@@ -15,6 +15,7 @@ from omnivast.config.tasks import Task
 from omnivast.data.annotations.load import load_annotations
 from omnivast.model.build import build_model
 from omnivast.utils.log import read_jsonl
+from omnivast.utils.precision import Machine
 from omnivast.utils.random import seed_everything
 from tests.e2e.accidents import die_after_lines
 from tests.e2e.program import ROOT, TINY, Running, call
@@ -100,7 +101,7 @@ def test_images(captioner, run_program, tmp_path):
     assert [entry["clip_id"] for entry in unreadable] == ["2"] and "2.png" in unreadable[0]["reason"]
 
 
-def test_sounds(captioner, run_program, tmp_path):
+def test_sounds(captioner, run_program, monkeypatch, tmp_path):
     for number in range(4):
         write_sound(tmp_path / "sounds" / f"s{number}.flac", seconds=1.0, hertz=200.0 * (number + 1))
     meta = write_json(tmp_path / "meta.json", [f"s{number}" for number in range(4)])
@@ -109,6 +110,12 @@ def test_sounds(captioner, run_program, tmp_path):
     found = labels(tmp_path / "out")
     assert [row["clip_id"] for row in found] == ["s0", "s1", "s2", "s3"]
     assert all(set(row) == {"clip_id", "audio_cap"} and len(row["audio_cap"]) == 2 for row in found)
+    # Gone on with on a machine that would choose another precision, it keeps its own.
+    faster = Machine("cpu", "another machine", None, 64, {"float32": 1e9, "bf16": 9e9})
+    monkeypatch.setattr("omnivast.utils.precision.look", lambda device, width: faster)
+    again = run_program(arguments(captioner, tmp_path / "out", meta, "--precision", "auto", task="cap%ta", vision=None,
+                                  audio=str(tmp_path / "sounds")))
+    assert again.status == 0 and "precision: float32, as the run began" in again.text, again.text
 
 
 def test_a_list_that_is_none(captioner, run_program, tmp_path):
@@ -143,10 +150,10 @@ def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run,
     (own / "0" / f"{videos[0].stem}.srt").write_text("1\n00:00:00,0 --> 00:00:01,0\nhello there\n")
 
     def arguments(output: str, *more: str) -> list[str]:
-        return [str(own), "--model", str(trained_run), "--output", str(tmp_path / output), "--captions", "2", "--max_caption_len", "12",
-                "--n_workers", "0", "--num_threads", "1", *more]
+        return ["label", str(own), "--model", str(trained_run), "--output", str(tmp_path / output), "--captions", "2", "--max_caption_len",
+                "12", "--n_workers", "0", "--num_threads", "1", *more]
 
-    assert call(arguments("unbroken"), "omnivast.evaluation.label") == 0
+    assert call(arguments("unbroken"), "omnivast") == 0
     rows = json.loads((tmp_path / "unbroken" / "labels.json").read_text())
     assert len(rows) == 7 and rows[0]["clip_id"] == f"0/{videos[0].name}" and rows[0]["subtitle"] == "hello there"
     assert [len(row.get("vast_cap", [])) for row in rows] == [2] * 5 + [0] * 2 and len(rows[-1]["audio_cap"]) == 2
@@ -154,9 +161,9 @@ def test_a_folder_of_all_sorts_killed_and_continued_equals_unbroken(trained_run,
     assert [entry["clip_id"] for entry in unreadable] == ["broken.mp4"]
     assert len((tmp_path / "unbroken" / "labels.csv").read_text().splitlines()) == 1 + 2 * 7 + 1
 
-    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="omnivast.evaluation.label")
+    killed = Running(arguments("broken", "--test_batch_size", "1"), first=partial(die_after_lines, 4), module="omnivast")
     assert killed.finish()[0] == -signal.SIGKILL and not (tmp_path / "broken" / "labels.json").exists()
-    assert call(arguments("broken"), "omnivast.evaluation.label") == 0
+    assert call(arguments("broken"), "omnivast") == 0
     assert (tmp_path / "broken" / "labels.csv").read_bytes() == (tmp_path / "unbroken" / "labels.csv").read_bytes()
     parts = list((tmp_path / "broken" / "results").rglob("part_*.jsonl"))
     written = [row["clip_id"] for path in parts for row in read_jsonl(path) if "unreadable" not in row]

@@ -8,7 +8,8 @@ import pytest
 
 from omnivast.data.spec import UnreadableError
 from omnivast.evaluation.retrieval.matching import PairMatcher
-from omnivast.evaluation.run import evaluate
+from omnivast.evaluation.run import evaluate, precision_begun
+from omnivast.model.weights import LoadReport
 from omnivast.utils.log import JsonlWriter
 from tests.evaluation.fakes import FakeLoader, FakeModel, config_of
 
@@ -158,3 +159,17 @@ def test_a_full_disk_is_told_of_once_and_the_test_goes_on(tmp_path, whole, monke
     monkeypatch.setattr(JsonlWriter, "append", full)
     assert run(tmp_path, Breaking()) == whole
     assert caplog.text.count("could not be continued") == 1
+
+
+@pytest.mark.parametrize("begun", ["float32", "bf16"])
+def test_a_test_goes_on_in_the_precision_that_it_began_in(tmp_path, begun):
+    """Which ``auto`` would choose otherwise on another machine; of other weights or settings nothing is kept."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "results", Breaking(after=2), precision=begun)
+
+    def kept(loader=None, weights="aa", **settings):
+        report = LoadReport("model.pt", weights, (), (), (), ())
+        return precision_begun(config_of(output_dir=str(tmp_path), precision="auto", **settings), [loader or Breaking()], report)
+
+    assert kept() == begun
+    assert kept(weights="bb") is kept(seed=7) is kept(loader=Breaking("ret%tv")) is None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from omnivast import label as verb
 from omnivast.config.load import load_config
 from omnivast.config.tasks import Group, Modality
 from omnivast.data.annotations.own_clips import OwnClip
@@ -55,7 +56,7 @@ def labelled(monkeypatch):
             write_json(folder / "unreadable.json", [{"clip_id": own, "reason": "dark"} for own in ids if "seen" in own])
         return 0
 
-    monkeypatch.setattr(label, "_run", run)
+    monkeypatch.setattr(verb, "_run", run)
     return calls
 
 
@@ -65,7 +66,7 @@ def table(output: Path) -> list[list[str]]:
 
 
 def test_every_clip_by_the_group_that_fits(run, clips, labelled, tmp_path):
-    assert label.main([str(clips), "--model", str(run), "--output", str(tmp_path / "out"), "--seed", "3"]) == 0
+    assert verb.main([str(clips), "--model", str(run), "--output", str(tmp_path / "out"), "--seed", "3"]) == 0
     (config, gpus), = labelled
     found = {own.name: own for own in config.data_cfg.val}
     assert set(found) == {"videos_tv", "videos_tva", "sounds_ta", "images_tv"}
@@ -88,31 +89,31 @@ def test_every_clip_by_the_group_that_fits(run, clips, labelled, tmp_path):
 
 def test_what_was_added_gets_lists_of_its_own_and_other_wishes_are_refused(run, clips, labelled, tmp_path, caplog):
     command = [str(clips), "--model", str(run / "ckpt" / "best_x.pt"), "--output", str(tmp_path / "out")]
-    assert label.main(command) == 0 and labelled[0][0].run_cfg.checkpoint == str(run / "ckpt" / "best_x.pt")
+    assert verb.main(command) == 0 and labelled[0][0].run_cfg.checkpoint == str(run / "ckpt" / "best_x.pt")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out" / "lists").iterdir()}
     os.rename(clips / "picture.png", clips / "other.png")
     write_video(clips / "new.mp4", frames=4, size=32)
     (clips / "both.srt").write_text("1\n00:00:01,0 --> 00:00:02,0\nhello\n")
-    assert label.main(command) == 0
+    assert verb.main(command) == 0
     after = {path.name: path.read_bytes() for path in (tmp_path / "out" / "lists").iterdir()}
     assert after.items() > before.items() and json.loads(after["videos_tva-2.json"]) == ["new.mp4"]
     assert json.loads(after["images_tv-2.json"]) == ["other.png"] and len(after) == len(before) + 2
     for words, told in ((["--groups", "tv"], "holds labels by other groups: chosen by clip, now tv"),
                         ([str(tmp_path)], f"holds labels of clips in {clips}, now {tmp_path}")):
         caplog.clear()
-        assert label.main([*command[:1], *words, *command[1:]]) == 2 and told in caplog.text
+        assert verb.main([*command[:1], *words, *command[1:]]) == 2 and told in caplog.text
 
 
 def test_groups_that_are_asked_for(run, clips, labelled, tmp_path, caplog):
     command = [str(clips), "--model", str(run), "--output", str(tmp_path / "out")]
-    assert label.main([*command, "--captions", "2", "--groups", "va", "v", "ta"]) == 0
+    assert verb.main([*command, "--captions", "2", "--groups", "va", "v", "ta"]) == 0
     config = labelled[0][0]
     assert {own.name: own.task for own in config.data_cfg.val} == {
         "videos_tva_tv": "cap%tva%tv", "videos_tva_tv_ta": "cap%tva%tv%ta", "sounds_ta": "cap%ta", "images_tv": "cap%tv"}
     assert (config.run_cfg.generate_nums, config.run_cfg.generate_by) == (2, "sample")
     assert ["both.mp4", "video", "tva", "vast_cap of both.mp4", ""] in table(tmp_path / "out")
     assert ["both.mp4", "video", "ta", "audio_cap of both.mp4", ""] in table(tmp_path / "out")
-    assert label.main([str(clips), "--model", str(run), "--output", str(tmp_path / "s"), "--groups", "tvs"]) == 0
+    assert verb.main([str(clips), "--model", str(run), "--output", str(tmp_path / "s"), "--groups", "tvs"]) == 0
     assert "was not trained to caption by tvs (but by tv, tva, ta): expect poor captions" in caplog.text
     assert "1 sound(s) are left out: nothing in them is what captions are made of here (tvs)" in caplog.text
     rows = json.loads((tmp_path / "s" / "lists" / "images_tvs.json").read_text())
@@ -131,7 +132,7 @@ def test_the_group_that_lacks_least(kind, present, groups, chosen):
 def test_models_that_cannot_label(run, clips, labelled, tmp_path, caplog):
     def told(model: Path, *flags: str) -> str:
         caplog.clear()
-        assert label.main([str(clips), "--model", str(model), "--output", str(tmp_path / "out"), *flags]) == 2
+        assert verb.main([str(clips), "--model", str(model), "--output", str(tmp_path / "out"), *flags]) == 2
         assert len(caplog.messages) == 1 and not (tmp_path / "out").exists()
         return caplog.text
 
@@ -145,16 +146,16 @@ def test_models_that_cannot_label(run, clips, labelled, tmp_path, caplog):
     (clips / "both.mp4").unlink()
     write_json(run / "log" / "hps.json", {"data_cfg": {"train": [{"task": "cap%ts"}]}})
     caplog.clear()
-    assert label.main([str(clips), "--model", str(run), "--output", str(tmp_path / "out")]) == 2
+    assert verb.main([str(clips), "--model", str(run), "--output", str(tmp_path / "out")]) == 2
     assert "nothing to label" in caplog.text and not labelled
 
 
 def test_the_command_line(run, capsys, monkeypatch):
     for pattern, name in (("clips/*.mp4", "clips"), ("list.txt", "list"), ("a/b/", "b")):
-        assert label._options([pattern, "--model", "x"])[0].output == Path("output/captions", name)
-    options, flags = label._options(["a", "b", "--model", "~/x", "--output_dir", "o", "--test_batch_size", "4"])
+        assert verb._options([pattern, "--model", "x"])[0].output == Path("output/captions", name)
+    options, flags = verb._options(["a", "b", "--model", "~/x", "--output_dir", "o", "--test_batch_size", "4"])
     assert (options.clips, flags, options.output) == (["a", "b"], ["--test_batch_size", "4"], Path("o")) and "~" not in str(options.model)
     for wrong in (["a"], ["a", "--model", "x", "--captions", "0"], ["a", "--model", "x", "--config", "c"]):
         with pytest.raises(SystemExit):
-            label._options(wrong)
+            verb._options(wrong)
     assert "--config: this command sets that itself" in capsys.readouterr().err

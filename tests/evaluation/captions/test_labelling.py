@@ -15,7 +15,7 @@ from omnivast.config.tasks import CaptionKind, Task
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.batch import Batch
 from omnivast.evaluation.captions.labelling import LabellingError, label
-from omnivast.evaluation.run import evaluate
+from omnivast.evaluation.run import evaluate, precision_begun
 from omnivast.model.interface import Model
 from omnivast.utils.files import sha256_file
 from tests.media_factory import write_json
@@ -201,6 +201,10 @@ def test_labels_of_older_versions_are_continued_with_the_same_settings(tmp_path,
     header["settings"]["model_cfg"] |= {"generate_nums": 3, "generate_by": "sample"}
     file.write_text(json.dumps(header))
     assert run(tmp_path / "out", Clips(ids), config=computed_in("bf16"))["own.labelled"] == 10
+    # What auto takes on a machine that would choose another.
+    assert precision_begun(settings(output_dir=str(tmp_path)), [Clips(ids)], None) is None
+    (tmp_path / "results").symlink_to(tmp_path / "out")
+    assert precision_begun(settings(output_dir=str(tmp_path)), [Clips(ids)], None) == "bf16"
     with pytest.raises(LabellingError, match='run_cfg.precision: "bf16", now "float32"'):
         run(tmp_path / "out", Clips(ids), config=computed_in("float32"))
     header["settings"]["model_cfg"] |= {"generate_nums": 2}

@@ -235,3 +235,10 @@ def test_files_of_another_form_are_told(scored, task, predictions, references, m
 def test_flags_that_are_missing():
     with pytest.raises(SystemExit):
         main(["--task", "cap", "--predictions", "x"])
+
+
+def test_a_type_of_question_keeps_its_name(scored):
+    """Whatever it looks like: kinds of ranks are dropped from the names of ranking's metrics alone."""
+    references = [{"video_id": "a", "question": "what?", "answer": "dog", "question_type": "itc_v2t.itc"}]
+    found, _ = scored("qa", [{"video_id": "a", "question": "what?", "answer": "dog"}], references)
+    assert found["types.itc_v2t.itc"] == 100.0 == found["intervals"]["types.itc_v2t.itc"][0]
