@@ -175,10 +175,21 @@ class ModelConfig:
                                     path=True)
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
-    itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0,
+    itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1; 0: none)", minimum=0.0,
                                training_only=True)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
                                                "or sigmoid (each pair by itself, as SigLIP)", newer=True, training_only=True)
+    temperature_per_group: bool = setting(False, "VAST, GRAM: each group has a temperature (sigmoid: scale and bias) of its own",
+                                          newer=True, training_only=True)
+    fused_teaches: float = setting(0.0, "VAST, GRAM: weight of a loss by which each single track's choice among the clips of a batch "
+                                        "follows that of the largest group with it, which does not learn by it", minimum=0.0, newer=True,
+                                   training_only=True)
+    matryoshka_dims: list[int] = setting([], "VAST: the contrastive loss is also taken of vectors cut to these lengths, and all are added, "
+                                             "so that short vectors retrieve too (see index_dim)", newer=True, training_only=True)
+    index_dim: int | None = setting(None, "VAST: retrieval is tested with the first so many numbers of each vector; null: with all",
+                                    minimum=1, decides=False, newer=True)
+    clip_pairs: dict[str, float] = setting({}, "VAST: tracks that are also contrasted with each other, and the weight of each loss: "
+                                               "{\"va\": 0.5, \"vs\": 0.5}", newer=True, training_only=True)
     gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
                                       "(paper: 0)", minimum=0.0, maximum=1.0, decides=("model_type", "gram"), newer=True)
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
