@@ -238,6 +238,9 @@ class DatasetConfig:
     shuffle_shards: int = setting(0, "srcindexed: training reads so many shards at a time, in a random order of shards, and shuffles "
                                      "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0,
                                   decides=("type", "srcindexed"))
+    hard_negatives: str | None = setting(None, "training: JSON file, clip id → ids of clips that its texts are mistaken for (omnivast mine "
+                                               "writes one); the second of every two clips of a batch is one of the first's", path=True,
+                                         newer=True)
     vision: str | None = setting(None, "folder of videos, frame folders or images", path=True)
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")

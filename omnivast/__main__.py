@@ -54,6 +54,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Experiments": {
         "quickstart": Verb("train, test and report a small model on OmniStamps in minutes", "omnivast.scripts.omnistamps.quickstart"),
+        "compare-losses": Verb("contrastive losses and alignments side by side, on OmniStamps", "omnivast.scripts.omnistamps.compare_losses"),
         "ablation": Verb("the paper's ablation of modality grouping, on OmniStamps", "omnivast.scripts.omnistamps.ablation"),
     },
 }
