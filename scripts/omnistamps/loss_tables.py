@@ -6,13 +6,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omnivast.config.tasks import Group
+from omnivast.scripts.omnistamps.loss_variants import Variant
 from omnivast.scripts.omnistamps.quickstart_summary import retrieval_numbers
-
-if TYPE_CHECKING:
-    from omnivast.scripts.omnistamps.compare_losses import Variant
 
 KEYS = ("v", "a", "s", "va", "vs", "vas")
 MEASURES = {"r1": "R@1", "facts": "Facts: the first clip has all that the group's tracks can tell"}
@@ -65,13 +63,13 @@ def as_markdown(found: Mapping[str, Any]) -> str:
             lines += ["", f"**{table}: {words}**", "", f"| | {' | '.join(keys)} | mean |", "|---|" + "---:|" * (len(keys) + 1)]
             lines += [f"| {row['words']} | {_cells(row[measure], keys)} |" for row in made.values()]
             if measure == "r1":
-                ceiling = found["ceiling"]
-                lines.append(f"| ceiling | {' | '.join(f'{ceiling[key]:.1f}' for key in keys)} | {_mean([ceiling[key] for key in keys]):.1f} |")
-            if table == "losses" and found["base"] in made:
-                lines += ["", f"Differences from {made[found['base']]['words']}, seed by seed:", "",
+                ceiling = [found["ceiling"][key] for key in keys]
+                lines.append(f"| ceiling | {' | '.join(f'{value:.1f}' for value in [*ceiling, _mean(ceiling)])} |")
+            if base := made.get(found["base"]):
+                lines += ["", f"Differences from {base['words']}, seed by seed; bold where the interval does not hold 0:", "",
                           f"| | {' | '.join(keys)} | mean |", "|---|" + "---:|" * (len(keys) + 1)]
-                lines += [f"| {row['words']} | {_cells(_differences(row[measure], made[found['base']][measure]), keys, '+')} |"
-                          for name, row in made.items() if name != found["base"]]
+                lines += [f"| {row['words']} | {_cells(_differences(row[measure], base[measure]), keys, '+')} |"
+                          for row in made.values() if row is not base]
     return "\n".join([*lines, *_dimensions(found), ""])
 
 
