@@ -10,7 +10,6 @@ from typing import Any
 
 from omnivast.config.tasks import Group
 from omnivast.scripts.omnistamps.loss_variants import Variant
-from omnivast.scripts.omnistamps.quickstart_summary import retrieval_numbers
 
 KEYS = ("v", "a", "s", "va", "vs", "vas")
 MEASURES = {"r1": "R@1", "facts": "Facts: the first clip has all that the group's tracks can tell"}
@@ -23,6 +22,8 @@ def read_tables(folder: Path, data: Path, tables: Mapping[str, Mapping[str, Vari
 
     Files of runs that were not made are left out: a table may be read while it grows.
     """
+    from omnivast.scripts.omnistamps.quickstart_summary import retrieval_numbers  # here, because --help comes before anything is installed
+
     clips = {clip["clip_id"]: clip for clip in json.loads((data / "clips.json").read_text(encoding="utf-8"))}
     ceilings = json.loads((data / "ceilings.json").read_text(encoding="utf-8"))
     protocols: dict[str, Any] = {}
