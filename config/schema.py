@@ -187,7 +187,7 @@ class ModelConfig:
     matryoshka_dims: list[int] = setting([], "VAST: the contrastive loss is also taken of vectors cut to these lengths, and all are added, "
                                              "so that short vectors retrieve too (see index_dim)", newer=True, training_only=True)
     index_dim: int | None = setting(None, "VAST: retrieval is tested with the first so many numbers of each vector; null: with all",
-                                    minimum=1, decides=False, newer=True)
+                                    minimum=1, newer=True)
     clip_pairs: dict[str, float] = setting({}, "VAST: tracks that are also contrasted with each other, and the weight of each loss: "
                                                "{\"va\": 0.5, \"vs\": 0.5}", newer=True, training_only=True)
     gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
@@ -240,7 +240,7 @@ class DatasetConfig:
                                   decides=("type", "srcindexed"))
     hard_negatives: str | None = setting(None, "training: JSON file, clip id → ids of clips that its texts are mistaken for (omnivast mine "
                                                "writes one); the second of every two clips of a batch is one of the first's", path=True,
-                                         newer=True)
+                                         newer=True, training_only=True)
     vision: str | None = setting(None, "folder of videos, frame folders or images", path=True)
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage"] = setting("video_rawvideo", "what the vision folder holds")
