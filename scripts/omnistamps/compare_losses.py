@@ -23,7 +23,7 @@ from pathlib import Path
 from omnivast.config.paths import as_path
 from omnivast.scripts.omnistamps.loss_tables import as_markdown, read_tables
 from omnivast.scripts.omnistamps.loss_variants import BASE, TABLES, VARIANTS, Variant
-from omnivast.scripts.omnistamps.stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
+from omnivast.scripts.omnistamps.stages import CLIPS, CONFIGS, DEBUG_STEPS, Recipe, StageError, Stages, positive
 from omnivast.utils.files import sha256_file, write_atomically
 
 STEPS = 280
@@ -53,7 +53,7 @@ def compare_losses(options: argparse.Namespace) -> None:
     names = list(dict.fromkeys(name for table in options.tables for name in TABLES[table]))
     jobs = [(seed, name) for seed in options.seeds for name in names if not VARIANTS[name].mined]
     mined = [name for name in names if VARIANTS[name].mined]
-    recipe = Recipe(options.size, options.data, options.steps or (None if options.size == "debug" else STEPS))
+    recipe = Recipe(options.size, options.data, options.steps or (DEBUG_STEPS if options.size == "debug" else STEPS))
     total = 1 + len(options.seeds) * sum(_stages(VARIANTS[name]) for name in names)
     stages = Stages(options.folder, total, fresh=options.fresh)
     runs = Runs(stages, recipe, options.folder, {"clips": stages.build("building the clips", recipe)}, options.lanes)
@@ -94,11 +94,12 @@ class Runs:
         shared = ("--cache_dir", str(self.folder / "cache"), "--tensorboard", "false", "--itm_ratio", "0", *self.recipe.threads(self.lanes),
                   *variant.flags, "--seed", str(seed), "--train_task", _task(variant.groups))
         config = self.recipe.config("finetune_ret")
+        longer = Recipe(self.recipe.size, self.recipe.data, (self.recipe.steps or STEPS) * variant.times)
         negatives: tuple[str, ...] = ()
         if variant.mined:
             mined = self._mine(seed, shared)
             negatives, inputs = ("--data_cfg.train.0.hard_negatives", str(mined)), {**inputs, "hard_negatives": sha256_file(mined)}
-        training = self.recipe.training(config, *shared, *negatives, "--learning_rate", RATE)
+        training = longer.training(config, *shared, *negatives, "--learning_rate", RATE)
         output = self.folder / f"{name}_{seed}"
         weights = self.stages.train(f"train_{output.name}", f"{title}: training", output, training, inputs)
         testing = self.recipe.testing(config, *shared, "--itm_rerank_num", "0", "--test_task", _task(variant.tested))

@@ -22,6 +22,8 @@ class Variant:
     tested: tuple[str, ...] = GROUPS
     dimensions: tuple[int, ...] = ()
     """It is also tested with vectors cut to these lengths."""
+    times: int = 1
+    """It is trained for so many times the steps."""
     mined: bool = False
     """Half of each batch are hard negatives of the other half, mined by ``BASE`` of the same seed."""
 
@@ -34,6 +36,7 @@ FINE = _valor("VALOR, fine-grained: v, a, va")
 TABLES: dict[str, dict[str, Variant]] = {
     "losses": {
         BASE: Variant("VAST: softmax of the cosine", dimensions=(64, 32, 16)),
+        "vast_unsmoothed": Variant("labels not smoothed (else by 0.1)", ("--label_smoothing", "0")),
         "vast_sigmoid": Variant("sigmoid in place of softmax", ("--contrastive_loss", "sigmoid")),
         "vast_temperatures": Variant("+ a temperature per group", ("--temperature_per_group", "true")),
         "vast_taught": Variant("+ the fused vector teaches single tracks", ("--fused_teaches", "1")),
@@ -44,6 +47,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "gram_cosine": Variant("GRAM: volume and cosine, half each", ("--model_type", "gram", "--gram_cosine", "0.5")),
         "vast_va": Variant("VAST on v, a, va alone", (), WITHOUT_SUBTITLES, WITHOUT_SUBTITLES),
         "valor": FINE,
+        "vast_long": Variant("VAST, twice the steps", times=2),
         "gram_sigmoid": Variant("GRAM: volume, sigmoid", ("--model_type", "gram", "--contrastive_loss", "sigmoid")),
     },
     "groups": {

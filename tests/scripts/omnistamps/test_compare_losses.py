@@ -64,7 +64,7 @@ def test_every_variant_is_trained_and_tested_alike(run, capsys):
     base = stages.trained["train_vast_7"][0]
     for name, variant in VARIANTS.items():
         config, _ = stages.trained[f"train_{name}_7"]
-        assert config.run_cfg.seed == 7 and config.run_cfg.num_train_steps == 3 and config.model_cfg.itm_ratio == 0
+        assert config.run_cfg.seed == 7 and config.run_cfg.num_train_steps == 3 * variant.times and config.model_cfg.itm_ratio == 0
         assert config.run_cfg.learning_rate == 0.008 and config.data_cfg.train[0].batch_size == base.data_cfg.train[0].batch_size
         assert config.data_cfg.train[0].task == "%".join(["ret", *variant.groups])
         test = stages.tested[f"test_{name}_7"]
@@ -117,9 +117,9 @@ def found(tmp_path):
 
 def test_numbers_by_seed(found):
     row = found["tables"]["losses"]["vast"]
-    assert row["r1"] == {"v": [100.0, 0.0, 100.0], "va": [0.0, 100.0, 100.0]}
-    assert row["facts"] == {"v": [100.0] * 3, "va": [0.0, 100.0, 100.0]}
-    assert row["dimensions"]["16"]["facts"] == {"v": [100.0], "va": [0.0]} and found["protocol"]["vast_2"] == {"clips": 4}
+    assert row["r1"] == {"v": {1: 100.0, 2: 0.0, 3: 100.0}, "va": {1: 0.0, 2: 100.0, 3: 100.0}}
+    assert row["facts"] == {"v": dict.fromkeys((1, 2, 3), 100.0), "va": {1: 0.0, 2: 100.0, 3: 100.0}}
+    assert row["dimensions"]["16"]["facts"] == {"v": {1: 100.0}, "va": {1: 0.0}} and found["protocol"]["vast_2"] == {"clips": 4}
     assert found["tables"]["losses"]["gram"]["r1"] == {} and found["tables"]["losses"]["valor"]["trained"] == ["v"]
 
 
@@ -132,19 +132,25 @@ def test_intervals():
 def test_the_tables_say_what_is_absent_and_what_is_clear(found):
     text = loss_tables.as_markdown(found)
     # Of v the mean 66.7, deviation 57.7; means over both groups 50, 50, 100.
-    assert "| VAST | 66.7 ± 143.4 | 66.7 ± 143.4 | 66.7 ± 71.7 |" in text
-    assert "| VALOR | 0.0 ± 0.0 | – | 0.0 ± 0.0 |" in text and "GRAM" not in text
-    assert "| VALOR | -66.7 ± 143.4 | – | -66.7 ± 143.4 |" in text
-    assert "| VAST | 100.0 ± 0.0 | 66.7 ± 143.4 | 83.3 ± 71.7 |" in text  # facts
-    assert "| ceiling | 50.0 | 50.0 | 50.0 |" in text and "| VAST | 83.3 ± 71.7 | 50.0 |" in text
+    assert "| VAST | 66.7 ± 143.4 | 66.7 ± 143.4 | 66.7 ± 71.7 | 3 |" in text
+    assert "| VALOR | 0.0 ± 0.0 | – | 0.0 ± 0.0 | 3 |" in text and "GRAM" not in text
+    assert "| VALOR | -66.7 ± 143.4 | – | -66.7 ± 143.4 | 3 |" in text
+    assert "| VAST | 100.0 ± 0.0 | 66.7 ± 143.4 | 83.3 ± 71.7 | 3 |" in text  # facts
+    assert "| ceiling | 50.0 | 50.0 | 50.0 | |" in text and "| VAST | 83.3 ± 71.7 | 50.0 |" in text
 
 
 def test_differences_that_do_not_hold_0_are_bold(found):
     rows = found["tables"]["losses"]
-    rows["valor"]["facts"]["v"] = [99.0, 98.0, 99.0]
-    assert "| VALOR | **-1.3 ± 1.4** |" not in (text := loss_tables.as_markdown(found)) and "| VALOR | -1.3 ± 1.4 |" in text
-    rows["valor"]["facts"]["v"] = [98.0, 97.9, 98.1]
-    assert "| VALOR | **-2.0 ± 0.2** |" in loss_tables.as_markdown(found)
+    rows["valor"]["facts"]["v"] = {1: 99.0, 2: 98.0, 3: 99.0}
+    assert "| VALOR | -1.3 ± 1.4 | – | -1.3 ± 1.4 | 3 |" in loss_tables.as_markdown(found)
+    rows["valor"]["facts"]["v"] = {1: 98.0, 2: 97.9, 3: 98.1}
+    assert "| VALOR | **-2.0 ± 0.2** | – | **-2.0 ± 0.2** | 3 |" in loss_tables.as_markdown(found)
+
+
+def test_seeds_that_are_absent_are_not_compared(found):
+    rows = found["tables"]["losses"]
+    rows["valor"]["facts"]["v"] = {2: 90.0, 3: 90.0, 4: 10.0}
+    assert "| VALOR | **-10.0 ± 0.0** | – | **-10.0 ± 0.0** | 2 |" in loss_tables.as_markdown(found)
 
 
 def test_every_table_of_valor_has_the_whole_valor():
