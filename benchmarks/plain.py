@@ -93,7 +93,7 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
         texts = batch.captions[group.caption_kind]
         ids, mask = (x.to(model.device) for x in padded(texts, full_length(model, group.caption_kind)))
         text = model.embed_cls(text_pass(model, ids, mask)[:, 0])
-        scores = text @ model.embed_clips(features, group).T / model.contra_temp
+        scores = text @ model.embed_clips(features, group).T / model.contrast_scalars(group)[0]
         losses[f"itc.{group}"] = contrastive_loss(scores, scores.T, targets, label_smoothing(model.config))
         draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
         clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(scores.T, targets, draw[:, 1])

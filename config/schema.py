@@ -196,10 +196,22 @@ class ModelConfig:
                                     path=True)
     contra_dim: int = setting(512, "width of the contrastive space", minimum=1)
     frame_embedding_type: Literal["adaptive", "none"] = setting("adaptive", "adaptive: learnt, interpolated to other counts; none")
-    itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1)", minimum=0.0,
+    itm_ratio: float = setting(0.1, "VAST: weight of the matching loss (paper: 1; released fine-tuning: 0.1; 0: none)", minimum=0.0,
                                training_only=True, of=VAST_LIKE)
     contrastive_loss: str = setting("softmax", "how pairs are told apart: softmax (over all clips and all texts, by a learnt temperature), "
                                                "or sigmoid (each pair by itself, as SigLIP)", newer=True, training_only=True)
+    temperature_per_group: bool = setting(False, "VAST, GRAM: each group has a temperature (sigmoid: scale and bias) of its own",
+                                          newer=True, training_only=True, of=VAST_LIKE)
+    fused_teaches: float = setting(0.0, "VAST, GRAM: weight of a loss by which each single track's choice among the clips of a batch "
+                                        "follows that of the largest group with it, which does not learn by it", minimum=0.0, newer=True,
+                                   training_only=True, of=VAST_LIKE)
+    matryoshka_dims: list[int] = setting([], "VAST: the contrastive loss is also taken of vectors cut to these lengths, and all are added, "
+                                             "so that short vectors retrieve too (see index_dim)", newer=True, training_only=True,
+                                         of=("vast",))
+    index_dim: int | None = setting(None, "VAST: retrieval is tested with the first so many numbers of each vector; null: with all",
+                                    minimum=1, newer=True, of=("vast",))
+    clip_pairs: dict[str, float] = setting({}, "VAST: tracks that are also contrasted with each other, and the weight of each loss: "
+                                               "{\"va\": 0.5, \"vs\": 0.5}", newer=True, training_only=True, of=("vast",))
     gram_cosine: float = setting(0.0, "model_type gram: share of VAST's cosine in the score, beside 1 minus it of the negative volume "
                                       "(paper: 0)", minimum=0.0, maximum=1.0, decides=("model_type", "gram"), newer=True, of=("gram",))
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
@@ -268,6 +280,9 @@ class DatasetConfig:
     shuffle_shards: int = setting(0, "srcindexed: training reads so many shards at a time, in a random order of shards, and shuffles "
                                      "their clips (for disks slow at random access); 0: shuffles all clips", minimum=0,
                                   decides=("type", "srcindexed"))
+    hard_negatives: str | None = setting(None, "training: JSON file, clip id → ids of clips that its texts are mistaken for (omnivast mine "
+                                               "writes one); the second of every two clips of a batch is one of the first's", path=True,
+                                         newer=True, training_only=True)
     vision: str | None = setting(None, "folder of videos, frame folders or images", path=True, also=("video",))
     audio: str | None = setting(None, "folder of sound files; null: the sound is the video's own track", path=True)
     vision_format: Literal["video_rawvideo", "video_frame", "image_rawimage", "video"] = setting(

@@ -20,6 +20,7 @@ from omnivast.config.tasks import CaptionKind, Objective, Task
 from omnivast.data.annotations.load import load_references
 from omnivast.data.batch import Batch, Sample, collate
 from omnivast.data.dataset import IndexedDataset
+from omnivast.data.hard_negatives import read_hard_negatives
 from omnivast.data.joined import JoinedDataset, corpora_of
 from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
 from omnivast.data.media.errors import MediaError
@@ -78,7 +79,7 @@ class TrainLoader:
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
             Corpus(source.name, len(source), count, source.task, source.config.batch_size, source.config, source.shard_numbers(),
-                   source.identity())
+                   source.identity(), read_hard_negatives(source.config, (row.clip_id for row in source.annotations)))
             for source, count in zip(self._sources, steps)
         ]
         if rank == 0:

@@ -4,7 +4,7 @@ run resumed at any step, or on another number of processes, reads what an unbrok
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +34,8 @@ class Corpus:
     """(rows,) the shard of each row, where ``config.shuffle_shards`` of them are read at a time."""
     identity: Identity = field(default_factory=dict)
     """The corpus's fingerprint (data/annotations/identity.py)."""
+    hard_negatives: Mapping[int, list[int]] | None = None
+    """Row → rows of clips that are mistaken for it (data/hard_negatives.py)."""
 
 
 Mix = Literal["random", "round-robin", "in-order", "interleaved"]
@@ -125,7 +127,19 @@ class Mixture:
         size = self.corpora[corpus].batch_size
         turn, place = divmod(step * self.accumulation + micro, self._together)
         first = (int(self._earlier[turn]) * self._together + place) * size
-        return corpus, [(position, self._row(corpus, position)) for position in range(first, first + size)]
+        positions = range(first, first + size)
+        rows = [self._row(corpus, position) for position in positions]
+        if self.corpora[corpus].hard_negatives is not None:
+            self._put_hard_negatives(self.corpora[corpus], positions, rows)
+        return corpus, list(zip(positions, rows))
+
+    def _put_hard_negatives(self, corpus: Corpus, positions: Sequence[int], rows: list[int]) -> None:
+        """Replace every second row by a hard negative of the one before it, drawn among those that the batch has not yet, if any."""
+        for place in range(1, len(rows), 2):
+            free = [row for row in (corpus.hard_negatives or {}).get(rows[place - 1], ()) if row not in rows]
+            if free:
+                draws = generator(self.seed, "hard_negative", corpus.name, positions[place])
+                rows[place] = free[int(torch.randint(len(free), (), generator=draws))]
 
     def _row(self, corpus: int, position: int) -> int:
         rows = self.corpora[corpus].rows

@@ -57,6 +57,7 @@ def build(
         "slices": dataset.audio_sample_num if Modality.AUDIO in modalities else None,
         "audio_backend": dataset.audio_backend if Modality.AUDIO in modalities else None,
         "video_decoder": dataset.video_decoder if modalities & sound_or_sight else None,
+        "index_dim": config.model_cfg.index_dim if objective is Objective.RETRIEVAL else None,
     }
     counts = {**data, **facts}
     if counts.get("clips") and counts.get("texts") is not None:

@@ -58,10 +58,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Results": {
         "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),
         "compare": Verb("test whether two results differ by more than chance", "omnivast.evaluation.compare"),
+        "mine": Verb("find hard negatives for a training in the result of a retrieval test", "omnivast.evaluation.mine"),
         "report": Verb("make one HTML page from the output folders of runs", "omnivast.evaluation.report.run_report"),
     },
     "Experiments": {
         "quickstart": Verb("train, test and report a small model on OmniStamps in minutes", "omnivast.scripts.omnistamps.quickstart"),
+        "compare-losses": Verb("contrastive losses side by side, on OmniStamps", "omnivast.scripts.omnistamps.compare_losses"),
         "ablation": Verb("the paper's ablation of modality grouping, on OmniStamps", "omnivast.scripts.omnistamps.ablation"),
     },
 }

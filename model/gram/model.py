@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from omnivast.config.schema import ModelConfig
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 DEPTH_HEAD = "contra_head_d."
 """What released checkpoints have besides VAST's: a head for depth maps, a modality that is not read here."""
+WITHOUT = {"matryoshka_dims": "GRAM's clips are several vectors each, which are not cut",
+           "index_dim": "GRAM's clips are several vectors each, which are not cut",
+           "clip_pairs": "GRAM's volume compares the tracks of a clip with each other already"}
+"""Settings of VAST that have no meaning here, and why."""
 
 
 @MODELS.register("gram")
@@ -39,9 +43,13 @@ class GRAM(VAST):
     pair_numbers = 8  # three products, the determinant, the cosine, and what they are computed by
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
-        if config.contrastive_loss != "softmax":
-            raise ModelError(f"model_cfg.contrastive_loss: GRAM learns by softmax alone, got '{config.contrastive_loss}'")
+        for key in ("matryoshka_dims", "index_dim", "clip_pairs"):
+            if getattr(config, key):
+                raise ModelError(f"model_cfg.{key}: {WITHOUT[key]}; leave it out, or take model_type vast")
         super().__init__(config, tokenizer, sizes)
+        if "contra_bias" in self.contrast.learnt:
+            # At the start the logit of the best score, a volume of 0 and a cosine of 1, is 0, as of VAST.
+            nn.init.constant_(self.get_parameter("contra_bias"), self.contrast.learnt["contra_bias"] * config.gram_cosine)
 
     def can_compare(self, group: Group) -> bool:
         """Any modalities span a volume; only the cosine needs a head of the group."""
@@ -62,8 +70,8 @@ class GRAM(VAST):
             own.append(self.embed_clips(features, group))
         return torch.cat(own, 1)
 
-    def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
-        return self._scores(texts, all_clips) / self.contra_temp, self._scores(all_texts, clips).T / self.contra_temp
+    def contrast_scores(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
+        return self._scores(texts, all_clips), self._scores(all_texts, clips).T
 
     def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
         # Rows that were kept as float16 have no more the length 1, which moves small volumes.

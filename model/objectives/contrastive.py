@@ -20,9 +20,8 @@ class Contrast:
 
     learnt: Mapping[str, float]
     """Scalars that the model learns with it: name of the parameter → first value."""
-    logits: Callable[..., tuple[Tensor, Tensor]]
-    """(texts, clips (b, dim), all texts, all clips (B, dim), the learnt scalars in their order) → text to clip, clip to text, each (b, B);
-    hard negatives are drawn from their softmax."""
+    logits: Callable[..., Tensor]
+    """(scores (b, B), the learnt scalars in their order) → logits (b, B), from whose softmax hard negatives are drawn."""
     loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     """(both logits, (b,) the global row of each local pair, label smoothing) → a scalar, of which the mean over processes is the loss."""
 
@@ -30,12 +29,17 @@ class Contrast:
 CONTRASTS: Registry[Contrast] = Registry("model_cfg.contrastive_loss", "loss", error=ModelError)
 
 
-def similarities(texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine similarities over the temperature of this process's b pairs with the global batch B.
+def cosines(texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine similarities of this process's b pairs with the global batch B.
 
     texts, clips: (b, dim) unit rows; all_texts, all_clips: (B, dim). Returns text-to-clip and clip-to-text, each (b, B).
     """
-    return texts @ all_clips.T / temperature, clips @ all_texts.T / temperature
+    return texts @ all_clips.T, clips @ all_texts.T
+
+
+def over_temperature(scores: Tensor, temperature: Tensor) -> Tensor:
+    """Logits of the softmax loss."""
+    return scores / temperature
 
 
 def contrastive_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -44,13 +48,12 @@ def contrastive_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor
             + F.cross_entropy(clip_to_text, targets, label_smoothing=label_smoothing)) / 2
 
 
-CONTRASTS.register("softmax")(Contrast({"contra_temp": 0.07}, similarities, contrastive_loss))
+CONTRASTS.register("softmax")(Contrast({"contra_temp": 0.07}, over_temperature, contrastive_loss))
 
 
-def sigmoid_logits(texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor, scale: Tensor, bias: Tensor
-                   ) -> tuple[Tensor, Tensor]:
-    """Cosine similarities times exp(``scale``) plus ``bias``; shapes as of :func:`similarities`."""
-    return texts @ all_clips.T * scale.exp() + bias, clips @ all_texts.T * scale.exp() + bias
+def scaled(scores: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Logits of the sigmoid loss: scores times exp(``scale``) plus ``bias``."""
+    return scores * scale.exp() + bias
 
 
 def sigmoid_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -64,7 +67,19 @@ def sigmoid_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, la
     return (rows(text_to_clip) + rows(clip_to_text)) / 2
 
 
-CONTRASTS.register("sigmoid")(Contrast({"contra_scale": math.log(10.0), "contra_bias": -10.0}, sigmoid_logits, sigmoid_loss))
+CONTRASTS.register("sigmoid")(Contrast({"contra_scale": math.log(10.0), "contra_bias": -10.0}, scaled, sigmoid_loss))
+
+
+def prefix(vectors: Tensor, dimensions: int) -> Tensor:
+    """The first ``dimensions`` numbers of each row, brought to length 1 (Kusupati et al., Matryoshka Representation Learning,
+    arXiv:2205.13147)."""
+    return F.normalize(vectors[:, :dimensions], dim=1)
+
+
+def teaching_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """How far the student's choice among a row's candidates is from the teacher's, who does not learn by it: KL(teacher ‖ student) of the
+    softmax over each row of logits (b, B), mean over the rows."""
+    return F.kl_div(student.log_softmax(1), teacher.detach().log_softmax(1), reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()

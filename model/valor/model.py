@@ -132,7 +132,9 @@ class VALOR(TowerModel):
     @classmethod
     def build(cls, cfg: ModelConfig) -> VALOR:
         """Raises ModelError, TokenizerError, EncoderError."""
-        for key, only in (("missing_modality", "zeros"), ("frame_embedding_type", "adaptive"), ("contrastive_loss", "softmax")):
+        for key, only in (("missing_modality", "zeros"), ("frame_embedding_type", "adaptive"), ("contrastive_loss", "softmax"),
+                          ("temperature_per_group", False), ("fused_teaches", 0.0), ("matryoshka_dims", []), ("index_dim", None),
+                          ("clip_pairs", {})):
             if getattr(cfg, key) != only:
                 raise ModelError(f"model_cfg.{key} '{getattr(cfg, key)}': VALOR has '{only}' alone")
         tokenizer, sizes = text_parts(cfg, cls.clean_text)

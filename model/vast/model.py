@@ -18,7 +18,7 @@ from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, ModelError, Rows
-from omnivast.model.objectives.contrastive import CONTRASTS
+from omnivast.model.objectives.contrastive import CONTRASTS, cosines, prefix
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
@@ -27,6 +27,7 @@ from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.towers import TowerModel, needed
+from omnivast.model.vast.contrast import check_added
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
 from omnivast.model.vast.matching import match_pairs
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 HEAD_GROUPS = ("va", "vs", "vas")
 """Groups of several modalities that have a contrastive head, as released."""
+SCALAR_GROUPS = ("v", "a", "s", "va", "vs", "as", "vas")
+"""The groups, in the order in which ``temperature_per_group`` keeps their scalars."""
 
 
 @MODELS.register("vast")
@@ -48,15 +51,16 @@ class VAST(TowerModel):
 
     names = NAMES
     can_match = True
-    contra_temp: Tensor
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         width = sizes.hidden_size
         self.contrast = CONTRASTS.find(config.contrastive_loss)
+        check_added(config)
         for name, first in self.contrast.learnt.items():
-            self.register_parameter(name, nn.Parameter(torch.tensor(first)))
+            values = torch.full((len(SCALAR_GROUPS),), first) if config.temperature_per_group else torch.tensor(first)
+            self.register_parameter(name, nn.Parameter(values))
         widths = {Modality.SUBTITLE: width}
         if config.vision_encoder_type:
             self.vision_encoder = build_vision(config)
@@ -178,20 +182,28 @@ class VAST(TowerModel):
         """What the clips are compared with texts by, (B, any width) float32: the one vector of the group."""
         return self.embed_clips(features, group)
 
-    def contrast_logits(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of b local pairs against the global batch of B, clips by their ``clip_vectors``: text to clip and clip to text, each
+    def contrast_scores(self, texts: Tensor, clips: Tensor, all_texts: Tensor, all_clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of b local pairs with the global batch of B, clips by their ``clip_vectors``: text to clip and clip to text, each
         (b, B)."""
-        return self.contrast.logits(texts, clips, all_texts, all_clips, *(getattr(self, name) for name in self.contrast.learnt))
+        return cosines(texts, clips, all_texts, all_clips)
+
+    def contrast_scalars(self, group: Group) -> list[Tensor]:
+        """What the contrastive loss has learnt by which a group's scores become logits, such as the temperature."""
+        learnt = [getattr(self, name) for name in self.contrast.learnt]
+        return [x[SCALAR_GROUPS.index(group.key)] for x in learnt] if self.config.temperature_per_group else learnt
 
     def memory(self, features: ClipFeatures) -> Memory:
         """What texts attend to; keys and values are projected at first use and kept."""
         return Memory(features.condition, features.condition_mask)
 
     def index_clips(self, features: ClipFeatures, group: Group) -> Rows:
-        return Rows({"vector": self.clip_vectors(features, group).float()})
+        return Rows({"vector": self._indexed(self.clip_vectors(features, group))})
 
     def index_texts(self, texts: Texts) -> Rows:
-        return Rows({"vector": self.embed_texts(texts).float()})
+        return Rows({"vector": self._indexed(self.embed_texts(texts))})
+
+    def _indexed(self, vectors: Tensor) -> Tensor:
+        return (prefix(vectors, self.config.index_dim) if self.config.index_dim else vectors).float()
 
     def matching_features(self, features: ClipFeatures, modalities: Sequence[Modality]) -> ClipFeatures:
         """Texts attend to the condition features in ``precision``, so that keeping them in it changes nothing."""

@@ -120,6 +120,8 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
         if group in task.groups(Objective.CAPTION):
             ids, labels = masked[f"cap.{group.caption_kind.value}"]
             blocks.append(Layout.of(ids, texts.mask, causal=True))
+        if not blocks:
+            continue  # contrasted without matching
         where = rows.add(blocks, memory, group)
         if group in task.groups(Objective.CAPTION):
             rows.labels.append((f"cap.{group}", where[-1], on_host(labels)))

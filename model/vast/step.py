@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from omnivast.config.schema import label_smoothing
+from omnivast.config.schema import ModelConfig, label_smoothing
 from omnivast.config.tasks import Group, Objective, Task
 from omnivast.model.objectives.contrastive import hard_negatives
 from omnivast.model.objectives.matching import matching_loss
@@ -21,6 +21,7 @@ from omnivast.model.recompute import remaking
 from omnivast.model.text.bert import TextOutput
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.self_critical import self_critical_losses
+from omnivast.model.vast.contrast import ADDED, Contrasted, Vectors, added_losses, contrast_logits, tracks_of_pairs
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.negatives import Negatives, wrong_pairs
 from omnivast.model.vast.parts import Parts
@@ -56,17 +57,17 @@ def _training_losses(model: Parts, batch: Batch, task: Task, draws: StepRandom, 
         masked = draw_masks(batch, task, draws, model.config, model.mask_ids)
     with model.mixed():
         memory = model.memory(features)
-        wrong = wrong_pairs(batch, memory, groups, drawn) if groups else {}
+        wrong = wrong_pairs(batch, memory, groups, drawn) if groups and model.config.itm_ratio else {}
         plan = plan_step(batch, task, memory, wrong, masked, model.config)
         if plan is not None:
             plan = send(plan, model.device)
             losses |= _read(model, plan, model.multimodal_encoder(plan.texts))
-    return _total(losses, whole, model.config.itm_ratio) | rewards
+    return _total(losses, whole, model.config) | rewards
 
 
 def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features: ClipFeatures, draws: StepRandom,
                  drawn: dict[Group, Negatives]) -> dict[str, Tensor]:
-    """OM-VCC of every group; adds hard negatives to ``drawn`` where they are not given."""
+    """OM-VCC of every group, and what settings add to it; adds hard negatives to ``drawn`` where they are not given."""
     sources = {group: batch.captions.source(group.caption_kind) for group in groups}
     texts = {source: batch.captions.of(source) for source in sources.values()}
     with model.mixed():
@@ -74,22 +75,23 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     embedded = dict(zip(texts, model.embed_cls(output.cls()).split([len(t) for t in texts.values()])))
     b = len(batch)
     targets = torch.arange(b, device=model.device) + distributed.rank() * b
-    clips = {group: model.clip_vectors(features, group) for group in groups}
+    compared = dict.fromkeys([*groups, *tracks_of_pairs(model.config, features)])
+    clips = {group: model.clip_vectors(features, group) for group in compared}
     # By kind, also where kinds share a source: on another process they may not.
     captions = {group.caption_kind: embedded[sources[group]] for group in groups}
     # One exchange for all of them.
     vectors = [*captions.values(), *clips.values()]
     parts = distributed.gather_rows(torch.cat(vectors, 1), model.gather_with_grad).split([x.shape[1] for x in vectors], 1)
-    all_captions, all_clips = dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):]))
+    of_all = Vectors(dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):])))
+    contrasted = Contrasted(Vectors(captions, clips), of_all, targets, {})
     losses = {}
     for group in groups:
-        kind = group.caption_kind
-        text_to_clip, clip_to_text = model.contrast_logits(captions[kind], clips[group], all_captions[kind], all_clips[group])
-        losses[f"itc.{group}"] = model.contrast.loss(text_to_clip, clip_to_text, targets, label_smoothing(model.config))
+        logits = contrasted.logits[group] = contrast_logits(model, group, *contrasted.vectors(group))
+        losses[f"itc.{group}"] = model.contrast.loss(*logits, targets, label_smoothing(model.config))
         if group not in drawn:
             draw = to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
-            drawn[group] = Negatives(hard_negatives(text_to_clip, targets, draw[:, 0]), hard_negatives(clip_to_text, targets, draw[:, 1]))
-    return losses
+            drawn[group] = Negatives(*(hard_negatives(own, targets, draw[:, i]) for i, own in enumerate(logits)))
+    return losses | added_losses(model, batch, features, contrasted)
 
 
 def _read(model: Parts, plan: StepPlan, output: TextOutput) -> dict[str, Tensor]:
@@ -111,13 +113,14 @@ def _read(model: Parts, plan: StepPlan, output: TextOutput) -> dict[str, Tensor]
     return losses
 
 
-def _total(losses: dict[str, Tensor], task: Task, itm_ratio: float) -> dict[str, Tensor]:
+def _total(losses: dict[str, Tensor], task: Task, config: ModelConfig) -> dict[str, Tensor]:
     """Means over groups, their weighted sum "loss", and the detached losses of single groups."""
     result: dict[str, Tensor] = {}
     for name, objective in (("itc", Objective.RETRIEVAL), ("itm", Objective.RETRIEVAL), ("cap", Objective.CAPTION), ("qa", Objective.QA)):
-        of_groups = [losses[f"{name}.{g}"] for g in task.groups(objective)]
+        of_groups = [losses[f"{name}.{g}"] for g in task.groups(objective) if f"{name}.{g}" in losses]
         if of_groups:
             result[name] = losses.pop(name) if name in losses else torch.stack(of_groups).mean()
-    weights = {"itm": itm_ratio}
+    result |= {name: losses.pop(name) for name in ADDED if name in losses}
+    weights = {"itm": config.itm_ratio, "taught": config.fused_teaches}
     result["loss"] = torch.stack([weights.get(name, 1.0) * value for name, value in result.items()]).sum()
     return result | {name: value.detach() for name, value in losses.items()}

@@ -287,7 +287,10 @@ def _starts(names: Iterable[str], others: Iterable[str]) -> list[str]:
 
 def _interpolate(name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
     """Frame embeddings (1, F, D) by nearest neighbour; position embeddings (1, N, D) or (N, D) of square grids bilinearly, a [CLS]
-    before them kept; both as the release does. None: not of that kind."""
+    before them kept; both as the release does. A scalar becomes that of every group (``temperature_per_group``). None: not of that
+    kind."""
+    if tensor.ndim == 0 and target.ndim == 1:
+        return tensor.expand(target.shape)
     if tensor.ndim not in (2, 3) or tensor.ndim != target.ndim:
         return None
     if tensor.shape[-1] != target.shape[-1] or tensor.shape[:-2] != target.shape[:-2]:

@@ -462,9 +462,10 @@ def test_runs_of_november_2026_can_still_be_resumed():
 
 def test_settings_say_themselves_what_depends_on_them():
     assert keys_without_say("model_cfg") == {"pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio",
-                                             "label_smoothing", "contrastive_loss", "itm_ratio", "full_masker"}
+                                             "label_smoothing", "contrastive_loss", "itm_ratio", "full_masker", "temperature_per_group",
+                                             "fused_teaches", "matryoshka_dims", "clip_pairs"}
     assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "whole_batches", "batch_size", "n_workers", "annfile",
-                                            "cache_dir"}
+                                            "cache_dir", "hard_negatives"}
     assert passive_keys("run_cfg") >= {"output_dir", "resume", "num_threads"} and not passive_keys("run_cfg") & {"seed", "beam_size"}
     assert passive_keys("data_cfg") == {"n_workers", "cache_dir"}
 

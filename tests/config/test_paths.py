@@ -73,7 +73,7 @@ def test_every_setting_that_speaks_of_a_folder_or_a_file_is_a_path():
             if text and words & {"folder", "file", ".pt"}:
                 assert setting.metadata.get("path"), key
     assert {f.name for f in dataclasses.fields(DatasetConfig) if f.metadata.get("path")} == {
-        "txt", "ids_path", "shards", "vision", "audio", "annfile", "cache_dir"}
+        "txt", "ids_path", "shards", "hard_negatives", "vision", "audio", "annfile", "cache_dir"}
 
 
 def test_a_relative_path_says_what_it_is_relative_to(tmp_path, monkeypatch):

@@ -17,7 +17,14 @@ SETTINGS = {
     "masked": ({"mask_subtitle_padding": True, "missing_modality": "mask"}, True),
     "gathered without gradient": ({}, False),
     "sigmoid": ({"contrastive_loss": "sigmoid"}, True),
+    "a temperature per group": ({"temperature_per_group": True}, True),
+    "fused teaches": ({"fused_teaches": 0.5}, True),
+    "fused teaches, gathered without gradient": ({"fused_teaches": 0.5}, False),
+    "prefixes": ({"matryoshka_dims": [4, 8]}, True),
+    "pairs of tracks": ({"clip_pairs": {"va": 0.5, "as": 0.25}}, True),
+    "pairs of tracks by sigmoid": ({"clip_pairs": {"va": 0.5}, "contrastive_loss": "sigmoid", "missing_modality": "mask"}, True),
     "volume": ({"model_type": "gram"}, True),
+    "volume by sigmoid": ({"model_type": "gram", "contrastive_loss": "sigmoid"}, True),
     "volume and cosine": ({"model_type": "gram", "gram_cosine": 0.5, "missing_modality": "mask"}, True),
 }
 

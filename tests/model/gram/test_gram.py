@@ -207,8 +207,9 @@ def test_one_volume_for_the_task_as_released():
 
 
 def test_what_it_cannot_do_is_said():
-    with pytest.raises(ModelError, match="contrastive_loss: GRAM learns by softmax alone, got 'sigmoid'"):
-        gram(contrastive_loss="sigmoid")
+    for key, value in (("matryoshka_dims", [8]), ("index_dim", 8), ("clip_pairs", {"va": 1.0})):
+        with pytest.raises(ModelError, match=f"model_cfg.{key}: GRAM's .*; leave it out, or take model_type vast"):
+            gram(**{key: value})
     gram().check_task(task("ret%tas"))  # A volume needs no head of the group.
     with pytest.raises(ValueError, match="GRAM has no contrastive head for group tas; retrieval groups are tv, ta"):
         gram(gram_cosine=0.5).check_task(task("ret%tas"))

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from omnivast.model.objectives import generation
-from omnivast.model.objectives.contrastive import CONTRASTS, contrastive_loss, hard_negatives, sigmoid_logits, sigmoid_loss, similarities
+from omnivast.model.objectives.contrastive import (
+    CONTRASTS,
+    contrastive_loss,
+    cosines,
+    hard_negatives,
+    over_temperature,
+    prefix,
+    scaled,
+    sigmoid_loss,
+    teaching_loss,
+)
 from omnivast.model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, mask_tokens, vocabulary_loss
 from omnivast.model.objectives.matching import matching_loss
 
@@ -25,7 +35,7 @@ def test_contrastive_loss_of_two_pairs(smoothing):
     """Texts at 0° and 90°, clips at 30° and 90°, temperature 0.5: cosines 0.866, 0, 0.5, 1, doubled."""
     half = math.sqrt(0.75)
     texts, clips = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[half, 0.5], [0.0, 1.0]])
-    by_text, by_clip = similarities(texts, clips, texts, clips, torch.tensor(0.5))
+    by_text, by_clip = (over_temperature(scores, torch.tensor(0.5)) for scores in cosines(texts, clips, texts, clips))
     torch.testing.assert_close(by_text, torch.tensor([[2 * half, 0.0], [1.0, 2.0]]))
     torch.testing.assert_close(by_clip, by_text.T)
     rows, columns = [[2 * half, 0.0], [1.0, 2.0]], [[2 * half, 1.0], [0.0, 2.0]]
@@ -52,7 +62,7 @@ def test_sigmoid_loss_of_two_pairs():
     assert dict(CONTRASTS.find("sigmoid").learnt) == {"contra_scale": math.log(10), "contra_bias": -10.0}
     texts, clips = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, math.sqrt(0.75)], [0.0, 1.0]])
     learnt = [torch.tensor(value, requires_grad=True) for value in CONTRASTS.find("sigmoid").learnt.values()]
-    by_text, by_clip = sigmoid_logits(texts, clips, texts, clips, *learnt)
+    by_text, by_clip = (scaled(scores, *learnt) for scores in cosines(texts, clips, texts, clips))
     torch.testing.assert_close(by_text, torch.tensor([[-5.0, -10.0], [10 * math.sqrt(0.75) - 10, 0.0]]))
     torch.testing.assert_close(by_clip, by_text.T)
     # True pairs log(1 + e^5), log 2; the others log(1 + e^-10), log(1 + e^-1.33975); over two rows.
@@ -69,6 +79,22 @@ def test_sigmoid_loss_of_one_process_of_several():
     wanted = sum(math.log1p(math.exp(-x if column == row + 1 else x)) for own in (by_text, by_clip)
                  for row, values in enumerate(own.tolist()) for column, x in enumerate(values)) / 4
     assert sigmoid_loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_prefix_is_cut_and_has_length_1():
+    torch.testing.assert_close(prefix(torch.tensor([[3.0, 4.0, 12.0], [0.0, -2.0, 5.0]]), 2), torch.tensor([[0.6, 0.8], [0.0, -1.0]]))
+
+
+def test_what_a_teacher_has_to_tell():
+    """The teacher gives two candidates 3/4 and 1/4, the student 1/2 each: ¾ log 1.5 + ¼ log 0.5. On the second row they agree."""
+    teacher = torch.tensor([[math.log(3.0), 0.0], [1.0, 5.0]], requires_grad=True)
+    student = torch.tensor([[2.0, 2.0], [0.0, 4.0]], requires_grad=True)
+    loss = teaching_loss(student, teacher)
+    assert loss.item() == pytest.approx((0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2, rel=1e-5)
+    loss.backward()
+    assert teacher.grad is None
+    # What the student gives minus what the teacher gives, half of it since there are two rows.
+    torch.testing.assert_close(student.grad, torch.tensor([[-0.125, 0.125], [0.0, 0.0]]))
 
 
 def test_hard_negatives_follow_their_weights_and_are_never_the_target():

@@ -143,7 +143,8 @@ def test_scores_do_not_depend_on_the_other_texts_of_a_batch():
     torch.testing.assert_close(one, whole[1:2])
 
 
-@pytest.mark.parametrize("key, value", [("missing_modality", "mask"), ("frame_embedding_type", "none"), ("contrastive_loss", "sigmoid")])
+@pytest.mark.parametrize("key, value", [("missing_modality", "mask"), ("frame_embedding_type", "none"), ("contrastive_loss", "sigmoid"),
+                                        ("fused_teaches", 0.5)])
 def test_settings_that_valor_has_not(key, value):
     with pytest.raises(ModelError, match=f"model_cfg.{key} '{value}': VALOR has"):
         valor(**{key: value})
