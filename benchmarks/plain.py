@@ -83,7 +83,7 @@ def masked(ids: Tensor, cls: int, mask: int, vocabulary: int, probability: float
 
 
 def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
-    """The losses of ``VAST.forward`` under the same names, from the same draws."""
+    """The losses of ``VAST.forward`` under the same names, from the same draws. GRAM's volumes are ours in both ways."""
     features = model.encode(batch, task.modalities)
     losses: dict[str, Tensor] = {}
     b = len(batch)
@@ -92,10 +92,11 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
         texts = batch.captions[group.caption_kind]
         ids, mask = (x.to(model.device) for x in padded(texts, full_length(model, group.caption_kind)))
         text = model.embed_cls(text_pass(model, ids, mask)[:, 0])
-        scores = text @ model.embed_clips(features, group).T / model.contra_temp
-        losses[f"itc.{group}"] = contrastive_loss(scores, scores.T, targets, model.config.label_smoothing)
+        vectors = model.clip_vectors(features, group)
+        scores, back = model.contrast_logits(text, vectors, text, vectors)
+        losses[f"itc.{group}"] = contrastive_loss(scores, back, targets, model.config.label_smoothing)
         draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
-        clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(scores.T, targets, draw[:, 1])
+        clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(back, targets, draw[:, 1])
         memory = condition(features, group)
         hidden = text_pass(model, torch.cat([ids, ids[captions], ids]), torch.cat([mask, mask[captions], mask]),
                            torch.cat([memory, memory, memory[clips]]))

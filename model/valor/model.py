@@ -33,7 +33,7 @@ from omnivast.model.valor.prompts import CAPTION, COMPARE, Prompts, layout_of
 from omnivast.model.valor.scores import BOTH, Alignment
 from omnivast.model.valor.step import training_losses
 from omnivast.utils.random import StepRandom
-from omnivast.utils.transfer import on_host
+from omnivast.utils.transfer import on_host, send
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -203,7 +203,7 @@ class VALOR(TowerModel):
         vectors = F.normalize(self.contra_head_t(states.float()), dim=-1)
         spare = longest - vectors.shape[1]
         logits = self.text_fine_weight(vectors).squeeze(-1)
-        mask = texts.mask.to(vectors.device).float()
+        mask = send(on_host(texts.mask), vectors.device).float()
         return Rows({"text": F.pad(vectors * mask[..., None], (0, 0, 0, spare)), "text_logits": F.pad(logits, (0, spare)),
                      "text_mask": F.pad(mask, (0, spare))})
 
