@@ -2,8 +2,8 @@
 
 It is the release's order of work. Towers run once per step, and attend by products and a softmax, as torch did then. Every group and
 objective has its own text pass over the full length, text first and prompt behind it; keys and values are projected anew from the condition
-features; the fine-grained scores of each group are one tensor (texts, clips, tokens, slots); masks are drawn in two Python loops; generation
-computes the whole prefix, its prompt and the memory, expanded along the beams, again for every token.
+features; the scores of each group are one tensor (texts, clips, tokens, slots); masks are drawn in two Python loops; a new
+token takes the whole prefix, its prompt and the memory, expanded along the beams, again.
 """
 
 from __future__ import annotations

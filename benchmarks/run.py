@@ -29,11 +29,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import plain, plain_valor, workload  # noqa: E402
 from benchmarks.cost import measure as measure_cost  # noqa: E402
 from benchmarks.measure import CLOCKS, PLAIN, Timer, in_process, peak_bytes, train_step  # noqa: E402
+from benchmarks.scores import score_table  # noqa: E402
 from benchmarks.workload import Workload  # noqa: E402
 from omnivast.config.tasks import Group, Modality, Objective  # noqa: E402
-from omnivast.evaluation.metrics.recall import row_chunks  # noqa: E402
 from omnivast.evaluation.retrieval.matching import PairMatcher  # noqa: E402
-from omnivast.evaluation.retrieval.search import PARTS, score_rows  # noqa: E402
 from omnivast.model.interface import Rows  # noqa: E402
 from omnivast.model.objectives.generation import mask_tokens  # noqa: E402
 from omnivast.model.text.generate import beam_search  # noqa: E402
@@ -128,13 +127,6 @@ def scored(size: Workload) -> tuple[Any, Rows, Rows]:
     return model, model.index_texts(captions), model.embed_clips(ClipFeatures({}, slots), [BOTH])
 
 
-def our_scores(model: Any, queries: Rows, clips: Rows) -> torch.Tensor:
-    """The table of a group as evaluation makes it."""
-    parts = row_chunks(len(queries), -(-len(queries) // PARTS))
-    return torch.cat([scores for part in parts for _, scores in score_rows(
-        queries.tensors, clips.tensors, lambda one, other: model.similarity(BOTH, one, other), None, part, model.pair_numbers)])
-
-
 @torch.no_grad()
 def score(size: Workload, timer: Timer) -> dict[str, Any]:
     """VALOR's fine-grained scores of texts and clips: "score" for one group (tva) as evaluation asks for it, "score_groups" for the groups
@@ -149,7 +141,7 @@ def score(size: Workload, timer: Timer) -> dict[str, Any]:
         return plain_valor.scores(queries, clips, groups)
 
     def ours() -> torch.Tensor:
-        return our_scores(model, queries, clips)
+        return score_table(model, BOTH, queries, clips)
 
     def together() -> list[torch.Tensor]:
         return model.alignment.scores(groups, queries, clips)
@@ -162,7 +154,7 @@ def score(size: Workload, timer: Timer) -> dict[str, Any]:
 @torch.no_grad()
 def _score_peak(way: str, size: Workload) -> tuple[int, float]:
     model, queries, clips = scored(size)
-    table = our_scores(model, queries, clips) if way == "ours" else plain_valor.whole_scores(queries, clips, BOTH.modalities)
+    table = score_table(model, BOTH, queries, clips) if way == "ours" else plain_valor.whole_scores(queries, clips, BOTH.modalities)
     return peak_bytes(), table.mean().item()
 
 

@@ -7,45 +7,24 @@ import dataclasses
 import pytest
 import torch
 
-from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality
-from omnivast.model.build import build_model
 from omnivast.model.interface import ModelError
 from omnivast.model.text.layout import Layout
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import VAST_TINY, batch, task
+from tests.model.tiny import VALOR, batch, task, valor
 from tests.processes import assert_same_step, mean_over_processes, together
 
 TASK = "ret%tva%tv%ta_cap%tva%tv_mlm%ta_qa%tva%tv"
-CONFIG = ModelConfig(
-    model_type="valor", pretrained=False, vision_encoder_type="clip_vit_base_16", vision_resolution=32,
-    vision_encoder_cfg={"width": 16, "layers": 1, "heads": 2}, audio_encoder_type="ast", audio_melbins=32, audio_target_length=32,
-    audio_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-                       "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    text_encoder_type="bert", tokenizer=str(VAST_TINY / "vocab.txt"), contra_dim=16, max_caption_len=14, max_omni_caption_len=14,
-    max_answer_len=6, use_task_prompt=True, contra_loss_ratio=1.5, max_generation_len=8,
-    text_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-                      "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
 SETTINGS = {
     "released": ({}, True), "gathered without gradient": ({}, False), "late fusion": ({"late_fusion": True}, True),
     "coarse, in parallel": ({"contra_type": "coarse", "cross_attn_type": "va_parallel"}, True),
 }
 
 
-def valor(**changes):
-    torch.manual_seed(1)
-    model = build_model(dataclasses.replace(CONFIG, **changes)).train()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(3)
-    return model
-
-
 def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
     """Losses and gradients by name of this process's share of the same four clips."""
     share = 4 // processes
-    model, own = valor(**changes), batch(CONFIG, rows=slice(rank * share, (rank + 1) * share))
+    model, own = valor(**changes), batch(VALOR, rows=slice(rank * share, (rank + 1) * share))
     model.gather_with_grad = with_grad
     losses = model(own, task(TASK), StepRandom(7, 3, rank * share, 4))
     losses["loss"].backward()
@@ -79,7 +58,7 @@ def test_the_settings_differ():
 def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
     """Of what is computed for a prompt, a causal text changes nothing; a bidirectional one does."""
     model = valor().eval()
-    texts = batch(CONFIG).captions.texts
+    texts = batch(VALOR).captions.texts
     own = next(iter(texts.values()))
     ids, mask = model.prompts.masked_words(Group.parse("tv"), len(own))
     for causal in (True, False):
@@ -93,8 +72,8 @@ def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
 
 def test_scores_do_not_depend_on_the_other_texts_of_a_batch():
     model = valor().eval()
-    own = next(iter(batch(CONFIG).captions.texts.values()))
-    clips = model.index_clips(model.encode(batch(CONFIG), (Modality.VISION,)), Group.parse("tv"))
+    own = next(iter(batch(VALOR).captions.texts.values()))
+    clips = model.index_clips(model.encode(batch(VALOR), (Modality.VISION,)), Group.parse("tv"))
     length = int(own.mask[1].sum())
     alone = dataclasses.replace(own, ids=own.ids[1:2, :length], mask=own.mask[1:2, :length], clip=own.clip[1:2])
     with torch.no_grad():
@@ -115,7 +94,7 @@ def test_tasks_that_it_cannot_do(text, message):
 
 
 def test_33_frames():
-    own = batch(CONFIG)
+    own = batch(VALOR)
     own.frames = own.frames[:, :1].expand(-1, 33, -1, -1, -1)
     with pytest.raises(ValueError, match="embeddings for 32 frames of a clip, but the batch has 33: vision_sample_num may be 32 at most"):
         valor().encode(own, (Modality.VISION,))
@@ -123,7 +102,7 @@ def test_33_frames():
 
 def test_a_length_penalty_is_refused():
     model = valor().eval()
-    memory = model.memory(model.encode(batch(CONFIG), (Modality.VISION,)))
+    memory = model.memory(model.encode(batch(VALOR), (Modality.VISION,)))
     with pytest.raises(ValueError, match="no length penalty, but it was asked for one of 0.6"):
         model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8, length_penalty=0.6)
     assert len(model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8)) == 4
