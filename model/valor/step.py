@@ -67,11 +67,12 @@ def contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features:
     all_clips = _gathered(model, clips)
     targets = torch.arange(len(batch), device=model.device) + distributed.rank() * len(batch)
     losses = {}
-    by_source: dict[object, list[Group]] = {}
-    for group in groups:
-        by_source.setdefault(batch.captions.source(group.caption_kind), []).append(group)
-    for own in by_source.values():
-        texts = model.index_texts(batch.captions.of(own[0].caption_kind))
+    indexed: dict[object, Rows] = {}
+    for own in compared_together(batch, groups):
+        source = batch.captions.source(own[0].caption_kind)
+        if source not in indexed:
+            indexed[source] = model.index_texts(batch.captions.of(source))
+        texts = indexed[source]
         to_clip = model.alignment.scores(own, texts, all_clips)
         alone = distributed.world_size() == 1 and model.gather_with_grad
         to_text = to_clip if alone else model.alignment.scores(own, _gathered(model, texts), clips)
@@ -79,6 +80,16 @@ def contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features:
             rows = torch.cat([one, other.T]) / model.temperature
             losses[f"ret.{group}"] = F.cross_entropy(rows, targets.repeat(2))
     return losses
+
+
+def compared_together(batch: Batch, groups: tuple[Group, ...]) -> list[list[Group]]:
+    """The groups by the texts that they are compared with: for one process by their source; for several by their kind, as kinds that are
+    the same texts here may not be on another process, and all must exchange the same."""
+    found: dict[object, list[Group]] = {}
+    for group in groups:
+        kind = group.caption_kind
+        found.setdefault(batch.captions.source(kind) if distributed.world_size() == 1 else kind, []).append(group)
+    return list(found.values())
 
 
 def _gathered(model: Parts, rows: Rows) -> Rows:

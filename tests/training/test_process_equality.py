@@ -28,6 +28,8 @@ from tests.training.toy import Corpus, InTurn
 CLIPS = 8
 LEARNING_RATE = 3e-5
 """AdamW divides a gradient by its own size: where that is within rounding of 0, a step of this size may go either way."""
+WITHOUT_EFFECT = ("text_fine_weight.2.bias",)
+"""What no softmax notices, so that its gradient is rounding alone."""
 WORDS = [word for text in CAPTIONS for word in text.split()]
 EVERY = "%tvas%tva%tvs%tv%ta%ts"
 RET, CAP, QA = f"ret{EVERY}", f"cap{EVERY}", f"qa{EVERY}"
@@ -168,7 +170,7 @@ def test_several_processes_train_as_one(results, name, processes):
             assert step_losses == pytest.approx(wanted, rel=1e-5)
         for found, gradients in zip(many["gradients"], one["gradients"], strict=True):
             close(found, gradients)
-        close(many["weights"], one["weights"])
+        close(*({key: x for key, x in found["weights"].items() if key not in WITHOUT_EFFECT} for found in (many, one)))
 
 
 def close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
