@@ -29,9 +29,9 @@ class Family:
 
 FAMILIES = {
     "fake": Family(("--config", TINY, "--model_type", "fake"), "tv", "vision_cap"),
-    "vast": Family(("--config", TINY), "tva", "vision_audio_cap", reranks=True),
-    "valor": Family(("--config", "config/debug/valor_tiny.json"), "tva", "vision_audio_cap"),
-    "gram": Family(("--config", "config/debug/gram_tiny.json"), "tva", "vision_audio_cap", reranks=True),
+    "vast": Family(("--config", TINY), "tva", "vast_cap", reranks=True),
+    "valor": Family(("--config", "config/debug/valor_tiny.json"), "tva", "vast_cap"),
+    "gram": Family(("--config", "config/debug/gram_tiny.json"), "tva", "vast_cap", reranks=True),
 }
 
 
