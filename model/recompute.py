@@ -188,7 +188,7 @@ def keeping_less(module: _Module, norms: bool = False) -> _Module:
             if type(child) is nn.GELU:
                 setattr(parent, name, GELU(child.approximate))
             elif norms and type(child) is nn.LayerNorm:
-                own = LayerNorm(child.normalized_shape, child.eps, device="meta")
+                own = LayerNorm(list(child.normalized_shape), child.eps, device="meta")
                 own.weight, own.bias = child.weight, child.bias
                 setattr(parent, name, own)
     return module

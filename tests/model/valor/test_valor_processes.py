@@ -7,9 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from omnivast.config.tasks import Group, Modality
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.data.batch import Captions
 from omnivast.model.interface import ModelError
 from omnivast.model.text.layout import Layout
+from omnivast.model.valor.step import compared_together
+from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import VALOR, batch, task, valor
 from tests.processes import assert_same_step, mean_over_processes, together
@@ -47,6 +50,17 @@ def results():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_equal_one(results, name):
     assert_same_step(results[name], step(*SETTINGS[name]))
+
+
+def test_all_processes_exchange_the_same_whatever_captions_their_clips_have(monkeypatch):
+    """Where one process has captions of one kind and another has three, both must gather as often."""
+    three = batch(VALOR)
+    one = dataclasses.replace(three, captions=Captions({CaptionKind.OMNI: three.captions[CaptionKind.OMNI]},
+                                                       {CaptionKind.VISION: CaptionKind.OMNI, CaptionKind.AUDIO: CaptionKind.OMNI}))
+    groups = task("ret%tva%tv%ta").all_groups
+    assert compared_together(one, groups) == [list(groups)]
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert compared_together(one, groups) == compared_together(three, groups) == [[group] for group in groups]
 
 
 def test_the_settings_differ():
