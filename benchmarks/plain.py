@@ -18,6 +18,7 @@ from omnivast.data.batch import Batch, Texts
 from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives
 from omnivast.model.text.bert import Block, CrossAttention, SelfAttention
 from omnivast.model.text.generate import _Finished
+from omnivast.model.valor.features import ClipFeatures as ValorFeatures
 from omnivast.model.vast.model import VAST, ClipFeatures
 from omnivast.utils.random import StepRandom
 
@@ -28,7 +29,7 @@ def full_length(model: VAST, kind: CaptionKind) -> int:
     return model.config.max_omni_caption_len if kind is CaptionKind.OMNI else model.config.max_caption_len
 
 
-def condition(features: ClipFeatures, group: Group) -> Tensor:
+def condition(features: ClipFeatures | ValorFeatures, group: Group) -> Tensor:
     """(B, tokens, D): what cross-attention of a group sees."""
     return torch.cat([features.condition[m] for m in group], 1)
 

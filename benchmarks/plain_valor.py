@@ -9,6 +9,7 @@ token takes the whole prefix, its prompt and the memory, expanded along the beam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from omnivast.model.valor.step import CAPTION_MASK
 from omnivast.utils.random import StepRandom
 
 
-def as_released(model: VALOR) -> None:
+def as_released(model: Any) -> None:
     """Let the towers attend by plain products, and keep what QuickGELU makes on its way."""
     for block in model.vision_encoder.visual.blocks:
         block.attn.fused_attn, block.mlp.act = False, get_act_layer("quick_gelu")()

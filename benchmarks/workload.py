@@ -63,7 +63,7 @@ RELEASED = Workload(clips=1, frames=8, resolution=224, mel_frames=2048, width=76
 """What texts meet in the released model: its text tower and its 2638 condition tokens (8 frames of 257, 2 slices of 256, a subtitle of
 70). Towers have one layer: re-ranking and generation begin with what they gave, so that this size is for those two alone."""
 PRESETS = {"default": Workload(), "tiny": TINY, "released": RELEASED}
-OF_FAMILY = {
+OF_FAMILY: dict[str, dict[str, Any]] = {
     "vast": {},
     "gram": {"model": "gram"},
     "valor": {"model": "valor", "task": "ret%tva%tv%ta_cap%tva%tv%ta", "max_caption": 42, "max_omni": 42, "caption_tokens": 20,
