@@ -1,6 +1,6 @@
 """Floating-point operations of a training step, counted from the sizes, and the share of this machine's matrix rate that it reaches.
 
-    python benchmarks/flops.py [--size default|tiny|B=8,…] [--threads 1] [--repeats 3] [--profile]
+    python benchmarks/flops.py [--model vast|valor|gram] [--size default|tiny|B=8,…] [--threads 1] [--repeats 3] [--profile]
 
 Counted are matrix products (two operations per multiply-add) of the forward pass, three times (the backward pass takes two). What
 the count leaves out and the clock does not: normalisation, GELU, softmax, copies, the optimiser, attention over padded places. With
@@ -27,6 +27,7 @@ from benchmarks.measure import Timer, train_step  # noqa: E402
 from benchmarks.workload import Workload  # noqa: E402
 from omnivast.config.tasks import CaptionKind, Modality, Objective  # noqa: E402
 from omnivast.data.batch import Batch  # noqa: E402
+from omnivast.model.valor.prompts import CAPTION, COMPARE  # noqa: E402
 
 log = logging.getLogger("omnivast")
 
@@ -37,23 +38,29 @@ def transformer(tokens: int, seen: int, width: int, layers: int) -> int:
 
 
 def memory_tokens(size: Workload) -> dict[Modality, int]:
-    """Condition tokens of a clip by modality."""
-    return {Modality.VISION: size.frames * ((size.resolution // 14) ** 2 + 1), Modality.AUDIO: size.mel_frames // 16 * 4,
-            Modality.SUBTITLE: size.max_omni}
+    """Condition tokens of a clip by modality; VALOR's AST has a [CLS] besides its patches, and there are no subtitles."""
+    vision, patches = size.frames * ((size.resolution // 14) ** 2 + 1), size.mel_frames // 16 * 4
+    if size.model == "valor":
+        return {Modality.VISION: vision, Modality.AUDIO: patches + 1}
+    return {Modality.VISION: vision, Modality.AUDIO: patches, Modality.SUBTITLE: size.max_omni}
 
 
 def towers(size: Workload) -> int:
     """Forward FLOPs of the vision, audio and subtitle encoders and of their projections to the text width."""
     d, tokens = size.width, memory_tokens(size)
-    frame, sound, words = tokens[Modality.VISION] // size.frames, tokens[Modality.AUDIO], tokens[Modality.SUBTITLE]
+    frame, sound, words = tokens[Modality.VISION] // size.frames, tokens[Modality.AUDIO], tokens.get(Modality.SUBTITLE, 0)
     vision = size.frames * (transformer(frame, frame, d, size.vision_layers) + 2 * (frame - 1) * 3 * 14 * 14 * d)
     audio = transformer(sound, sound, d, size.audio_layers) + 2 * sound * (16 * 16 * 512 + 512 * d + 128 * d * d // 16)
+    if size.model == "valor":  # its towers are as wide as its texts, which takes no projection
+        return size.clips * (vision + transformer(sound, sound, d, size.audio_layers) + 2 * (sound - 1) * 16 * 16 * d)
     subtitle = transformer(words, words, d, size.text_layers)
     return size.clips * (vision + audio + subtitle + 2 * d * d * (size.frames * frame + sound + words))
 
 
 def step_flops(size: Workload, batch: Batch) -> dict[str, int]:
     """FLOPs of a training step by part, forward and backward, for the texts of ``batch`` (masking at its mean rate)."""
+    if size.model == "valor":
+        return {name: 3 * value for name, value in _valor_parts(size, batch).items()}
     d, layers, task = size.width, size.text_layers, workload.task(size)
     kinds = {g.caption_kind for g in task.groups(Objective.RETRIEVAL)}
     lengths = {kind: int(texts.mask.sum()) for kind, texts in batch.captions.items()}
@@ -71,6 +78,22 @@ def step_flops(size: Workload, batch: Batch) -> dict[str, int]:
             if objective is Objective.CAPTION:
                 parts["vocabulary"] += 2 * predicted * d * (size.vocabulary + d)
     return {name: 3 * value for name, value in parts.items()}
+
+
+def _valor_parts(size: Workload, batch: Batch) -> dict[str, int]:
+    """Forward FLOPs of a step of VALOR by part: texts of one kind, each behind a prompt."""
+    d, layers, task, held = size.width, size.text_layers, workload.task(size), memory_tokens(size)
+    own, clips = batch.captions[CaptionKind.OMNI], size.clips
+    words, longest = int(own.mask.sum()), own.ids.shape[1]
+    compare, describe = (len(sentence.split()) + 2 for sentence in (COMPARE, CAPTION))  # no word is in the vocabulary
+    slots, predicted = size.frames + 1, round(0.6 * (words - clips))
+    parts = {"towers": towers(size), "memory": clips * sum(held[m] for m in task.modalities) * layers * 4 * d * d,
+             "texts": _texts(words + compare * clips, words + compare * clips, longest + compare, 0, d, layers),
+             "vocabulary": len(task.groups(Objective.CAPTION)) * 2 * predicted * d * (size.vocabulary + d),
+             "alignment": 2 * min(512, d) * (clips * clips * size.max_caption * slots + (clips * size.max_caption + clips * slots) * 2 * d)}
+    for group in task.groups(Objective.CAPTION):
+        parts["texts"] += _texts(words + describe * clips, predicted + clips, longest + describe, sum(held[m] for m in group), d, layers)
+    return parts
 
 
 def _longest(batch: Batch, kind: CaptionKind) -> int:
@@ -131,13 +154,14 @@ def profiled(step: Callable[[], object]) -> dict[str, float]:
 def main() -> None:
     """Print the count by part, the measured rates, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=workload.FAMILIES, default="vast")
     parser.add_argument("--size", type=workload.parse_size, default=Workload())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="also profile a step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    size = options.size
+    size = workload.of_family(options.size, options.model)
     model, batch = workload.build(size), workload.batch(size)
     parts = step_flops(size, batch)
     step = train_step(model, "ours", size)

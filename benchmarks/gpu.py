@@ -1,14 +1,16 @@
-"""The released model on one GPU with random data: pretraining steps, captions by beam search, re-ranking; ours and the plain way.
+"""A released model on one GPU with random data: pretraining steps, captions by beam search, re-ranking, scores; ours and the plain way.
 
-    python benchmarks/gpu.py [--batches 16 32 64 128 256] [--only step,decode,rerank] [--limit_s 540] [--out benchmarks/results/gpu.json]
+    python benchmarks/gpu.py [--size released|valor|gram] [--batches 16 32 64 128 256] [--only step,decode,rerank,score] [--limit_s 540]
+                             [--out benchmarks/results/gpu.json]
     python benchmarks/gpu.py --device cpu --size tiny --batches 2 4 --out output/gpu.json        # tries the script itself
 
 Needs torch, timm and transformers, downloads nothing. Every row is written as soon as it is known; what does not fit into memory is a
 row with that error, what does not fit into ``--limit_s`` is listed under "left_out". Rows, by "work":
 step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's rate in the precision), peak_gb, first_s (the
 first step, in which what is compiled is compiled);
-decode: captions_per_s, beam 3, every caption as long as may be; rerank: pairs_per_s, 50 texts for each video. "ratio_to_plain": the best
-rate of ours over the best of the plain way (benchmarks/plain.py), by work. What the plain way gives is compared by benchmarks/run.py.
+decode: captions_per_s, beam 3, every caption as long as may be; rerank: pairs_per_s, 50 texts for each video (VAST, GRAM); score:
+pairs_per_s of as many texts as videos, by VALOR's slots or GRAM's volumes. "ratio_to_plain": the best rate of ours over the best of the
+plain way (benchmarks/plain.py, plain_valor.py), by work. What the plain way gives is compared by benchmarks/run.py.
 """
 
 from __future__ import annotations
@@ -35,11 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import plain, workload  # noqa: E402
-from benchmarks.released import GROUP, SIZES, TASK, Size, endless, make_batch, make_features, make_model  # noqa: E402
+from benchmarks import plain, plain_valor, workload  # noqa: E402
+from benchmarks.measure import PLAIN  # noqa: E402
+from benchmarks.released import SIZES, Size, endless, make_batch, make_features, make_model  # noqa: E402
+from benchmarks.scores import score_table  # noqa: E402
 from omnivast.config.schema import RunConfig  # noqa: E402
 from omnivast.evaluation.retrieval.matching import PairMatcher  # noqa: E402
-from omnivast.model.vast.model import VAST  # noqa: E402
 from omnivast.training.engines.base import Engine  # noqa: E402
 from omnivast.training.engines.compile import compile_layers, leave_uncompiled  # noqa: E402
 from omnivast.utils.files import write_atomically  # noqa: E402
@@ -49,7 +52,9 @@ from omnivast.utils.random import StepRandom  # noqa: E402
 log = logging.getLogger("omnivast")
 
 BEAMS, TEXTS_PER_VIDEO = 3, 50
-WORKS = ("step", "decode", "rerank")
+WORKS = ("step", "decode", "rerank", "score")
+OF_FAMILY = {"vast": WORKS[:3], "gram": WORKS, "valor": ("step", "decode", "score")}
+"""What can be measured of each: VAST compares by one product, VALOR does not match pairs."""
 HALF_TFLOPS = {"H100 PCIe": 756.5, "H100 NVL": 835.5, "H200 NVL": 835.5, "H200": 989.4, "H100": 989.4, "A100": 311.9, "V100": 125.0,
                "T4": 65.0}
 """Dense rate of a card (NVIDIA's data sheets) in the precision that auto takes, bf16, or fp16 up to T4, by a part of its name, the first
@@ -163,7 +168,7 @@ def peak_gb(device: torch.device) -> float:
 # ------------------------------------------------------------------------------------------------------------------ works
 
 
-def set_up(model: VAST, checkpointing: bool, compiled: bool) -> None:
+def set_up(model: Any, checkpointing: bool, compiled: bool) -> None:
     """Recompute activations or not; compile the layers of the vision and audio towers or not."""
     for tower in (model.vision_encoder, model.audio_encoder):
         tower.set_checkpointing(checkpointing)
@@ -173,18 +178,18 @@ def set_up(model: VAST, checkpointing: bool, compiled: bool) -> None:
         compile_layers(model)
 
 
-def step_flops(model: VAST, size: Size, clips: int) -> float:
+def step_flops(model: Any, size: Size, clips: int) -> float:
     """FLOPs per clip of a step's forward and backward pass, nothing recomputed."""
     set_up(model, checkpointing=False, compiled=False)
     batch = make_batch(size, clips, frames=size.frames, device=model.device)
     model.train()
     with FlopCounterMode(display=False) as counter:
-        model(batch, TASK, StepRandom(0, 0))["loss"].backward()
+        model(batch, size.task, StepRandom(0, 0))["loss"].backward()
     model.zero_grad(set_to_none=True)
     return counter.get_total_flops() / clips
 
 
-def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "ours") -> dict[str, Any]:
+def train_steps(model: Any, size: Size, clips: int, steps: int, way: str = "ours") -> dict[str, Any]:
     """Forward, backward, and what the training loop does to update the weights, on one batch that lies on the device."""
     device = model.device
     batch = make_batch(size, clips, frames=size.frames, device=device)
@@ -195,10 +200,10 @@ def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "our
     def step() -> None:
         draws = StepRandom(0, len(losses))
         if way == "ours":
-            loss = model(batch, TASK, draws)["loss"]
+            loss = model(batch, size.task, draws)["loss"]
         else:
             with model.mixed():
-                loss = plain.training_losses(model, batch, TASK, draws)["loss"]
+                loss = PLAIN[size.family].training_losses(model, batch, size.task, draws)["loss"]
         scaler.scale(loss).backward()
         engine.update(scaler)
         losses.append(loss.detach())
@@ -212,17 +217,18 @@ def train_steps(model: VAST, size: Size, clips: int, steps: int, way: str = "our
 
 
 @torch.no_grad()
-def caption_clips(model: VAST, size: Size, clips: int, repeats: int, way: str = "ours") -> dict[str, Any]:
+def caption_clips(model: Any, size: Size, clips: int, repeats: int, way: str = "ours") -> dict[str, Any]:
     """Beam search over encoded clips; keys and values are projected each time."""
     features = make_features(model.eval(), size, clips)
-    length = size.model["max_caption_len"]
+    length = model.config.max_generation_len if size.family == "valor" else size.model["max_caption_len"]
+    penalty = () if size.family == "valor" else (model.length_penalty,)
 
     def search() -> None:
         if way == "ours":
-            model.caption(model.memory(features), GROUP, beam_size=BEAMS, max_length=length)
+            model.caption(model.memory(features), size.group, beam_size=BEAMS, max_length=length)
         else:
             with model.mixed():
-                plain.beam_search(model, features, GROUP, BEAMS, length, 0.6)
+                PLAIN[size.family].beam_search(model, features, size.group, BEAMS, length, *penalty)
 
     with endless(model):
         warm_up(search, model.device)
@@ -231,21 +237,21 @@ def caption_clips(model: VAST, size: Size, clips: int, repeats: int, way: str = 
 
 
 @torch.no_grad()
-def rerank_pairs(model: VAST, size: Size, videos: int, repeats: int, way: str = "ours") -> dict[str, Any]:
+def rerank_pairs(model: Any, size: Size, videos: int, repeats: int, way: str = "ours") -> dict[str, Any]:
     """Matching probabilities of ``TEXTS_PER_VIDEO`` texts for each video, ours as evaluation asks for them."""
     features = make_features(model.eval(), size, videos)
     longest = size.model["max_omni_caption_len"]
     texts = workload.texts(TEXTS_PER_VIDEO, size.caption, longest, size.vocabulary, torch.Generator().manual_seed(9))
     ids = [row[:length] for row, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
-    pairs = {GROUP: (np.tile(np.arange(len(ids)), videos), np.repeat(np.arange(videos), len(ids)))}
+    pairs = {size.group: (np.tile(np.arange(len(ids)), videos), np.repeat(np.arange(videos), len(ids)))}
     texts.ids, texts.mask = texts.ids.to(model.device), texts.mask.to(model.device)
     matcher = PairMatcher(model, [features], model.device)
 
     def match() -> torch.Tensor:
         if way == "ours":
-            return torch.from_numpy(matcher.margins(pairs, {GROUP: ids})[GROUP]).sigmoid().view(videos, -1)
+            return torch.from_numpy(matcher.margins(pairs, {size.group: ids})[size.group]).sigmoid().view(videos, -1)
         with model.mixed():
-            return plain.rerank(model, features, GROUP, texts, longest)
+            return plain.rerank(model, features, size.group, texts, longest)
 
     warm_up(match, model.device)
     spent = seconds(match, model.device, repeats)
@@ -253,12 +259,30 @@ def rerank_pairs(model: VAST, size: Size, videos: int, repeats: int, way: str = 
             "mean_probability": match().float().mean().item()}
 
 
+@torch.no_grad()
+def score_pairs(model: Any, size: Size, videos: int, repeats: int, way: str = "ours") -> dict[str, Any]:
+    """Scores of as many texts as videos, from what evaluation keeps of them on the host; the plain way has it on the device."""
+    model.eval()
+    clips = model.index_clips(make_features(model, size, 1), size.group).rows(torch.zeros(videos, dtype=torch.int64)).to("cpu")
+    captions = workload.texts(videos, size.caption, size.model["max_omni_caption_len"], size.vocabulary, torch.Generator().manual_seed(9))
+    texts = model.index_texts(captions).to("cpu")
+
+    def score() -> torch.Tensor:
+        if way == "ours":
+            return score_table(model, size.group, texts, clips)
+        return plain_valor.whole_scores(texts.to(model.device), clips.to(model.device), size.group.modalities)
+
+    warm_up(score, model.device)
+    spent = seconds(score, model.device, repeats)
+    return {"seconds": spent, "pairs_per_s": videos**2 / spent, "peak_gb": peak_gb(model.device), "mean_score": score().mean().item()}
+
+
 def condition_tokens(features: Any) -> int:
     """Tokens that a text attends to."""
     return sum(x.shape[1] for x in features.condition.values())
 
 
-def trace_step(model: VAST, size: Size, clips: int) -> str:
+def trace_step(model: Any, size: Size, clips: int) -> str:
     """Where a step spends its time: torch's profile by operation."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -274,7 +298,7 @@ def trace_step(model: VAST, size: Size, clips: int) -> str:
 # -------------------------------------------------------------------------------------------------------------------- all
 
 
-def run_steps(report: Report, model: VAST, size: Size, batches: list[int], steps: int) -> None:
+def run_steps(report: Report, model: Any, size: Size, batches: list[int], steps: int) -> None:
     """Batch sizes ascending; a way that ran out of memory is not tried with more. The plain way comes before what is compiled. FLOPs per
     clip are those of the smallest batch."""
     flops: dict[str, float] = {}
@@ -301,10 +325,12 @@ def run_steps(report: Report, model: VAST, size: Size, batches: list[int], steps
     set_up(model, checkpointing=False, compiled=False)
 
 
-def run_others(report: Report, model: VAST, size: Size, name: str, batches: list[int], repeats: int) -> None:
-    """Captions, or pairs, at several numbers of clips; the plain way, which takes one clip after the other, at the smallest alone."""
-    work, unit = {"decode": (caption_clips, "clips"), "rerank": (rerank_pairs, "videos")}[name]
-    for way, numbers in (("ours", batches), ("plain", batches[:1])):
+def run_others(report: Report, model: Any, size: Size, name: str, batches: list[int], repeats: int) -> None:
+    """Captions, or pairs, at several numbers of clips; the plain way, which takes one clip after the other, at the smallest alone, and at
+    all where it compares texts with clips; it does not know volumes."""
+    work, unit = {"decode": (caption_clips, "clips"), "rerank": (rerank_pairs, "videos"), "score": (score_pairs, "videos")}[name]
+    plainly = batches[:1] if name != "score" else batches if size.family == "valor" else []
+    for way, numbers in (("ours", batches), ("plain", plainly)):
         for number in numbers:
             if not report.run({"work": name, "way": way, unit: number}, partial(work, model, size, number, repeats, way), model.device):
                 break
@@ -339,15 +365,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="clips per step")
     parser.add_argument("--clips", type=int, nargs="+", default=[1, 16, 64], help="clips captioned, and videos re-ranked, at once")
+    parser.add_argument("--scored", type=int, nargs="+", default=[200, 1000], help="videos, and texts, that are compared")
     parser.add_argument("--steps", type=int, default=5, help="timed calls of each row")
-    parser.add_argument("--only", default=",".join(WORKS), help="a list of " + ", ".join(WORKS))
+    parser.add_argument("--only", help="a list of " + ", ".join(WORKS) + "; all that the family has unless given")
     parser.add_argument("--limit_s", type=float, default=540.0, help="after so many seconds the row in hand is stopped and no other begun")
     parser.add_argument("--profile", type=int, default=0, metavar="CLIPS", help="also write a profile of a step with so many clips")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
     flags = parser.parse_args(arguments)
-    wanted = flags.only.split(",")
-    if unknown := [name for name in wanted if name not in WORKS]:
-        parser.error(f"--only: unknown {', '.join(unknown)}; valid are {', '.join(WORKS)}")
+    valid = OF_FAMILY[SIZES[flags.size].family]
+    wanted = flags.only.split(",") if flags.only else valid
+    if unknown := [name for name in wanted if name not in valid]:
+        parser.error(f"--only: unknown {', '.join(unknown)}; valid are {', '.join(valid)}")
     if flags.device == "cuda" and not torch.cuda.is_available():
         parser.error("no GPU that torch can use; `--device cpu --size tiny` tries the script without one")
     device, size = torch.device(flags.device), SIZES[flags.size]
@@ -357,9 +385,9 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report(flags.out, flags.limit_s, describe(device, flags.size, precision))
     report.content["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("%s, %.2f B parameters", report.content["device"], report.content["parameters"] / 1e9)
-    for name in ("decode", "rerank"):
+    for name in WORKS[1:]:
         if name in wanted:
-            run_others(report, model, size, name, sorted(flags.clips), flags.steps)
+            run_others(report, model, size, name, sorted(flags.scored if name == "score" else flags.clips), flags.steps)
     if "step" in wanted:
         run_steps(report, model, size, sorted(flags.batches), flags.steps)
     if flags.profile:

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmarks import plain, workload
+from benchmarks import plain, plain_valor, workload
 from benchmarks.workload import Workload
-from omnivast.model.vast.model import VAST
 from omnivast.utils.random import StepRandom
 
+PLAIN: dict[str, Any] = {"vast": plain, "gram": plain, "valor": plain_valor}
+"""The plain way of each family."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _Found = TypeVar("_Found")
 
@@ -42,16 +43,22 @@ class Timer:
         return {"plain_s": theirs / per, "ours_s": ours / per, "ratio": theirs / ours, "equal": equal}
 
 
-def train_step(model: VAST, way: str, size: Workload) -> Callable[[], dict[str, torch.Tensor]]:
-    """A step: forward, backward and AdamW; each call takes the next one."""
+def train_step(model: Any, way: str, size: Workload, encoded: bool = False) -> Callable[[], dict[str, torch.Tensor]]:
+    """A step: forward, backward and AdamW; each call takes the next one. ``encoded``: what the towers give is there already."""
     batch, task, number = workload.batch(size), workload.task(size), 0
+    if way == "plain" and size.model == "valor":
+        plain_valor.as_released(model)
+    if encoded:
+        with torch.no_grad():
+            tokens = [model.vision_tokens(batch.frames), model.audio_tokens(batch.spectrograms)]
+        model.vision_tokens, model.audio_tokens = (lambda _, own=own: own for own in tokens)
     optimizer = workload.our_optimizer(model) if way == "ours" else torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.98))
 
     def step() -> dict[str, torch.Tensor]:
         nonlocal number
         number += 1
         draws = StepRandom(0, number)
-        losses = model(batch, task, draws) if way == "ours" else plain.training_losses(model, batch, task, draws)
+        losses = model(batch, task, draws) if way == "ours" else PLAIN[size.model].training_losses(model, batch, task, draws)
         losses["loss"].backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)  # after the step, as training/loop.py does: no gradients lie beside the activations

@@ -19,6 +19,7 @@ from omnivast.data.batch import Batch, Texts
 from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives
 from omnivast.model.text.bert import Block, CrossAttention, SelfAttention
 from omnivast.model.text.generate import _Finished
+from omnivast.model.valor.features import ClipFeatures as ValorFeatures
 from omnivast.model.vast.model import VAST, ClipFeatures
 from omnivast.utils.random import StepRandom
 
@@ -29,7 +30,7 @@ def full_length(model: VAST, kind: CaptionKind) -> int:
     return model.config.max_omni_caption_len if kind is CaptionKind.OMNI else model.config.max_caption_len
 
 
-def condition(features: ClipFeatures, group: Group) -> Tensor:
+def condition(features: ClipFeatures | ValorFeatures, group: Group) -> Tensor:
     """(B, tokens, D): what cross-attention of a group sees."""
     return torch.cat([features.condition[m] for m in group], 1)
 
@@ -84,7 +85,7 @@ def masked(ids: Tensor, cls: int, mask: int, vocabulary: int, probability: float
 
 
 def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) -> dict[str, Tensor]:
-    """The losses of ``VAST.forward`` under the same names, from the same draws."""
+    """The losses of ``VAST.forward`` under the same names, from the same draws. GRAM's volumes are ours in both ways."""
     features = model.encode(batch, task.modalities)
     losses: dict[str, Tensor] = {}
     b = len(batch)
@@ -93,10 +94,11 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
         texts = batch.captions[group.caption_kind]
         ids, mask = (x.to(model.device) for x in padded(texts, full_length(model, group.caption_kind)))
         text = model.embed_cls(text_pass(model, ids, mask)[:, 0])
-        scores = text @ model.embed_clips(features, group).T / model.contrast_scalars(group)[0]
-        losses[f"itc.{group}"] = contrastive_loss(scores, scores.T, targets, label_smoothing(model.config))
+        vectors = model.clip_vectors(features, group)
+        scores, back = model.contrast_logits(text, vectors, text, vectors)
+        losses[f"itc.{group}"] = contrastive_loss(scores, back, targets, label_smoothing(model.config))
         draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
-        clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(scores.T, targets, draw[:, 1])
+        clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(back, targets, draw[:, 1])
         memory = condition(features, group)
         hidden = text_pass(model, torch.cat([ids, ids[captions], ids]), torch.cat([mask, mask[captions], mask]),
                            torch.cat([memory, memory, memory[clips]]))

@@ -154,12 +154,43 @@ class GELU(nn.GELU):
         return remade(partial(F.gelu, approximate=self.approximate), x)
 
 
-def keeping_less(module: _Module) -> _Module:
-    """The same module, with every torch GELU in it replaced by one whose output is not kept."""
+class _QuickGELU(torch.autograd.Function):
+    """x · σ(1.702 x), of which plain autograd would also keep the sigmoid."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(1.702 * x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        share = torch.sigmoid(1.702 * x)
+        return gradient * share + 1.702 * torch.ops.aten.sigmoid_backward(gradient * x, share)
+
+
+class QuickGELU(nn.Module):
+    """The GELU of OpenAI's CLIP, with an output that is computed again instead of kept."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        """``inplace`` is what timm gives to activations; it is not followed."""
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return remade(_QuickGELU.apply, x)
+
+
+def keeping_less(module: _Module, norms: bool = False) -> _Module:
+    """The same module, with every torch GELU in it, and with ``norms`` every torch LayerNorm, replaced by one whose output is not kept.
+    Nothing may write into the output of such a LayerNorm."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.GELU:
                 setattr(parent, name, GELU(child.approximate))
+            elif norms and type(child) is nn.LayerNorm:
+                own = LayerNorm(list(child.normalized_shape), child.eps, device="meta")
+                own.weight, own.bias = child.weight, child.bias
+                setattr(parent, name, own)
     return module
 
 

@@ -15,6 +15,7 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model.encoders.base import AudioEncoder, EncoderError, register_audio, sizes
 from omnivast.model.encoders.hf_audio import HuggingFaceAudio, transformers_audio
 from omnivast.model.encoders.naming import store_as_released
+from omnivast.model.recompute import GELU, keeping_less
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1}
@@ -53,6 +54,11 @@ class AST(HuggingFaceAudio):
         self.body, self.width, self.grid = library.ASTModel(settings), size["hidden_size"], (mel_bins // PATCH, length // PATCH)
         self.body.embeddings = _Embeddings(self.body.embeddings.patch_embeddings, self.width, self.grid[0] * self.grid[1],
                                            size["hidden_dropout_prob"])
+        for block in self.body.modules():
+            for name, child in block.named_children():
+                if isinstance(child, library.activations.GELUActivation):
+                    setattr(block, name, GELU())
+        keeping_less(self, norms=True)
         store_as_released(self, NAMES, flat=("audio_embeddings.position_embeddings.weight",))
 
     def forward(self, spectrogram: Tensor) -> Tensor:

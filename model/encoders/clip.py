@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from timm.layers import get_act_layer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model.encoders.base import VisionEncoder, register_vision, sizes
 from omnivast.model.encoders.eva import CLIP_MEAN, CLIP_STD
 from omnivast.model.encoders.naming import store_as_released
-from omnivast.model.recompute import LayerNorm
+from omnivast.model.recompute import LayerNorm, QuickGELU
 
 BASE_16 = {"patch_size": 16, "width": 768, "layers": 12, "heads": 12}
 BASE_32 = {**BASE_16, "patch_size": 32}
@@ -40,7 +39,7 @@ class ClipViT(VisionEncoder):
         self.width = width
         self.visual = VisionTransformer(img_size=resolution, patch_size=patch_size, embed_dim=width, depth=layers, num_heads=heads,
                                         num_classes=0, global_pool="token", pre_norm=True, norm_layer=partial(LayerNorm, eps=1e-5),
-                                        act_layer=get_act_layer("quick_gelu"))
+                                        act_layer=QuickGELU)
         store_as_released(self, NAMES, flat=("visual.class_embedding", "visual.positional_embedding"))
 
     def set_checkpointing(self, enable: bool) -> None:

@@ -21,6 +21,7 @@ from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransfor
 from omnivast.config.schema import ModelConfig
 from omnivast.model.encoders.base import EncoderError, VisionEncoder, register_vision, sizes
 from omnivast.model.encoders.naming import store_as_released
+from omnivast.model.recompute import keeping_less
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,6 +84,7 @@ class VideoSwin(VisionEncoder):
         for block in self.features.modules():
             if hasattr(block, "relative_position_index"):  # follows from the window: not part of a checkpoint
                 block.register_buffer("relative_position_index", block.relative_position_index, persistent=False)
+        keeping_less(self, norms=True)
         store_as_released(self, _name_of_torchvision)
 
     def set_checkpointing(self, enable: bool) -> None:

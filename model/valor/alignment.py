@@ -11,20 +11,27 @@ Letters: N texts, B clips, L slots of a text (its tokens), V slots of a clip (it
 Padded slots have features of zero, so that their products are 0 instead of being left out: ``max_t`` is never below 0 where a text has
 padding. That is how the released weights were trained; the score of a caption depends on whether it fills its length.
 
-S of all texts and clips is never held: texts are taken in blocks, and in the backward pass each block's products are made again.
+S of all texts and clips is never held: it is made in blocks of some texts and some clips, in the backward pass once more. Where no gradient
+is asked for, as in evaluation, texts of like length share a block, and padding is not multiplied: what it would give is 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-PRODUCTS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
-"""Elements of S that exist at once, by type of device."""
+from omnivast.utils.transfer import send, to_host
+
+PRODUCTS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+"""Elements of S that exist at once, by type of device: on a CPU those that its cache holds."""
 
 
 @dataclass
@@ -85,34 +92,74 @@ def grouped_scores(texts: Slots, tracks: Sequence[Slots], groups: Sequence[Seque
     """The scores (N, B) of texts with several groups of tracks, such as frames, sound, and both: ``groups`` names the tracks of each.
 
     The products with a track are computed once for all groups that it belongs to. A group's softmax runs over all slots of its tracks.
+    Without gradient the host waits for the texts' lengths; in a training step it does not.
     """
+    learning = torch.is_grad_enabled()
+    lengths = np.full(len(texts), texts.count) if learning or texts.mask is None else to_host(_lengths(texts.mask))
+    order = lengths.argsort(kind="stable")
+    in_order = np.array_equal(order, np.arange(len(order)))
+    texts = texts if in_order else texts.rows(send(order, texts.features.device))
     weights = texts.weights()
-    slot_weights = [Slots.joined([tracks[i] for i in group]).weights() for group in groups]
-    clips = torch.cat([track.features for track in tracks], 1)
+    # Slots before clips, so that all that is done with products runs along clips that lie side by side.
+    slot_weights = [Slots.joined([tracks[i] for i in group]).weights().T for group in groups]
+    clips = torch.cat([track.features for track in tracks], 1).transpose(0, 1)
     sizes = [track.count for track in tracks]
     limit = PRODUCTS_AT_ONCE.get(clips.device.type, PRODUCTS_AT_ONCE["cuda"])
-    size = max(1, limit // max(1, clips.shape[0] * clips.shape[1] * texts.count))
-    blocks = []
-    for start in range(0, len(texts), size):
-        block = texts.features[start : start + size], weights[start : start + size], clips, slot_weights, sizes, groups
-        again = size < len(texts) and torch.is_grad_enabled()
-        blocks.append(checkpoint(_block_scores, *block, use_reentrant=False) if again else _block_scores(*block))
-    return [torch.cat(parts) for parts in zip(*blocks)]
+    width = max(1, min(clips.shape[1], math.isqrt(limit) // len(clips)))
+    bands: list[tuple[Tensor, ...]] = []
+    for start, stop, length in _runs(lengths[order], limit // (len(clips) * width)):
+        own = texts.features[start:stop, :length], weights[start:stop, :length]
+        pieces = []
+        for first in range(0, clips.shape[1], width):
+            part = slice(first, first + width)
+            block = *own, clips[:, part], [w[:, part] for w in slot_weights], sizes, groups, length < texts.count
+            again = learning and (stop - start < len(texts) or width < clips.shape[1])
+            pieces.append(checkpoint(_block_scores, *block, use_reentrant=False) if again else _block_scores(*block))
+        bands.append(tuple(torch.cat(parts, 1) for parts in zip(*pieces)))
+    scores = [torch.cat(parts) for parts in zip(*bands)]
+    back = None if in_order else send(order.argsort(), clips.device)
+    return scores if back is None else [own[back] for own in scores]
+
+
+def _lengths(mask: Tensor) -> Tensor:
+    """(N, L) bool → (N,) up to where a text has tokens."""
+    return (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
+
+
+def _runs(lengths: NDArray[np.int64], tokens: int) -> list[tuple[int, int, int]]:
+    """(start, stop, length) of runs of texts, whose lengths do not fall: as many texts as have ``tokens`` together, when all are as long as
+    the longest of them; at least one."""
+    found, start = [], 0
+    while start < len(lengths):
+        fits = np.arange(1, len(lengths) - start + 1) * lengths[start:] <= tokens
+        stop = start + max(1, int(fits.sum()))
+        found.append((start, stop, max(1, int(lengths[stop - 1]))))
+        start = stop
+    return found
 
 
 def _block_scores(texts: Tensor, weights: Tensor, clips: Tensor, slot_weights: Sequence[Tensor], sizes: Sequence[int],
-                  groups: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Scores (n, B) of each group for a block of texts (n, L, D), weights (n, L), and all slots of the clips (B, V, D)."""
+                  groups: Sequence[Sequence[int]], shortened: bool) -> tuple[Tensor, ...]:
+    """Scores (n, b) of each group for some texts (n, L, D), weights (n, L), and all slots of some clips (V, b, D), weights (V of the group,
+    b). ``shortened``: padding of all these texts was left out."""
     with torch.autocast(texts.device.type, enabled=False):
-        products = torch.einsum("nld,bvd->nlbv", texts.float(), clips.float()).split(list(sizes), 3)
-        best_slot = [part.max(3).values for part in products]  # (n, L, B) of each track
-        best_token = [part.max(1).values for part in products]  # (n, B, V) of each track
+        products = F.linear(texts.float().flatten(0, 1), clips.float().flatten(0, 1))
+        tracks = products.view(*texts.shape[:2], *clips.shape[:2]).split(list(sizes), 2)
+        best_slot = [_largest(part, 2) for part in tracks]  # (n, L, b) of each track
+        best_token = [_largest(part, 1) for part in tracks]  # (n, V, b) of each track
+        if shortened:
+            best_token = [part.clamp(min=0) for part in best_token]
         scores = []
         for group, own in zip(groups, slot_weights):
             best = best_slot[group[0]]
             for track in group[1:]:
                 best = torch.maximum(best, best_slot[track])
-            to_clip = torch.einsum("nl,nlb->nb", weights, best)
-            to_text = torch.einsum("bv,nbv->nb", own, torch.cat([best_token[track] for track in group], 2))
+            to_clip = torch.bmm(weights[:, None], best)[:, 0]
+            to_text = (torch.cat([best_token[track] for track in group], 1) * own).sum(1)
             scores.append((to_clip + to_text) / 2)
-        return scores
+        return tuple(scores)
+
+
+def _largest(x: Tensor, dim: int) -> Tensor:
+    """The maximum over a dimension. For the backward pass ``max`` keeps where it is, ``amax``, which is faster, all of ``x``."""
+    return x.max(dim).values if torch.is_grad_enabled() else x.amax(dim)

@@ -43,7 +43,7 @@ from omnivast.model.valor.step import training_losses
 from omnivast.model.weights import TowerFile, clip_parts_file, text_file
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-from omnivast.utils.transfer import on_host, to_device
+from omnivast.utils.transfer import on_host, send, to_device
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
@@ -306,7 +306,7 @@ class VALOR(TowerModel):
     def _bert_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(N, L, width) and the mask (N, L), by the encoder of texts."""
         layout, start = layout_of(self.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
-        return self._text_encoders()[-1].encode(layout).padded()[:, start:], to_device(texts.mask, self.device)
+        return self._text_encoders()[-1].encode(layout).padded()[:, start:], send(on_host(texts.mask), self.device)
 
     def _clip_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """The same by CLIP's text tower, which has words of its own."""

@@ -80,12 +80,10 @@ def contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features:
     targets = torch.arange(len(batch), device=model.device) + distributed.rank() * len(batch)
     alone = distributed.world_size() == 1 and model.gather_with_grad
     losses = {}
-    by_source: dict[object, list[Group]] = {}
-    for group in groups:
-        by_source.setdefault(batch.captions.source(group.caption_kind) if group.with_text else None, []).append(group)
-    for source, of_source in by_source.items():
-        texts = None if source is None else model.index_texts(batch.captions.of(of_source[0].caption_kind))
-        pairs, own = ([group for group in of_source if bool(group.alone) is wanted] for wanted in (True, False))
+    indexed: dict[object, Rows] = {}
+    for of_texts in compared_together(batch, groups):
+        texts = _texts_of(model, batch, of_texts[0], indexed)
+        pairs, own = ([group for group in of_texts if bool(group.alone) is wanted] for wanted in (True, False))
         all_texts = None if texts is None or (alone and not pairs) else _gathered(model, texts)
         scores = [(group, model.alignment.pairs(group, clips, all_texts, all_clips),
                    model.alignment.pairs(group, all_clips, texts, clips)) for group in pairs]
@@ -97,6 +95,27 @@ def contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features:
             rows = torch.cat([one, other.T]) / model.temperature
             losses[f"ret.{group}"] = F.cross_entropy(rows, targets.repeat(2))
     return losses
+
+
+def compared_together(batch: Batch, groups: tuple[Group, ...]) -> list[list[Group]]:
+    """The groups by the texts that they are compared with: for one process by their source; for several by their kind, as kinds that are
+    the same texts here may not be on another process, and all must exchange the same. Groups without a text stand together."""
+    found: dict[object, list[Group]] = {}
+    for group in groups:
+        kind = group.caption_kind
+        texts = batch.captions.source(kind) if distributed.world_size() == 1 else kind
+        found.setdefault(texts if group.with_text else None, []).append(group)
+    return list(found.values())
+
+
+def _texts_of(model: Parts, batch: Batch, group: Group, indexed: dict[object, Rows]) -> Rows | None:
+    """The texts that a group is compared with, encoded once for all groups; None for one without a text."""
+    if not group.with_text:
+        return None
+    source = batch.captions.source(group.caption_kind)
+    if source not in indexed:
+        indexed[source] = model.index_texts(batch.captions.of(source))
+    return indexed[source]
 
 
 def _gathered(model: Parts, rows: Rows) -> Rows:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, released
-from benchmarks.released import SIZES, TASK, make_batch, make_model
+from benchmarks.released import SIZES, make_batch, make_model
 from omnivast.utils.random import StepRandom
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,24 @@ sys.exit(gpu.main(sys.argv[2:]))
     assert {"date", "device", "torch", "matrix_tflops", "peak_tflops", "parameters", "precision_reason"} <= report.keys()
     assert report["precision"] == "bf16"
     assert "addmm" in out.with_suffix(".profile.txt").read_text()
+
+
+@pytest.mark.parametrize(("family", "works"), [("valor", {"flops", "step", "decode", "score"}),
+                                               ("gram", {"flops", "step", "decode", "rerank", "score"})])
+def test_the_other_families(tmp_path, family, works):
+    report = run(tmp_path, "--size", f"{family}_tiny", "--batches", "2", "--scored", "6")
+    rows = report["rows"]
+    assert {row["work"] for row in rows} == works and not [row for row in rows if "error" in row]
+    steps = {row["way"]: row["loss"] for row in rows if row["work"] == "step" and not row["checkpointing"] and not row["compiled"]}
+    assert steps["plain"] == pytest.approx(steps["ours"], rel=0.2)  # dropout differs
+    scored = [row["mean_score"] for row in rows if row["work"] == "score"]
+    assert scored[0] == pytest.approx(scored[-1], abs=1e-5) and len(scored) == (2 if family == "valor" else 1)
+
+
+def test_the_large_valor_is_the_released_one():
+    """530.7 million trained parameters without CLIP's text tower, less what the release carries unused."""
+    model = make_model(SIZES["valor"], torch.device("meta"))
+    assert 5.2e8 < sum(parameter.numel() for parameter in model.parameters()) < 5.4e8
 
 
 def test_what_does_not_fit_is_a_row(tmp_path, monkeypatch):
@@ -127,9 +145,9 @@ def test_checkpointing_changes_the_memory_and_not_the_loss():
     gpu.set_up(model, checkpointing=True, compiled=False)
     assert model.vision_encoder.visual.grad_checkpointing and model.audio_encoder.encoder.checkpointing
     assert model.multimodal_encoder.checkpointing
-    first = model(batch, TASK, StepRandom(0, 0))["loss"]
+    first = model(batch, size.task, StepRandom(0, 0))["loss"]
     gpu.set_up(model, checkpointing=False, compiled=False)
-    assert torch.equal(first, model(batch, TASK, StepRandom(0, 0))["loss"]) and not model.multimodal_encoder.checkpointing
+    assert torch.equal(first, model(batch, size.task, StepRandom(0, 0))["loss"]) and not model.multimodal_encoder.checkpointing
 
 
 def test_the_released_size_is_the_released_model():

@@ -26,6 +26,25 @@ def test_both_ways_agree_and_the_report_says_so(tmp_path, caplog):
     assert found["machine"]["threads"] == 1
 
 
+def test_valor_beside_the_releases_order_of_work(tmp_path):
+    assert run.main(["--model", "valor", "--only", "step,texts,decode,score,mask", "--size", "tiny", "--repeats", "1", "--threads", "1",
+                     "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    for name in ("step", "texts", "decode", "score", "score_groups", "mask"):
+        assert found[name]["equal"] is True and found[name]["plain_s"] > 0
+    assert found["size"]["model"] == "valor"
+
+
+def test_gram_beside_the_plain_way():
+    assert run.main(["--model", "gram", "--only", "step,rerank", "--size", "tiny", "--repeats", "1", "--threads", "1"]) == 0
+
+
+def test_what_a_family_has_not_is_not_measured(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--model", "valor", "--only", "rerank"])
+    assert "'rerank' is not measured of valor" in capsys.readouterr().err
+
+
 def test_a_difference_is_found(monkeypatch, caplog):
     caplog.set_level("INFO", "omnivast")
     monkeypatch.setattr(run, "LOSS_TOLERANCE", -1.0)
@@ -33,7 +52,7 @@ def test_a_difference_is_found(monkeypatch, caplog):
     assert "DIFFERENT" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["huge", "B=", "colour=3", "task=1"])
+@pytest.mark.parametrize("text", ["huge", "B=", "colour=3", "task=1", "model=2"])
 def test_a_size_that_is_not_understood_is_named(text):
     with pytest.raises(ValueError, match="--size"):
         workload.parse_size(text)
@@ -72,10 +91,11 @@ def test_operations_by_kind():
         "normalisation": 0.5, "GELU": 0.25, "sums and other elementwise": 0.25, "other": 0.125}
 
 
-def test_the_flop_count_is_torchs():
+@pytest.mark.parametrize("family", workload.FAMILIES)
+def test_the_flop_count_is_torchs(family):
     """What differs is attention, which torch counts on padded grids and, as the fused kernel makes its scores twice, with five
     products for four in the backward pass; and how many tokens were drawn to be predicted."""
-    size = workload.TINY.with_value(width=192, caption_tokens=10, text_layers=3)
+    size = workload.of_family(workload.TINY.with_value(width=192, caption_tokens=10, text_layers=3), family)
     model, batch = workload.build(size), workload.batch(size)
     with FlopCounterMode(display=False) as counter:
         model(batch, workload.task(size), StepRandom(0, 0))["loss"].backward()

@@ -41,10 +41,10 @@ class Clips:
 
     folder: Path
 
-    def flags(self, lists: tuple[str, ...] = LISTS) -> list[str]:
-        """What makes config/debug/tiny.json read these clips, in this process and on one thread."""
+    def flags(self, lists: tuple[str, ...] = LISTS, config: str = TINY) -> list[str]:
+        """What makes a config in config/debug read these clips, in this process and on one thread."""
         flags = ["--model_cfg.tokenizer", str(self.folder / "vocab.txt")]
-        datasets = json.loads((ROOT / TINY).read_text())["data_cfg"]
+        datasets = json.loads((ROOT / config).read_text())["data_cfg"]
         for which in lists:
             for index, dataset in enumerate(datasets[which]):
                 for key in ("txt", "vision", "annfile"):
@@ -57,9 +57,9 @@ class Clips:
         """The arguments of a training with evaluation."""
         return ["--config", TINY, *self.flags(), "--output_dir", str(output), *more]
 
-    def only_train(self, output: Path, *more: str) -> list[str]:
+    def only_train(self, output: Path, *more: str, config: str = TINY) -> list[str]:
         """The arguments of a training without evaluation."""
-        return ["--config", TINY, *self.flags(("train",)), "--n_workers", "0", "--data_cfg.val", "[]", "--save_best", "false",
+        return ["--config", config, *self.flags(("train",), config), "--n_workers", "0", "--data_cfg.val", "[]", "--save_best", "false",
                 "--output_dir", str(output), *more]
 
     def test(self, weights: Path, output: Path, *more: str) -> list[str]:

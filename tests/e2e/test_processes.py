@@ -47,17 +47,19 @@ def test_two_processes_evaluate_as_one(clips, run_program, tmp_path):
     assert protocol["processes"] == 2 and protocol["clips"] == 12
 
 
-def test_killed_and_resumed_equals_unbroken(clips, run_program, tmp_path):
-    flags = ("--train_steps", "15", "--save_every", "3")
-    process = Running(clips.only_train(tmp_path / "broken", *flags), first=partial(prepare, tmp_path, "SIGKILL:0:9"))
+@pytest.mark.parametrize(("config", "steps"), [("tiny", 30), ("valor_tiny", 12), ("gram_tiny", 12)])
+def test_killed_and_resumed_equals_unbroken(clips, run_program, tmp_path, config, steps):
+    config = f"config/debug/{config}.json"
+    flags = ("--num_train_steps", str(steps), "--save_every", "3")
+    process = Running(clips.only_train(tmp_path / "broken", *flags, config=config), first=partial(prepare, tmp_path, "SIGKILL:0:9"))
     assert process.finish()[0] == -signal.SIGKILL
     saved = json.loads((tmp_path / "broken" / "ckpt" / "latest.json").read_text())["step"]
-    assert saved == 6 and not (tmp_path / "broken" / "ckpt" / "model_step_30.pt").exists()
+    assert saved == 6 and not (tmp_path / "broken" / "ckpt" / f"model_step_{steps}.pt").exists()
 
-    outcome = run_program(clips.only_train(tmp_path / "broken", *flags, "--resume", "true"))
-    assert outcome.status == 0 and f"resuming after step {saved} of 30" in outcome.text
-    assert run_program(clips.only_train(tmp_path / "unbroken", *flags)).status == 0
-    one, other = (torch.load(tmp_path / name / "ckpt" / "model_step_30.pt", weights_only=True) for name in ("broken", "unbroken"))
+    outcome = run_program(clips.only_train(tmp_path / "broken", *flags, "--resume", "true", config=config))
+    assert outcome.status == 0 and f"resuming after step {saved} of {steps}" in outcome.text
+    assert run_program(clips.only_train(tmp_path / "unbroken", *flags, config=config)).status == 0
+    one, other = (torch.load(tmp_path / name / "ckpt" / f"model_step_{steps}.pt", weights_only=True) for name in ("broken", "unbroken"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     logs = [read_jsonl(tmp_path / name / "log" / "metrics.jsonl") for name in ("broken", "unbroken")]

@@ -6,7 +6,7 @@ import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import CAPTIONS, MODALITIES, batch, task, texts, vast
+from tests.model.tiny import CAPTIONS, MODALITIES, VALOR, batch, task, texts, valor, vast
 
 VAS = Group(MODALITIES)
 EVERYTHING = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%tv_qa%tvas%ts"
@@ -28,6 +28,29 @@ def test_a_training_step(name, silent, checkpointing):
     with torch.device("meta"):
         torch.stack(list(model(own, task(name), StepRandom(0, 0)).values())).sum().backward()
     assert all(p.grad is None or p.grad.device.type == "cpu" for p in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpointing": True}, {"contra_type": "coarse", "cross_attn_type": "video_audio"}],
+                         ids=["fine", "checkpointing", "coarse"])
+def test_a_training_step_of_valor(changes):
+    model, own = valor(**changes).train(), batch(VALOR)
+    with torch.device("meta"):
+        losses = model(own, task("ret%tva%tv%ta_cap%tva%tv_mlm%ta_qa%tva"), StepRandom(0, 0))
+        torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is None or p.grad.device.type == "cpu" for p in model.parameters())
+
+
+@torch.no_grad()
+def test_uses_of_valor():
+    model, own, both = valor().eval(), batch(VALOR), (Modality.VISION, Modality.AUDIO)
+    with torch.device("meta"):
+        features = model.encode(own, both)
+        group, memory = Group(both), model.memory(features)
+        scores = model.similarity(group, model.index_texts(own.captions.of(group.caption_kind)), model.index_clips(features, group))
+        model.caption(memory, group, beam_size=3, max_length=8)
+        model.answer(memory, group, QUESTIONS, beam_size=2)
+        model.sample_captions(memory, group, draws=DRAWS, top_k=5)
+    assert scores.device.type == "cpu"
 
 
 CAPTION = texts(CAPTIONS, 14)

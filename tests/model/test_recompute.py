@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from omnivast.config.tasks import Group, Modality
-from omnivast.model.recompute import GELU, LayerNorm, all_kept, remade, remaking
+from omnivast.model.recompute import GELU, LayerNorm, QuickGELU, all_kept, keeping_less, remade, remaking
 from omnivast.model.text.bert import CrossAttention, SelfAttention
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.packing import Packing
 from omnivast.model.text.plan import CrossPass
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import batch, memory, task, text_model, text_sizes, texts, vast
+from tests.model.tiny import VALOR, batch, memory, task, text_model, text_sizes, texts, valor, vast
 
 
 def feed(made, weight, inner):
@@ -165,7 +165,7 @@ def test_a_step_has_the_gradients_of_plain_autograd(vision, precision):
         assert torch.equal(gradient, gradients[1][name]), name
 
 
-@pytest.mark.parametrize("module", [GELU(), LayerNorm(4)], ids=["gelu", "norm"])
+@pytest.mark.parametrize("module", [GELU(), QuickGELU(), LayerNorm(4)], ids=["gelu", "quick gelu", "norm"])
 def test_modules_whose_output_is_not_kept(module):
     weight, inner = inputs()
     wanted = torch.autograd.grad((module(inner) @ weight).square().sum(), (weight, inner))
@@ -175,6 +175,37 @@ def test_modules_whose_output_is_not_kept(module):
     del made
     assert place.expired()
     assert all(map(torch.equal, torch.autograd.grad(loss, (weight, inner)), wanted))
+
+
+def test_quick_gelu_is_what_autograd_makes_of_it():
+    weight, inner = inputs()
+    wanted = torch.autograd.grad(((inner * torch.sigmoid(1.702 * inner)) @ weight).square().sum(), (weight, inner))
+    found = torch.autograd.grad((QuickGELU()(inner) @ weight).square().sum(), (weight, inner))
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_norms_are_replaced_where_asked_for_with_their_weights():
+    tower = torch.nn.Sequential(torch.nn.LayerNorm(4, eps=1e-3), torch.nn.GELU())
+    before = dict(tower.named_parameters())
+    assert type(keeping_less(tower)[0]) is torch.nn.LayerNorm and type(tower[1]) is GELU
+    norm = keeping_less(tower, norms=True)[0]
+    assert type(norm) is LayerNorm and norm.eps == 1e-3
+    assert all(p is before[name] for name, p in tower.named_parameters()) and len(before) == 2
+
+
+def test_towers_of_valor_are_built_so():
+    """CLIP's and AST's: neither normalised states nor what their GELUs give are kept."""
+    model = valor().train()
+    read: list[StorageWeakRef] = []
+    for module in (*model.vision_encoder.modules(), *model.audio_encoder.modules()):
+        if isinstance(module, LayerNorm | GELU | QuickGELU):
+            module.register_forward_hook(lambda _, __, out: read.append(StorageWeakRef(out.untyped_storage())))
+        assert type(module) not in (torch.nn.LayerNorm, torch.nn.GELU)
+    with remaking():
+        features = model.encode(batch(VALOR), (Modality.VISION, Modality.AUDIO))
+    assert len(read) == 5 + 4
+    assert sum(not ref.expired() for ref in read) == 3  # what the towers give, and what CLIP's blocks begin with
+    sum(x.sum() for x in features.slots.values()).backward()
 
 
 def test_towers_are_built_so():

@@ -13,15 +13,18 @@ from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.data.batch import Batch, Captions
 from omnivast.model.build import build_model
 from omnivast.model.text import generate
+from omnivast.model.valor import alignment
+from omnivast.model.valor import generate as valor_generate
 from omnivast.model.vast import matching, negatives
 from omnivast.utils import transfer
 from omnivast.utils.fake import without_numbers
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import CAPTIONS, MODALITIES, VAST_TINY, batch, task, texts, vast
+from tests.model.tiny import CAPTIONS, MODALITIES, VALOR, VAST_TINY, batch, task, texts, valor, vast
 from tests.model.vast.test_full_size import released_config
 
 VAS = Group(MODALITIES)
 EVERYTHING = "ret%tvas%tva%tvs%tv%ta%ts_cap%tvas%tv_qa%tvas%ts"
+OF_VALOR = "ret%tva%tv%ta_cap%tva%tv_mlm%tv_qa%tva"
 QUESTIONS = texts(["what is the man doing ?", "who is running ?", "who is running ?"], 12, clip=[0, 1, 3])
 
 
@@ -47,7 +50,7 @@ def asked(monkeypatch):
         found.append(tuple(tensor.shape))
         return found.answer(tensor)
 
-    for module in (negatives, generate, matching):
+    for module in (negatives, generate, matching, alignment, valor_generate):
         monkeypatch.setattr(module, "to_host", to_host)
     return found
 
@@ -137,6 +140,38 @@ def test_a_step_of_the_released_model(gpu, asked):
         losses = without_numbers(model, gpu).train()(own, task(EVERYTHING), StepRandom(0, 0))
     assert sum(p.numel() for p in model.parameters()) > 1.2e9
     assert len(asked) == 1 and waits.found == [] and losses["loss"].device.type == "cuda"
+
+
+@pytest.mark.parametrize("settings", [{}, {"checkpointing": True}, {"contra_type": "coarse"}, {"late_fusion": True}],
+                         ids=["fine", "checkpointing", "coarse", "late"])
+def test_a_step_of_valor_waits_for_nothing(gpu, asked, settings):
+    with transfer.planning():
+        model, own = valor(**settings), batch(VALOR)
+    model, own = without_numbers(model, gpu).train(), on(gpu, own)
+    with Waits() as waits:
+        losses = model(own, task(OF_VALOR), StepRandom(0, 0))
+    assert asked == [] and waits.found == []
+    assert {x.device.type for x in losses.values()} == {"cuda"} and losses["loss"].requires_grad
+
+
+def test_the_backward_pass_of_valor_waits_for_nothing():
+    model = valor().train()
+    with Waits() as waits:
+        model(batch(VALOR), task(OF_VALOR), StepRandom(0, 0))["loss"].backward()
+    assert waits.found == []
+
+
+def test_valor_waits_once_per_token_and_once_for_scores(gpu, asked):
+    with transfer.planning():
+        model, own = valor(), batch(VALOR)
+    model, own, group = without_numbers(model, gpu).eval(), on(gpu, own), Group((Modality.VISION, Modality.AUDIO))
+    asked.answer = lambda tensor: np.zeros(tensor.shape, np.int64)
+    with torch.no_grad(), Waits() as waits:
+        features = model.encode(own, group.modalities)
+        rows = model.best_captions(model.memory(features), group, beam_size=3, max_length=8)
+        assert len(asked) == 8 + 1 and len(rows) == 4  # whether all have ended, and in the end the texts
+        model.similarity(group, model.index_texts(own.captions[group.caption_kind]), model.index_clips(features, group))
+    assert len(asked) == 10 and waits.found == []
 
 
 @pytest.fixture

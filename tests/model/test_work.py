@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from omnivast.config.tasks import Group
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.data.batch import Captions
 from omnivast.model.objectives import generation
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import SUBTITLES, batch, task, texts, vast
+from tests.model.tiny import SUBTITLES, VALOR, batch, task, texts, valor, vast
 
 GROUPS = ("tvas", "tva", "tvs", "tv", "ta")
 ALL = Group.parse("tvas")
@@ -59,6 +60,19 @@ def test_towers_run_once_and_memories_are_projected_once_whatever_the_groups(gro
     seen, model, clips = step_of(groups)
     assert (seen["texts"], seen["audio"]) == (3, 1)  # subtitles, captions alone, all that attends to a memory
     memory = model.memory(model.encode(clips, list(ALL)))
+    tokens = sum(condition.shape[0] * condition.shape[1] for condition in memory.condition.values())
+    assert [seen[f"keys{i}"] for i in range(2)] == [tokens, tokens]
+
+
+@pytest.mark.parametrize("text", ["ret%tva_cap%tva", "ret%tva%tv%ta_cap%tva%tv%ta_mlm%tva%tv_qa%tva%tv"])
+def test_a_step_of_valor_encodes_a_modality_once_and_reads_all_texts_of_the_memory_in_one_forward(text):
+    model, clips = valor().train(), batch(VALOR)
+    own = clips.captions[CaptionKind.OMNI]
+    clips.captions = Captions({CaptionKind.OMNI: own}, {CaptionKind.VISION: CaptionKind.OMNI, CaptionKind.AUDIO: CaptionKind.OMNI})
+    with counting(model) as seen:
+        model(clips, task(text), StepRandom(0, 0))
+    assert (seen["texts"], seen["vision"], seen["audio"]) == (2, 1, 1)  # captions alone, all that attends to the memory
+    memory = model.memory(model.encode(clips, (Modality.VISION, Modality.AUDIO)))
     tokens = sum(condition.shape[0] * condition.shape[1] for condition in memory.condition.values())
     assert [seen[f"keys{i}"] for i in range(2)] == [tokens, tokens]
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Modality, Task
 from omnivast.data.batch import Batch, Captions, Texts, make_texts
+from omnivast.model.build import build_model
 from omnivast.model.gram.model import GRAM
+from omnivast.model.interface import Model
 from omnivast.model.text.bert import TextModel, TextSizes
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
@@ -31,6 +33,15 @@ CONFIG = ModelConfig(
     audio_encoder_type="beats",
     audio_encoder_cfg=BEATS, audio_melbins=32, audio_target_length=32, text_encoder_type="bert", tokenizer=str(VAST_TINY / "vocab.txt"),
     contra_dim=16, itm_ratio=0.5, max_caption_len=12, max_omni_caption_len=14, max_subtitle_len=10, max_answer_len=6, label_smoothing=0.1)
+VALOR = ModelConfig(
+    model_type="valor", pretrained=False, vision_encoder_type="clip_vit_base_16", vision_resolution=32,
+    vision_encoder_cfg={"width": 16, "layers": 1, "heads": 2}, audio_encoder_type="ast", audio_melbins=32, audio_target_length=32,
+    audio_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+                       "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    text_encoder_type="bert", tokenizer=str(VAST_TINY / "vocab.txt"), contra_dim=16, max_caption_len=14, max_omni_caption_len=14,
+    max_answer_len=6, use_task_prompt=True, contra_loss_ratio=1.5, max_generation_len=8,
+    text_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                      "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
 SIZES = TextSizes(186, 32, 2, 2, 64, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 CAPTIONS = ["a man is singing while playing the piano", "two dogs running", "a red car in the street", "a woman cutting onion"]
@@ -68,6 +79,17 @@ def vast(seed: int = 0, sizes: TextSizes = SIZES, **changes: Any) -> VAST:
 def gram(seed: int = 0, sizes: TextSizes = SIZES, **changes: Any) -> GRAM:
     torch.manual_seed(seed)
     return GRAM(dataclasses.replace(CONFIG, model_type="gram", **changes), tokenizer(), sizes)
+
+
+def valor(**changes: Any) -> Model:
+    """A VALOR of random weights, without dropout, in which inputs matter."""
+    torch.manual_seed(1)
+    model = build_model(dataclasses.replace(VALOR, **changes)).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    return model
 
 
 def texts(raw: Sequence[str], max_length: int, clip: Sequence[int] | None = None) -> Texts:

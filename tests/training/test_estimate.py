@@ -10,7 +10,7 @@ from omnivast.config.schema import RunConfig
 from omnivast.training.estimate import Need, estimate, largest, needs, repeated
 from omnivast.utils.fake import LiveBytes
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import batch, task, vast
+from tests.model.tiny import CONFIG, VALOR, batch, gram, task, valor, vast
 
 EVERYTHING = "ret%tvas%tva_cap%tvas%tv_qa%tvas"
 
@@ -32,14 +32,15 @@ def test_bytes_that_are_alive():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_step_needs_what_it_makes(checkpointing):
-    model, own = vast(checkpointing=checkpointing), batch()
-    found = needs(model, own, task(EVERYTHING), RunConfig(precision="float32"), len(own))
+@pytest.mark.parametrize(("family", "text"), [(vast, EVERYTHING), (gram, EVERYTHING), (valor, "ret%tva%tv_cap%tva%tv_mlm%tv_qa%tva")])
+def test_a_step_needs_what_it_makes(family, text, checkpointing):
+    model, own = family(checkpointing=checkpointing), batch(VALOR if family is valor else CONFIG)
+    found = needs(model, own, task(text), RunConfig(precision="float32"), len(own))
     for module in model.modules():
         if hasattr(module, "layerdrop"):
             module.layerdrop = 0.0
     with LiveBytes([*model.parameters(), *model.buffers(), own.frames, own.spectrograms]) as live:
-        loss = model.train()(own, task(EVERYTHING), StepRandom(0, 0))["loss"]
+        loss = model.train()(own, task(text), StepRandom(0, 0))["loss"]
         kept = live.now
         loss.backward()
     # The estimate takes the first pair for every hard negative, whose caption is longer than others.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from omnivast.model.valor import alignment
 from omnivast.model.valor.alignment import Slots, fine_scores, grouped_scores
@@ -89,3 +92,52 @@ def test_shared_products_equal_each_group_alone():
     together = grouped_scores(text, [vision, audio], [(0, 1), (1,)])
     torch.testing.assert_close(together[0], fine_scores(text, Slots.joined([vision, audio])))
     torch.testing.assert_close(together[1], fine_scores(text, audio))
+
+
+def sides():
+    return slots(30, 6, seed=7, padded=True), slots(20, 4, seed=8), slots(20, 2, seed=9)
+
+
+@pytest.mark.parametrize("limit", [2**20, 700])
+def test_without_gradient_padding_is_left_out_and_the_scores_are_the_same(monkeypatch, limit):
+    (text, _), (vision, _), (audio, _) = sides()
+    groups = [(0,), (1,), (0, 1)]
+    assert {int(n) for n in text.mask.sum(1)} >= {1, 6}  # texts that fill the length, and others, whose best token is never below 0
+    wanted = grouped_scores(text, [vision, audio], groups)
+    monkeypatch.setitem(alignment.PRODUCTS_AT_ONCE, "cpu", limit)
+    with torch.no_grad():
+        for found, score in zip(grouped_scores(text, [vision, audio], groups), wanted):
+            torch.testing.assert_close(found, score, rtol=1e-5, atol=1e-6)
+
+
+def test_texts_of_like_length_share_a_block():
+    lengths = torch.tensor([5, 1, 3, 1, 5, 2])
+    mask = torch.arange(6) < lengths[:, None]
+    (text, _), (clip, _) = slots(6, 6, seed=7), slots(3, 4, seed=8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        fine_scores(Slots(text.features, text.logits, mask), clip)
+    products = 2 * 6 * 5 * 3 * 4 * 6  # texts, tokens of the longest of a block, clips, slots, width: all fit into one
+    assert counter.get_total_flops() == products + 2 * 6 * 5 * 3  # and the sums over tokens
+    assert alignment._runs(lengths.sort().values.numpy(), 6) == [(0, 3, 2), (3, 4, 3), (4, 5, 5), (5, 6, 5)]
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that an operation makes."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.found = max([self.found, *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_products_of_all_texts_and_clips_are_never_held(monkeypatch, learning):
+    (text, _), (vision, _), (audio, _) = sides()
+    monkeypatch.setitem(alignment.PRODUCTS_AT_ONCE, "cpu", 1500)
+    with torch.set_grad_enabled(learning), Largest() as largest:
+        score = grouped_scores(text, [vision, audio], [(0, 1)])[0]
+        if learning:
+            score.sum().backward()
+    assert largest.found <= 1500 < 30 * 20 * 6 * 6

@@ -9,28 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import Group, Modality
-from omnivast.data.batch import Batch
-from omnivast.model.build import build_model
+from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.data.batch import Batch, Captions
 from omnivast.model.interface import ModelError
 from omnivast.model.text.layout import Layout
+from omnivast.model.valor.step import compared_together
+from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import ANSWERS, QUESTIONS, VAST_TINY, batch, task, texts
+from tests.model.tiny import ANSWERS, QUESTIONS, VALOR, batch, task, texts, valor
 from tests.model.valor.recorded import clip_words
 from tests.processes import assert_same_step, mean_over_processes, together
 
 PAIRS = "ret%tva%tv%v-a%v-ta%a-tv_cap%tv"
 TASK = "ret%tva%tv%ta_cap%tva%tv_mlm%ta_qa%tva%tv"
-CONFIG = ModelConfig(
-    model_type="valor", pretrained=False, vision_encoder_type="clip_vit_base_16", vision_resolution=32,
-    vision_encoder_cfg={"width": 16, "layers": 1, "heads": 2}, audio_encoder_type="ast", audio_melbins=32, audio_target_length=32,
-    audio_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-                       "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    text_encoder_type="bert", tokenizer=str(VAST_TINY / "vocab.txt"), contra_dim=16, max_caption_len=14, max_omni_caption_len=14,
-    max_answer_len=6, use_task_prompt=True, contra_loss_ratio=1.5, max_generation_len=8,
-    text_encoder_cfg={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-                      "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
 CLIP_TEXT = {"txt_encoder_type": "clip_vit_base_16", "clip_text_cfg": {"width": 16, "layers": 2, "heads": 2, "context_length": 20,
                                                                        "vocab_size": 60, "embed_dim": 24}}
 SETTINGS = {
@@ -42,16 +33,11 @@ SETTINGS = {
 }
 
 
-def valor(**changes):
-    torch.manual_seed(1)
+def made(**changes):
+    """A VALOR, with words of CLIP where its text tower reads."""
     with tempfile.TemporaryDirectory() as folder:
         words = {"clip_tokenizer": clip_words(Path(folder))} if "txt_encoder_type" in changes else {}
-        model = build_model(dataclasses.replace(CONFIG, **words, **changes)).train()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(3)
-    return model
+        return valor(**words, **changes)
 
 
 def with_several_answers(own: Batch) -> Batch:
@@ -59,7 +45,7 @@ def with_several_answers(own: Batch) -> Batch:
     counts = [[3, 1, 2, 1][number] for number in own.index.tolist()]
     clip = [row for row, count in enumerate(counts) for _ in range(count)]
     nth = [n - clip.index(row) for n, row in enumerate(clip)]
-    answers = texts([ANSWERS[(own.index[row] + number) % 4] for row, number in zip(clip, nth)], CONFIG.max_answer_len, clip)
+    answers = texts([ANSWERS[(own.index[row] + number) % 4] for row, number in zip(clip, nth)], VALOR.max_answer_len, clip)
     answers.weights = torch.tensor([1.0 / (1 + number) for number in nth])
     return dataclasses.replace(own, questions=texts([QUESTIONS[own.index[row]] for row in clip], 14, clip), answers=answers)
 
@@ -67,7 +53,7 @@ def with_several_answers(own: Batch) -> Batch:
 def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1, objectives: str = TASK, gradient: str = "paper"):
     """Losses and gradients by name of this process's share of the same four clips."""
     share = 4 // processes
-    model, own = valor(**changes), batch(CONFIG, rows=slice(rank * share, (rank + 1) * share))
+    model, own = made(**changes), batch(VALOR, rows=slice(rank * share, (rank + 1) * share))
     own = own if changes else with_several_answers(own)
     model.gather_with_grad, model.gather_gradient = with_grad, gradient
     losses = model(own, task(objectives), StepRandom(7, 3, rank * share, 4))
@@ -109,6 +95,15 @@ def test_the_released_gradient_of_the_contrast(results):
             torch.testing.assert_close(released[name], gradient * (1.0 if whole else share), rtol=1e-4, atol=1e-7, msg=name)
     assert {name.split(".")[0] for name in results["ret%tva"][1]} >= {"clip", "vision_encoder", "audio_encoder", "contra_head_t",
                                                                     "multimodal_encoder", "text_fine_weight"}
+def test_all_processes_exchange_the_same_whatever_captions_their_clips_have(monkeypatch):
+    """Where one process has captions of one kind and another has three, both must gather as often."""
+    three = batch(VALOR)
+    one = dataclasses.replace(three, captions=Captions({CaptionKind.OMNI: three.captions[CaptionKind.OMNI]},
+                                                       {CaptionKind.VISION: CaptionKind.OMNI, CaptionKind.AUDIO: CaptionKind.OMNI}))
+    groups = task("ret%tva%tv%ta").all_groups
+    assert compared_together(one, groups) == [list(groups)]
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert compared_together(one, groups) == compared_together(three, groups) == [[group] for group in groups]
 
 
 def test_the_settings_differ():
@@ -119,8 +114,8 @@ def test_the_settings_differ():
 
 def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
     """Of what is computed for a prompt, a causal text changes nothing; a bidirectional one does."""
-    model = valor().eval()
-    texts = batch(CONFIG).captions.texts
+    model = made().eval()
+    texts = batch(VALOR).captions.texts
     own = next(iter(texts.values()))
     ids, mask = model.prompts.masked_words(Group.parse("tv"), len(own))
     for causal in (True, False):
@@ -133,9 +128,9 @@ def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
 
 
 def test_scores_do_not_depend_on_the_other_texts_of_a_batch():
-    model = valor().eval()
-    own = next(iter(batch(CONFIG).captions.texts.values()))
-    clips = model.index_clips(model.encode(batch(CONFIG), (Modality.VISION,)), Group.parse("tv"))
+    model = made().eval()
+    own = next(iter(batch(VALOR).captions.texts.values()))
+    clips = model.index_clips(model.encode(batch(VALOR), (Modality.VISION,)), Group.parse("tv"))
     length = int(own.mask[1].sum())
     alone = dataclasses.replace(own, ids=own.ids[1:2, :length], mask=own.mask[1:2, :length], clip=own.clip[1:2])
     with torch.no_grad():
@@ -157,15 +152,15 @@ def test_tasks_that_it_cannot_do(text, message):
 
 
 def test_33_frames():
-    own = batch(CONFIG)
+    own = batch(VALOR)
     own.frames = own.frames[:, :1].expand(-1, 33, -1, -1, -1)
     with pytest.raises(ValueError, match="embeddings for 32 frames of a clip, but the batch has 33: vision_sample_num may be 32 at most"):
-        valor().encode(own, (Modality.VISION,))
+        made().encode(own, (Modality.VISION,))
 
 
 def test_a_length_penalty_is_refused():
-    model = valor().eval()
-    memory = model.memory(model.encode(batch(CONFIG), (Modality.VISION,)))
+    model = made().eval()
+    memory = model.memory(model.encode(batch(VALOR), (Modality.VISION,)))
     with pytest.raises(ValueError, match="no length penalty, but it was asked for one of 0.6"):
         model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8, length_penalty=0.6)
     assert len(model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8)) == 4
