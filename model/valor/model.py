@@ -306,7 +306,7 @@ class VALOR(TowerModel):
     def _bert_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(N, L, width) and the mask (N, L), by the encoder of texts."""
         layout, start = layout_of(self.prompts.task(COMPARE, len(texts)), texts.ids, texts.mask)
-        return self._text_encoders()[-1].encode(layout).padded()[:, start:], send(on_host(texts.mask), self.device)
+        return self._text_encoders()[-1].encode(layout).padded()[:, start:], send(on_host(texts.mask), self.device).bool()
 
     def _clip_states(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """The same by CLIP's text tower, which has words of its own."""

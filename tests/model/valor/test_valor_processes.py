@@ -16,7 +16,9 @@ from omnivast.model.text.layout import Layout
 from omnivast.model.valor.step import compared_together
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
-from tests.model.tiny import ANSWERS, QUESTIONS, VALOR, batch, task, texts, valor
+from tests.model import tiny
+from tests.model.tiny import ANSWERS, QUESTIONS, batch, task, texts
+from tests.model.tiny import VALOR as CONFIG
 from tests.model.valor.recorded import clip_words
 from tests.processes import assert_same_step, mean_over_processes, together
 
@@ -33,11 +35,11 @@ SETTINGS = {
 }
 
 
-def made(**changes):
+def valor(**changes):
     """A VALOR, with words of CLIP where its text tower reads."""
     with tempfile.TemporaryDirectory() as folder:
         words = {"clip_tokenizer": clip_words(Path(folder))} if "txt_encoder_type" in changes else {}
-        return valor(**words, **changes)
+        return tiny.valor(**words, **changes)
 
 
 def with_several_answers(own: Batch) -> Batch:
@@ -45,7 +47,7 @@ def with_several_answers(own: Batch) -> Batch:
     counts = [[3, 1, 2, 1][number] for number in own.index.tolist()]
     clip = [row for row, count in enumerate(counts) for _ in range(count)]
     nth = [n - clip.index(row) for n, row in enumerate(clip)]
-    answers = texts([ANSWERS[(own.index[row] + number) % 4] for row, number in zip(clip, nth)], VALOR.max_answer_len, clip)
+    answers = texts([ANSWERS[(own.index[row] + number) % 4] for row, number in zip(clip, nth)], CONFIG.max_answer_len, clip)
     answers.weights = torch.tensor([1.0 / (1 + number) for number in nth])
     return dataclasses.replace(own, questions=texts([QUESTIONS[own.index[row]] for row in clip], 14, clip), answers=answers)
 
@@ -53,7 +55,7 @@ def with_several_answers(own: Batch) -> Batch:
 def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1, objectives: str = TASK, gradient: str = "paper"):
     """Losses and gradients by name of this process's share of the same four clips."""
     share = 4 // processes
-    model, own = made(**changes), batch(VALOR, rows=slice(rank * share, (rank + 1) * share))
+    model, own = valor(**changes), batch(CONFIG, rows=slice(rank * share, (rank + 1) * share))
     own = own if changes else with_several_answers(own)
     model.gather_with_grad, model.gather_gradient = with_grad, gradient
     losses = model(own, task(objectives), StepRandom(7, 3, rank * share, 4))
@@ -97,7 +99,7 @@ def test_the_released_gradient_of_the_contrast(results):
                                                                     "multimodal_encoder", "text_fine_weight"}
 def test_all_processes_exchange_the_same_whatever_captions_their_clips_have(monkeypatch):
     """Where one process has captions of one kind and another has three, both must gather as often."""
-    three = batch(VALOR)
+    three = batch(CONFIG)
     one = dataclasses.replace(three, captions=Captions({CaptionKind.OMNI: three.captions[CaptionKind.OMNI]},
                                                        {CaptionKind.VISION: CaptionKind.OMNI, CaptionKind.AUDIO: CaptionKind.OMNI}))
     groups = task("ret%tva%tv%ta").all_groups
@@ -114,8 +116,8 @@ def test_the_settings_differ():
 
 def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
     """Of what is computed for a prompt, a causal text changes nothing; a bidirectional one does."""
-    model = made().eval()
-    texts = batch(VALOR).captions.texts
+    model = valor().eval()
+    texts = batch(CONFIG).captions.texts
     own = next(iter(texts.values()))
     ids, mask = model.prompts.masked_words(Group.parse("tv"), len(own))
     for causal in (True, False):
@@ -128,9 +130,9 @@ def test_a_prompt_sees_the_text_only_where_it_is_bidirectional():
 
 
 def test_scores_do_not_depend_on_the_other_texts_of_a_batch():
-    model = made().eval()
-    own = next(iter(batch(VALOR).captions.texts.values()))
-    clips = model.index_clips(model.encode(batch(VALOR), (Modality.VISION,)), Group.parse("tv"))
+    model = valor().eval()
+    own = next(iter(batch(CONFIG).captions.texts.values()))
+    clips = model.index_clips(model.encode(batch(CONFIG), (Modality.VISION,)), Group.parse("tv"))
     length = int(own.mask[1].sum())
     alone = dataclasses.replace(own, ids=own.ids[1:2, :length], mask=own.mask[1:2, :length], clip=own.clip[1:2])
     with torch.no_grad():
@@ -152,15 +154,15 @@ def test_tasks_that_it_cannot_do(text, message):
 
 
 def test_33_frames():
-    own = batch(VALOR)
+    own = batch(CONFIG)
     own.frames = own.frames[:, :1].expand(-1, 33, -1, -1, -1)
     with pytest.raises(ValueError, match="embeddings for 32 frames of a clip, but the batch has 33: vision_sample_num may be 32 at most"):
-        made().encode(own, (Modality.VISION,))
+        valor().encode(own, (Modality.VISION,))
 
 
 def test_a_length_penalty_is_refused():
-    model = made().eval()
-    memory = model.memory(model.encode(batch(VALOR), (Modality.VISION,)))
+    model = valor().eval()
+    memory = model.memory(model.encode(batch(CONFIG), (Modality.VISION,)))
     with pytest.raises(ValueError, match="no length penalty, but it was asked for one of 0.6"):
         model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8, length_penalty=0.6)
     assert len(model.caption(memory, Group.parse("tv"), beam_size=2, max_length=8)) == 4
