@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GROUPS = ("tv", "ta", "ts", "tva", "tvs", "tvas")
 WITHOUT_SUBTITLES = ("tv", "ta", "tva")
@@ -56,14 +56,14 @@ TABLES: dict[str, dict[str, Variant]] = {
         "valor_va": _valor("va", groups=("tva",)),
         "valor_v_va": _valor("v + va", groups=("tv", "tva")),
         "valor_a_va": _valor("a + va", groups=("ta", "tva")),
-        "valor": FINE,
+        "valor": replace(FINE, words="v + a + va"),
     },
     "alignment": {
         "valor_coarse_late": _valor("coarse, scores are added", *COARSE, *LATE),
         "valor_coarse": _valor("coarse, features are fused", *COARSE),
         "valor_late": _valor("fine, scores are added", *LATE),
         "valor_unweighted": _valor("fine, features are fused", *UNWEIGHTED),
-        "valor": FINE,
+        "valor": replace(FINE, words="fine, features are fused, weighted"),
     },
 }
 VARIANTS = {name: variant for table in TABLES.values() for name, variant in table.items()}
