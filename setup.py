@@ -16,6 +16,7 @@ setup(
     package_data={
         "omnivast.config": ["**/*.json"],
         "omnivast.evaluation": ["**/*.json", "**/*.css"],
+        "omnivast.inference": ["service/page/*"],
         PICTURES: ["stamps.json", "README.md", "COPYING", "images/*.png", "sounds/*.ogg"],
     },
 )

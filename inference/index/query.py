@@ -32,6 +32,8 @@ ROWS_AT_ONCE = 1 << 15
 FUSED = 60
 """The constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
 CANDIDATES = 1000
+REMEMBERED = 256
+"""Weightings whose scores of the background are kept."""
 
 
 class QueryError(ValueError):
@@ -236,6 +238,8 @@ class Searcher:
                 for rows in _slices(np.flatnonzero(self.bits == pattern), ROWS_AT_ONCE // 8) if mixed else ():
                     scores = sum(share * self.model.similarity(group, self.background, self._rows(group, rows)) for share, group in mixed)
                     best = np.maximum(best, scores.max(1).values.numpy())
+            if len(self._null) >= REMEMBERED:
+                self._null.pop(next(iter(self._null)))
             self._null[key] = np.sort(best)
         return self._null[key]
 
