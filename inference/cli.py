@@ -173,7 +173,7 @@ def serve(arguments: Sequence[str] | None = None) -> int:
 
         begin(options.place, model=options.model or os.environ.get(MODEL), device=options.device, precision=options.precision,
               index=options.index, host=options.host, port=options.port, token=os.environ.get(TOKEN), uploads=options.uploads,
-              upload_mb=options.upload_mb)
+              upload_mb=options.upload_mb, say=_say)
         return 0
 
     return _main(parser, run, arguments)

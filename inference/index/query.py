@@ -23,7 +23,7 @@ import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.config.words import did_you_mean
-from omnivast.inference.index.store import Store
+from omnivast.inference.index.store import Place, Store
 from omnivast.model.interface import Model, Rows
 
 WEIGHTS = {"seen": Modality.VISION, "heard": Modality.AUDIO, "said": Modality.SUBTITLE}
@@ -196,7 +196,7 @@ class Searcher:
             order = order[scores[order] > _threshold(null, at_most_false)]
         found: list[Found] = []
         kept: dict[str, list[tuple[float, float]]] = {}
-        for row, place in zip(order, self.store.places(order[: 50 * top].tolist())):
+        for row, place in self._places(order[: 50 * top], 2 * top):
             if len(found) == top:
                 break
             others = kept.setdefault(place.path, [])
@@ -207,6 +207,11 @@ class Searcher:
                                None if null is None else _probability(null, float(scores[row])), self._by_track(parts, int(row)),
                                self.store.words(int(row)), int(row)))
         return found
+
+    def _places(self, rows: np.ndarray, at_once: int) -> Iterator[tuple[int, Place]]:
+        """The rows with their moments, looked up a few at a time: most are never needed."""
+        for some in _slices(rows, at_once):
+            yield from zip(some.tolist(), self.store.places(some.tolist()))
 
     def _by_track(self, parts: Sequence[Part], row: int) -> dict[str, float]:
         """The scores of a row by each of its tracks alone."""

@@ -35,6 +35,8 @@ from omnivast.utils.files import write_atomically
 
 META, VECTORS, CLIPS = "meta.json", "vectors", "clips.sqlite"
 FORMAT = 1
+AT_ONCE = 500
+"""Rows that one query asks for; older SQLite takes at most 999."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, size INTEGER NOT NULL, changed INTEGER NOT NULL,
     words TEXT NOT NULL, seconds REAL, fault TEXT);
@@ -158,8 +160,12 @@ class Store:
 
     def places(self, rows: Sequence[int]) -> list[Place]:
         """The moments of some rows, in their order."""
-        query = "SELECT path, start, stop, tracks FROM moments JOIN files ON file = id WHERE row = ?"
-        return [Place(*self._clips.execute(query, (int(row),)).fetchone()) for row in rows]
+        found = {}
+        for some in range(0, len(rows), AT_ONCE):
+            marks = ",".join("?" * len(rows[some : some + AT_ONCE]))
+            query = f"SELECT row, path, start, stop, tracks FROM moments JOIN files ON file = id WHERE row IN ({marks})"
+            found.update((row[0], Place(*row[1:])) for row in self._clips.execute(query, [int(row) for row in rows[some : some + AT_ONCE]]))
+        return [found[int(row)] for row in rows]
 
     def words(self, row: int) -> str:
         """What is said in a moment."""

@@ -219,6 +219,7 @@ class IndexReply(BaseModel):
     tracks: list[str] = Field(description="What a search can weigh: seen, heard, said.")
     verbs: list[str] = Field(description="What the model was trained for: search, caption, answer.")
     uploads: bool = Field(description="Whether files may be added.")
+    follows: bool = Field(description="Whether it is of a folder, and can be brought up to date with it.")
     model: str
 
 

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from omnivast.inference.service.metrics import Metrics
 
 COOKIE = "omnivast_token"
-OPEN = ("/api/health", "/token")
-"""What needs no token: whether the service lives, and the form that takes one."""
+OPEN = re.compile(r"/api/health|/token|/page/[\w.]+")
+"""What needs no token: whether the service lives, and what the page is made of."""
 HEADERS = {
     "content-security-policy": "default-src 'self'; media-src 'self' blob:; img-src 'self' blob: data:; object-src 'none'; "
                                "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -78,7 +78,7 @@ class Guard:
         request = Request(scope, receive)
         if scope["path"] == "/token" and scope["method"] == "POST":
             return await self._take(request)
-        if scope["path"] in OPEN or self._knows(request):
+        if OPEN.fullmatch(scope["path"]) or self._knows(request):
             return None
         if scope["path"] == "/" and scope["method"] == "GET":
             return HTMLResponse(self.ask(False), 401)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.inference.index.api import Index
+from omnivast.inference.index.query import track_weights
 from omnivast.inference.pipeline import Pipeline
 from omnivast.inference.service.uploads import MEDIA, RefusedError, Uploaded
 
@@ -146,8 +147,9 @@ class Library:
 
     def _use(self, index: Index) -> None:
         """Search this one from now on. The one before is closed when the last search of it ends."""
+        index.searcher.null(track_weights(None))  # or the first search would wait for it
         files = index.store.files()
-        faults = {path: file.fault for path, file in files.items() if file.fault}
+        faults = {path: file.fault.replace(f"{index.root}/", "") for path, file in files.items() if file.fault}
         self.index, self.moments = index, len(index)
         self.paths = frozenset(path for path in files if path not in faults)
         self.faults = dict(list(faults.items())[:FAULTS])
@@ -159,7 +161,7 @@ class Library:
         return {"state": self.state, "error": self.error or None, "files": len(self.paths), "moments": self.moments, "done": self.done,
                 "total": self.total, "faults": self.faults,
                 "tracks": [name for name, letter in (("seen", "v"), ("heard", "a"), ("said", "s")) if letter in groups],
-                "verbs": [verb for verb, objective in verbs.items() if self.model.groups(objective)], "uploads": self.uploads,
+                "verbs": [verb for verb, objective in verbs.items() if self.model.groups(objective)], "uploads": self.uploads, "follows": self.source is not None,
                 "model": Path(self.model.place).name}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def open_library(place: str | Path, model: Pipeline | None, index: Path | None =
 
 def serve(place: str | Path, *, model: str | Path | None = None, device: str = "auto", precision: str | None = None,
           index: Path | None = None, host: str = "127.0.0.1", port: int = 8000, token: str | None = None, uploads: bool = False,
-          upload_mb: int | None = None) -> None:
+          upload_mb: int | None = None, say: Callable[[str], None] = logger.info) -> None:
     """Serve until SIGTERM or SIGINT. A folder's index is brought up to date in the background, and can be searched meanwhile.
 
     Args:
@@ -65,6 +66,7 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
         token: what clients must know; needed where ``host`` is not this machine alone.
         uploads: whether clients may add files to the folder.
         upload_mb: the largest request with files, in MB; None: 2,147.
+        say: what the address is told to.
     """
     for package in ("fastapi", "python_multipart", "uvicorn"):
         import_extra(package)
@@ -84,7 +86,7 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, server_header=False,
                             timeout_keep_alive=30)
     shown = f"[{host}]" if ":" in host else host
-    logger.warning("http://%s:%d serves %s; Ctrl-C ends it", shown, bound.getsockname()[1], place)
+    say(f"http://{shown}:{bound.getsockname()[1]} serves {place}; Ctrl-C ends it")
     uvicorn.Server(config).run([bound])
 
 
