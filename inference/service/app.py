@@ -278,8 +278,9 @@ def _state(app: FastAPI, service: Service) -> None:
 
 
 def _files(app: FastAPI, service: Service) -> None:
-    @app.api_route("/media/{path:path}", methods=["GET", "HEAD"], response_class=FileResponse,
-                   responses={206: {"description": "The bytes asked for by Range."}, **_refusals(401, 403, 404, 416, 421)})
+    @app.head("/media/{path:path}", include_in_schema=False)
+    @app.get("/media/{path:path}", response_class=FileResponse,
+             responses={206: {"description": "The bytes asked for by Range."}, **_refusals(401, 403, 404, 416, 421)})
     async def media(path: str) -> Response:
         """A file of the index, whole or in ranges of bytes."""
         file = await asyncio.to_thread(service.library.path, path, "path")

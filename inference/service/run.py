@@ -92,11 +92,13 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
 
 def _bound(host: str, port: int) -> socket.socket:
     """The address, taken before a model is loaded in vain."""
+    if not 0 <= port < 1 << 16:
+        raise ServeError(f"--port {port}: expected 0 (any that is free) to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
-        raise ServeError(f"{host}:{port} cannot be used: {getattr(error, 'strerror', None) or error}; choose another with --port") from None
+    except OSError as error:
+        raise ServeError(f"{host}:{port} cannot be used: {error.strerror or error}; choose another with --port") from None
     return bound
