@@ -1,4 +1,4 @@
-"""The service under load: ``python benchmarks/service.py FOLDER --model RUN`` starts it, asks it, and writes what it measured as JSON.
+"""The service under load: ``python benchmarks/service.py CLIPS --model RUN`` starts it, asks it, and writes what it measured as JSON.
 
 Four parts: 32 clients that search (90 %), embed texts (9 %) and caption (1 %); the same with 512 clients, more than are served; memory over
 many requests; memory while a large file is uploaded. Clients and service share the machine's cores, which the result states. The index is
@@ -18,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omnivast.inference.index.api import BACKGROUND, Index
 from omnivast.inference.index.store import File, Place, Store
@@ -121,6 +124,21 @@ def memory(process: int) -> dict[str, float]:
     return {**{name: round(value, 1) for name, value in found.items()}, "files": len(os.listdir(f"/proc/{process}/fd"))}
 
 
+def busy(process: int) -> float:
+    """Seconds of processor time that it has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def costed(process: int, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """What the clients measured, and what share of a core the service had meanwhile."""
+    before, began = busy(process), time.monotonic()
+    found = await work
+    used, answered = busy(process) - before, sum(own["a second"] for own in found.values() if isinstance(own, dict) and "a second" in own)
+    elapsed = time.monotonic() - began
+    return {**found, "cores the service had": round(used / elapsed, 2), "processor ms an answer": round(1000 * used / elapsed / max(answered, 1e-9), 1)}
+
+
 def enlarge(folder: Path, model: str, clips: Path, moments: int) -> None:
     """An index of the clips in ``folder``, with moments added that are mixtures of two and some noise."""
     index = Index(clips, load(model, device="cpu"), folder=folder)
@@ -182,14 +200,14 @@ async def measure(port: int, process: int, options: argparse.Namespace, clip: st
         except OSError:
             await asyncio.sleep(0.1)
     await traffic(port, 8, 3.0, clip)
-    found: dict[str, Any] = {"32 clients": await traffic(port, 32, options.seconds, clip), "memory, MB": {"warm": memory(process)}}
-    found["512 clients"] = await traffic(port, 512, options.seconds / 2, clip)
+    found: dict[str, Any] = {"32 clients": await costed(process, traffic(port, 32, options.seconds, clip)), "memory, MB": {"warm": memory(process)}}
+    found["512 clients"] = await costed(process, traffic(port, 512, options.seconds / 2, clip))
     found["memory, MB"]["after 512 clients"] = memory(process)
     began = time.monotonic()
     status, _ = await Client(port).post("/api/search", {"text": "a dog"})
     found["search after 512 clients"] = {"status": status, "ms": round(1000 * (time.monotonic() - began), 1)}
     before = memory(process)
-    found[f"{options.requests} requests"] = await traffic(port, 32, 3600.0, clip, options.requests)
+    found[f"{options.requests} requests"] = await costed(process, traffic(port, 32, 3600.0, clip, options.requests))
     found["memory, MB"][f"before and after {options.requests} requests"] = [before, memory(process)]
     before = memory(process)
     found["upload"] = await upload(port, options.upload_mb * 1_000_000)

@@ -6,6 +6,7 @@ import { form, post } from './server.js';
 
 const find = id => document.getElementById(id);
 const TRACKS = ['seen', 'heard', 'said'], PAUSE = 250;
+const HINT = 'Describe what is seen, heard or said, or give a file: what comes nearest is shown as moments that play.';
 let own = null;      // the file that results are to be like, of this machine
 let like = '';       // or the path of one in the index
 let index = { verbs: [], tracks: TRACKS, uploads: false };
@@ -56,7 +57,7 @@ async function search({ keep = 'push' } = {}) {
   const asked = query(), mine = ++number, list = find('results');
   if (keep) history[`${keep}State`](null, '', address(asked));
   document.title = asked.text ? `${asked.text} · OmniVAST` : 'OmniVAST';
-  if (isEmpty(asked)) { list.replaceChildren(); return say(''); }
+  if (isEmpty(asked)) { list.replaceChildren(); return say(HINT); }
   list.classList.add('old');
   say(own ? 'Looking at your clip…' : '');
   const fields = { ...asked, text: asked.text ? [asked.text] : [], without: asked.without ? [asked.without] : [], like: asked.like ? [asked.like] : [] };
@@ -188,7 +189,7 @@ let known = false;
 const watching = watch(found => {
   index = found;
   for (const track of TRACKS) find(track).parentElement.hidden = !found.tracks.includes(track);
-  if (!known && !isEmpty(query())) search({ keep: '' });
+  if (!known) search({ keep: '' });
   known = true;
 });
 fromAddress();

@@ -57,7 +57,8 @@ async function call(method, route, body, onProgress) {
 
 function told(answer) {
   const fault = answer.response || {};
-  return fault.error ? (fault.field ? `${fault.field}: ${fault.error}` : fault.error) : `The service answers ${answer.status}.`;
+  if (!fault.error) return `The service answers ${answer.status}.`;
+  return !fault.field || ['clip', 'like'].includes(fault.field) ? fault.error : `${fault.field}: ${fault.error}`;
 }
 
 export const get = route => call('GET', route);
