@@ -61,6 +61,7 @@ class Service:
     gather: float = 0.002
     """Seconds for which a search waits for others, to be embedded with them."""
     batch: int = 32
+    """Texts embedded at once."""
     metrics: Metrics = field(default_factory=Metrics)
     forms: int = 0
     """Requests with files that are being served."""
@@ -79,8 +80,12 @@ class Service:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _embed(self, texts: Sequence[str]) -> list[Any]:
-        rows = self.library.model.embed_texts(texts)
-        return [rows.rows(slice(place, place + 1)) for place in range(len(texts))]
+        found: list[Any] = []
+        for start in range(0, len(texts), self.batch):
+            part = texts[start : start + self.batch]
+            rows = self.library.model.embed_texts(part, few_sizes=True)
+            found += [rows.rows(slice(place, place + 1)) for place in range(len(part))]
+        return found
 
     @asynccontextmanager
     async def body(self, request: Request, kind: type[Some]) -> AsyncIterator[Some]:

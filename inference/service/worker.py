@@ -45,7 +45,7 @@ class _Job:
 
 class Worker:
     """``room``: jobs that may wait. ``embed``: texts → what they are compared by, a list as long as the texts. ``gather``: seconds for
-    which a job with texts waits for others. ``batch``: jobs whose texts are embedded at once."""
+    which a job with texts waits for others. ``batch``: texts after which it waits for no more."""
 
     def __init__(self, name: str, *, room: int, embed: Callable[[Sequence[str]], Sequence[Any]] | None = None, gather: float = 0.002,
                  batch: int = 32) -> None:
@@ -107,7 +107,7 @@ class Worker:
 
     def _gathered(self, job: _Job) -> list[_Job]:
         jobs, until = [job], time.monotonic() + self._gather
-        while self._embed is not None and len(jobs) < self._batch:
+        while self._embed is not None and sum(len(one.texts or ()) for one in jobs) < self._batch and len(jobs) < self._batch:
             try:
                 other = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
