@@ -33,7 +33,8 @@ from omnivast.inference.index.store import File, Place, Store
 from omnivast.inference.pipeline import load
 from omnivast.model.interface import Rows
 
-WORDS = "a the dog cat bird train bell red blue green small big runs barks rings passes says hello and while on in near two old new".split()
+WORDS = ["a", "the", "dog", "cat", "bird", "train", "bell", "red", "blue", "green", "small", "big", "runs", "barks", "rings",
+         "passes", "says", "hello", "and", "while", "on", "in", "near", "two", "old", "new"]
 MANY = 1000
 """Moments appended at once."""
 
@@ -136,7 +137,8 @@ async def costed(process: int, work: Awaitable[dict[str, Any]]) -> dict[str, Any
     found = await work
     used, answered = busy(process) - before, sum(own["a second"] for own in found.values() if isinstance(own, dict) and "a second" in own)
     elapsed = time.monotonic() - began
-    return {**found, "cores the service had": round(used / elapsed, 2), "processor ms an answer": round(1000 * used / elapsed / max(answered, 1e-9), 1)}
+    return {**found, "cores the service had": round(used / elapsed, 2),
+            "processor ms an answer": round(1000 * used / elapsed / max(answered, 1e-9), 1)}
 
 
 def enlarge(folder: Path, model: str, clips: Path, moments: int) -> None:
@@ -200,7 +202,8 @@ async def measure(port: int, process: int, options: argparse.Namespace, clip: st
         except OSError:
             await asyncio.sleep(0.1)
     await traffic(port, 8, 3.0, clip)
-    found: dict[str, Any] = {"32 clients": await costed(process, traffic(port, 32, options.seconds, clip)), "memory, MB": {"warm": memory(process)}}
+    found: dict[str, Any] = {"32 clients": await costed(process, traffic(port, 32, options.seconds, clip))}
+    found["memory, MB"] = {"warm": memory(process)}
     found["512 clients"] = await costed(process, traffic(port, 512, options.seconds / 2, clip))
     found["memory, MB"]["after 512 clients"] = memory(process)
     began = time.monotonic()
@@ -236,8 +239,9 @@ def main() -> None:
             began = time.monotonic()
             status = process.wait(20)
         found["end"] = {"seconds": round(time.monotonic() - began, 1), "status": status}
-    machine = {"cores": os.cpu_count(), "load": [round(value, 1) for value in os.getloadavg()], "threads": os.environ.get("OMP_NUM_THREADS")}
-    print(json.dumps({"moments": options.moments, "machine": machine, **found}, indent=1))
+    machine = {"cores": os.cpu_count(), "load": [round(value, 1) for value in os.getloadavg()],
+               "threads": os.environ.get("OMP_NUM_THREADS")}
+    sys.stdout.write(json.dumps({"moments": options.moments, "machine": machine, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

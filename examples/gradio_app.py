@@ -14,7 +14,7 @@ index = omnivast.Index(sys.argv[2], model)
 
 def search(text: str, seen: float, heard: float, said: float) -> list:
     found = index.search(text, top=6, weights={"seen": seen, "heard": heard, "said": said})
-    return [(str(index.root / one.path), f"{one.path}, {one.start:.0f} to {one.end:.0f} s, {100 * (one.probability or 0):.0f} % sure") for one in found]
+    return [(str(index.root / one.path), f"{one.path}, {one.start:.0f} to {one.end:.0f} s") for one in found]
 
 
 sliders = [gradio.Slider(0, 1, 1, label=track) for track in ("seen", "heard", "said")]

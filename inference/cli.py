@@ -1,4 +1,5 @@
-"""The verbs ``caption``, ``answer``, ``embed``, ``index``, ``search`` and ``serve``: the methods of a loaded model and of an index, from a terminal.
+"""The verbs ``caption``, ``answer``, ``embed``, ``index``, ``search`` and ``serve``: the methods of a loaded model and of an index, from a
+terminal.
 
 Results go to standard output, for people or, with ``--json``, for programs; progress and warnings to standard error. Exit status: 0 done,
 1 done but for clips that could not be read (each is named), 2 bad input.
@@ -157,8 +158,8 @@ def search(arguments: Sequence[str] | None = None) -> int:
 def serve(arguments: Sequence[str] | None = None) -> int:
     """``omnivast serve videos/ --model RUN``"""
     parser = _parser("serve", "Serve a folder of videos, pictures and sounds: a page to search it with, and the verbs over HTTP.")
-    parser.add_argument("place", type=as_path, help="the folder, whose index is made or brought up to date meanwhile; or an index, which is "
-                                                    "served as it is")
+    parser.add_argument("place", type=as_path, help="the folder, whose index is made or brought up to date meanwhile; or an index, which "
+                                                    "is served as it is")
     _settings(parser, json=False)
     parser.add_argument("--index", type=as_path, metavar="FOLDER", help="where the index of the folder lies (default: .omnivast inside it)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to answer at (default 127.0.0.1: this machine only); others need "

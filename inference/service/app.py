@@ -133,8 +133,8 @@ def _opened(opened: Clips, file: Uploaded, most: float, subtitle: str | None, na
     clip = opened.open(file.path)
     seconds = seconds_of(clip)
     if seconds is not None and seconds > most:
-        raise RefusedError(422, name, f"{file.name} plays for {seconds / 60:.0f} minutes; at most {most / 60:.0f} are looked at in a request. "
-                                      "Add it to the index, which takes it apart into moments")
+        raise RefusedError(422, name, f"{file.name} plays for {seconds / 60:.0f} minutes; at most {most / 60:.0f} are looked at in a "
+                                      "request (the index takes longer files apart into moments)")
     said = {} if subtitle is None else {"said": subtitle, "cues": None}
     return replace(clip, name=file.name, **said)
 
@@ -166,7 +166,8 @@ def _takes(kind: type[bodies.Body]) -> dict[str, Any]:
     name = bodies.FILES[kind]
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     form = {**schema, "properties": {**schema["properties"], name: {"type": "array", "items": file} if name == "like" else file}}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}}}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -244,7 +245,8 @@ def _known(library: Library, objective: str, does: str, group: str | None = None
     if not groups:
         raise RefusedError(422, None, f"this model was not trained to {does}")
     if group is not None and group not in [one.key for one in groups]:
-        raise RefusedError(422, "group", f"the model was not trained to {does} by '{group}'; it was by {', '.join(one.key for one in groups)}")
+        known = ", ".join(one.key for one in groups)
+        raise RefusedError(422, "group", f"the model was not trained to {does} by '{group}'; it was by {known}")
 
 
 def _state(app: FastAPI, service: Service) -> None:

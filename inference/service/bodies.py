@@ -70,14 +70,14 @@ class OneClip(Body):
     """A clip: the path of one in the index, or a file of a form."""
 
     clip: Text = Field("", description="The path of a result, or a file of a form.")
-    subtitle: Annotated[str, Field(max_length=100_000)] | None = Field(None, description="What is said, in place of a file beside the clip.")
+    subtitle: Annotated[str, Field(max_length=100_000)] | None = Field(None, description="What is said, in place of a file beside it.")
     files: Files = Field([], exclude=True)
 
 
 class OfGroup(OneClip):
     """A clip, and which of its tracks to look at."""
 
-    group: Text | None = Field(None, description="Tracks to look at: v (seen), a (heard), s (said), such as va; None: all that the clip has.")
+    group: Text | None = Field(None, description="Tracks to look at: v (seen), a (heard), s (said), such as va; None: all there are.")
 
     @field_validator("group")
     @classmethod

@@ -26,7 +26,7 @@ FAULTS = 50
 logger = logging.getLogger("omnivast")
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The service ends; an index goes on where it was when it is next brought up to date."""
 
 
@@ -97,7 +97,8 @@ class Library:
     def update(self) -> None:
         """Bring the index up to date in the background; once more where that is going on. Raises RefusedError."""
         if self.source is None:
-            raise RefusedError(409, None, "this index is served as it is; start the service on the folder of its files to keep it up to date")
+            raise RefusedError(409, None, "this index is served as it is; start the service on the folder of its files to keep it up to "
+                                          "date")
         with self._lock:
             self._again = True
             if self._thread is None:
@@ -121,7 +122,7 @@ class Library:
                              **self._windows())
                 self._use(made)
                 self.state, self.error = "ready", ""
-            except Stopped:
+            except StoppedError:
                 logger.info("%s: goes on when it is next served", self.folder)
                 return
             except Exception as error:  # what is wrong with a folder, or a full disk, must not end the service
@@ -138,7 +139,7 @@ class Library:
             nonlocal opened
             self.done, self.total = done, total
             if self._ended.is_set():
-                raise Stopped
+                raise StoppedError
             if time.monotonic() - opened > OPENED_AGAIN:
                 self._use(Index.open(self.folder, self.model))
                 opened = time.monotonic()
@@ -161,8 +162,8 @@ class Library:
         return {"state": self.state, "error": self.error or None, "files": len(self.paths), "moments": self.moments, "done": self.done,
                 "total": self.total, "faults": self.faults,
                 "tracks": [name for name, letter in (("seen", "v"), ("heard", "a"), ("said", "s")) if letter in groups],
-                "verbs": [verb for verb, objective in verbs.items() if self.model.groups(objective)], "uploads": self.uploads, "follows": self.source is not None,
-                "model": Path(self.model.place).name}
+                "verbs": [verb for verb, objective in verbs.items() if self.model.groups(objective)], "uploads": self.uploads,
+                "follows": self.source is not None, "model": Path(self.model.place).name}
 
 
 def _free(folder: Path, name: str) -> Path:

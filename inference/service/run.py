@@ -31,8 +31,8 @@ def check_token(host: str, token: str | None) -> None:
     from omnivast.inference.service.guard import is_loopback
 
     if token is None and not is_loopback(host):
-        raise ServeError(f"at {host} others can reach the service: give it a token that they must know, in the environment variable {TOKEN} "
-                         f"({TOKEN}=$(openssl rand -hex 16)), or let it answer this machine only (--host 127.0.0.1)")
+        raise ServeError(f"at {host} others can reach the service: give it a token that they must know, in the environment variable "
+                         f"{TOKEN} ({TOKEN}=$(openssl rand -hex 16)), or let it answer this machine only (--host 127.0.0.1)")
     if token is not None and not re.fullmatch(r"[\w.~-]{8,200}", token, re.ASCII):
         raise ServeError("a token has 8 to 200 letters, digits, '-', '_', '.' or '~', such as openssl rand -hex 16 makes")
 
@@ -46,7 +46,8 @@ def open_library(place: str | Path, model: Pipeline | None, index: Path | None =
         raise BadIndexError(f"{path}: no such folder{looked_up(path)}")
     alone = (path / META).is_file()
     if alone and (index is not None or uploads):
-        raise ServeError(f"{path} is an index, which is served as it is; name the folder of its files to keep it up to date or to add to it")
+        raise ServeError(f"{path} is an index, which is served as it is; name the folder of its files to keep it up to date or to add to "
+                         "it")
     folder = place_of(path) if alone else index or path / HIDDEN
     known = Index.open(folder, model) if has_index(folder) else None
     if known is None and model is None:

@@ -51,7 +51,8 @@ def page(chromium, films):
     foreign = []
     opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("request", lambda request: foreign.append(request.url) if not request.url.startswith((films.url, f"blob:{films.url}", "data:")) else None)
+    ours = (films.url, f"blob:{films.url}", "data:")
+    opened.on("request", lambda request: None if request.url.startswith(ours) else foreign.append(request.url))
     opened.goto(films.url)
     wait(opened, "document.getElementById('folder').textContent.includes('moments')")
     yield opened
@@ -116,7 +117,8 @@ def test_weights_change_the_order(page, films):
     for track in ("seen", "said"):
         page.locator(f"#{track}").fill("0")
     wait(page, "location.search.includes('seen=0') && location.search.includes('said=0')")
-    wanted = films.client.post("/api/search", json={"text": "a dog", "top": 20, "weights": {"seen": 0, "heard": 1, "said": 0}}).json()["results"]
+    asked = {"text": "a dog", "top": 20, "weights": {"seen": 0, "heard": 1, "said": 0}}
+    wanted = films.client.post("/api/search", json=asked).json()["results"]
     until(lambda: names(page) == [one["path"] for one in wanted])
     assert page.locator(".reason").first.text_content() == "Found by what is heard."
 
@@ -154,7 +156,8 @@ def test_a_dropped_file(page, media):
     page.evaluate("""content => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(content)], 'mine.wav', { type: 'audio/wav' }));
-      for (const kind of ['dragenter', 'drop']) document.getElementById('drop').dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data }));
+      const how = { bubbles: true, cancelable: true, dataTransfer: data };
+      for (const kind of ['dragenter', 'drop']) document.getElementById('drop').dispatchEvent(new DragEvent(kind, how));
     }""", content)
     wait(page, "document.getElementById('status').textContent.includes('like mine.wav')")
     assert page.locator("#own audio").count() == 1 and page.locator("body.dragging").count() == 0
@@ -192,11 +195,11 @@ def test_a_service_that_is_gone_and_comes_back(page):
 def test_it_is_small_and_everything_can_be_read(chromium, films, scheme):
     """Text stands out from its ground by 4.5 to 1, and everything to press has a name."""
     context = chromium.new_context(color_scheme=scheme)
-    opened, sizes = context.new_page(), []
-    opened.on("response", lambda response: sizes.append(len(response.body())))
+    opened = context.new_page()
     opened.goto(f"{films.url}/?q=a+dog")
     opened.wait_for_selector("#results article")
-    opened.evaluate("document.querySelector('#more').open = true; for (const form of document.querySelectorAll('.question')) form.hidden = false")
+    opened.evaluate("document.querySelector('#more').open = true")
+    opened.evaluate("for (const form of document.querySelectorAll('.question')) form.hidden = false")
     assert opened.evaluate((Path(__file__).with_name("readable.js")).read_text()) == []
     context.close()
     assert sum(path.stat().st_size for path in PAGE.iterdir()) <= MOST

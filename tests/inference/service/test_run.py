@@ -28,8 +28,9 @@ def no_model(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "token", "told"), [
-    (["--host", "0.0.0.0"], None, TOKEN), (["--host", "films.example"], None, TOKEN), (["--host", "0.0.0.0"], "short", "8 to 200"),
-    (["--host", "0.0.0.0"], "has spaces in it", "8 to 200"), (["--host", "999.0.0.1"], "0123456789", "--port"), (["--port", "99999"], None, "--port")])
+    (["--host", "0.0.0.0"], None, TOKEN), (["--host", "films.example"], None, TOKEN),
+    (["--host", "0.0.0.0"], "short", "8 to 200"), (["--host", "0.0.0.0"], "has spaces in it", "8 to 200"),
+    (["--host", "999.0.0.1"], "0123456789", "--port"), (["--port", "99999"], None, "--port")])
 def test_what_is_refused_before_a_model_is_loaded(no_model, library, monkeypatch, caplog, words, token, told):
     if token:
         monkeypatch.setenv(TOKEN, token)
@@ -72,7 +73,8 @@ def test_it_starts_answers_and_ends_by_a_signal(library, run, tmp_path):
             yield b"\r\n--e--\r\n"
 
         asking = threading.Thread(target=lambda: answers.append(httpx.post(
-            f"{url}/api/caption", content=slowly(), headers={"content-type": "multipart/form-data; boundary=e"}, timeout=PATIENCE).status_code))
+            f"{url}/api/caption", content=slowly(), headers={"content-type": "multipart/form-data; boundary=e"},
+            timeout=PATIENCE).status_code))
         asking.start()
         until(lambda: list(tmp_path.glob("omnivast_*/*/*.mp4")))
         process.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ from omnivast.inference.service.uploads import LONGEST_NAME, Limits, safe_name
 from tests.inference.service.conftest import serving, until
 
 HEAD = b'--edge\r\nContent-Disposition: form-data; name="clip"; filename="a.mp4"\r\n\r\n'
+FORM = "multipart/form-data; boundary=edge"
 TAIL = b"\r\n--edge--\r\n"
 
 
@@ -20,9 +21,8 @@ def opened(one, length: int | None, body: bytes = HEAD) -> socket.socket:
     host, port = one.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=120)
     told = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-    connection.sendall(b"POST /api/caption HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=edge\r\n" + told + b"\r\n\r\n")
-    if body:
-        connection.sendall(body)
+    lines = [b"POST /api/caption HTTP/1.1", b"Host: localhost", b"Content-Type: " + FORM.encode(), told, b"", body]
+    connection.sendall(b"\r\n".join(lines))
     return connection
 
 
@@ -39,7 +39,7 @@ def test_a_body_that_is_too_large_is_refused_before_and_while_it_comes(make):
     with serving(make(limits=Limits(upload=100_000))) as one:
         assert status(opened(one, 10**12)) == 413
         chunks = iter([HEAD, *[bytes(10_000)] * 20, TAIL])
-        told = one.client.post("/api/caption", content=chunks, headers={"content-type": "multipart/form-data; boundary=edge"})
+        told = one.client.post("/api/caption", content=chunks, headers={"content-type": FORM})
         assert told.status_code == 413 and "100,000" in told.json()["error"]
         until(lambda: is_empty(one))
 
@@ -100,7 +100,7 @@ def test_files_go_to_disk_as_they_come(make):
 def test_many_parts_are_refused(make):
     part = b'--edge\r\nContent-Disposition: form-data; name="text"\r\n\r\n\r\n'
     with serving(make()) as one:
-        told = one.client.post("/api/search", content=part * 30_000 + b"--edge--\r\n", headers={"content-type": "multipart/form-data; boundary=edge"})
+        told = one.client.post("/api/search", content=part * 30_000 + b"--edge--\r\n", headers={"content-type": FORM})
         assert told.status_code == 413 and told.json()["field"] == "text"
 
 
@@ -113,7 +113,9 @@ def test_the_folder_of_uploads_goes_with_the_service(make):
 
 
 @pytest.mark.parametrize(("given", "name"), [
-    ("clip.mp4", "clip.mp4"), ("../../etc/passwd", "passwd"), ("C:\\films\\a.mp4", "a.mp4"), (".hidden.mp4", "hidden.mp4"), ("a\nb\x00.mp4", "ab.mp4"), ("", "clip"),
+    ("clip.mp4", "clip.mp4"), ("../../etc/passwd", "passwd"), ("C:\\films\\a.mp4", "a.mp4"),
+    (".hidden.mp4", "hidden.mp4"), ("a\nb\x00.mp4", "ab.mp4"),
+    ("", "clip"),
     ("..", "clip"), ("/", "clip"), ("  spaces .mp4", "spaces .mp4"), ("日本.mp4", "日本.mp4")])
 def test_names_of_files_are_made_safe(given, name):
     assert safe_name(given) == name

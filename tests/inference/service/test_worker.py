@@ -46,7 +46,7 @@ def test_texts_that_wait_are_embedded_together(held):
         return await first, await asyncio.gather(*others)
 
     _, found = asyncio.run(ask())
-    assert found == [[f"A{n}", f"B{n}"] for n in range(4)] and [len(texts) for texts in seen] == [6, 2]
+    assert found == [[f"A{n}", f"B{n}"] for n in range(4)] and [len(texts) for texts in seen] == [4, 4]
     assert (worker.batches, worker.texts) == (2, 8)
 
 
