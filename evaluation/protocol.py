@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import omnivast
 from omnivast.config.tasks import Modality, Objective, Task
 from omnivast.evaluation import published as benchmarks
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file
 from omnivast.utils.precision import device_name
+from omnivast.version import VERSION
 
 if TYPE_CHECKING:
     from omnivast.config.schema import Config, DatasetConfig
@@ -126,7 +126,7 @@ def code_commit() -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of OmniVAST, of Python and of the libraries that numbers may depend on."""
-    known = {"omnivast": omnivast.__version__, "python": platform.python_version()}
+    known = {"omnivast": VERSION, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             known[package] = importlib.metadata.version(package)

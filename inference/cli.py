@@ -184,7 +184,7 @@ def serve(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(verb: str, does: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"omnivast {verb}", description=does)
+    return argparse.ArgumentParser(prog=f"python -m omnivast {verb}", description=does)
 
 
 def _clips(parser: argparse.ArgumentParser) -> None:
@@ -336,9 +336,9 @@ def _clock(seconds: float) -> str:
 
 def _save(path: Path, found: Sequence[Any]) -> None:
     groups = dict.fromkeys(key for one in found for key in one.vectors)
-    arrays = {}
+    arrays: dict[str, Any] = {"paths": np.array([one.name for one in found])}
     for key in groups:
         width = next(len(one.vectors[key]) for one in found if key in one.vectors)
         arrays[key] = np.stack([one.vectors.get(key, np.full(width, np.nan, np.float32)) for one in found])
-    np.savez(path, paths=np.array([one.name for one in found]), **arrays)
+    np.savez(path, **arrays)
     _tell(f"{path}: vectors of {len(found)} clips by {', '.join(groups)}")

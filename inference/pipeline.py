@@ -30,7 +30,7 @@ from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.loading import HUB, Loaded, load_parts
 from omnivast.inference.results import Answer, Caption, Embedding
 from omnivast.model.interface import Rows
-from omnivast.utils.log import progress
+from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
 from omnivast.utils.random import generator
 
@@ -194,7 +194,7 @@ class Pipeline:
         with Clips() as opened, torch.inference_mode():
             ready = [opened.open(clip, f"clip {number}" if len(listed) > 1 else "") for number, clip in enumerate(listed)]
             groups = [self._groups_for(clip, objective, group, every) for clip in ready]
-            bar = progress(len(ready), verb, unit="clips") if len(ready) >= QUIET else None
+            bar: Progress[Any] | None = progress(len(ready), verb, unit="clips") if len(ready) >= QUIET else None
             for seen in self._encoded(ready, groups):
                 for number, result in zip(seen.numbers, use(seen), strict=True):
                     results[number] = result

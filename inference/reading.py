@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Sampling:
     """Frames of a video, one from each of as many equal parts."""
     slices: int = 1
     """Slices of sound, chosen likewise."""
-    transform: str = "none"
+    transform: Literal["none", "crop_flip"] = "none"
     """``vision_transforms`` of the dataset that the model was tested or trained on."""
 
     def read(self, clip: Clip, modalities: Collection[Modality]) -> Sample:

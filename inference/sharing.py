@@ -10,7 +10,6 @@ from typing import Any
 
 from safetensors.torch import save
 
-import omnivast
 from omnivast.config.load import resolved
 from omnivast.config.tasks import Group, Objective
 from omnivast.evaluation import protocol
@@ -19,6 +18,7 @@ from omnivast.inference.loading import BACKGROUND, CONFIG, FACTS, HUB, RUN_KEYS,
 from omnivast.model.encoders.hf_audio import hf_folder
 from omnivast.model.text.pretrained import text_parts
 from omnivast.utils.files import write_atomically
+from omnivast.version import VERSION
 
 CARD = "README.md"
 AUDIO_TOWER = "audio_encoder"
@@ -41,7 +41,7 @@ def save_pretrained(parts: Loaded, folder: str | Path, *, licence: str | None = 
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(parts, folder)
     facts = {key: value for key, value in parts.facts.items() if key != "texts"}
-    facts |= {"made_by": f"OmniVAST {omnivast.__version__}", "weights_of_run": parts.weights.sha256}
+    facts |= {"made_by": f"OmniVAST {VERSION}", "weights_of_run": parts.weights.sha256}
     # The facts, by which the folder is known for one, come last.
     write_atomically(folder / WEIGHTS, save(_state(parts)))
     write_atomically(folder / CONFIG, json.dumps(config, indent=1) + "\n")
@@ -116,7 +116,7 @@ def card(parts: Loaded, licence: str | None) -> str:
         "model = omnivast.load(\"this folder, or hf-hub:org/name\")", "print(model.caption(\"clip.mp4\").text)", "```", "", "It", "", *does,
         "", f"It is shown {shown} of a clip. Vision: {model.vision_encoder_type}; audio: {model.audio_encoder_type}; text: BERT.", "",
         f"Trained on: {corpora}. Licence: {licence or 'not stated'}.", "",
-        f"Made with OmniVAST {omnivast.__version__}, code {protocol.code_commit() or 'of a release'}; weights of the run: sha256 "
+        f"Made with OmniVAST {VERSION}, code {protocol.code_commit() or 'of a release'}; weights of the run: sha256 "
         f"{parts.weights.sha256}.", ""])
 
 

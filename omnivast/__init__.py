@@ -15,14 +15,15 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivast.version import VERSION
+
 if TYPE_CHECKING:
     from omnivast.config.load import load_config as load_config
     from omnivast.inference.index.api import Index as Index
     from omnivast.inference.pipeline import load as load
     from omnivast.model.build import build_model as build_model
 
-__version__ = "0.2.0"
-"""Also of the wheel, and noted in checkpoints and results."""
+__version__ = VERSION
 
 if not Path(__file__).with_name("model").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))

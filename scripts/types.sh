@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 links="$PWD/.mypy_cache/links"
 rm -rf "$links"
 mkdir -p "$links/omnivast"
-ln -s "$PWD"/omnivast/*.py "$PWD"/{config,corpus,data,evaluation,model,scripts,training,utils} "$links/omnivast/"
+ln -s "$PWD"/omnivast/*.py "$PWD"/{config,corpus,data,evaluation,inference,model,scripts,training,utils} "$links/omnivast/"
 ln -s "$PWD"/{benchmarks,run.py,setup.py} "$links/"
 cd "$links"
 exec mypy --config-file ../../pyproject.toml --cache-dir .. "$@" run.py setup.py omnivast benchmarks

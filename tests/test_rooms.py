@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "corpus": {"config", "data", "model", "training", "evaluation", "utils"},
 }
 """Room → the other rooms that its files may import. The last two stand above the rest, side by side."""
+BY_ALL = {"version"}
+"""What all may import: a file without imports."""
 NOT_BUILT_YET: set[str] = set()
 TYPES_ONLY = {"model": {"data"}}
 """Rooms whose names may be used in annotations: imported under ``if TYPE_CHECKING:`` alone."""
@@ -57,7 +59,7 @@ def violations(room: str, source: str) -> list[str]:
     """Imports that the rules of ``room`` forbid: of other rooms, relative ones, and those that leave out the package's name."""
     found = []
     for module, line, typing_only in imports(ast.parse(source)):
-        allowed = MAY_IMPORT[room] | {room} | (TYPES_ONLY.get(room, set()) if typing_only else set())
+        allowed = MAY_IMPORT[room] | {room} | BY_ALL | (TYPES_ONLY.get(room, set()) if typing_only else set())
         package, _, rest = module.partition(".")
         imported = rest.split(".")[0]
         if module == "." or package in {*MAY_IMPORT, "run", "tests", "scripts", "benchmarks"}:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-import omnivast
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.annotations.sidecars import Sidecars
@@ -28,8 +27,9 @@ from omnivast.inference.index.store import File, Meta, Place, Store
 from omnivast.inference.loading import Loaded
 from omnivast.inference.moments import Moment, moments_of, read_moments, seconds_of
 from omnivast.model.interface import Model, Rows
-from omnivast.utils.log import progress
+from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
+from omnivast.version import VERSION
 
 BATCH = 16
 """Moments encoded at once."""
@@ -74,7 +74,7 @@ def describe(parts: Loaded, place: str, root: Path, window: float, stride: float
     if not groups:
         raise ValueError("this model was not trained for retrieval ('ret'), so nothing can be searched with it")
     shapes = shapes_of(parts, sampling.frames)
-    return Meta(place, parts.weights.sha256, shown, window, stride, groups, shapes, str(root), omnivast.__version__)
+    return Meta(place, parts.weights.sha256, shown, window, stride, groups, shapes, str(root), VERSION)
 
 
 def shapes_of(parts: Loaded, frames: int) -> dict[str, dict[str, list[int]]]:
@@ -129,7 +129,8 @@ def update(store: Store, parts: Loaded, files: Files, on_progress: Callable[[int
     report.new = sum(file.path not in known for file in pending)
     report.changed = len(pending) - report.new
     groups = tuple(Group.parse(key) for key in store.meta.groups)
-    with progress(len(pending), "indexing", unit="files") as bar:
+    bar: Progress[Any] = progress(len(pending), "indexing", unit="files")
+    with bar:
         done: list[tuple[File, list[tuple[Place, str]]]] = []
         samples: list[Sample] = []
         for number, read in enumerate(_read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)), 1):

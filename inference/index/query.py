@@ -23,7 +23,7 @@ import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.config.words import did_you_mean
-from omnivast.inference.index.store import Place, Store
+from omnivast.inference.index.store import Store
 from omnivast.model.interface import Model, Rows
 
 WEIGHTS = {"seen": Modality.VISION, "heard": Modality.AUDIO, "said": Modality.SUBTITLE}
@@ -34,6 +34,10 @@ FUSED = 60
 CANDIDATES = 1000
 REMEMBERED = 256
 """Weightings whose scores of the background are kept."""
+PER_RESULT = 20
+"""Candidates that are looked at for each result, of which those that overlap a better one are left out."""
+IN_MEMORY = 1 << 29
+"""Bytes of vectors that are kept in memory as float32 once they were read; those of larger indexes are read from their files."""
 
 
 class QueryError(ValueError):
@@ -121,6 +125,8 @@ class Searcher:
         self.vectors = {group: store.vectors(group.key) for group in self.known}
         self.bits = store.tracks()
         self._null: dict[tuple[float, ...], np.ndarray] = {}
+        self._kept: dict[Group, Rows] = {}
+        self._free = IN_MEMORY
 
     # ------------------------------------------------------------------------------------------------------------ scores
 
@@ -160,7 +166,7 @@ class Searcher:
         size = max(1, ROWS_AT_ONCE // max(1, self.model.pair_numbers))
         for start in range(0, count, size):
             rows = slice(start, min(start + size, count))
-            yield rows, Rows({name: torch.from_numpy(np.asarray(x[rows], np.float32)) for name, x in self.vectors[group].items()})
+            yield rows, self._rows(group, rows)
 
     def _compare(self, part: Part, group: Group, clips: Rows) -> np.ndarray:
         if part.text is not None:
@@ -188,7 +194,12 @@ class Searcher:
             raise QueryError("the query is empty")
         by_track = track_weights(weights)
         scores = self.scores(parts, by_track) if parts else np.where(self.bits > 0, 0.0, -np.inf).astype(np.float32)
-        order = _best(scores, CANDIDATES + 4 * top)
+        if self.bits.any() and not np.isfinite(scores).any():
+            usable = frozenset.intersection(*(part.tracks for part in parts))
+            counted = " and ".join(name for name, track in WEIGHTS.items() if by_track[track] and track in usable)
+            raise QueryError(f"no moment can be compared by what is {counted or 'in this clip'} alone: the model compares by the groups "
+                             f"{', '.join(group.key for group in self.known)}")
+        order = _best(scores, CANDIDATES)
         if words:
             order = self._fused(order if parts else np.empty(0, np.int64), words)
         null = self.null(by_track) if any(part.text is not None for part in parts) else None
@@ -196,9 +207,10 @@ class Searcher:
             order = order[scores[order] > _threshold(null, at_most_false)]
         found: list[Found] = []
         kept: dict[str, list[tuple[float, float]]] = {}
-        for row, place in self._places(order[: 50 * top], 2 * top):
+        for row in order[: PER_RESULT * top].tolist():
             if len(found) == top:
                 break
+            (place,) = self.store.places([row])
             others = kept.setdefault(place.path, [])
             if merge and any(place.start < end and start < place.end for start, end in others):
                 continue
@@ -208,18 +220,13 @@ class Searcher:
                                self.store.words(int(row)), int(row)))
         return found
 
-    def _places(self, rows: np.ndarray, at_once: int) -> Iterator[tuple[int, Place]]:
-        """The rows with their moments, looked up a few at a time: most are never needed."""
-        for some in _slices(rows, at_once):
-            yield from zip(some.tolist(), self.store.places(some.tolist()))
-
     def _by_track(self, parts: Sequence[Part], row: int) -> dict[str, float]:
         """The scores of a row by each of its tracks alone."""
         found = {}
         for name, track in WEIGHTS.items():
             group = Group((track,))
             if group in self.known and self.bits[row] & _bit(track) and all(track in part.tracks for part in parts):
-                clip = Rows({key: torch.from_numpy(np.asarray(x[row : row + 1], np.float32)) for key, x in self.vectors[group].items()})
+                clip = self._rows(group, slice(row, row + 1))
                 found[name] = float(sum(part.weight * self._compare(part, group, clip)[0] for part in parts))
         return found
 
@@ -241,15 +248,28 @@ class Searcher:
             for pattern in np.unique(self.bits[self.bits > 0]):
                 mixed = mix(weights, _tracks(int(pattern)), self.known)
                 for rows in _slices(np.flatnonzero(self.bits == pattern), ROWS_AT_ONCE // 8) if mixed else ():
-                    scores = sum(share * self.model.similarity(group, self.background, self._rows(group, rows)) for share, group in mixed)
+                    scores = torch.zeros(len(self.background), len(rows))
+                    for share, group in mixed:
+                        scores += share * self.model.similarity(group, self.background, self._rows(group, rows))
                     best = np.maximum(best, scores.max(1).values.numpy())
             if len(self._null) >= REMEMBERED:
                 self._null.pop(next(iter(self._null)))
             self._null[key] = np.sort(best)
         return self._null[key]
 
-    def _rows(self, group: Group, rows: np.ndarray) -> Rows:
-        return Rows({name: torch.from_numpy(np.asarray(x[rows], np.float32)) for name, x in self.vectors[group].items()})
+    def _rows(self, group: Group, rows: np.ndarray | slice) -> Rows:
+        """Some rows of a group in float32."""
+        if group not in self._kept:
+            size = sum(2 * x.nbytes for x in self.vectors[group].values())
+            if size > self._free:
+                return _float(self.vectors[group], rows)
+            self._free -= size
+            self._kept[group] = _float(self.vectors[group], slice(None))
+        return self._kept[group].rows(rows if isinstance(rows, slice) else torch.from_numpy(rows))
+
+
+def _float(tensors: Mapping[str, np.ndarray], rows: np.ndarray | slice) -> Rows:
+    return Rows({name: torch.from_numpy(np.asarray(x[rows], np.float32)) for name, x in tensors.items()})
 
 
 def _tracks(bits: int) -> frozenset[Modality]:

@@ -35,8 +35,6 @@ from omnivast.utils.files import write_atomically
 
 META, VECTORS, CLIPS = "meta.json", "vectors", "clips.sqlite"
 FORMAT = 1
-AT_ONCE = 500
-"""Rows that one query asks for; older SQLite takes at most 999."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, size INTEGER NOT NULL, changed INTEGER NOT NULL,
     words TEXT NOT NULL, seconds REAL, fault TEXT);
@@ -160,12 +158,8 @@ class Store:
 
     def places(self, rows: Sequence[int]) -> list[Place]:
         """The moments of some rows, in their order."""
-        found = {}
-        for some in range(0, len(rows), AT_ONCE):
-            marks = ",".join("?" * len(rows[some : some + AT_ONCE]))
-            query = f"SELECT row, path, start, stop, tracks FROM moments JOIN files ON file = id WHERE row IN ({marks})"
-            found.update((row[0], Place(*row[1:])) for row in self._clips.execute(query, [int(row) for row in rows[some : some + AT_ONCE]]))
-        return [found[int(row)] for row in rows]
+        query = "SELECT path, start, stop, tracks FROM moments JOIN files ON file = id WHERE row = ?"
+        return [Place(*self._clips.execute(query, (int(row),)).fetchone()) for row in rows]
 
     def words(self, row: int) -> str:
         """What is said in a moment."""
@@ -208,8 +202,8 @@ class Store:
         """Make the rows appended since the last commit valid: of each file its moments with what is said in them, in the order in which
         they were appended. What was known of these files before goes."""
         for path in (self.folder / VECTORS).glob("*.f16"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            with open(path, "rb") as written:
+                os.fsync(written.fileno())
         row = self.rows
         with self._clips:
             for file, moments in found:

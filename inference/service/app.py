@@ -19,7 +19,6 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-import omnivast
 from omnivast.data.media.deadline import DeadlineError, within
 from omnivast.data.media.errors import MediaError
 from omnivast.inference.clips import Clip, ClipError, Clips
@@ -33,6 +32,7 @@ from omnivast.inference.service.library import Library
 from omnivast.inference.service.metrics import Metrics
 from omnivast.inference.service.uploads import Limits, RefusedError, Uploaded, received
 from omnivast.inference.service.worker import BusyError, Worker
+from omnivast.version import VERSION
 
 PAGE = Path(__file__).with_name("page")
 SEARCHES, LOOKS = 64, 16
@@ -147,7 +147,7 @@ def create_app(service: Service, *, token: str | None = None, loopback: bool = T
         yield
         await asyncio.to_thread(service.stop)
 
-    app = FastAPI(title="OmniVAST", version=omnivast.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+    app = FastAPI(title="OmniVAST", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
                   openapi_url="/api/openapi.json", description="Search, caption and question one's own videos, pictures and sounds.")
     app.add_middleware(Guard, token=token, loopback=loopback, metrics=service.metrics, ask=_ask)
     _faults(app)
@@ -268,7 +268,7 @@ def _state(app: FastAPI, service: Service) -> None:
     @app.get("/api/health", response_model=bodies.Health)
     async def health() -> Response:
         """That the service lives."""
-        return Reply({"status": "ok", "version": omnivast.__version__})
+        return Reply({"status": "ok", "version": VERSION})
 
     @app.get("/api/metrics", response_class=PlainTextResponse, responses=_refusals(401, 403, 421))
     async def metrics() -> Response:

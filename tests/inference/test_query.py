@@ -122,6 +122,13 @@ def test_a_result_that_other_texts_would_find_as_well_is_left_out(store):
         own.search([text(1, 0, 0)], at_most_false=0.001)
 
 
+def test_a_track_that_nothing_can_be_compared_by_is_named(store):
+    own = searcher(store)
+    own.known = tuple(group for group in own.known if group.key in ("va", "v", "a"))
+    with pytest.raises(QueryError, match="by what is said alone: the model compares by the groups va, v, a"):
+        own.search([text(1, 0, 0)], weights={"said": 1})
+
+
 def test_nothing_asked_and_nothing_wanted(store):
     with pytest.raises(QueryError, match="the query is empty"):
         searcher(store).search([])

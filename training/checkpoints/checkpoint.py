@@ -31,10 +31,10 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 
-import omnivast
 from omnivast.config.compare import diff, precision_of, same_but_for_length
 from omnivast.utils import distributed
 from omnivast.utils.files import sha256_file, write_atomically
+from omnivast.version import VERSION
 
 logger = logging.getLogger("omnivast")
 PAIR = re.compile(r"(model|state)_step_(\d+)\.pt")
@@ -170,7 +170,7 @@ def _intact(folder: Path) -> str:
 def _write(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], keep: int | None) -> list[Pair]:
     older = [pair for pair in committed(folder) if pair.step < step]
     model_mark = _save_file(folder / f"model_step_{step}.pt", model)
-    state_mark = _save_file(folder / f"state_step_{step}.pt", {**state, "version": omnivast.__version__,
+    state_mark = _save_file(folder / f"state_step_{step}.pt", {**state, "version": VERSION,
                                                                "model_file": dataclasses.asdict(model_mark)})
     pairs = [Pair(step, model_mark, state_mark), *older][:keep]
     write_atomically(folder / "latest.json", json.dumps({"step": step, "pairs": [dataclasses.asdict(p) for p in pairs]}, indent=2) + "\n")

@@ -1,0 +1,197 @@
+"""How well an index of OmniStamps finds: by weights of tracks, in long videos, and when nothing is there to be found.
+
+    python benchmarks/search.py --model output/quickstart/pretrain [--data datasets/omnistamps/quick] [--json out.json]
+
+- **weights**: R@1 of every test text over the test clips by one track, by several, and by weights between, beside the R@1 of the group
+  itself (``Pipeline.score``), and the share of texts whose first clip has all facts of the tracks that count;
+- **nothing matches**: test texts (their clip is there) against texts about triples of facts that no indexed clip has: area under the ROC
+  curve of ``probability``, and the share of such texts for which something is found at ``at_most_false`` 1 % and 5 %;
+- **moments**: test clips joined into long videos, in an order drawn from a seed, by hard cuts; for every clip its text is searched, and
+  right is a first result that overlaps the clip's own time by an IoU of at least 0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from omnivast.evaluation.protocol import hardware  # noqa: E402
+from omnivast.inference.index.api import Index  # noqa: E402
+from omnivast.inference.pipeline import Pipeline, load  # noqa: E402
+from omnivast.utils.log import setup_logging  # noqa: E402
+
+WEIGHTS: dict[str, dict[str, float]] = {
+    "v": {"seen": 1}, "a": {"heard": 1}, "s": {"said": 1}, "va": {"seen": 1, "heard": 1}, "vs": {"seen": 1, "said": 1},
+    "vas": {"seen": 1, "heard": 1, "said": 1}, "v + a/2": {"seen": 1, "heard": 0.5}, "v + s/2": {"seen": 1, "said": 0.5},
+    "a + v/2": {"heard": 1, "seen": 0.5}, "v + a/2 + s/4": {"seen": 1, "heard": 0.5, "said": 0.25},
+    "s + v/2 + a/4": {"said": 1, "seen": 0.5, "heard": 0.25},
+}
+FACTS = {"v": "seen", "a": "heard", "s": "said"}
+LENGTHS = (10, 60, 240)
+"""Clips of a long video."""
+WINDOW, STRIDE = 2.0, 1.0
+
+log = logging.getLogger("omnivast")
+
+
+def weights(index: Index, model: Pipeline, texts: list[dict[str, Any]], data: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """R@1 by weights, and by the group of the same tracks."""
+    clips = [{"video": data / "clips" / f"{row['video_id']}.mp4", "subtitle": row["subtitle"]} for row in texts]
+    rows = []
+    known = {group.key for group in model.groups("ret")}
+    for name, chosen in WEIGHTS.items():
+        if name.isalpha() and name not in known:
+            continue
+        first = [Path(index.search(row["desc"], top=1, weights=chosen)[0].path).stem for row in texts]
+        right = [one == row["video_id"] for one, row in zip(first, texts)]
+        tracks = [FACTS[letter] for letter in "vas" if FACTS[letter] in chosen]
+        all_facts = [all(facts[one][track] == facts[row["video_id"]][track] for track in tracks) for one, row in zip(first, texts)]
+        found: dict[str, Any] = {"weights": name, "r1": _percent(right), "facts": _percent(all_facts)}
+        if name.isalpha():
+            scores = model.score([row["desc"] for row in texts], clips, group=name)
+            found["group_r1"] = _percent(scores.argmax(1) == np.arange(len(texts)))
+        rows.append(found)
+    return rows
+
+
+def nothing(index: Index, texts: list[dict[str, Any]], others: list[str]) -> dict[str, Any]:
+    """Texts of clips that are there beside texts of clips that are not."""
+    def sure(text: str) -> tuple[float, float]:
+        (best,) = index.search(text, top=1)
+        return best.score, best.probability or 0.0
+
+    present, absent = ([sure(text) for text in some] for some in ([row["desc"] for row in texts], others))
+    scores = np.array([[score for score, _ in some] for some in (present, absent)], dtype=object)
+    above = np.mean([[(one > other) + 0.5 * (one == other) for other in scores[1]] for one in scores[0]])
+    found = {}
+    for share in (0.01, 0.05):
+        found[f"false_at_{share:g}"] = _percent([bool(index.search(text, top=1, at_most_false=share)) for text in others])
+        found[f"found_at_{share:g}"] = _percent([bool(index.search(row["desc"], top=1, at_most_false=share)) for row in texts])
+    return {"present": len(present), "absent": len(absent), "auc": round(float(above), 4), **found}
+
+
+def moments(model: Pipeline, texts: list[dict[str, Any]], data: Path, count: int, videos: int) -> dict[str, Any]:
+    """``videos`` long videos of ``count`` clips each, indexed, and every clip searched by its text among all of them."""
+    order = texts * -(-count * videos // len(texts))
+    random.Random(count).shuffle(order)
+    with tempfile.TemporaryDirectory(prefix="omnivast_") as folder:
+        truth: list[tuple[str, str, float, float]] = []
+        for number in range(videos):
+            own = order[number * count : (number + 1) * count]
+            ends = join([data / "clips" / f"{row['video_id']}.mp4" for row in own], [row["subtitle"] for row in own],
+                        Path(folder, f"{number}.mp4"))
+            truth += [(row["desc"], f"{number}.mp4", start, end) for row, (start, end) in zip(own, ends)]
+        began = time.perf_counter()
+        index = Index(folder, model, window=WINDOW, stride=STRIDE)
+        seconds = time.perf_counter() - began
+        results = []
+        for text, path, start, end in truth:
+            (best,) = index.search(text, top=1)
+            overlap = max(0.0, min(end, best.end) - max(start, best.start)) if best.path == path else 0.0
+            iou = overlap / (max(end, best.end) - min(start, best.start)) if overlap else 0.0
+            results.append((iou, abs(best.start - start) + abs(best.end - end)))
+        minutes = sum(end - start for _, _, start, end in truth) / 60
+        close = [error / 2 for iou, error in results if iou >= 0.5]
+        return {"clips_per_video": count, "videos": videos, "moments": len(index),
+                **{f"r1_iou_{least}": _percent([iou >= least for iou, _ in results]) for least in (0.5, 0.7)},
+                "boundary_error_s": round(float(np.mean(close)), 3) if close else None,
+                "minutes_per_minute": round(minutes / (seconds / 60), 1)}
+
+
+def join(paths: Sequence[Path], words: Sequence[str], output: Path) -> list[tuple[float, float]]:
+    """Write one video of several, cut to cut, with its subtitles beside it; (start, end) of each part."""
+    spans: list[tuple[float, float]] = []
+    with av.open(str(output), "w") as target:
+        video: Any = None
+        sound: Any = None
+        shown = heard = 0
+        for path in paths:
+            with av.open(str(path)) as source:
+                stream, track = source.streams.video[0], source.streams.audio[0]
+                if video is None:
+                    video = target.add_stream("libx264", rate=stream.average_rate, options={"preset": "ultrafast"})
+                    video.width, video.height, video.pix_fmt = stream.width, stream.height, "yuv420p"
+                    sound = target.add_stream("aac", rate=track.rate, layout="mono")
+                begin = shown
+                for frame in source.decode(stream):
+                    frame.pts, frame.time_base = shown, 1 / stream.average_rate
+                    shown += 1
+                    target.mux(video.encode(frame))
+            rate, frames_per_second = track.rate, float(stream.average_rate)
+            spans.append((begin / frames_per_second, shown / frames_per_second))
+            with av.open(str(path)) as source:
+                samples = np.concatenate([frame.to_ndarray().mean(0) for frame in source.decode(audio=0)])
+            wanted = round(shown / frames_per_second * rate) - heard
+            samples = np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))).astype(np.float32)
+            for start in range(0, len(samples), 1024):
+                piece = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")
+                piece.sample_rate, piece.pts = rate, heard
+                heard += piece.samples
+                target.mux(sound.encode(piece))
+        target.mux([*video.encode(None), *sound.encode(None)])
+    cues = [f"{n}\n{_clock(start)} --> {_clock(end)}\n{text}\n" for n, ((start, end), text) in enumerate(zip(spans, words), 1)]
+    output.with_suffix(".srt").write_text("\n".join(cues))
+    return spans
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{round(1000 * (seconds - whole)):03}"
+
+
+def _percent(values: Any) -> float:
+    return round(100.0 * float(np.mean(np.asarray(values, dtype=float))), 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, default=Path("datasets/omnistamps/quick"))
+    parser.add_argument("--only", nargs="+", choices=("weights", "nothing", "moments"), default=["weights", "nothing", "moments"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    setup_logging(None)
+    model = load(options.model)
+    texts = json.loads((options.data / "ret_test.json").read_text())
+    facts = {clip["clip_id"]: clip for clip in json.loads((options.data / "clips.json").read_text())}
+    result: dict[str, Any] = {"machine": hardware(), "precision": model.parts.config.run_cfg.precision}
+    with tempfile.TemporaryDirectory(prefix="omnivast_") as folder:
+        began = time.perf_counter()
+        index = Index(options.data / "ret_test.json", model, media=options.data / "clips", folder=folder)
+        result["index"] = {"clips": len(index), "seconds": round(time.perf_counter() - began, 1)}
+        if "weights" in options.only:
+            result["weights"] = weights(index, model, texts, options.data, facts)
+        if "nothing" in options.only:
+            there = {_triple(facts[row["video_id"]]) for row in texts}
+            others = [row["desc"] for row in json.loads((options.data / "ret_val.json").read_text())
+                      if _triple(facts[row["video_id"]]) not in there]
+            result["nothing"] = nothing(index, texts, others)
+    if "moments" in options.only:
+        result["moments"] = [moments(model, texts, options.data, count, max(1, 240 // count)) for count in LENGTHS]
+    text = json.dumps(result, indent=1)
+    log.info("%s", text)
+    if options.json:
+        options.json.write_text(text + "\n")
+    return 0
+
+
+def _triple(clip: dict[str, Any]) -> tuple[str, str, str]:
+    return clip["seen"], clip["heard"], clip["said"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+"""The version: of the wheel too, and noted in checkpoints and results."""
+
+VERSION = "0.2.0"
