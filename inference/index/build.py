@@ -174,9 +174,13 @@ def _read_ahead(parts: Loaded, files: Files, pending: Sequence[File], groups: Se
             return [threads.submit(_read, parts, opened, files, file, modalities, windows) for file in islice(left, number)]
 
         waiting = start(AHEAD)
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += start(1)
+        try:
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += start(1)
+        finally:  # who stops early does not wait for files that nobody will look at
+            for future in waiting:
+                future.cancel()
 
 
 def _read(parts: Loaded, opened: Clips, files: Files, file: File, modalities: set[Modality], windows: tuple[float, float]) -> _Read:

@@ -135,7 +135,7 @@ def _opened(opened: Clips, file: Uploaded, most: float, subtitle: str | None, na
     if seconds is not None and seconds > most:
         raise RefusedError(422, name, f"{file.name} plays for {seconds / 60:.0f} minutes; at most {most / 60:.0f} are looked at in a "
                                       "request (the index takes longer files apart into moments)")
-    said = {} if subtitle is None else {"said": subtitle, "cues": None}
+    said: dict[str, Any] = {} if subtitle is None else {"said": subtitle, "cues": None}
     return replace(clip, name=file.name, **said)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from omnivast.inference.index.api import Index
 from omnivast.inference.index.query import track_weights
+from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline
 from omnivast.inference.service.uploads import MEDIA, RefusedError, Uploaded
 
@@ -118,8 +119,9 @@ class Library:
                     return
                 self._again, self.state = False, "indexing"
             try:
-                made = Index(self.source or self.folder, self.model, folder=self.folder, on_progress=self._watch(time.monotonic()),
-                             **self._windows())
+                window, stride = self._windows()
+                made = Index(self.source or self.folder, self.model, folder=self.folder, window=window, stride=stride,
+                             on_progress=self._watch(time.monotonic()))
                 self._use(made)
                 self.state, self.error = "ready", ""
             except StoppedError:
@@ -129,9 +131,9 @@ class Library:
                 logger.warning("%s: could not be brought up to date: %s", self.folder, error)
                 self.state, self.error = "failed", str(error)
 
-    def _windows(self) -> dict[str, float]:
+    def _windows(self) -> tuple[float, float]:
         """As they are in the index that is there."""
-        return {name: getattr(self.index.store.meta, name) for name in ("window", "stride")} if self.index else {}
+        return (self.index.store.meta.window, self.index.store.meta.stride) if self.index else (WINDOW, STRIDE)
 
     def _watch(self, opened: float) -> Callable[[int, int], None]:
         """What is called with (files done, files in all) after each file."""
