@@ -17,6 +17,7 @@ setup(
         "omnivast.config": ["**/*.json"],
         "omnivast.data": ["**/*.json"],
         "omnivast.evaluation": ["**/*.json", "**/*.css"],
+        "omnivast.inference": ["service/page/*"],
         PICTURES: ["stamps.json", "README.md", "COPYING", "images/*.png", "sounds/*.ogg"],
     },
 )

@@ -16,6 +16,9 @@ EXTRAS = {
     "torchaudio": "torchaudio",
     "librosa": "librosa",
     "easydict": "easydict",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "python_multipart": "serve",
 }
 """Module that is imported → the extra that installs it."""
 

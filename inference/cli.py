@@ -1,4 +1,5 @@
-"""The verbs ``caption``, ``answer``, ``embed``, ``index`` and ``search``: the methods of a loaded model and of an index, from a terminal.
+"""The verbs ``caption``, ``answer``, ``embed``, ``index``, ``search`` and ``serve``: the methods of a loaded model and of an index, from a
+terminal.
 
 Results go to standard output, for people or, with ``--json``, for programs; progress and warnings to standard error. Exit status: 0 done,
 1 done but for clips that could not be read (each is named), 2 bad input.
@@ -154,6 +155,31 @@ def search(arguments: Sequence[str] | None = None) -> int:
     return _main(parser, run, arguments)
 
 
+def serve(arguments: Sequence[str] | None = None) -> int:
+    """``omnivast serve videos/ --model RUN``"""
+    parser = _parser("serve", "Serve a folder of videos, pictures and sounds: a page to search it with, and the verbs over HTTP.")
+    parser.add_argument("place", type=as_path, help="the folder, whose index is made or brought up to date meanwhile; or an index, which "
+                                                    "is served as it is")
+    _settings(parser, json=False)
+    parser.add_argument("--index", type=as_path, metavar="FOLDER", help="where the index of the folder lies (default: .omnivast inside it)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to answer at (default 127.0.0.1: this machine only); others need "
+                                                            "a token in the environment variable OMNIVAST_TOKEN")
+    parser.add_argument("--port", type=int, default=8000, help="default 8000")
+    parser.add_argument("--uploads", action="store_true", help="let files be added to the folder")
+    parser.add_argument("--upload-mb", type=int, metavar="MB", help="the largest request with files (default 2147)")
+
+    def run(options: argparse.Namespace) -> int:
+        from omnivast.inference.service.run import TOKEN
+        from omnivast.inference.service.run import serve as begin
+
+        begin(options.place, model=options.model or os.environ.get(MODEL), device=options.device, precision=options.precision,
+              index=options.index, host=options.host, port=options.port, token=os.environ.get(TOKEN), uploads=options.uploads,
+              upload_mb=options.upload_mb, say=_say)
+        return 0
+
+    return _main(parser, run, arguments)
+
+
 # ---------------------------------------------------------------------------------------------------------------- options
 
 
@@ -172,12 +198,13 @@ def _common(parser: argparse.ArgumentParser, group: bool = True) -> None:
     _settings(parser)
 
 
-def _settings(parser: argparse.ArgumentParser) -> None:
+def _settings(parser: argparse.ArgumentParser, json: bool = True) -> None:
     parser.add_argument("--model", help=f"the output folder of a training, a checkpoint, a shared folder, or hf-hub:org/name (default: the "
                                         f"environment variable {MODEL})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     parser.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), help="default: as the model was trained")
-    parser.add_argument("--json", action="store_true", help="results as JSON on standard output")
+    if json:
+        parser.add_argument("--json", action="store_true", help="results as JSON on standard output")
 
 
 def _weights(text: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
@@ -40,6 +41,8 @@ READERS = 4
 QUIET = 4
 """Fewer clips than this are worked on without a progress bar."""
 TOP_K = 10
+TOKENS = 32
+"""See ``embed_texts``."""
 
 
 def load(place: str | Path, *, device: str = "auto", precision: str | None = None) -> Pipeline:
@@ -104,10 +107,16 @@ class Pipeline:
 
         return self._each(clips, Objective.RETRIEVAL, None, embedded, "embedding", every=True)
 
-    def embed_texts(self, texts: str | Sequence[str]) -> Rows:
-        """What texts are compared by, (T, …) float32 on the CPU; of most families ``["vector"]`` (T, D) alone."""
+    def embed_texts(self, texts: str | Sequence[str], *, few_sizes: bool = False) -> Rows:
+        """What texts are compared by, (T, …) float32 on the CPU; of most families ``["vector"]`` (T, D) alone.
+
+        ``few_sizes``: beside some texts that nobody asked for, so that the model sees few numbers of texts and of tokens: oneDNN keeps
+        megabytes for every size that it has met in bf16, which a program that embeds texts for months would notice.
+        """
+        listed = self._texts([texts] if isinstance(texts, str) else texts)
         with torch.inference_mode():
-            return self.model.index_texts(self._texts([texts] if isinstance(texts, str) else texts)).to("cpu")
+            found = self.model.index_texts(_few_sizes(listed) if few_sizes else listed).to("cpu")
+        return found.rows(slice(0, len(listed.raw)))
 
     def score(self, texts: str | Sequence[str], clips: Any, *, group: str | None = None,
               by: Literal["contrastive", "matching"] = "contrastive") -> np.ndarray:
@@ -294,6 +303,19 @@ def _listed(clips: Any) -> tuple[list[Any], bool]:
 
 def _missing(clip: Clip, wanted: set[Modality]) -> tuple[str, ...]:
     return tuple(modality.word for modality in Modality if modality in wanted and modality not in clip.present)
+
+
+def _few_sizes(texts: Texts) -> Texts:
+    """The same with some more, so that there is a power of two of texts, and a multiple of ``TOKENS`` of tokens in all."""
+    count, width = texts.ids.shape
+    more = (1 << count.bit_length()) - count
+    lengths = [1] * more
+    lengths[0] += -(int(texts.mask.sum()) + more) % TOKENS
+    size = (0, max(0, lengths[0] - width), 0, more)
+    mask = pad(texts.mask, size, value=False)
+    for row, length in enumerate(lengths, count):
+        mask[row, :length] = True
+    return Texts(pad(texts.ids, size), mask, pad(texts.clip, (0, more)), [*texts.raw, *[""] * more])
 
 
 def _words(group: Group) -> str:

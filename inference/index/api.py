@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Index:
 
     def __init__(self, source: str | Path, model: Pipeline | str | Path | None = None, *, folder: str | Path | None = None,
                  media: str | Path | None = None, window: float = WINDOW, stride: float = STRIDE,
-                 background: Iterable[str] | None = None, fresh: bool = False) -> None:
+                 background: Iterable[str] | None = None, fresh: bool = False,
+                 on_progress: Callable[[int, int], None] | None = None) -> None:
         """Make the index of ``source``, or bring it up to date.
 
         Args:
@@ -48,6 +49,7 @@ class Index:
             background: texts about other things, by which it is told what a score means; None: captions that the model was trained on, as
                 far as they are at hand.
             fresh: throw away what is there.
+            on_progress: called with (files done, files to do) after each; what it raises ends the work, which the next call goes on with.
         """
         path = as_path(str(source)).resolve()
         if not path.exists():
@@ -64,7 +66,7 @@ class Index:
         meta = describe(self.model.parts, self.model.place, files.root, window, stride)
         with Store.write(self.folder, meta) as store:
             _keep_background(self.folder, self.model, background)
-            self.report: Report = update(store, self.model.parts, files)
+            self.report: Report = update(store, self.model.parts, files, on_progress)
         self._open()
 
     @classmethod

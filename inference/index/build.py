@@ -7,7 +7,7 @@ files are taken in the order of their paths, and a batch never spans a commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -118,8 +118,8 @@ def _stamp(path: Path) -> str:
     return f"{path.name} {status.st_size} {status.st_mtime_ns}"
 
 
-def update(store: Store, parts: Loaded, files: Files) -> Report:
-    """Bring the index up to date with the files."""
+def update(store: Store, parts: Loaded, files: Files, on_progress: Callable[[int, int], None] | None = None) -> Report:
+    """Bring the index up to date with the files. ``on_progress``: called with (files done, files to do) after each."""
     there, known = files.by_path, store.files()
     report = Report()
     gone = [path for path in known if path not in there]
@@ -133,12 +133,14 @@ def update(store: Store, parts: Loaded, files: Files) -> Report:
     with bar:
         done: list[tuple[File, list[tuple[Place, str]]]] = []
         samples: list[Sample] = []
-        for read in _read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)):
+        for number, read in enumerate(_read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)), 1):
             places = [(Place(read.file.path, m.start, m.end, _letters(sample)), m.said) for m, sample in zip(read.moments, read.samples)]
             done.append((read.file, places))
             samples += read.samples
             report.seconds += read.file.seconds or 0.0
             bar.update()
+            if on_progress is not None:
+                on_progress(number, len(pending))
             if len(samples) >= BATCH:
                 _write(store, parts, groups, done, samples)
                 done, samples = [], []
@@ -172,9 +174,13 @@ def _read_ahead(parts: Loaded, files: Files, pending: Sequence[File], groups: Se
             return [threads.submit(_read, parts, opened, files, file, modalities, windows) for file in islice(left, number)]
 
         waiting = start(AHEAD)
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += start(1)
+        try:
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += start(1)
+        finally:  # who stops early does not wait for files that nobody will look at
+            for future in waiting:
+                future.cancel()
 
 
 def _read(parts: Loaded, opened: Clips, files: Files, file: File, modalities: set[Modality], windows: tuple[float, float]) -> _Read:

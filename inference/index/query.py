@@ -32,6 +32,8 @@ ROWS_AT_ONCE = 1 << 15
 FUSED = 60
 """The constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
 CANDIDATES = 1000
+REMEMBERED = 256
+"""Weightings whose scores of the background are kept."""
 PER_RESULT = 20
 """Candidates that are looked at for each result, of which those that overlap a better one are left out."""
 IN_MEMORY = 1 << 29
@@ -250,6 +252,8 @@ class Searcher:
                     for share, group in mixed:
                         scores += share * self.model.similarity(group, self.background, self._rows(group, rows))
                     best = np.maximum(best, scores.max(1).values.numpy())
+            if len(self._null) >= REMEMBERED:
+                self._null.pop(next(iter(self._null)))
             self._null[key] = np.sort(best)
         return self._null[key]
 

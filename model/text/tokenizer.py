@@ -46,9 +46,10 @@ class Tokenizer:
         """Ids of each text, [CLS] first and [SEP] last, cut to ``max_length`` tokens in all."""
         if not texts:
             return []
-        self._tokenizer.enable_truncation(max_length)
         cleaned = texts if self._clean is None else [self._clean(text) for text in texts]
-        return [encoded.ids for encoded in self._tokenizer.encode_batch(cleaned)]
+        ids = (encoded.ids for encoded in self._tokenizer.encode_batch(cleaned))
+        # Not by enable_truncation: what it sets would be the tokenizer's, which several threads may use at once.
+        return [own if len(own) <= max_length else [*own[: max_length - 1], self.sep] for own in ids]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens left out."""

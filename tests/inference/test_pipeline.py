@@ -143,3 +143,19 @@ def test_from_the_hub_without_a_network(model, tmp_path, monkeypatch):
     assert torch.equal(other.embed_texts("a red car")["vector"], model.embed_texts("a red car")["vector"])
     with pytest.raises(LoadError, match="hf-hub:me/other: cannot be fetched"):
         load("hf-hub:me/other")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_texts_among_others_are_embedded_alike(model, count):
+    """What a service pads its texts with, so that the model meets few sizes, changes no vector."""
+    texts = ["a dog", "a red car in the old street", "", "one onion and a man"][: count] * 2
+    texts = texts[:count]
+    sizes = []
+    inner = model.model.index_texts
+    model.model.index_texts = lambda given: sizes.append((len(given.ids), int(given.mask.sum()))) or inner(given)
+    try:
+        padded = model.embed_texts(texts, few_sizes=True)["vector"]
+    finally:
+        del model.model.index_texts
+    torch.testing.assert_close(padded, model.embed_texts(texts)["vector"], atol=1e-6, rtol=1e-5)
+    assert len(padded) == count and sizes[0][0] in (2, 4, 8, 16) and sizes[0][1] % 32 == 0

@@ -1,0 +1,88 @@
+"""Services on free ports of this machine, each in a thread of the test's process."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnivast.inference.index.api import HIDDEN, Index
+from omnivast.inference.pipeline import Pipeline
+
+pytest.importorskip("fastapi", reason='fastapi is not installed: pip install "omnivast[serve]"')
+pytest.importorskip("uvicorn", reason='uvicorn is not installed: pip install "omnivast[serve]"')
+httpx = pytest.importorskip("httpx", reason="httpx, which asks the service, is not installed")
+
+PATIENCE = 120.0
+
+
+@dataclass
+class Served:
+    """A service that answers, and a client of it."""
+
+    service: Any
+    client: Any
+    url: str
+
+
+@contextmanager
+def serving(service: Any, token: str | None = None, loopback: bool = True) -> Iterator[Served]:
+    """The service behind a real server until this context ends."""
+    import uvicorn
+
+    from omnivast.inference.service.app import create_app
+    from omnivast.inference.service.run import _bound
+
+    bound = _bound("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(service, token=token, loopback=loopback), log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            yield Served(service, client, url)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def until(true: Callable[[], Any]) -> None:
+    """Wait for it; a machine that does ten other things may be slow."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def library(media, model: Pipeline, tmp_path_factory) -> Path:
+    """A folder of clips with its index."""
+    folder = tmp_path_factory.mktemp("library") / "clips"
+    shutil.copytree(media, folder)
+    Index(folder, model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make(library, model) -> Callable[..., Any]:
+    """Services of that folder, as it is; settings as of Service."""
+    from omnivast.inference.service.app import Service
+    from omnivast.inference.service.library import Library
+
+    return lambda **settings: Service(Library(model, Index.open(library, model), library / HIDDEN, None, False), **settings)
+
+
+@pytest.fixture(scope="session")
+def served(make) -> Iterator[Served]:
+    """One that tests share who only ask."""
+    with serving(make()) as one:
+        yield one
