@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 ROWS = 32
 """Frames, and slices of sound, that have an embedding."""
 FIRST_TEMPERATURE = 0.07
-FRONTENDS = {"ast": "valor_ast"}
-"""Front ends that towers state → those, in data/audio.py, by which VALOR was trained with these towers."""
 DELETED = str.maketrans("", "", string.punctuation)
 
 
@@ -64,6 +62,7 @@ class VALOR(TowerModel):
     objectives = tuple(Objective)
     most_samples = ROWS
     one_caption_length = True
+    frontends = {"ast": "valor_ast"}
     frame_resize = "bilinear"
     length_penalty = 0.0
     answer_length_penalty = 0.0
@@ -120,7 +119,6 @@ class VALOR(TowerModel):
         if config.audio_encoder_type is None:
             return
         self.audio_encoder = build_audio(config)
-        self.audio_frontend = FRONTENDS.get(self.audio_encoder.frontend, self.audio_encoder.frontend)
         self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
         self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.audio_encoder.width != width:

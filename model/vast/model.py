@@ -68,7 +68,6 @@ class VAST(TowerModel):
                 self.register_buffer(name, value, persistent=False)
         if config.audio_encoder_type:
             self.audio_encoder = build_audio(config)
-            self.audio_frontend = self.audio_encoder.frontend
             widths[Modality.AUDIO] = self.audio_encoder.width
             self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_audio_sample_num or 1, width))
             self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
