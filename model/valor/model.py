@@ -353,6 +353,8 @@ class VALOR(TowerModel):
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
 
     def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        """At most ``max_generation_len`` tokens, as by beam search."""
+        draws = draws[..., : self.caption_words]
         with self.mixed():
             rows = sample(self.multimodal_encoder, self._begun(memory, group), self.tokenizer, draws, top_k, self.masks)
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
