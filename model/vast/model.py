@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders.build import build_audio, build_vision
+from omnivast.model.heads import ContrastiveHead, condition_projection
 from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.objectives.contrastive import CONTRASTS
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
@@ -28,7 +29,7 @@ from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.towers import TowerModel, needed
 from omnivast.model.vast.features import ClipFeatures
-from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
+from omnivast.model.vast.heads import MatchingHead
 from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.names import NAMES
 from omnivast.model.vast.step import training_losses
