@@ -151,6 +151,17 @@ def layers(section: str, own: dict[str, Any], file: Path) -> list[tuple[Path, di
                               f"({_names(chain)})")
 
 
+def files_of(file: Path) -> list[Path]:
+    """What a config consists of: its own file, its bases, and the default files of their sections. Raises ConfigError as those do."""
+    found: dict[Path, None] = {}
+    for source, content in with_bases(file):
+        found[source] = None
+        for section in ("run_cfg", "model_cfg"):
+            if isinstance(own := content.get(section), dict):
+                found |= dict.fromkeys(path for path, _ in layers(section, own, source))
+    return list(found)
+
+
 def _named_file(key: str, value: Any, chain: list[Path]) -> Path:
     """The JSON file that a config names under ``key``: ``base`` or ``model_cfg.default``."""
     if not isinstance(value, str):

@@ -39,7 +39,7 @@ UNREAD: dict[str, Any] = {
     "has_vafusion_encoder": False, "feature_pooling_type": "none", "videoswin_timestride": 1, "loss_reweight": False,
     "submit_vizwiz": False, "loss_mean": False, "use_cache": False, "sample_topk": 200, "cls_dim": 0, "video_reduction": True,
     "amp": "apex"}
-"""Settings that the release has and never uses, and their defaults, which are passed over in silence."""
+"""Settings that the release has and never uses, spelt as it does, and their defaults, which are passed over in silence."""
 DERIVED = ("config", "local_rank", "local-rank", "valid_steps", "num_train_steps", "video_sample_num", "audio_sample_num",
            "audio_target_length")
 """Keys of ``hps.json`` that follow from others, and the one that the release ignores."""

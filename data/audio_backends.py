@@ -50,10 +50,14 @@ def load_backend(name: str, frontend: str, rate: int | None = None) -> AudioBack
     """The backend of an ``audio_backend`` setting for a front end by its name in data/audio.py. ``rate``: what sound is brought to for a
     front end that would take each file's own.
 
-    Raises ValueError for one that is not known or cannot be imported, with what to install.
+    Raises ValueError for one that is not known or cannot be imported, with what to install, and for a ``rate`` that is asked of a front
+    end which has one of its own.
     """
     own = find_frontend(frontend)
-    if own.rate is None:
+    if rate is not None:
+        if own.rate is not None:
+            raise ValueError(f"audio_sample_rate {rate}: the audio encoder's front end '{frontend}' takes sound at {own.rate} Hz and no "
+                             "other; leave the key out")
         own = replace(own, rate=rate)
     if name == "native":
         return AudioBackend(None, own)

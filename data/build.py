@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from omnivast.config.schema import Config
-from omnivast.data.audio import find_frontend
 from omnivast.data.dataset import opener
 from omnivast.data.loader import EvalLoader, TrainLoader
-from omnivast.data.spec import DataError, InputSpec, Tokenizer, UnreadableError
+from omnivast.data.spec import InputSpec, Tokenizer, UnreadableError
 from omnivast.utils import distributed
 
 logger = logging.getLogger("omnivast")
@@ -24,17 +23,14 @@ def require_known(config: Config) -> None:
         opener(dataset)
 
 
-def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, frame_resize: str, device: torch.device,
-                  one_caption_length: bool = False) -> tuple[TrainLoader | None, list[EvalLoader]]:
+def build_loaders(config: Config, tokenizer: Tokenizer, spec: InputSpec,
+                  device: torch.device) -> tuple[TrainLoader | None, list[EvalLoader]]:
     """The loader of ``data_cfg.train``, None for a run that only evaluates, and one for each dataset of ``data_cfg.val``.
 
-    ``tokenizer``, ``audio_frontend`` (a name in data/audio.py), ``frame_resize`` (one in data/vision.py) and ``one_caption_length`` are
-    the model's. Reads and checks all annotations, and looks for the clips of the evaluation sets. Raises DataError, AnnotationError,
-    UnreadableError.
+    ``tokenizer`` and ``spec`` are the model's. Reads and checks all annotations, and looks for the clips of the evaluation sets. Raises
+    DataError, AnnotationError, UnreadableError.
     """
     run, data = config.run_cfg, config.data_cfg
-    _check_rates(config, audio_frontend)
-    spec = InputSpec.of(config.model_cfg, audio_frontend, run.captioner_mode, frame_resize, one_caption_length)
     shared: dict[str, Any] = {"seed": run.seed, "rank": distributed.rank(), "world_size": distributed.world_size(),
                               "pin_memory": run.pin_mem and device.type == "cuda"}
     loader = None
@@ -46,16 +42,6 @@ def build_loaders(config: Config, tokenizer: Tokenizer, audio_frontend: str, fra
     if not run.dry_run:
         _glance(evaluations, borne=run.skip_unreadable or run.captioner_mode)
     return loader, evaluations
-
-
-def _check_rates(config: Config, audio_frontend: str) -> None:
-    """Raise DataError for a rate that is asked of a front end which has one of its own. Here, where the model's front end is known: a check
-    of the data alone takes any."""
-    rate = find_frontend(audio_frontend).rate
-    for dataset in (*config.data_cfg.train, *config.data_cfg.val):
-        if rate is not None and dataset.audio_sample_rate is not None:
-            raise DataError(f"dataset '{dataset.name}': audio_sample_rate {dataset.audio_sample_rate}: the audio encoder's front end "
-                            f"'{audio_frontend}' takes sound at {rate} Hz and no other; leave the key out")
 
 
 def _glance(evaluations: Sequence[EvalLoader], borne: bool) -> None:

@@ -154,6 +154,11 @@ class Model(nn.Module):
         """The model of a config, on the CPU and from scratch; pretrained towers are loaded afterwards. Raises ModelError."""
         raise NotImplementedError
 
+    @classmethod
+    def frontend_of(cls, cfg: ModelConfig) -> str:
+        """The ``audio_frontend`` of the model of a config, which is not built for it. Raises ModelError, EncoderError."""
+        return cls.audio_frontend
+
     @staticmethod
     def clean_text(text: str) -> str:
         """What of a text the tokenizer is given: here all of it."""

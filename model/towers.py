@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Modality, Task
 from omnivast.model.encoders.base import AudioEncoder, Encoder, VisionEncoder
+from omnivast.model.encoders.build import build_audio
 from omnivast.model.interface import Model, Reward, Tower, Unit
 from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.objectives.self_critical import SelfCritical
@@ -35,16 +36,33 @@ class TowerModel(Model):
     config: ModelConfig
     tokenizer: Tokenizer
     multimodal_encoder: TextModel
+    frontends: Mapping[str, str] = {}
+    """Front ends that audio towers state → those, in data/audio.py, by which the family takes sound with these towers; where they
+    differ."""
     self_critical: SelfCritical | None = None
     """Captions are learnt from a reward, see text/self_critical.py."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def configure(self) -> None:
-        """Freeze the towers that the config says are frozen, and set checkpointing."""
+        """Freeze the towers that the config says are frozen, and set checkpointing and the front end of sound."""
+        if hasattr(self, "audio_encoder"):
+            self.audio_frontend = self._frontend(cast(AudioEncoder, self.audio_encoder))
         for tower, frozen in self._media_towers():
             tower.requires_grad_(not frozen)
         self.set_checkpointing(self.config.checkpointing)
+
+    @classmethod
+    def frontend_of(cls, cfg: ModelConfig) -> str:
+        """See Model. The audio tower is made without memory."""
+        if cfg.audio_encoder_type is None:
+            return cls.audio_frontend
+        with torch.device("meta"):
+            return cls._frontend(build_audio(cfg))
+
+    @classmethod
+    def _frontend(cls, tower: AudioEncoder) -> str:
+        return cls.frontends.get(tower.frontend, tower.frontend)
 
     def _media_towers(self) -> list[tuple[Encoder, bool]]:
         """The vision and audio towers that it has, and whether they are frozen."""

@@ -49,7 +49,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "parity": Verb("check that a model computes what the public release computed", "omnivast.scripts.tools.parity.command"),
     },
     "Data": {
-        "check": Verb("look over a config's datasets and open every clip before a run does", "omnivast.data.check.datasets"),
+        "check": Verb("look over a config's datasets and open every clip before a run does", "omnivast.check"),
         "stats": Verb("count clips, captions, words and audio concepts of annotation files", "omnivast.scripts.tools.annotation_stats"),
         "pack": Verb("pack media and annotations into tar shards", "omnivast.data.shards.pack", ("pack",)),
         "verify": Verb("read shards whole and compare them with what was packed", "omnivast.data.shards.pack", ("verify",)),

@@ -19,7 +19,7 @@ from omnivast.config.load import load_config, resolved
 from omnivast.data.build import build_loaders, require_known
 from omnivast.data.check.datasets import require
 from omnivast.data.limits import LoaderError, workers_explained
-from omnivast.data.spec import UnreadableError
+from omnivast.data.spec import InputSpec, UnreadableError
 from omnivast.evaluation.captions.reward import set_reward
 from omnivast.evaluation.published import log_splits
 from omnivast.evaluation.run import evaluate_weights, evaluator, precision_begun
@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> None:
             check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
-        loader, eval_loaders = build_loaders(config, model.tokenizer, model.audio_frontend, model.frame_resize, device,
-                                             model.one_caption_length)
+        spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length)
+        loader, eval_loaders = build_loaders(config, model.tokenizer, spec, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
         if weights and run.pretrain_dir and not run.checkpoint:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         model.to(device)
         set_reward(model, run, loader)
         if run.dry_run:
-            require(config)
+            require(config, spec)
             dry_run(config, model, loader, eval_loaders, device)
         elif loader is not None:
             train(config, model, loader, evaluate=evaluator(model, eval_loaders, config, weights, precision), device=device)

@@ -1,11 +1,7 @@
-"""``python -m omnivast check``: see datasets.py."""
+"""``python -m omnivast.data.check``, by which ``omnivast check`` was reached before."""
 
 import sys
 
-from omnivast.utils.requirements import require_installed
+from omnivast.__main__ import main
 
-require_installed()
-
-from omnivast.data.check.datasets import main
-
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["check", *sys.argv[1:]]))

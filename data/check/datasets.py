@@ -1,36 +1,27 @@
-"""What is wrong with a config's datasets, before a run finds out: ``python -m omnivast check --config config/debug/tiny.json``.
-
-Opens every clip as a run would (or ``--clips N`` of each dataset, evenly spread), in parallel, and logs a table. All flags of run.py are
-understood as well. Exit status: 0 fine; 1 a dataset cannot be used, or more of its clips are unreadable than the run would bear
-(training: the share run_cfg.max_unreadable; testing: any, unless run_cfg.skip_unreadable; or the share --threshold); 2 a bad config;
-130 stopped.
-"""
+"""What is wrong with a config's datasets, before a run finds out: every clip is opened as the run would, and tables say what was found."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from torch.utils.data import Dataset
 
-from omnivast.config.load import ConfigError, load_config
 from omnivast.config.schema import Config
 from omnivast.config.tasks import CaptionKind
 from omnivast.data.annotations.rows import Row
 from omnivast.data.check.shared import log_shared, size_of
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.limits import LoaderError
 from omnivast.data.loader import BatchStream, Key, data_loader
 from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError, InputSpec, kind_of_fault
 from omnivast.data.stats.measure import quantile
 from omnivast.utils import distributed
-from omnivast.utils.log import Progress, progress, setup_logging
+from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
 
 CLIPS_AT_ONCE = 8
@@ -85,10 +76,11 @@ class Report:
         return bool(self.fault) or self.count("fault") > self.bearable * len(self.findings)
 
 
-def check(config: Config, clips: int | None = None, workers: int = 0, threshold: float | None = None) -> list[Report]:
-    """Open ``clips`` clips of each dataset (None: all) with ``workers`` processes, and log tables of what was found. ``threshold``: the
-    share of unreadable clips that is borne; None: as much as the run would."""
-    spec, reports, sources = InputSpec.of(config.model_cfg, captioner_mode=config.run_cfg.captioner_mode), [], {}
+def check(config: Config, spec: InputSpec, clips: int | None = None, workers: int = 0, threshold: float | None = None) -> list[Report]:
+    """Open ``clips`` clips of each dataset (None: all) as the model takes them, which ``spec`` says, with ``workers`` processes, and log
+    tables of what was found. ``threshold``: the share of unreadable clips that is borne; None: as much as the run would."""
+    reports: list[Report] = []
+    sources: dict[str, IndexedDataset] = {}
     for training, datasets in ((True, config.data_cfg.train), (False, config.data_cfg.val)):
         for dataset in datasets:
             report = Report(f"{'train' if training else 'val'} {dataset.name}",
@@ -110,10 +102,10 @@ def check(config: Config, clips: int | None = None, workers: int = 0, threshold:
     return reports
 
 
-def require(config: Config, clips: int = DRY_RUN_CLIPS) -> None:
+def require(config: Config, spec: InputSpec, clips: int = DRY_RUN_CLIPS) -> None:
     """``check`` of so many clips of each dataset, on the main process. Raises DataError, on all, naming the datasets at which the run
     would stop."""
-    failing = [report.name for report in check(config, clips, cores()) if report.failed] if distributed.is_main() else []
+    failing = [report.name for report in check(config, spec, clips, cores()) if report.failed] if distributed.is_main() else []
     failed = distributed.all_gather_objects(failing)[0]
     if failed:
         raise DataError(f"the run would stop at {', '.join(failed)}: see above; `python -m omnivast check` opens every clip")
@@ -209,42 +201,3 @@ def _log_lengths(report: Report) -> None:
             logger.info("%s: %s %s, tokens at least: half up to %d, 95 %% up to %d, the longest %d; limit %d%s", report.name, f"{total:,}",
                         kind, quantile(lengths, 0.5), quantile(lengths, 0.95), max(lengths), limit,
                         f", which cuts {cut:,} ({cut / total:.1%})" if cut else "")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Check the datasets of the config that a command line describes; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m omnivast check", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=_at_least(1), help="open so many clips of each dataset; default: all")
-    parser.add_argument("--workers", type=_at_least(0), default=cores(), help="processes that read; default: one per core")
-    parser.add_argument("--threshold", type=_share, help="share of unreadable clips of a dataset from which the status is 1")
-    options, rest = parser.parse_known_args(argv)
-    setup_logging(None)
-    try:
-        reports = check(load_config(rest), options.clips, options.workers, options.threshold)
-    except (ConfigError, LoaderError) as error:
-        logger.error("%s: %s", type(error).__name__, error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("stopped; nothing was changed")
-        return 130
-    return int(any(report.failed for report in reports))
-
-
-def _at_least(lowest: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {lowest}, got '{text}'")
-        return int(text)
-
-    return number
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got '{text}'")
-    return value

@@ -74,7 +74,7 @@ class GRAM(VAST):
         return self._scores(texts, all_clips), self._scores(all_texts, clips).T
 
     def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
-        # Rows that were kept as float16 have no more the length 1, which moves small volumes.
+        # Rows that were kept as float16 are no longer of length 1 exactly, which would move small volumes.
         own = normalize(texts["vector"], dim=1)
         scores = self._scores(own, normalize(clips["vector"].unflatten(1, (-1, own.shape[1])), dim=2).flatten(1))
         return scores.T if by_clip else scores

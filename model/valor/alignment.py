@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from omnivast.utils.transfer import send, to_host
@@ -81,6 +81,11 @@ class Slots:
             logits = torch.cat([p.features.new_zeros(p.features.shape[:2]) if p.logits is None else p.logits for p in parts], 1)
         mask = None if all(p.mask is None for p in parts) else torch.cat([p.full_mask() for p in parts], 1)
         return Slots(torch.cat([p.features for p in parts], 1), logits, mask)
+
+
+def slot_logits(dim: int) -> nn.Sequential:
+    """A layer of its own for each kind of slot: unit vectors → how much each weighs, before the softmax (…, 1)."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
 
 
 def fine_scores(texts: Slots, clips: Slots) -> Tensor:

@@ -22,6 +22,7 @@ from omnivast.config.words import did_you_mean
 from omnivast.model.encoders.base import sizes as changed_sizes
 from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.encoders.clip_text import TEXT_TOWERS, ClipParts
+from omnivast.model.heads import ContrastiveHead, condition_projection
 from omnivast.model.interface import MODELS, ModelError, Role, Rows, Tower
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
 from omnivast.model.text.clip_tokenizer import ClipTokenizer, load_clip_tokenizer
@@ -31,10 +32,10 @@ from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.towers import TowerModel, needed
+from omnivast.model.valor.alignment import slot_logits
 from omnivast.model.valor.cross import kind_of_cross_attention
 from omnivast.model.valor.features import ClipFeatures
 from omnivast.model.valor.generate import best_texts
-from omnivast.model.valor.heads import Head, projection, slot_logits
 from omnivast.model.valor.merged import MergedText, NoCrossAttention
 from omnivast.model.valor.names import NAMES
 from omnivast.model.valor.prompts import CAPTION, COMPARE, Pair, Prompts, layout_of
@@ -48,11 +49,9 @@ from omnivast.utils.transfer import on_host, send, to_device
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Texts
 
-ROWS = 32
-"""Frames, and slices of sound, that have an embedding."""
+MOST_SAMPLES = 32
+"""How many frames, and slices of sound, have an embedding."""
 FIRST_TEMPERATURE = 0.07
-FRONTENDS = {"ast": "valor_ast"}
-"""Front ends that towers state → those, in data/audio.py, by which VALOR was trained with these towers."""
 DELETED = str.maketrans("", "", string.punctuation)
 
 
@@ -62,8 +61,9 @@ class VALOR(TowerModel):
 
     names = NAMES
     objectives = tuple(Objective)
-    most_samples = ROWS
+    most_samples = MOST_SAMPLES
     one_caption_length = True
+    frontends = {"ast": "valor_ast"}
     frame_resize = "bilinear"
     length_penalty = 0.0
     answer_length_penalty = 0.0
@@ -89,7 +89,7 @@ class VALOR(TowerModel):
         self.clip_heads = clip_text is not None and config.init_clip_head
         dim = self.contra_dim = clip_text["embed_dim"] if clip_text and self.clip_heads else config.contra_dim
         if not self.clip_heads:
-            self.contra_head_t = Head(clip_text["width"] if clip_text else width, dim)
+            self.contra_head_t = ContrastiveHead(clip_text["width"] if clip_text else width, dim)
         if config.contra_type == "fine":
             self.text_fine_weight = slot_logits(dim)
         self._add_vision(config, width)
@@ -105,12 +105,12 @@ class VALOR(TowerModel):
         if config.vision_encoder_type is None:
             return
         self.vision_encoder = build_vision(config)
-        self.video_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
+        self.video_frame_embedding = nn.Parameter(0.02 * torch.randn(1, MOST_SAMPLES, width))
         self.video_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.vision_encoder.width != width:
-            self.hidden_trans_video_multimodal = projection(self.vision_encoder.width, width)
+            self.hidden_trans_video_multimodal = condition_projection(self.vision_encoder.width, width)
         if not self.clip_heads:
-            self.contra_head_v = Head(self.vision_encoder.width, self.contra_dim)
+            self.contra_head_v = ContrastiveHead(self.vision_encoder.width, self.contra_dim)
         if config.contra_type == "fine":
             self.video_fine_weight = slot_logits(self.contra_dim)
         for name, value in zip(("pixel_mean", "pixel_std"), self.vision_encoder.pixel_statistics()):
@@ -120,12 +120,11 @@ class VALOR(TowerModel):
         if config.audio_encoder_type is None:
             return
         self.audio_encoder = build_audio(config)
-        self.audio_frontend = FRONTENDS.get(self.audio_encoder.frontend, self.audio_encoder.frontend)
-        self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, ROWS, width))
+        self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, MOST_SAMPLES, width))
         self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))
         if self.audio_encoder.width != width:
-            self.hidden_trans_audio_multimodal = projection(self.audio_encoder.width, width)
-        self.contra_head_a = Head(self.audio_encoder.width, self.contra_dim)
+            self.hidden_trans_audio_multimodal = condition_projection(self.audio_encoder.width, width)
+        self.contra_head_a = ContrastiveHead(self.audio_encoder.width, self.contra_dim)
         if config.contra_type == "fine":
             self.audio_fine_weight = slot_logits(self.contra_dim)
 
@@ -227,8 +226,8 @@ class VALOR(TowerModel):
     def was_trained_with(self, counts: Mapping[str, int]) -> None:
         """Frames and slices beyond those trained get the embedding of the last one, as in the release."""
         for word, name in (("vision", "video_frame_embedding"), ("audio", "audio_frame_embedding")):
-            rows, trained = getattr(self, name, None), counts.get(word, ROWS)
-            if rows is not None and trained < ROWS:
+            rows, trained = getattr(self, name, None), counts.get(word, MOST_SAMPLES)
+            if rows is not None and trained < MOST_SAMPLES:
                 rows.data[:, trained:] = rows.data[:, trained - 1 : trained]
 
     # ------------------------------------------------------------------------------------------------------------- encoding
@@ -248,10 +247,10 @@ class VALOR(TowerModel):
 
     def _condition(self, tokens: Tensor, name: str) -> Tensor:
         """(B, V, S, width) → (B, V · S, D) with the embeddings of each frame or slice and of the modality."""
-        if tokens.shape[1] > ROWS:
+        if tokens.shape[1] > MOST_SAMPLES:
             what, key = ("frames", "vision_sample_num") if name == "video" else ("slices of sound", "audio_sample_num")
-            raise ValueError(f"VALOR has embeddings for {ROWS} {what} of a clip, but the batch has {tokens.shape[1]}: {key} may be {ROWS} "
-                             "at most")
+            raise ValueError(f"VALOR has embeddings for {MOST_SAMPLES} {what} of a clip, but the batch has {tokens.shape[1]}: {key} may be "
+                             f"{MOST_SAMPLES} at most")
         projection = getattr(self, f"hidden_trans_{name}_multimodal", None)
         tokens = tokens if projection is None else projection(tokens)
         tokens = tokens + getattr(self, f"{name}_frame_embedding")[:, :tokens.shape[1], None]
@@ -333,7 +332,7 @@ class VALOR(TowerModel):
     @property
     def pair_numbers(self) -> int:  # type: ignore[override]
         """Products of tokens with frames and slices, of the most there can be."""
-        return self.config.max_caption_len * ROWS * len(self._modalities()) if self.alignment.fine else 1
+        return self.config.max_caption_len * MOST_SAMPLES * len(self._modalities()) if self.alignment.fine else 1
 
     def similarity(self, group: Group, texts: Rows, clips: Rows, by_clip: bool = False) -> Tensor:
         """Scores before the temperature; those of late fusion, a sum of two, are halved, so that they stay below 1."""
@@ -357,6 +356,8 @@ class VALOR(TowerModel):
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
 
     def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        """At most ``max_generation_len`` tokens, as by beam search."""
+        draws = draws[..., : self.caption_words]
         with self.mixed():
             rows = sample(self.multimodal_encoder, self._begun(memory, group), self.tokenizer, draws, top_k, self.masks)
         return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]

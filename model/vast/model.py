@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.encoders.build import build_audio, build_vision
+from omnivast.model.heads import ContrastiveHead, condition_projection
 from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.objectives.contrastive import CONTRASTS, cosines, prefix
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
@@ -29,7 +30,7 @@ from omnivast.model.text.tokenizer import Tokenizer
 from omnivast.model.towers import TowerModel, needed
 from omnivast.model.vast.contrast import check_added
 from omnivast.model.vast.features import ClipFeatures
-from omnivast.model.vast.heads import ContrastiveHead, MatchingHead, condition_projection
+from omnivast.model.vast.heads import MatchingHead
 from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.names import NAMES
 from omnivast.model.vast.step import training_losses
@@ -72,7 +73,6 @@ class VAST(TowerModel):
                 self.register_buffer(name, value, persistent=False)
         if config.audio_encoder_type:
             self.audio_encoder = build_audio(config)
-            self.audio_frontend = self.audio_encoder.frontend
             widths[Modality.AUDIO] = self.audio_encoder.width
             self.audio_frame_embedding = nn.Parameter(0.02 * torch.randn(1, config.max_audio_sample_num or 1, width))
             self.audio_type_embeddings = nn.Parameter(0.02 * torch.randn(1, 1, width))

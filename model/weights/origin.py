@@ -10,14 +10,16 @@ from pathlib import Path
 from torch import Tensor
 
 from omnivast.config.fields import ConfigError
-from omnivast.config.files import read_config
+from omnivast.config.inherit import settings_of_run
 from omnivast.config.schema import ModelConfig
 from omnivast.model.interface import MODELS, Model, ModelError
 
 log = logging.getLogger("omnivast")
-TRAINED_FOR = ("frame_embedding_type", "missing_modality", "mask_subtitle_padding", "gram_cosine", "contra_type", "fineweight_type",
-               "late_fusion", "cross_attn_type", "use_task_prompt", "caption_type", "audio_melbins", "audio_target_length")
-"""Settings that weights learn to be used with, though tensors of the same names and shapes may serve another value as well."""
+TRAINED_FOR = ("vision_antialias", "frame_embedding_type", "missing_modality", "mask_subtitle_padding", "gram_cosine", "contra_type",
+               "fineweight_type", "late_fusion", "cross_attn_type", "use_task_prompt", "caption_type", "share_txt_and_multimodal",
+               "txt_encoder_type", "audio_melbins", "audio_target_length")
+"""Settings that weights learn to be used with, though tensors of the same names and shapes may serve another value as well, or those of
+an encoder of texts are left out as copies."""
 NEVER_OTHERWISE = ("cross_attn_type",)
 """Those of them that leave little of what was learnt where they are changed."""
 
@@ -33,7 +35,7 @@ def check_origin(weights: Path, cfg: ModelConfig, *, testing: bool, partly: bool
     if not file.is_file():
         return
     try:
-        made = read_config(file).get("model_cfg")
+        made = settings_of_run(weights.parent.parent).get("model_cfg")
     except ConfigError:  # what is not read cannot be compared; the tensors are checked in any case
         return
     if not isinstance(made, dict):

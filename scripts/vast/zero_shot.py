@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivast.config.files import SHIPPED
+from omnivast.config.fields import ConfigError
+from omnivast.config.files import SHIPPED, files_of
 from omnivast.config.paths import as_path, looked_up
 from omnivast.evaluation import published as benchmarks
 from omnivast.utils.files import write_atomically
@@ -59,8 +60,12 @@ def command(config: Path, output: Path, options: argparse.Namespace, flags: Sequ
 
 
 def fingerprint(words: Sequence[str], config: Path, weights: Sequence[Path]) -> str:
-    """Changes with the command line, the config and the weights' size and time."""
-    digest = hashlib.sha256(json.dumps([*words]).encode() + config.read_bytes())
+    """Changes with the command line, the files of the config and the weights' size and time."""
+    try:
+        files = files_of(config)
+    except ConfigError:  # the test will say what is wrong with it
+        files = [config]
+    digest = hashlib.sha256(json.dumps([*words]).encode() + b"".join(file.read_bytes() for file in files))
     for path in weights:
         state = path.stat()
         digest.update(f"{path} {state.st_size} {state.st_mtime_ns}".encode())

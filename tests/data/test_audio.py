@@ -223,7 +223,7 @@ def test_all_sound_can_be_brought_to_one_rate(corpus, tmp_path):
         assert own[0] - own[1] >= 3 and abs(one[0] - one[1]) <= 1 and one[0] == own[0]
     config = Config(RunConfig(), ModelConfig(), DataConfig(val=(corpus.config(audio_sample_rate=22_050),)))
     with pytest.raises(DataError, match="dataset 'clips': audio_sample_rate 22050: .* 'beats' takes sound at 16000 Hz and no other"):
-        build_loaders(config, None, "beats", "bicubic", torch.device("cpu"))
+        build_loaders(config, None, InputSpec.of(config.model_cfg), torch.device("cpu"))
 
 
 def test_another_rate_than_the_encoder_was_trained_at_is_told(corpus, tmp_path, caplog):

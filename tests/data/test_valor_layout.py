@@ -12,7 +12,7 @@ from omnivast.config.tasks import Modality
 from omnivast.data.batch import collate
 from omnivast.data.check.datasets import check
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.spec import DataError
+from omnivast.data.spec import DataError, InputSpec
 from tests.media_factory import write_frames, write_json, write_video, write_wav
 
 
@@ -100,7 +100,7 @@ def test_what_check_says(house, caplog):
                 config(name="unknown", task="ret%tv", epoch=None, ids_path=str(folder / "more.json")))
     whole = Config(RunConfig(mode="testing", checkpoint="x.pt"), ModelConfig(vision_resolution=32), DataConfig((), datasets))
     with caplog.at_level("INFO", logger="omnivast"):
-        reports = {report.name: report for report in check(whole)}
+        reports = {report.name: report for report in check(whole, InputSpec.of(whole.model_cfg))}
     assert not reports["val good"].failed and reports["val lost"].failed and reports["val lost"].count("fault") == 1
     assert "nearest is 'clip2.mp4'" in caplog.text
     assert "'clip9' first. Did you mean 'clip" in reports["val unknown"].fault

@@ -7,6 +7,7 @@ from torch import nn
 
 from omnivast.config.load import ConfigError, load_config
 from omnivast.config.schema import RunConfig
+from omnivast.model.interface import Model
 from omnivast.training.muon import MOMENTUM, hidden_matrices, orthogonal
 from omnivast.training.optim import build_optimizer
 from tests.training.toy import Toy
@@ -14,7 +15,7 @@ from tests.training.toy import Toy
 RUN = RunConfig(optim="muon", learning_rate=1e-2, weight_decay=0.1)
 
 
-class Net(nn.Module):
+class Net(Model):
     """A hidden matrix, a convolution, an embedding tied to its classifier, a classifier of two classes, a norm."""
 
     def __init__(self):

@@ -86,8 +86,9 @@ def read_golden(path: Path) -> dict[str, Any]:
 
 def known(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
     """Raise FolderError for a key that is not valid."""
+    valid = list(valid)
     for key in keys:
-        if key not in (valid := list(valid)):
+        if key not in valid:
             raise FolderError(f"{where}: key '{key}' is not understood.{did_you_mean(key, valid) or ' Valid are ' + ', '.join(valid)}")
 
 

@@ -44,8 +44,8 @@ from omnivast.utils.random import StepRandom
 
 GRADIENT_NOISE = 1e-7
 """Of the whole gradient's norm. Norms below it are rounding: keys' biases have a gradient of zero."""
-ANSWERED = {"cap": "caption", "answer": "answer"}
-"""What tensors of full_masker begin with → their texts."""
+FULLY_MASKED = {"cap": "caption", "answer": "answer"}
+"""Texts of which every word is predicted with full_masker: the start of their tensors' names, behind full_mask_ → their own name."""
 SECTIONS = ("captions", "questions", "answers", "several_answers", "several_questions", "retrieval_texts", "model_cfg", "clip", "videoswin",
             "ast", "bert", "tasks", "smallest_margin")
 """Of golden.json: what is an input of others, or tells of the recording."""
@@ -113,7 +113,7 @@ def states(r: Recorded, kind: str, name: str, logits: bool) -> Tensor | Where:
 
 
 def full_mask_ids(r: Recorded, kind: str) -> Tensor:
-    texts = r.texts(ANSWERED[kind])
+    texts = r.texts(FULLY_MASKED[kind])
     return torch.cat([texts.ids, torch.full_like(texts.ids, r.model.tokenizer.mask)], 1)
 
 
@@ -123,7 +123,7 @@ def full_mask_labels(r: Recorded, kind: str) -> Tensor:
     group = group_of("tv")
     block = (question_block(r.model, r.batch, group, {}) if kind == "answer"
              else caption_blocks(r.model, r.batch, Task.parse("cap%tv"), group, {})[0])
-    length = r.texts(ANSWERED[kind]).ids.shape[1]
+    length = r.texts(FULLY_MASKED[kind]).ids.shape[1]
     labels = torch.from_numpy(block.labels[:, 1 - length:].copy())
     return torch.nn.functional.pad(labels.masked_fill(labels == IGNORED, -1), (length, 1), value=-1)
 

@@ -19,7 +19,7 @@ from omnivast.data.audio import find_frontend, silent_slices, slice_plan, take_s
 from omnivast.data.vision import find_resize, frame_indices, frame_transform
 from omnivast.model.encoders.build import build_vision
 from omnivast.model.text.tokenizer import Tokenizer, load_tokenizer
-from omnivast.model.valor.model import FRONTENDS, VALOR
+from omnivast.model.valor.model import VALOR
 from omnivast.scripts.tools.parity.rows import UNSUPPORTED, Folder, Row, compare_largest, compare_sequence
 
 LENGTH, MEL_BINS = 512, 64
@@ -45,7 +45,7 @@ def check(folder: Folder) -> Iterator[Row]:
             yield from compare_pixels(folder, name, *parts)
         else:
             yield Row("output", name, math.inf, 0.0, f"{UNSUPPORTED}: it computes nothing of this name")
-    silence = silent_slices(MEL_BINS, 2, LENGTH, find_frontend(FRONTENDS["ast"]))
+    silence = silent_slices(MEL_BINS, 2, LENGTH, find_frontend(VALOR.frontends["ast"]))
     yield compare_largest("spectrogram", "audio.absent", silence, torch.zeros(2, LENGTH, MEL_BINS))
 
 
@@ -71,7 +71,7 @@ def drawn_ends(frames: int, parts: int) -> list[tuple[int, int]]:
 
 def spectrogram(folder: Folder, name: str, number: int) -> Tensor:
     """(number, mel, time), the release's own order."""
-    frontend = find_frontend(FRONTENDS["ast"])
+    frontend = find_frontend(VALOR.frontends["ast"])
     channels = folder.inputs[f"wave.{name}"].float() / FULL_SCALE
     mel = frontend.log_mel(channels[0] if frontend.first_channel else channels.mean(0), MEL_BINS,
                            rate=frontend.rate or folder.golden["audio"][name]["sample_rate"])

@@ -1,14 +1,14 @@
 """The check of a config's datasets, before a run."""
 
-import json
 import logging
 import shutil
 
 import pytest
 
 from omnivast.config.schema import Config, DataConfig, ModelConfig, RunConfig
-from omnivast.data.check.datasets import check, main
+from omnivast.data.check import datasets
 from omnivast.data.shards.pack import Packing, pack
+from omnivast.data.spec import InputSpec
 from tests.data.conftest import vast_rows
 
 
@@ -20,6 +20,10 @@ def damaged(corpus, tmp_path):
     (videos / "clip1.mp4").write_bytes(b"no video at all")
     (videos / "clip2.mp4").unlink()
     return type(corpus)(tmp_path / "own")
+
+
+def check(config, **how):
+    return datasets.check(config, InputSpec.of(config.model_cfg), **how)
 
 
 def config(train=(), val=(), **run) -> Config:
@@ -65,37 +69,6 @@ def test_clips_in_training_and_test(corpus, tmp_path, caplog):
     check(config([train], [same, other]))
     assert "2 of the 4 clips of val same are also in train clips: clip4, clip5" in caplog.text
     assert "1 of the 2 clips of val other are also in train clips: clip5" in caplog.text
-
-
-def test_command_line(damaged, tmp_path, caplog):
-    own = {"name": "clips", "txt": str(damaged.root / "train.json"), "vision": str(damaged.root / "videos"), "task": "ret%tv",
-           "vision_sample_num": 2, "steps": 1}
-    (tmp_path / "config.json").write_text(json.dumps({"data_cfg": {"train": [own]}}))
-    command = ["--config", str(tmp_path / "config.json"), "--workers", "0"]
-    assert main([*command, "--clips", "1"]) == 0
-    assert main(command) == 1
-    assert main([*command, "--max_unreadable", "0.5"]) == 0
-    assert main([*command, "--lerning_rate", "0.5"]) == 2
-    for wrong in (["--clips", "0"], ["--clips", "-3"], ["--clips", "all"], ["--workers", "-1"]):
-        with pytest.raises(SystemExit) as end:
-            main([*command, *wrong])
-        assert end.value.code == 2
-
-
-def test_threshold_on_the_command_line_and_interruption(damaged, tmp_path, caplog, monkeypatch):
-    own = {"name": "clips", "txt": str(damaged.root / "train.json"), "vision": str(damaged.root / "videos"), "task": "ret%tv",
-           "vision_sample_num": 2, "steps": 1}
-    (tmp_path / "config.json").write_text(json.dumps({"data_cfg": {"train": [own]}}))
-    command = ["--config", str(tmp_path / "config.json"), "--workers", "0"]
-    assert main([*command, "--threshold", "0.25"]) == 0  # 2 of 8
-    assert main([*command, "--threshold", "0.24"]) == 1
-    for wrong in ("2", "x", "-0.1"):
-        with pytest.raises(SystemExit) as end:
-            main([*command, "--threshold", wrong])
-        assert end.value.code == 2
-    monkeypatch.setattr("omnivast.data.check.datasets.check", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
-    caplog.clear()
-    assert main(command) == 130 and [record.getMessage() for record in caplog.records] == ["stopped; nothing was changed"]
 
 
 def test_lengths_beside_their_limits(corpus, caplog):

@@ -23,8 +23,8 @@ Names without a file are tests of this module.
     tests/data/test_mixture.py::test_every_corpus_gets_exactly_its_steps
 - validation divides by zero, and the last steps are not saved:
     tests/training/test_loop.py::test_spread
-- means of losses begin anew in every step:
-    tests/training/test_loop.py::test_a_run
+- means of losses begin anew in every step (ours takes none; each step's own losses are kept, over restarts too):
+    tests/training/test_loop.py::test_a_resumed_run_is_bit_identical
 - old checkpoints are deleted before the new one is written:
     tests/training/checkpoints/test_checkpoint.py::test_killed_between_any_two_writes_the_old_one_stays_usable
 - no scaler is saved:
@@ -46,7 +46,7 @@ Names without a file are tests of this module.
 - checkpoints are not read strictly:
     tests/model/weights/test_weights.py::test_missing_names_are_refused_unless_allowed
 - masks are made in double loops of Python:
-    tests/model/text/test_layout.py::test_packed_equals_padded
+    test_masks_of_many_texts_take_as_many_calls_as_those_of_few
 - generation keeps nothing of the words before:
     tests/model/text/test_generate.py::test_cached_steps_equal_recomputing_everything
 - a tensor of texts x clips x tokens x slots:
@@ -56,7 +56,7 @@ Names without a file are tests of this module.
 - its script for one's own clips: tv asks for sound; 1 slice, 8 frames, 224 pixels:
     test_labelling_reads_what_the_training_read
 - images cannot be read:
-    tests/data/test_dataset.py::test_folders_of_frames_images_and_sound_files
+    test_images_in_files_are_learnt_from
 - merge attention ends in an error:
     tests/model/valor/test_valor_merged.py::test_states_and_gradients_are_those_of_one_sequence
 - two BERTs end in an error:
@@ -72,6 +72,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,16 +80,27 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnivast.config.fields import LISTS, SECTIONS, section_keys
+from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality
+from omnivast.data.batch import collate
+from omnivast.data.dataset import IndexedDataset
 from omnivast.data.media.folders import MediaFolder
+from omnivast.data.spec import InputSpec
 from omnivast.evaluation import label
 from omnivast.evaluation.captions import evaluator
 from omnivast.evaluation.captions.evaluator import CaptionEvaluator, ScoredCaptions
 from omnivast.model.build import build_model
 from omnivast.model.interface import Rows
+from omnivast.model.objectives.generation import mask_tokens
+from omnivast.model.text.bert import attention_mask
+from omnivast.model.text.layout import Layout
+from omnivast.model.text.plan import plan_texts
 from omnivast.model.valor.alignment import Slots, grouped_scores
+from omnivast.model.valor.prompts import CAPTION, layout_of
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import send
+from tests.media_factory import write_image, write_json
 from tests.model.tiny import batch, task
 from tests.model.valor.test_valor_processes import CONFIG, TASK, valor
 
@@ -232,6 +244,61 @@ def test_nothing_is_as_large_as_all_products():
         sum(scores.sum() for scores in grouped_scores(text, tracks, [(0,), (1,), (0, 1)])).backward()
     assert 0 < largest.elements <= texts * clips * tokens * slots / 4
     assert all(x.grad.isfinite().all() for x in (*features, *logits))
+
+
+def calls(work):
+    """How many functions ``work`` calls, of Python and of C, at its second time."""
+    found = []
+
+    def seen(frame, event, called):
+        if event in ("call", "c_call"):
+            found.append(event)
+
+    work()
+    before = sys.getprofile()
+    sys.setprofile(seen)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return len(found)
+
+
+def test_masks_of_many_texts_take_as_many_calls_as_those_of_few():
+    """Those of words to be predicted, and of what each token sees."""
+    model = valor()
+
+    def masks_of(rows, length):
+        ids, draws = torch.full((rows, length), 120), torch.rand(rows, length, 3)
+
+        def work():
+            hidden, _ = mask_tokens(ids, model.mask_ids, 0.6, draws)
+            behind, _ = layout_of(model.prompts.task(CAPTION, rows), hidden, ids > 0, causal=True)
+            plan = plan_texts(Layout.stack([behind, Layout.stepwise(ids, ids > 0, 101, 103)]))
+            return attention_mask(*send((plan.visible, plan.reach), torch.device("cpu")))
+
+        assert work().shape[0] == 2 * rows
+        return work
+
+    assert calls(masks_of(2, 4)) == calls(masks_of(32, 12)) > 0
+
+
+def test_images_in_files_are_learnt_from(tmp_path):
+    model = valor()
+    for number in range(3):
+        write_image(tmp_path / "images" / f"{number}.jpg", (50, 40), level=60 * number)
+    dataset = DatasetConfig(
+        name="pictures", type="valor", ids_path=str(write_json(tmp_path / "ids.json", ["0", "1", "2"])), vision=str(tmp_path / "images"),
+        txt=str(write_json(tmp_path / "txt.json", {str(number): f"a red car {number}" for number in range(3)})),
+        vision_format="image_rawimage", vision_sample_num=1, task="ret%tv_cap%tv_mlm%tv")
+    spec = InputSpec.of(CONFIG, model.audio_frontend, frame_resize=model.frame_resize, one_caption_length=model.one_caption_length)
+    read = IndexedDataset(dataset, spec, seed=1, training=True)
+    own = collate([read.read(row, row) for row in range(3)], corpus="pictures", tokenizer=model.tokenizer, lengths=read.lengths,
+                  task=read.task)
+    assert own.frames.shape == (3, 1, 3, 32, 32) and (own.frames[0] != own.frames[1]).any()
+    found = losses(model, own, "ret%tv_cap%tv_mlm%tv")
+    assert all(value.isfinite() for value in found.values()) and {"ret", "cap", "mlm"} <= found.keys()
+    assert model.vision_encoder.visual.patch_embed.proj.weight.grad.abs().sum() > 0
 
 
 def test_labelling_reads_what_the_training_read(tmp_path):

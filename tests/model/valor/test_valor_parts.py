@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from omnivast.config.schema import RunConfig
+from omnivast.config.tasks import Group
 from omnivast.data.batch import Texts
 from omnivast.model.build import build_model
 from omnivast.model.encoders.base import EncoderError
@@ -154,3 +155,17 @@ def test_the_dual_softmax_has_the_models_temperature():
         group = task("ret%tva").all_groups[0]
         assert model.dual_temperature(group) == pytest.approx(0.07 / parts, rel=1e-5)
     assert vast().dual_temperature(group) == 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"caption_type": "lm"}, {"multimodal_use_cross_attn": False, "caption_type": "lm"}])
+def test_captions_are_drawn(changes):
+    """Whichever way words are predicted; where only the likeliest word may be drawn they are those of greedy search."""
+    model, group = valor(**changes).eval(), Group.parse("tva")
+    features = model.encode(batch(CONFIG), group.modalities)
+    draws = torch.rand(4, 2, 40, generator=torch.Generator().manual_seed(0))
+    drawn = model.sample_captions(model.memory(features), group, draws=draws)
+    assert [len(own) for own in drawn] == [2] * 4
+    likeliest = model.sample_captions(model.memory(features), group, draws=draws, top_k=1)
+    greedy = model.caption(model.memory(features), group, beam_size=1, max_length=40)
+    assert likeliest == [[text] * 2 for text in greedy] != drawn

@@ -84,7 +84,8 @@ def test_a_vast_of_another_width(tmp_path):
 
 
 def of_run(folder, **made):
-    (folder / "log").mkdir(exist_ok=True)
+    for name in ("log", "ckpt"):
+        (folder / name).mkdir(exist_ok=True)
     (folder / "log" / "hps.json").write_text(json.dumps({"model_cfg": made}))
     return folder / "ckpt" / "model_step_1.pt"
 
@@ -119,6 +120,24 @@ def test_settings_that_no_tensor_shows_are_told(tmp_path, caplog):
     assert len(caplog.messages) == 1 and "use_task_prompt true, now false; what is tested is not what was trained" in caplog.text
     with pytest.raises(ModelError, match='cross_attn_type "video_audio", now "audio_video"; set it as it was'):
         check(of_run(tmp_path, model_type="valor", cross_attn_type="video_audio"), model_type="valor", cross_attn_type="audio_video")
+
+
+def test_an_encoder_of_texts_that_would_be_left_out_is_told(tmp_path, caplog):
+    """A release's checkpoint has it as a copy of the decoder; here it is not."""
+    weights = saved(valor(share_txt_and_multimodal=False), of_run(tmp_path, model_type="valor", share_txt_and_multimodal=False))
+    assert any(name.startswith("txt_encoder.") for name in load_weights(valor(), weights).dropped)
+    check(weights, model_type="valor")
+    assert "share_txt_and_multimodal false, now true; what is tested is not what was trained" in caplog.text
+
+
+def test_a_run_of_the_released_valor_is_compared_by_our_names(tmp_path, caplog):
+    weights = of_run(tmp_path)
+    (tmp_path / "log" / "hps.json").write_text(json.dumps({
+        "video_resolution": 224, "video_encoder_type": "videoswin_base_k600_22k", "caption_type": "lm", "data_cfg": {}}))
+    with pytest.raises(ModelError, match="model_cfg.model_type is vast, but .* is of a run with model_type valor"):
+        check(weights)
+    check(weights, model_type="valor", audio_target_length=512, txt_encoder_type="clip_vit_base_16")
+    assert 'caption_type "lm", now "unimlm"; what is tested is not' in caplog.text
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"model_type": "valor"}', '{"model_cfg": {"model_type": "of_another_program"}}'])

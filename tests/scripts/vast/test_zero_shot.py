@@ -92,6 +92,18 @@ def test_the_number_of_processes_does_not_ask_for_a_new_test(setting):
     assert calls == ["a", "b", "c"]
 
 
+def test_a_change_of_any_file_of_a_config_asks_for_a_new_test(setting):
+    folder, arguments, calls, broken = setting
+    broken.clear()
+    for name, content in {"a": {"base": "x.json"}, "b": {"run_cfg": {"default": "y.json"}}, "c": {"base": "absent.json"}}.items():
+        (folder / "configs" / f"{name}.json").write_text(json.dumps(content))
+    (folder / "configs" / "x.json").write_text('{"model_cfg": {"default": "y.json"}}')
+    for number, asked in enumerate((["a", "b", "c"], ["a", "b"])):
+        (folder / "configs" / "y.json").write_text(json.dumps({"seed": number}))
+        calls.clear()
+        assert zero_shot.main(arguments) == zero_shot.main(arguments) == 0 and calls == asked
+
+
 def test_what_is_wrong_on_the_command_line_is_named(setting, monkeypatch, capsys):
     _, arguments, calls, _ = setting
     for words, message in ((arguments[2:], "name the weights"), ([*arguments, "d"], "unknown benchmark 'd'; there are: a, b, c"),
