@@ -16,6 +16,11 @@ EXTRAS = {
     "torchaudio": "torchaudio",
     "librosa": "librosa",
     "easydict": "easydict",
+    "sentence_transformers": "sentence-transformers",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "faiss": "faiss",
 }
 """Module that is imported → the extra that installs it."""
 
