@@ -2,7 +2,7 @@
 
 It takes ``input_ids`` and ``attention_mask``, int64 (N, L), any N and L up to the tower's positions, and returns ``sentence_embedding``,
 float32 (N, D) of unit length: what ``Pipeline.embed_texts`` returns. The vectors of an index stay as they are; only queries are embedded
-elsewhere, without OmniVAST, or without torch. Beside ``text.onnx`` lie ``text.json``, which says how texts become ids, and the vocabulary.
+elsewhere, without OmniVAST, or without torch. Beside ``text.onnx`` lie ``text.onnx.json``, which says how texts become ids, and the vocabulary.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _tokens(pipeline: Pipeline, texts: Sequence[str]) -> Texts:
 def _describe(pipeline: Pipeline, path: Path, format: str) -> None:
     """The vocabulary, and a JSON file that says what the file takes."""
     source = text_parts(pipeline.parts.config.model_cfg)[0].path
-    vocabulary = path.with_name(f"{path.stem}.{source.name}")
+    vocabulary = path.with_name(f"{path.name}.{source.name}")
     shutil.copyfile(source, vocabulary)
     facts = {"format": format, "inputs": list(INPUTS), "output": OUTPUT, "vocabulary": vocabulary.name, "pad": pipeline.model.tokenizer.pad,
              "most_tokens": _longest(pipeline), "weights": pipeline.parts.weights.sha256, "made_by": f"OmniVAST {VERSION}"}
-    write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    write_atomically(path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1) + "\n")

@@ -41,6 +41,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "index": Verb("make a folder of videos searchable, or bring its index up to date", "omnivast.inference.cli", main="index"),
         "search": Verb("find moments by what is seen, heard and said in them", "omnivast.inference.cli", main="search"),
         "embed": Verb("vectors of clips, to use elsewhere", "omnivast.inference.cli", main="embed"),
+        "export": Verb("write a model for other programs: its text tower as ONNX, or a folder to share", "omnivast.inference.cli",
+                       main="export"),
     },
     "Weights": {
         "weights": Verb("fetch the pretrained towers that a config starts from", "omnivast.scripts.tools.download_weights"),

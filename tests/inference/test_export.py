@@ -31,7 +31,7 @@ def tokens_as_described(path, texts):
     """Ids and mask made from what lies beside a file, without the model."""
     from tokenizers import BertWordPieceTokenizer
 
-    facts = json.loads(path.with_suffix(".json").read_text())
+    facts = json.loads(path.with_name(f"{path.name}.json").read_text())
     tokenizer = BertWordPieceTokenizer(str(path.with_name(facts["vocabulary"])))
     tokenizer.enable_truncation(facts["most_tokens"])
     tokenizer.enable_padding(pad_id=facts["pad"])
@@ -50,7 +50,7 @@ def test_a_program_of_torch(model, tmp_path):
     path = model.export_text(tmp_path / "new" / "text.pt2")
     program = torch.export.load(path).module()
     check(model, path, lambda ids, mask: program(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
-    assert sorted(one.name for one in path.parent.iterdir()) == ["text.json", "text.pt2", "text.vocab.txt"]
+    assert sorted(one.name for one in path.parent.iterdir()) == ["text.pt2", "text.pt2.json", "text.pt2.vocab.txt"]
 
 
 def test_an_onnx_file(model, tmp_path):
