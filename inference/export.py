@@ -2,7 +2,8 @@
 
 It takes ``input_ids`` and ``attention_mask``, int64 (N, L), any N and L up to the tower's positions, and returns ``sentence_embedding``,
 float32 (N, D) of unit length: what ``Pipeline.embed_texts`` returns. The vectors of an index stay as they are; only queries are embedded
-elsewhere, without OmniVAST, or without torch. Beside ``text.onnx`` lie ``text.onnx.json``, which says how texts become ids, and the vocabulary.
+elsewhere, without OmniVAST, or without torch. Beside ``text.onnx`` lie ``text.onnx.json``, which says how texts become ids, and the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def _program(pipeline: Pipeline) -> torch.export.ExportedProgram:
     sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=_longest(pipeline))}
     ids = _tokens(pipeline, PROBES[:2]).ids
     with torch.no_grad():
-        return torch.export.export(_TextTower(pipeline.model).eval(), (ids, torch.ones_like(ids)), dynamic_shapes=(sizes, sizes), strict=False)
+        return torch.export.export(_TextTower(pipeline.model).eval(), (ids, torch.ones_like(ids)), dynamic_shapes=(sizes, sizes),
+                                   strict=False)
 
 
 def _written(program: torch.export.ExportedProgram, path: Path, format: str) -> Run:

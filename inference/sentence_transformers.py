@@ -6,8 +6,8 @@
     model.similarity(model.encode(["a dog barks"]), model.encode(["one.mp4", "two.mp4"]))
 
 Texts, and paths of videos, pictures and sounds, are told apart as that library does: by the ending of a file that exists. What it has no
-ending for is given as ``{"video": "clip.webm"}``. A dict names tracks; ``text`` beside others is what is said in the clip. Vectors are those
-of ``Pipeline.embed_texts`` and, by the largest group whose tracks a clip has, of ``Pipeline.embed``. It is for use, not for training.
+ending for is given as ``{"video": "clip.webm"}``. A dict names tracks; ``text`` beside others is what is said in the clip. Vectors are
+those of ``Pipeline.embed_texts`` and, by the largest group whose tracks a clip has, of ``Pipeline.embed``. It is for use, not for training.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class OmniVAST(library.base.modules.InputModule):
     def __init__(self, pipeline: Pipeline, group: str | None = None) -> None:
         super().__init__()
         if not compares_by_one_vector(pipeline.parts):
-            raise LoadError(f"{pipeline.place}: {type(pipeline.model).__name__} compares texts with clips by more than one vector each, or was "
-                            "not trained for retrieval; sentence-transformers has room for one vector")
+            raise LoadError(f"{pipeline.place}: {type(pipeline.model).__name__} compares texts with clips by more than one vector each, or "
+                            "was not trained for retrieval; sentence-transformers has room for one vector")
         known = [one.key for one in pipeline.groups("ret")]
         if group is not None and group not in known:
             raise LoadError(f"{pipeline.place}: has no vectors of group '{group}'; it has those of {', '.join(known)}")

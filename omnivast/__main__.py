@@ -66,6 +66,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "quickstart": Verb("train, test and report a small model on OmniStamps in minutes", "omnivast.scripts.omnistamps.quickstart"),
         "ablation": Verb("the paper's ablation of modality grouping, on OmniStamps", "omnivast.scripts.omnistamps.ablation"),
     },
+    "Your shell": {
+        "completion": Verb("print a script by which bash or zsh completes verbs and options", "omnivast.completion"),
+    },
 }
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
 OLDER = {"shards": Verb("pack or verify", "omnivast.data.shards.pack")}
