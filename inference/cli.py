@@ -135,8 +135,8 @@ def search(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-most-false", type=float, metavar="SHARE", help="such as 0.01: find nothing rather than what a text about "
                                                                              "something else would find as well")
     parser.add_argument("--all-moments", action="store_true", help="also moments of a file that overlap a better one")
-    parser.add_argument("--export", type=as_path, metavar="FILE", help="search nothing; write the index as a table, .parquet, or its vectors "
-                                                                       "by one group as an index of FAISS, .faiss")
+    parser.add_argument("--export", type=as_path, metavar="FILE", help="search nothing; write the index as a table, .parquet, or vectors"
+                                                                       " of one group as an index of FAISS, .faiss")
     parser.add_argument("--group", help="with --export: the group of tracks, such as va (default: all in .parquet, the largest in .faiss)")
     _settings(parser)
 

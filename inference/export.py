@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,13 +26,11 @@ from omnivast.config.paths import as_path
 from omnivast.config.tasks import CaptionKind
 from omnivast.config.words import did_you_mean
 from omnivast.data.batch import Texts, make_texts
+from omnivast.inference.loading import Loaded
 from omnivast.model.interface import Model
 from omnivast.model.text.pretrained import text_parts
 from omnivast.utils.files import write_atomically
 from omnivast.version import VERSION
-
-if TYPE_CHECKING:
-    from omnivast.inference.pipeline import Pipeline
 
 Format = Literal["onnx", "torch"]
 ENDINGS = {".onnx": "onnx", ".pt2": "torch"}
@@ -57,23 +55,23 @@ class _TextTower(nn.Module):
         return self.model.text_vectors(input_ids, attention_mask)
 
 
-def export_text(pipeline: Pipeline, path: str | Path, format: Format | None = None) -> Path:
+def export_text(parts: Loaded, path: str | Path, format: Format | None = None) -> Path:
     """Write the text tower to ``path``; see :meth:`omnivast.inference.pipeline.Pipeline.export_text`."""
     path = as_path(str(path))
     chosen = _format(path, format)
     for package in ("onnx", "onnxscript", "onnxruntime") if chosen == "onnx" else ():
         import_extra(package)
-    if pipeline.model.device.type != "cpu":
-        raise ExportError(f"the model is on {pipeline.model.device}: load it with device=\"cpu\" to export it")
+    if parts.model.device.type != "cpu":
+        raise ExportError(f"the model is on {parts.model.device}: load it with device=\"cpu\" to export it")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export", dir=path.parent) as folder:
         made = Path(folder, path.name)
-        run = _written(_program(pipeline), made, chosen)
-        difference = _difference(pipeline, run)
+        run = _written(_program(parts), made, chosen)
+        difference = _difference(parts, run)
         if not difference <= CLOSE:
             raise ExportError(f"{path}: not written: its vectors differ from the model's by up to {difference:.1e}")
         del run
-        _describe(pipeline, path, chosen)
+        _describe(parts, path, chosen)
         made.replace(path)
     logger.info("%s: vectors differ from the model's by at most %.1e", path, difference)
     return path
@@ -90,12 +88,12 @@ def _format(path: Path, given: str | None) -> str:
     return given
 
 
-def _program(pipeline: Pipeline) -> torch.export.ExportedProgram:
+def _program(parts: Loaded) -> torch.export.ExportedProgram:
     """The traced tower; its parameters are the model's own."""
-    sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=_longest(pipeline))}
-    ids = _tokens(pipeline, PROBES[:2]).ids
+    sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=_longest(parts))}
+    ids = _tokens(parts, PROBES[:2]).ids
     with torch.no_grad():
-        return torch.export.export(_TextTower(pipeline.model).eval(), (ids, torch.ones_like(ids)), dynamic_shapes=(sizes, sizes),
+        return torch.export.export(_TextTower(parts.model).eval(), (ids, torch.ones_like(ids)), dynamic_shapes=(sizes, sizes),
                                    strict=False)
 
 
@@ -109,13 +107,13 @@ def _written(program: torch.export.ExportedProgram, path: Path, format: str) -> 
     return lambda ids, mask: torch.from_numpy(session.run([OUTPUT], dict(zip(INPUTS, (ids.numpy(), mask.numpy()))))[0])
 
 
-def _difference(pipeline: Pipeline, run: Run) -> float:
+def _difference(parts: Loaded, run: Run) -> float:
     """The largest difference, over texts alone and together, from what the model computes in float32."""
     differences = []
-    with _in_float32(pipeline.model):
+    with _in_float32(parts.model), torch.inference_mode():
         for texts in (PROBES, *([text] for text in PROBES)):
-            made = _tokens(pipeline, texts)
-            differences.append(float((run(made.ids, made.mask.long()) - pipeline.embed_texts(texts)["vector"]).abs().max()))
+            made = _tokens(parts, texts)
+            differences.append(float((run(made.ids, made.mask.long()) - parts.model.index_texts(made)["vector"]).abs().max()))
     return float(np.max(differences))  # which keeps NaN, unlike max
 
 
@@ -128,20 +126,20 @@ def _in_float32(model: Model) -> Iterator[None]:
         model.precision = precision
 
 
-def _longest(pipeline: Pipeline) -> int:
+def _longest(parts: Loaded) -> int:
     """Tokens of a text, at most."""
-    return pipeline.sampling.spec.lengths(several_kinds=False).caption[CaptionKind.OMNI]
+    return parts.sampling.spec.lengths(several_kinds=False).caption[CaptionKind.OMNI]
 
 
-def _tokens(pipeline: Pipeline, texts: Sequence[str]) -> Texts:
-    return make_texts([[text] for text in texts], pipeline.model.tokenizer, _longest(pipeline))
+def _tokens(parts: Loaded, texts: Sequence[str]) -> Texts:
+    return make_texts([[text] for text in texts], parts.model.tokenizer, _longest(parts))
 
 
-def _describe(pipeline: Pipeline, path: Path, format: str) -> None:
+def _describe(parts: Loaded, path: Path, format: str) -> None:
     """The vocabulary, and a JSON file that says what the file takes."""
-    source = text_parts(pipeline.parts.config.model_cfg)[0].path
+    source = text_parts(parts.config.model_cfg)[0].path
     vocabulary = path.with_name(f"{path.name}.{source.name}")
     shutil.copyfile(source, vocabulary)
-    facts = {"format": format, "inputs": list(INPUTS), "output": OUTPUT, "vocabulary": vocabulary.name, "pad": pipeline.model.tokenizer.pad,
-             "most_tokens": _longest(pipeline), "weights": pipeline.parts.weights.sha256, "made_by": f"OmniVAST {VERSION}"}
+    facts = {"format": format, "inputs": list(INPUTS), "output": OUTPUT, "vocabulary": vocabulary.name, "pad": parts.model.tokenizer.pad,
+             "most_tokens": _longest(parts), "weights": parts.weights.sha256, "made_by": f"OmniVAST {VERSION}"}
     write_atomically(path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1) + "\n")

@@ -100,7 +100,7 @@ class Pipeline:
         Returns the path. Raises ImportError without the packages of the extra "onnx", ValueError for a model whose texts are compared by
         more than a vector, ExportError.
         """
-        return export.export_text(self, path, format)
+        return export.export_text(self.parts, path, format)
 
     # ------------------------------------------------------------------------------------------------------------- methods
 

@@ -32,6 +32,7 @@ from omnivast.inference.results import Embedding
 from omnivast.inference.sharing import SENTENCE_MODULE, compares_by_one_vector, write_folder
 
 library = import_extra("sentence_transformers")
+InputModule: Any = library.base.modules.InputModule
 KINDS = {Modality.VISION: ("image", "video"), Modality.AUDIO: ("audio",), Modality.SUBTITLE: ("text",)}
 """Track → what the library calls it."""
 
@@ -49,7 +50,7 @@ def sentence_transformer(model: Pipeline | str | Path, *, group: str | None = No
     return library.SentenceTransformer(modules=[module], similarity_fn_name="dot", device=str(pipeline.model.device))
 
 
-class OmniVAST(library.base.modules.InputModule):
+class OmniVAST(InputModule):
     """The first, and only, module of such a model. ``save`` writes what ``Pipeline.save_pretrained`` does."""
 
     config_file_name = "omnivast_sentence.json"
