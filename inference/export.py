@@ -2,15 +2,14 @@
 
 It takes ``input_ids`` and ``attention_mask``, int64 (N, L), any N and L up to the tower's positions, and returns ``sentence_embedding``,
 float32 (N, D) of unit length: what ``Pipeline.embed_texts`` returns. The vectors of an index stay as they are; only queries are embedded
-elsewhere, without OmniVAST, or without torch. Beside ``text.onnx`` lie ``text.onnx.json``, which says how texts become ids, and the
-vocabulary.
+elsewhere, without OmniVAST, or without torch. Beside ``text.onnx`` lie ``text.onnx.json``, which says this and of which weights it is,
+and ``text.onnx.tokenizer.json``, by which the library tokenizers makes the ids.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,10 +135,9 @@ def _tokens(parts: Loaded, texts: Sequence[str]) -> Texts:
 
 
 def _describe(parts: Loaded, path: Path, format: str) -> None:
-    """The vocabulary, and a JSON file that says what the file takes."""
-    source = text_parts(parts.config.model_cfg)[0].path
-    vocabulary = path.with_name(f"{path.name}.{source.name}")
-    shutil.copyfile(source, vocabulary)
-    facts = {"format": format, "inputs": list(INPUTS), "output": OUTPUT, "vocabulary": vocabulary.name, "pad": parts.model.tokenizer.pad,
-             "most_tokens": _longest(parts), "weights": parts.weights.sha256, "made_by": f"OmniVAST {VERSION}"}
+    """The tokenizer, and a JSON file that says what the file takes."""
+    tokenizer = path.with_name(f"{path.name}.tokenizer.json")
+    write_atomically(tokenizer, text_parts(parts.config.model_cfg)[0].as_json(_longest(parts)))
+    facts = {"format": format, "inputs": list(INPUTS), "output": OUTPUT, "tokenizer": tokenizer.name, "most_tokens": _longest(parts),
+             "weights": parts.weights.sha256, "made_by": f"OmniVAST {VERSION}"}
     write_atomically(path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import BertWordPieceTokenizer
+from tokenizers import Tokenizer as AnyTokenizer
 
 from omnivast.config.paths import looked_up
 
@@ -49,6 +50,13 @@ class Tokenizer:
         self._tokenizer.enable_truncation(max_length)
         cleaned = texts if self._clean is None else [self._clean(text) for text in texts]
         return [encoded.ids for encoded in self._tokenizer.encode_batch(cleaned)]
+
+    def as_json(self, max_length: int) -> str:
+        """The text of a ``tokenizer.json``, with which the library tokenizers makes the same ids, padded; ``clean`` is not part of it."""
+        tokenizer = AnyTokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.enable_truncation(max_length)
+        tokenizer.enable_padding(pad_id=self.pad, pad_token=SPECIAL[0])
+        return str(tokenizer.to_str())
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens left out."""
