@@ -11,6 +11,7 @@ import torch
 
 from omnivast.inference import export
 from omnivast.inference.export import ExportError
+from omnivast.inference.pipeline import load
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.padded import padded_states
 from tests.model import tiny
@@ -48,6 +49,15 @@ def test_a_program_of_torch(model, tmp_path):
     program = torch.export.load(path).module()
     check(model, path, lambda ids, mask: program(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
     assert sorted(one.name for one in path.parent.iterdir()) == ["text.pt2", "text.pt2.json", "text.pt2.tokenizer.json"]
+
+
+def test_a_model_of_lower_precision_is_exported_in_float32(run, model, tmp_path):
+    lower = load(run, precision="bf16")
+    assert lower.model.precision is torch.bfloat16
+    path = lower.export_text(tmp_path / "text.pt2")
+    assert lower.model.precision is torch.bfloat16
+    program = torch.export.load(path).module()
+    check(model, path, lambda ids, mask: program(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
 
 
 def test_an_onnx_file(model, tmp_path):
