@@ -19,6 +19,11 @@ EXTRAS = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "python_multipart": "serve",
+    "sentence_transformers": "sentence-transformers",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "faiss": "faiss",
 }
 """Module that is imported → the extra that installs it."""
 

@@ -136,11 +136,25 @@ def search(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-most-false", type=float, metavar="SHARE", help="such as 0.01: find nothing rather than what a text about "
                                                                              "something else would find as well")
     parser.add_argument("--all-moments", action="store_true", help="also moments of a file that overlap a better one")
+    parser.add_argument("--export", type=as_path, metavar="FILE", help="search nothing; write the index as a table, .parquet, or vectors"
+                                                                       " of one group as an index of FAISS, .faiss")
+    parser.add_argument("--group", help="with --export: the group of tracks, such as va (default: all in .parquet, the largest in .faiss)")
     _settings(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from omnivast.inference.index.api import Index
+        from omnivast.inference.index.api import Index, place_of
+        from omnivast.inference.index.export import export_index
+        from omnivast.inference.index.store import Store
 
+        if options.export is not None:
+            if options.text or options.like or options.words:
+                raise ValueError("--export writes the whole index; leave out what is searched for")
+            store = Store.read(place_of(options.index))
+            path = export_index(store, options.export, group=options.group)
+            _print_json({"file": str(path), "moments": len(store)}) if options.json else _tell(f"{path}: {len(store)} moments")
+            return 0
+        if options.group is not None:
+            raise ValueError("--group goes with --export; a search takes --weights seen=1,heard=0.5")
         opened = Index.open(options.index, _model(options) if options.model else None)
         found = opened.search(options.text, like=options.like, without=options.without, words=options.words, top=options.top,
                               weights=options.weights, at_most_false=options.at_most_false, merge=not options.all_moments)
@@ -175,6 +189,27 @@ def serve(arguments: Sequence[str] | None = None) -> int:
         begin(options.place, model=options.model or os.environ.get(MODEL), device=options.device, precision=options.precision,
               index=options.index, host=options.host, port=options.port, token=os.environ.get(TOKEN), uploads=options.uploads,
               upload_mb=options.upload_mb, say=_say)
+        return 0
+
+    return _main(parser, run, arguments)
+
+
+def export(arguments: Sequence[str] | None = None) -> int:
+    """``omnivast export text.onnx --model RUN``"""
+    parser = _parser("export", "Write a model for others: its text tower as ONNX or as a program of torch.export, checked to compute the "
+                               "same vectors, or all of it as a folder to share.")
+    parser.add_argument("path", type=as_path, help="the file, .onnx or .pt2, or the folder")
+    parser.add_argument("--format", choices=("onnx", "torch", "folder"), help="default: as the path ends; without an ending, folder")
+    parser.add_argument("--licence", help="with a folder: of the model, for its card, such as mit")
+    _settings(parser)
+
+    def run(options: argparse.Namespace) -> int:
+        whole = (options.format or ("" if options.path.suffix else "folder")) == "folder"
+        if options.licence is not None and not whole:
+            raise ValueError("--licence goes with a folder, which has a card")
+        model = _model(options)
+        path = model.save_pretrained(options.path, licence=options.licence) if whole else model.export_text(options.path, options.format)
+        _print_json({"path": str(path)}) if options.json else _tell(str(path))
         return 0
 
     return _main(parser, run, arguments)

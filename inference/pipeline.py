@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from omnivast.config.paths import as_path
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
 from omnivast.data.batch import Batch, Sample, Texts, collate, make_texts
-from omnivast.inference import sharing
+from omnivast.inference import export, sharing
 from omnivast.inference.background import background_texts
 from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.loading import HUB, Loaded, load_parts
@@ -92,6 +92,18 @@ class Pipeline:
     def push_to_hub(self, name: str, *, licence: str | None = None, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face Hub as ``org/name``; see :func:`omnivast.inference.sharing.push_to_hub`."""
         return sharing.push_to_hub(self.parts, name, licence=licence, private=private, token=token)
+
+    def export_text(self, path: str | Path, format: Literal["onnx", "torch"] | None = None) -> Path:
+        """Write the text tower as an ONNX file or a program of ``torch.export``, checked to compute the same vectors; see
+        :mod:`omnivast.inference.export`.
+
+        Args:
+            format: None: as ``path`` ends, in .onnx or .pt2.
+
+        Returns the path. Raises ImportError without the packages of the extra "onnx", ValueError for a model whose texts are compared by
+        more than a vector, ExportError.
+        """
+        return export.export_text(self.parts, path, format)
 
     # ------------------------------------------------------------------------------------------------------------- methods
 

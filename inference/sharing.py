@@ -16,6 +16,7 @@ from omnivast.evaluation import protocol
 from omnivast.inference.background import background_texts
 from omnivast.inference.loading import BACKGROUND, CONFIG, FACTS, HUB, RUN_KEYS, WEIGHTS, Loaded, LoadError
 from omnivast.model.encoders.hf_audio import hf_folder
+from omnivast.model.interface import Model
 from omnivast.model.text.pretrained import text_parts
 from omnivast.utils.files import write_atomically
 from omnivast.version import VERSION
@@ -24,6 +25,12 @@ CARD = "README.md"
 AUDIO_TOWER = "audio_encoder"
 """Subfolder with the ``config.json`` of an audio tower of the transformers library."""
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+SENTENCE_MODULE = "omnivast.inference.sentence_transformers.OmniVAST"
+SENTENCE_FILES: dict[str, Any] = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": SENTENCE_MODULE}],
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "dot", "prompts": {},
+                                          "default_prompt_name": None}}
+"""By which the library sentence-transformers knows a folder as one of its own."""
 DOES = {Objective.RETRIEVAL: "compares texts with", Objective.CAPTION: "captions", Objective.QA: "answers questions about"}
 
 
@@ -38,6 +45,12 @@ def save_pretrained(parts: Loaded, folder: str | Path, *, licence: str | None = 
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not (folder / FACTS).is_file()):
         raise LoadError(f"{folder}: exists, and is no folder of a shared model; name one that is new or empty")
+    write_folder(parts, folder, licence)
+    return folder
+
+
+def write_folder(parts: Loaded, folder: Path, licence: str | None = None) -> None:
+    """The files of a shared model, into a folder that may hold others."""
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(parts, folder)
     facts = {key: value for key, value in parts.facts.items() if key != "texts"}
@@ -47,8 +60,15 @@ def save_pretrained(parts: Loaded, folder: str | Path, *, licence: str | None = 
     write_atomically(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     write_atomically(folder / BACKGROUND, json.dumps(background_texts(parts), indent=0, ensure_ascii=False) + "\n")
     write_atomically(folder / CARD, card(parts, licence))
+    if compares_by_one_vector(parts):
+        for name, content in SENTENCE_FILES.items():
+            write_atomically(folder / name, json.dumps(content, indent=1) + "\n")
     write_atomically(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    return folder
+
+
+def compares_by_one_vector(parts: Loaded) -> bool:
+    """Whether texts and clips are compared by the dot product of one vector each, as other programs do."""
+    return bool(parts.groups.get(Objective.RETRIEVAL)) and type(parts.model).similarity is Model.similarity
 
 
 def push_to_hub(parts: Loaded, name: str, *, licence: str | None = None, private: bool = False, token: str | None = None) -> str:

@@ -231,6 +231,11 @@ class Model(nn.Module):
         """What is kept of each text, in the same form."""
         raise ValueError(f"{type(self).__name__} cannot be tested for retrieval")
 
+    def text_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids, mask (N, L) on the model's device → (N, D) float32: the ``vector`` of ``index_texts``, in operations that exporters of
+        models can follow. Raises ValueError where texts are compared by more than a vector."""
+        raise ValueError(f"{type(self).__name__} has no text tower that can be exported by itself")
+
     pair_numbers: int = 1
     """How many numbers ``similarity`` holds in memory for each pair; evaluation makes its blocks smaller by this factor."""
 

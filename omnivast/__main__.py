@@ -42,6 +42,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "search": Verb("find moments by what is seen, heard and said in them", "omnivast.inference.cli", main="search"),
         "embed": Verb("vectors of clips, to use elsewhere", "omnivast.inference.cli", main="embed"),
         "serve": Verb("a page and HTTP routes that do all of these", "omnivast.inference.cli", main="serve"),
+        "export": Verb("write a model for other programs: its text tower as ONNX, or a folder to share", "omnivast.inference.cli",
+                       main="export"),
     },
     "Weights": {
         "weights": Verb("fetch the pretrained towers that a config starts from", "omnivast.scripts.tools.download_weights"),
@@ -66,6 +68,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "quickstart": Verb("train, test and report a small model on OmniStamps in minutes", "omnivast.scripts.omnistamps.quickstart"),
         "compare-losses": Verb("contrastive losses side by side, on OmniStamps", "omnivast.scripts.omnistamps.compare_losses"),
         "ablation": Verb("the paper's ablation of modality grouping, on OmniStamps", "omnivast.scripts.omnistamps.ablation"),
+    },
+    "Your shell": {
+        "completion": Verb("print a script by which bash or zsh completes verbs and options", "omnivast.completion"),
     },
 }
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}

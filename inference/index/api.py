@@ -16,6 +16,7 @@ from typing import Any
 
 from omnivast.config.paths import as_path, looked_up
 from omnivast.inference.index.build import Report, describe, find, update
+from omnivast.inference.index.export import Format, export_index
 from omnivast.inference.index.query import Found, Part, Searcher
 from omnivast.inference.index.store import META, BadIndexError, Store, check_same, read_meta
 from omnivast.inference.moments import STRIDE, WINDOW
@@ -112,6 +113,11 @@ class Index:
         clips = [] if like is None else like if isinstance(like, list | tuple) else [like]
         parts += [Part(1.0, clip=embedding.rows) for embedding in self.model.embed(list(clips))]
         return self.searcher.search(parts, top=top, weights=weights, words=words, at_most_false=at_most_false, merge=merge)
+
+    def export(self, path: str | Path, format: Format | None = None, group: str | None = None) -> Path:
+        """Write the moments with their vectors as a Parquet table or a FAISS index; see
+        :func:`omnivast.inference.index.export.export_index`."""
+        return export_index(self.store, path, format, group)
 
 
 def has_index(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import BertWordPieceTokenizer
+from tokenizers import Tokenizer as AnyTokenizer
 
 from omnivast.config.paths import looked_up
 
@@ -50,6 +51,13 @@ class Tokenizer:
         ids = (encoded.ids for encoded in self._tokenizer.encode_batch(cleaned))
         # Not by enable_truncation: what it sets would be the tokenizer's, which several threads may use at once.
         return [own if len(own) <= max_length else [*own[: max_length - 1], self.sep] for own in ids]
+
+    def as_json(self, max_length: int) -> str:
+        """The text of a ``tokenizer.json``, with which the library tokenizers makes the same ids, padded; ``clean`` is not part of it."""
+        tokenizer = AnyTokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.enable_truncation(max_length)
+        tokenizer.enable_padding(pad_id=self.pad, pad_token=SPECIAL[0])
+        return str(tokenizer.to_str())
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens left out."""

@@ -24,6 +24,7 @@ from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory
+from omnivast.model.text.padded import padded_states
 from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
@@ -204,6 +205,9 @@ class VAST(TowerModel):
 
     def _indexed(self, vectors: Tensor) -> Tensor:
         return (prefix(vectors, self.config.index_dim) if self.config.index_dim else vectors).float()
+
+    def text_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.embed_cls(padded_states(self.multimodal_encoder, ids, mask)[:, 0])
 
     def matching_features(self, features: ClipFeatures, modalities: Sequence[Modality]) -> ClipFeatures:
         """Texts attend to the condition features in ``precision``, so that keeping them in it changes nothing."""

@@ -11,7 +11,8 @@ import pytest
 from omnivast.config.extras import EXTRAS, import_extra, is_installed, not_installed
 
 ROOT = Path(__file__).parents[2]
-DISTRIBUTIONS = {"open_clip": "open_clip_torch", "python_multipart": "python-multipart"}
+DISTRIBUTIONS = {"open_clip": "open_clip_torch", "python_multipart": "python-multipart", "sentence_transformers": "sentence-transformers",
+                 "faiss": "faiss-cpu"}
 """Where a package is not installed under the name that it is imported by."""
 
 

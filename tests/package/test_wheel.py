@@ -49,7 +49,7 @@ def test_it_holds_one_package_with_all_its_files_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names} == {"omnivast", f"omnivast-{version}.dist-info"}
     kinds = (".py", ".json", ".css", ".html", ".js")
     ours = [path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds]
-    ours += [path.relative_to(ROOT) for path in ROOT.glob("scripts/*/*.py")]
+    ours += [path.relative_to(ROOT) for path in ROOT.glob("scripts/*/**/*.py")]
     stamps = json.loads((ROOT / "datasets/omnistamps/stamps.json").read_text())
     files = {stamp[kind] for stamp in stamps for kind in ("image", "sound") if stamp.get(kind)} | {"stamps.json", "COPYING", "README.md"}
     wanted = {*(f"omnivast/{path.as_posix()}" for path in ours), *(f"omnivast/{path.name}" for path in ROOT.glob("omnivast/*.py")),
