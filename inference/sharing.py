@@ -40,7 +40,7 @@ def save_pretrained(parts: Loaded, folder: str | Path, *, licence: str | None = 
         raise LoadError(f"{folder}: exists, and is no folder of a shared model; name one that is new or empty")
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(parts, folder)
-    facts = {key: value for key, value in parts.facts.items() if key != "texts"}
+    facts = {key: value for key, value in parts.facts.items() if key not in ("texts", "tests")}
     facts |= {"made_by": f"OmniVAST {VERSION}", "weights_of_run": parts.weights.sha256}
     # The facts, by which the folder is known for one, come last.
     write_atomically(folder / WEIGHTS, save(_state(parts)))

@@ -12,11 +12,24 @@ import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omnivast.config.paths import as_path, looked_up
+from omnivast.inference.index import again
 from omnivast.inference.index.build import Report, describe, find, update
-from omnivast.inference.index.query import Found, Part, Searcher
+from omnivast.inference.index.query import Found, Part, Searcher, track_weights
+from omnivast.inference.index.rerank import (
+    Fit,
+    check_matching,
+    check_rerank,
+    fit_weight,
+    read_fit,
+    reranked,
+    texts_with_clips,
+    val_list,
+    write_fit,
+)
 from omnivast.inference.index.store import META, BadIndexError, Store, check_same, read_meta
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline, load
@@ -93,7 +106,7 @@ class Index:
 
     def search(self, text: str | Sequence[str] = (), *, like: Any = None, without: str | Sequence[str] = (), words: str = "",
                top: int = 10, weights: Mapping[str, float] | None = None, at_most_false: float | None = None,
-               merge: bool = True) -> list[Found]:
+               merge: bool = True, rerank: int = 0, explain: bool = False) -> list[Found]:
         """The moments that fit best, the best first.
 
         Args:
@@ -104,12 +117,42 @@ class Index:
             weights: of "seen", "heard" and "said", such as ``{"seen": 1, "heard": 0.5}``; None: all the same.
             at_most_false: such as 0.01: return nothing rather than what a text about something else would find as well.
             merge: of moments of a file that overlap, only the best.
+            rerank: let the matching head order the best so many anew, such as 50; see :meth:`fit_reranking`.
+            explain: look for the second within each result that fits best (``Found.second``); the results are read again.
         """
-        parts = [Part(sign * 1.0, text=self.model.embed_texts(one)) for sign, texts in ((1, text), (-1, without))
+        texts = [(sign * 1.0, one) for sign, texts in ((1, text), (-1, without))
                  for one in ([texts] if isinstance(texts, str) else texts) if one.strip()]
+        if rerank:
+            check_rerank(self.model.parts, rerank, [one for _, one in texts], words)
+        parts = [Part(weight, text=self.model.embed_texts(one)) for weight, one in texts]
         clips = [] if like is None else like if isinstance(like, list | tuple) else [like]
         parts += [Part(1.0, clip=embedding.rows) for embedding in self.model.embed(list(clips))]
-        return self.searcher.search(parts, top=top, weights=weights, words=words, at_most_false=at_most_false, merge=merge)
+        fit = read_fit(self.folder) if rerank else None
+        found = self.searcher.search(parts, top=max(top, rerank if fit and fit.weight else 0), weights=weights, words=words,
+                                     at_most_false=at_most_false, merge=merge)
+        by_track = track_weights(weights)
+        if fit and fit.weight:
+            found = reranked(self.model.parts, self.searcher, texts, by_track, found, rerank, fit.weight)
+        return again.explain(self.model.parts, self.searcher, parts, by_track, found[:top]) if explain else found[:top]
+
+    def fit_reranking(self, file: str | Path | None = None, *, media: str | Path | None = None) -> Fit:
+        """Choose how much the matching head counts in re-ranking, by texts whose clips are known, and keep it with the index.
+
+        Args:
+            file: a list of clips with captions, as a test of retrieval reads it; None: that of the ``val`` list of the model's own run.
+            media: where its files lie; None: where it lies, or the working directory.
+        """
+        source, own_media = val_list(self.model.parts) if file is None else (as_path(str(file)), None)
+        where = as_path(str(media)) if media else own_media
+        meta = self.store.meta
+        check_matching(self.model.parts)
+        texts = texts_with_clips(source)
+        with TemporaryDirectory(prefix="omnivast_") as folder:
+            other = Index(source, self.model, folder=folder, media=where, window=meta.window, stride=meta.stride, background=())
+            fit = fit_weight(self.model.parts, other.searcher, self.model.embed_texts, texts, str(source))
+            other.store.close()
+        write_fit(self.folder, fit)
+        return fit
 
 
 def has_index(folder: Path) -> bool:

@@ -15,8 +15,10 @@ false.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +56,14 @@ class Found:
     """1 minus the chance that a text about something else finds a moment with this score; None without a background."""
     tracks: dict[str, float] = field(default_factory=dict)
     """Seen, heard, said → the score by this track alone, of those that the moment has."""
+    changes: dict[str, float] = field(default_factory=dict)
+    """Seen, heard, said → how much of the score goes when this track is left out, of those that count and leave something to compare."""
+    by: str | None = None
+    """The track whose absence changes the score most, or the only one that counts."""
+    second: float | None = None
+    """Where the second begins that fits best by that track; None where this was not asked for or cannot be told."""
+    match: float | None = None
+    """The probability by the matching head, of re-ranked results."""
     said: str = ""
     row: int = -1
 
@@ -213,20 +223,42 @@ class Searcher:
             if merge and any(place.start < end and start < place.end for start, end in others):
                 continue
             others.append((place.start, place.end))
-            found.append(Found(place.path, place.start, place.end, float(scores[row]),
-                               None if null is None else _probability(null, float(scores[row])), self._by_track(parts, int(row)),
-                               self.store.words(int(row)), int(row)))
+            sure = None if null is None else _probability(null, float(scores[row]))
+            found.append(Found(place.path, place.start, place.end, float(scores[row]), sure, **self._why(parts, by_track, row),
+                               said=self.store.words(row), row=row))
         return found
 
-    def _by_track(self, parts: Sequence[Part], row: int) -> dict[str, float]:
-        """The scores of a row by each of its tracks alone."""
-        found = {}
-        for name, track in WEIGHTS.items():
-            group = Group((track,))
-            if group in self.known and self.bits[row] & _bit(track) and all(track in part.tracks for part in parts):
-                clip = self._rows(group, slice(row, row + 1))
-                found[name] = float(sum(part.weight * self._compare(part, group, clip)[0] for part in parts))
-        return found
+    def _why(self, parts: Sequence[Part], weights: Mapping[Modality, float], row: int) -> dict[str, Any]:
+        """``tracks``, ``changes`` and ``by`` of a result."""
+        if not parts:
+            return {}
+        has, clips = _tracks(int(self.bits[row])), cache(lambda group: self._rows(group, slice(row, row + 1)))
+
+        def score(tracks: frozenset[Modality], weights: Mapping[Modality, float]) -> float | None:
+            found = self.score(parts, weights, tracks, clips)
+            return None if found is None else float(found[0])
+
+        alone = {name: score(frozenset((track,)), track_weights(None)) for name, track in WEIGHTS.items() if track in has}
+        counted = [name for name, track in WEIGHTS.items() if track in has and weights[track] > 0]
+        whole, changes = score(has, weights), {}
+        for name in counted:
+            rest = score(has - {WEIGHTS[name]}, weights)
+            if whole is not None and rest is not None:
+                changes[name] = whole - rest
+        by = max(changes, key=lambda name: changes[name]) if changes else counted[0] if len(counted) == 1 else None
+        return {"tracks": {name: found for name, found in alone.items() if found is not None}, "changes": changes, "by": by}
+
+    def score(self, parts: Sequence[Part], weights: Mapping[Modality, float], has: frozenset[Modality],
+              clips: Callable[[Group], Rows]) -> np.ndarray | None:
+        """(C,) of the whole query for clips with the tracks ``has``, whose rows ``clips`` gives by group; None where some part of the query
+        cannot be compared with them."""
+        total: np.ndarray | float = 0.0
+        for part in parts:
+            mixed = mix(weights, has & part.tracks, self.known)
+            if not mixed:
+                return None
+            total = total + part.weight * sum(share * self._compare(part, group, clips(group)) for share, group in mixed)
+        return np.asarray(total, np.float32)
 
     def _fused(self, order: np.ndarray, words: str) -> np.ndarray:
         ranks: dict[int, float] = {int(row): 1.0 / (FUSED + place) for place, row in enumerate(order)}
