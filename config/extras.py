@@ -16,6 +16,7 @@ EXTRAS = {
     "torchaudio": "torchaudio",
     "librosa": "librosa",
     "easydict": "easydict",
+    "usearch": "ann",
 }
 """Module that is imported → the extra that installs it."""
 

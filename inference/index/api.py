@@ -17,6 +17,7 @@ from typing import Any
 
 from omnivast.config.paths import as_path, looked_up
 from omnivast.inference.index import again
+from omnivast.inference.index.ann import Ann, is_due
 from omnivast.inference.index.build import Report, describe, find, update
 from omnivast.inference.index.query import Found, Part, Searcher, track_weights
 from omnivast.inference.index.rerank import (
@@ -48,7 +49,7 @@ class Index:
 
     def __init__(self, source: str | Path, model: Pipeline | str | Path | None = None, *, folder: str | Path | None = None,
                  media: str | Path | None = None, window: float = WINDOW, stride: float = STRIDE,
-                 background: Iterable[str] | None = None, fresh: bool = False) -> None:
+                 background: Iterable[str] | None = None, fresh: bool = False, ann: bool | None = None) -> None:
         """Make the index of ``source``, or bring it up to date.
 
         Args:
@@ -61,6 +62,8 @@ class Index:
             background: texts about other things, by which it is told what a score means; None: captions that the model was trained on, as
                 far as they are at hand.
             fresh: throw away what is there.
+            ann: make the approximate index as well (extra ``ann``); None: where there are more than ``EXACT_UP_TO`` moments. Once there it
+                is made anew when a tenth of it has changed.
         """
         path = as_path(str(source)).resolve()
         if not path.exists():
@@ -78,6 +81,10 @@ class Index:
         with Store.write(self.folder, meta) as store:
             _keep_background(self.folder, self.model, background)
             self.report: Report = update(store, self.model.parts, files)
+            if is_due(Ann.of(self.folder), store.rows, len(store), ann):
+                searcher = Searcher(store, self.model.model, _background(self.folder, self.model))
+                if ann or searcher.by_products:
+                    searcher.make_ann()
         self._open()
 
     @classmethod
@@ -94,7 +101,12 @@ class Index:
 
     def _open(self) -> None:
         self.store = Store.read(self.folder)
-        self.searcher = Searcher(self.store, self.model.model, _background(self.folder, self.model))
+        self.searcher = Searcher(self.store, self.model.model, _background(self.folder, self.model), Ann.of(self.folder))
+
+    @property
+    def ann(self) -> Ann | None:
+        """The approximate index by which it is searched; ``ann.facts`` says what that finds. None: every moment is compared."""
+        return self.searcher.ann
 
     def __len__(self) -> int:
         return len(self.store)
