@@ -109,18 +109,22 @@ def index(arguments: Sequence[str] | None = None) -> int:
                         help=f"make the approximate index as well (extra ann; without being asked from {EXACT_UP_TO:,} moments on)")
 
     def run(options: argparse.Namespace) -> int:
-        from omnivast.inference.index.api import Index, has_index
+        from omnivast.inference.index.api import Index, has_index, loaded, place_of
+        from omnivast.inference.index.rerank import check_fit
 
         place = options.index or options.source
         known = has_index(place) and not options.fresh
-        model = _model(options) if options.model or os.environ.get(MODEL) or not known else None
+        model = _model(options) if options.model or os.environ.get(MODEL) or not known else loaded(None, place_of(place))
+        val = None if options.fit is OWN_VAL else options.fit
+        if options.fit is not None:
+            check_fit(model.parts, val)
         texts = options.background.read_text(encoding="utf-8").splitlines() if options.background else None
         made = Index(options.source, model, folder=options.index, media=options.media, window=options.window, stride=options.stride,
                      background=texts, fresh=options.fresh, ann=options.ann)
         report = made.report
         fit = None
         if options.fit is not None:
-            fit = made.fit_reranking(None if options.fit is OWN_VAL else options.fit, media=options.fit_media)
+            fit = made.fit_reranking(val, media=options.fit_media)
         if options.json:
             _print_json({"index": str(made.folder), **_plain(report), **({"fit": _plain(fit)} if fit else {}),
                          **({"approximate": _plain(made.ann.facts)} if made.ann else {})})
@@ -163,8 +167,8 @@ def search(arguments: Sequence[str] | None = None) -> int:
 
         opened = Index.open(options.index, _model(options) if options.model else None)
         found = opened.search(options.text, like=options.like, without=options.without, words=options.words, top=options.top,
-                              weights=options.weights, at_most_false=options.at_most_false, merge=not options.all_moments, rerank=options.rerank,
-                              explain=options.explain)
+                              weights=options.weights, at_most_false=options.at_most_false, merge=not options.all_moments,
+                              rerank=options.rerank, explain=options.explain)
         if options.json:
             _print_json({"results": [_plain(one) for one in found], **({"approximate": _plain(opened.ann.facts)} if opened.ann else {})})
         elif not found:

@@ -1,4 +1,4 @@
-"""Moments of an index read again from their files, for what their vectors do not tell: which second fits, and what the matching head says."""
+"""Moments of an index read again from their files, for what their vectors do not tell: which second fits, what the matching head says."""
 
 from __future__ import annotations
 
@@ -46,14 +46,15 @@ def read_again(parts: Loaded, store: Store, found: Sequence[Found], cut: Cut, mo
             together = [moment for own in moments.values() for moment in own]
             shown = replace(clip, said=" ".join(moment.said for moment in together))
             there = tracks_of(shown, modalities)
-            samples = iter([as_indexed(parts, sample) for sample in read_moments(parts.sampling, shown, together, there)] if together else [])
+            read_of = read_moments(parts.sampling, shown, together, there) if together else iter(())
+            samples = iter([as_indexed(parts, sample) for sample in read_of])
             return {row: (own, [next(samples) for _ in own]) for row, own in moments.items()}
         except (MediaError, ClipError, OSError) as error:
             logger.warning("%s: cannot be read again: %s", path, error)
             return {}
 
     with ThreadPoolExecutor(max(1, min(READERS, cores()))) as threads:
-        return {row: read_of for part in threads.map(read, by_path) for row, read_of in part.items()}
+        return {row: own for part in threads.map(read, by_path) for row, own in part.items()}
 
 
 def _as_it_was(clip: Clip, found: Found) -> Clip:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from omnivast.config.extras import import_extra, is_installed, not_installed
+from omnivast.model.interface import Model
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
@@ -42,6 +43,10 @@ RECALL_AT = 10
 RECALL_TEXTS = 100
 
 logger = logging.getLogger("omnivast")
+
+
+class AnnError(ValueError):
+    """An approximate index that cannot be made; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,19 @@ class Ann:
         if name not in self._graphs:
             self._graphs[name] = _usearch().restore(str(self.folder / f"{name}.usearch"), view=True)
         return np.asarray(self._graphs[name].search(vector, NEAR, threads=1).keys, np.int64)
+
+
+def by_products(model: Model) -> bool:
+    """Whether a model compares by a product of vectors, as an approximate index does."""
+    return type(model).similarity is Model.similarity
+
+
+def check_ann(model: Model) -> None:
+    """Raise AnnError or ImportError where no approximate index can be made."""
+    import_extra("usearch")
+    if not by_products(model):
+        raise AnnError(f"{type(model).__name__} compares clips otherwise than by a product of vectors; an approximate index cannot be "
+                         "made of them")
 
 
 def is_due(known: Ann | None, rows: int, moments: int, asked: bool | None) -> bool:

@@ -17,18 +17,16 @@ from typing import Any
 
 from omnivast.config.paths import as_path, looked_up
 from omnivast.inference.index import again
-from omnivast.inference.index.ann import Ann, is_due
+from omnivast.inference.index.ann import Ann, by_products, check_ann, is_due
 from omnivast.inference.index.build import Report, describe, find, update
 from omnivast.inference.index.query import Found, Part, Searcher, track_weights
 from omnivast.inference.index.rerank import (
     Fit,
-    check_matching,
+    check_fit,
     check_rerank,
     fit_weight,
     read_fit,
     reranked,
-    texts_with_clips,
-    val_list,
     write_fit,
 )
 from omnivast.inference.index.store import META, BadIndexError, Store, check_same, read_meta
@@ -75,7 +73,9 @@ class Index:
         self.folder = as_path(str(folder)) if folder else path / HIDDEN
         if fresh and (self.folder / META).is_file():
             shutil.rmtree(self.folder)
-        self.model = _loaded(model, self.folder)
+        self.model = loaded(model, self.folder)
+        if ann:
+            check_ann(self.model.model)
         files = find(path, as_path(str(media)) if media else None)
         meta = describe(self.model.parts, self.model.place, files.root, window, stride)
         with Store.write(self.folder, meta) as store:
@@ -83,7 +83,7 @@ class Index:
             self.report: Report = update(store, self.model.parts, files)
             if is_due(Ann.of(self.folder), store.rows, len(store), ann):
                 searcher = Searcher(store, self.model.model, _background(self.folder, self.model))
-                if ann or searcher.by_products:
+                if by_products(self.model.model):
                     searcher.make_ann()
         self._open()
 
@@ -93,7 +93,7 @@ class Index:
         index = cls.__new__(cls)
         index.folder = place_of(folder)
         meta = read_meta(index.folder)
-        index.model = model or _loaded(None, index.folder)
+        index.model = model or loaded(None, index.folder)
         check_same(index.folder, meta, describe(index.model.parts, index.model.place, Path(meta.root), meta.window, meta.stride))
         index.report = Report()
         index._open()
@@ -154,11 +154,8 @@ class Index:
             file: a list of clips with captions, as a test of retrieval reads it; None: that of the ``val`` list of the model's own run.
             media: where its files lie; None: where it lies, or the working directory.
         """
-        source, own_media = val_list(self.model.parts) if file is None else (as_path(str(file)), None)
-        where = as_path(str(media)) if media else own_media
-        meta = self.store.meta
-        check_matching(self.model.parts)
-        texts = texts_with_clips(source)
+        source, own_media, texts = check_fit(self.model.parts, file)
+        where, meta = as_path(str(media)) if media else own_media, self.store.meta
         with TemporaryDirectory(prefix="omnivast_") as folder:
             other = Index(source, self.model, folder=folder, media=where, window=meta.window, stride=meta.stride, background=())
             fit = fit_weight(self.model.parts, other.searcher, self.model.embed_texts, texts, str(source))
@@ -183,7 +180,8 @@ def place_of(folder: str | Path) -> Path:
     raise BadIndexError(f"{path}: there is no index here; make one: omnivast index {path} --model RUN")
 
 
-def _loaded(model: Pipeline | str | Path | None, folder: Path) -> Pipeline:
+def loaded(model: Pipeline | str | Path | None, folder: Path) -> Pipeline:
+    """The model, loaded if need be; None: that of the index in ``folder``."""
     if isinstance(model, Pipeline):
         return model
     return load(model if model is not None else read_meta(folder).model)

@@ -7,7 +7,7 @@ files are taken in the order of their paths, and a batch never spans a commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -190,7 +190,7 @@ def _read(parts: Loaded, opened: Clips, files: Files, file: File, modalities: se
         return _Read(replace(file, fault=str(error)))
 
 
-def tracks_of(clip: Clip, wanted: set[Modality]) -> list[Modality]:
+def tracks_of(clip: Clip, wanted: Collection[Modality]) -> list[Modality]:
     """The modalities that some moment of a clip may have."""
     return [m for m in Modality if m in wanted and m in clip.present]
 

@@ -25,7 +25,7 @@ import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.config.words import did_you_mean
-from omnivast.inference.index.ann import RECALL_TEXTS, Ann, make, recall, write_facts
+from omnivast.inference.index.ann import RECALL_TEXTS, Ann, check_ann, make, recall, write_facts
 from omnivast.inference.index.store import Store
 from omnivast.model.interface import Model, Rows
 
@@ -223,17 +223,9 @@ class Searcher:
         inside[self.ann.facts.rows :] = False
         return np.flatnonzero(~inside & (self.bits > 0))
 
-    @property
-    def by_products(self) -> bool:
-        """Whether the model compares by a product of vectors, as an approximate index does."""
-        return type(self.model).similarity is Model.similarity
-
     def make_ann(self) -> Ann:
-        """Make the approximate index of this one, and measure what it finds of what is there. Raises QueryError for models that compare
-        otherwise than by a product of vectors."""
-        if not self.by_products:
-            raise QueryError(f"{type(self.model).__name__} compares clips otherwise than by a product of vectors; an approximate index "
-                             "cannot be made of them")
+        """Make the approximate index of this one, and measure what it finds of what is there. Raises as :func:`check_ann`."""
+        check_ann(self.model)
         make(self.store.folder, self.bits, [group.key for group in self.known], _letters,
              lambda group, rows: self._rows(Group.parse(group), rows)["vector"].numpy())
         ann = Ann(self.store.folder)

@@ -166,6 +166,14 @@ def _match(parts: Loaded, known: Sequence[Group], weights: Mapping[Modality, flo
 # --------------------------------------------------------------------------------------------------------------------- fit
 
 
+def check_fit(parts: Loaded, file: str | Path | None) -> tuple[Path, Path | None, list[tuple[str, str]]]:
+    """(the list to fit on, where its clips lie if the run says so, its texts with the ids of their clips). Raises QueryError for a model
+    without a matching head, and for lists without such texts."""
+    check_matching(parts)
+    source, media = val_list(parts) if file is None else (as_path(str(file)), None)
+    return source, media, texts_with_clips(source)
+
+
 def val_list(parts: Loaded) -> tuple[Path, Path | None]:
     """(the texts, where their clips lie) of the first retrieval test of the model's own run. Raises QueryError where it names none."""
     for file, media in parts.facts.get("tests", ()):

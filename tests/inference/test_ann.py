@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from omnivast.inference.index import ann as approximate
-from omnivast.inference.index.ann import Ann, Facts, is_due, recall
+from omnivast.inference.index.ann import Ann, AnnError, Facts, is_due, recall
 from omnivast.inference.index.api import Index
-from omnivast.inference.index.query import Part, QueryError, Searcher, track_weights
+from omnivast.inference.index.query import Part, Searcher, track_weights
 from omnivast.inference.index.store import File, Meta, Place, Store
 from omnivast.model.gram.model import GRAM
 from omnivast.model.interface import Model, Rows
@@ -142,7 +142,7 @@ def test_models_that_compare_otherwise_are_refused(folder):
     class Other(Model):
         similarity = GRAM.similarity
 
-    with pytest.raises(QueryError, match="otherwise than by a product"):
+    with pytest.raises(AnnError, match="otherwise than by a product"):
         Searcher(Store.read(folder), Other()).make_ann()
 
 
