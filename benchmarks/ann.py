@@ -44,7 +44,6 @@ MIXED, NOISE = 4, 0.3
 AT_ONCE = 20_000
 FILE = 100
 """Moments of a file."""
-QUERIES = 100
 
 log = logging.getLogger("omnivast")
 
@@ -72,7 +71,7 @@ def enlarge(source: Index, groups: Sequence[str], folder: Path, count: int, widt
             names = [f"{number}.mp4" for number in range(start // FILE, (start + size - 1) // FILE + 1)]
             store.commit([(File(name, 1, 1), [(Place(name, 2.5 * n, 2.5 * n + 5, "vas"), "") for n in range(FILE)]) for name in names])
     assert source.searcher.background is not None, "the index has no background texts to search with"
-    return source.searcher.background["vector"][:QUERIES].numpy() @ turn
+    return source.searcher.background["vector"].numpy() @ turn
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -160,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--index", required=True, help="an index of real clips with what is seen, heard and said")
     parser.add_argument("--moments", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--queries", type=int, default=100, help="texts of the index's background that are searched, at most (default 100)")
     parser.add_argument("--groups", default="vas,va,v,a,s", help="those of them that the index has")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--threads", type=int, default=1, help="of exact search, and of faiss while it builds; ours takes all cores")
@@ -170,9 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = [key for key in options.groups.split(",") if Group.parse(key) in source.searcher.known]
     result: dict[str, Any] = {"machine": hardware(), "moments": options.moments, "width": options.width, "groups": groups,
                               "real_moments": int((source.store.tracks() == 7).sum()), "engines": {}}
+    text = ""
     with tempfile.TemporaryDirectory(prefix="omnivast_") as place:
         folder = Path(place)
-        queries = enlarge(source, groups, folder, options.moments, options.width)
+        queries = enlarge(source, groups, folder, options.moments, options.width)[: options.queries]
         exact = apart("exact", folder, queries, options.threads)
         for engine in options.engines:
             found = exact if engine == "exact" else apart(engine, folder, queries, options.threads)
@@ -180,12 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pairs = zip(exact["scores"][name], found["scores"][name])
                 own["recall_10"] = round(float(np.mean([recall(np.array(best), np.array(near)) for best, near in pairs])), 4)
             result["engines"][engine] = {key: value for key, value in found.items() if key != "scores"}
-        for what, pattern in (("vectors", "vectors/*"), ("graphs", "ann/*.usearch")):
-            result[f"{what}_mib"] = round(sum(path.stat().st_size for path in folder.glob(pattern)) / 2**20)
-    text = json.dumps(result, indent=1)
+            for what, pattern in (("vectors", "vectors/*"), ("graphs", "ann/*.usearch")):
+                result[f"{what}_mib"] = round(sum(path.stat().st_size for path in folder.glob(pattern)) / 2**20)
+            text = json.dumps(result, indent=1)
+            if options.json:  # after each: the next may take hours
+                options.json.write_text(text + "\n")
     log.info("%s", text)
-    if options.json:
-        options.json.write_text(text + "\n")
     return 0
 
 
