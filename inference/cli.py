@@ -55,15 +55,18 @@ def answer(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("question", nargs="+", help="one or more questions, each in quotes")
     _common(parser)
     parser.add_argument("--beams", type=int, help="width of the beam search; 1: greedy (default: as the model is tested)")
+    parser.add_argument("--evidence", action="store_true", help="name the frames and slices of sound without which the answer is another")
 
     def run(options: argparse.Namespace) -> int:
-        found = _model(options).answer(options.clip, options.question, group=options.group, beams=options.beams)
+        found = _model(options).answer(options.clip, options.question, group=options.group, beams=options.beams, evidence=options.evidence)
         if options.json:
             _print_json({"results": [_plain(one) for one in found]})
         else:
             _print_missing(found[:1])
             for one in found:
                 _tell(_words(one.text) if len(found) == 1 else f"{one.question}\n  {_words(one.text)}")
+                if one.evidence is not None:
+                    _print_evidence(one.evidence)
         return 0
 
     return _main(parser, run, arguments)
@@ -329,6 +332,15 @@ def _print_table(found: Sequence[Any]) -> None:
         matched = "" if one.match is None else f"  match {100 * one.match:.0f} %"
         said = f"  “{one.said[:60]}{'…' if len(one.said) > 60 else ''}”" if one.said else ""
         _tell(f"{place:3}  {sure}  {one.path:<{width}}  {_clock(one.start)}–{_clock(one.end)}{matched}{why}  ({tracks}){said}")
+
+
+def _print_evidence(evidence: Sequence[Any]) -> None:
+    for one in evidence:
+        what = "frame" if one.track == "seen" else "slice of sound"
+        at = "" if one.start is None else f", {_clock(one.start)}–{_clock(one.end)}"
+        _tell(f"  {one.track} in {what} {one.number + 1}{at}: without it, {_words(one.without)}")
+    if not evidence:
+        _tell("  the answer is the same without any one frame or slice of sound")
 
 
 def _clock(seconds: float) -> str:
