@@ -24,6 +24,7 @@ EXTRAS = {
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "faiss": "faiss",
+    "usearch": "ann",
 }
 """Module that is imported → the extra that installs it."""
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from omnivast.config.paths import as_path
+from omnivast.inference.index.ann import EXACT_UP_TO
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.utils.ending import end_with
 from omnivast.utils.log import setup_logging
@@ -26,6 +27,8 @@ from omnivast.utils.log import setup_logging
 MODEL = "OMNIVAST_MODEL"
 """The environment variable that names the model where --model does not."""
 SHOWN_FAULTS = 5
+OWN_VAL = Path("the val list of the run")
+"""``--fit`` without a file."""
 
 
 def caption(arguments: Sequence[str] | None = None) -> int:
@@ -53,15 +56,18 @@ def answer(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("question", nargs="+", help="one or more questions, each in quotes")
     _common(parser)
     parser.add_argument("--beams", type=int, help="width of the beam search; 1: greedy (default: as the model is tested)")
+    parser.add_argument("--evidence", action="store_true", help="name the frames and slices of sound without which the answer is another")
 
     def run(options: argparse.Namespace) -> int:
-        found = _model(options).answer(options.clip, options.question, group=options.group, beams=options.beams)
+        found = _model(options).answer(options.clip, options.question, group=options.group, beams=options.beams, evidence=options.evidence)
         if options.json:
             _print_json({"results": [_plain(one) for one in found]})
         else:
             _print_missing(found[:1])
             for one in found:
                 _tell(_words(one.text) if len(found) == 1 else f"{one.question}\n  {_words(one.text)}")
+                if one.evidence is not None:
+                    _print_evidence(one.evidence)
         return 0
 
     return _main(parser, run, arguments)
@@ -99,22 +105,41 @@ def index(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--background", type=as_path, metavar="FILE", help="texts about other things, one a line, by which it is told what "
                                                                             "a score means (default: captions of the model's training)")
     parser.add_argument("--fresh", action="store_true", help="throw away the index that is there")
+    parser.add_argument("--fit", type=as_path, nargs="?", const=OWN_VAL, metavar="VAL.json",
+                        help="choose how much the matching head counts in search --rerank, by texts whose clips are known: a list of clips "
+                             "with captions, whose files lie in --fit-media (default: that of the val list of the model's run)")
+    parser.add_argument("--fit-media", type=as_path, metavar="FOLDER", help="where the files of --fit lie (default: beside it)")
+    parser.add_argument("--ann", action="store_true", default=None,
+                        help=f"make the approximate index as well (extra ann; without being asked from {EXACT_UP_TO:,} moments on)")
 
     def run(options: argparse.Namespace) -> int:
-        from omnivast.inference.index.api import Index, has_index
+        from omnivast.inference.index.api import Index, has_index, loaded, place_of
+        from omnivast.inference.index.rerank import check_fit
 
         place = options.index or options.source
         known = has_index(place) and not options.fresh
-        model = _model(options) if options.model or os.environ.get(MODEL) or not known else None
+        model = _model(options) if options.model or os.environ.get(MODEL) or not known else loaded(None, place_of(place))
+        val = None if options.fit is OWN_VAL else options.fit
+        if options.fit is not None:
+            check_fit(model.parts, val)
         texts = options.background.read_text(encoding="utf-8").splitlines() if options.background else None
         made = Index(options.source, model, folder=options.index, media=options.media, window=options.window, stride=options.stride,
-                     background=texts, fresh=options.fresh)
+                     background=texts, fresh=options.fresh, ann=options.ann)
         report = made.report
+        fit = None
+        if options.fit is not None:
+            fit = made.fit_reranking(val, media=options.fit_media)
         if options.json:
-            _print_json({"index": str(made.folder), **_plain(report)})
+            _print_json({"index": str(made.folder), **_plain(report), **({"fit": _plain(fit)} if fit else {}),
+                         **({"approximate": _plain(made.ann.facts)} if made.ann else {})})
         else:
             _tell(f"{made.folder}: {report.moments} moments of {report.files} files ({report.new} new, {report.changed} changed, "
                   f"{report.removed} removed)")
+            if made.ann:
+                _tell(f"approximate index: {made.ann.facts.words}, made in {made.ann.facts.seconds:.0f} s")
+            if fit:
+                _tell(f"re-ranking: the matching head counts {100 * fit.weight:.0f} %; R@1 {100 * fit.r1_without:.1f} % without it, "
+                      f"{100 * fit.r1:.1f} % with it ({fit.texts} texts of {fit.fitted_on})")
             _print_faults(report.faults)
         return 1 if report.faults else 0
 
@@ -135,6 +160,9 @@ def search(arguments: Sequence[str] | None = None) -> int:
                                                                                      "not named do not (default: all the same)")
     parser.add_argument("--at-most-false", type=float, metavar="SHARE", help="such as 0.01: find nothing rather than what a text about "
                                                                              "something else would find as well")
+    parser.add_argument("--rerank", type=int, nargs="?", const=50, default=0, metavar="N",
+                        help="let the matching head order the best N anew (default 50), as far as omnivast index --fit found it to help")
+    parser.add_argument("--explain", action="store_true", help="name the second of each result that fits best; results are read again")
     parser.add_argument("--all-moments", action="store_true", help="also moments of a file that overlap a better one")
     parser.add_argument("--export", type=as_path, metavar="FILE", help="search nothing; write the index as a table, .parquet, or vectors"
                                                                        " of one group as an index of FAISS, .faiss")
@@ -157,13 +185,16 @@ def search(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("--group goes with --export; a search takes --weights seen=1,heard=0.5")
         opened = Index.open(options.index, _model(options) if options.model else None)
         found = opened.search(options.text, like=options.like, without=options.without, words=options.words, top=options.top,
-                              weights=options.weights, at_most_false=options.at_most_false, merge=not options.all_moments)
+                              weights=options.weights, at_most_false=options.at_most_false, merge=not options.all_moments,
+                              rerank=options.rerank, explain=options.explain)
         if options.json:
-            _print_json({"results": [_plain(one) for one in found]})
+            _print_json({"results": [_plain(one) for one in found], **({"approximate": _plain(opened.ann.facts)} if opened.ann else {})})
         elif not found:
             _tell("nothing matches")
         else:
             _print_table(found)
+        if opened.ann and not options.json:
+            _say(f"approximate: {opened.ann.facts.words}")
         return 0
 
     return _main(parser, run, arguments)
@@ -353,13 +384,25 @@ def _print_faults(faults: dict[str, str]) -> None:
 
 
 def _print_table(found: Sequence[Any]) -> None:
-    """A line for every moment: how sure, where, and by which track."""
+    """A line for every moment: how sure, where, by which track and second, and what each track alone scores."""
     width = min(60, max(len(one.path) for one in found))
     for place, one in enumerate(found, 1):
         sure = f"{100 * one.probability:3.0f} %" if one.probability is not None else f"{one.score:5.2f}"
         tracks = "  ".join(f"{name} {score:.2f}" for name, score in one.tracks.items())
+        at = "" if one.second is None else f" at {_clock(one.second)}"
+        why = "" if one.by is None else f"  by {one.by}{at}"
+        matched = "" if one.match is None else f"  match {100 * one.match:.0f} %"
         said = f"  “{one.said[:60]}{'…' if len(one.said) > 60 else ''}”" if one.said else ""
-        _tell(f"{place:3}  {sure}  {one.path:<{width}}  {_clock(one.start)}–{_clock(one.end)}  {tracks}{said}")
+        _tell(f"{place:3}  {sure}  {one.path:<{width}}  {_clock(one.start)}–{_clock(one.end)}{matched}{why}  ({tracks}){said}")
+
+
+def _print_evidence(evidence: Sequence[Any]) -> None:
+    for one in evidence:
+        what = "frame" if one.track == "seen" else "slice of sound"
+        at = "" if one.start is None else f", {_clock(one.start)}–{_clock(one.end)}"
+        _tell(f"  {one.track} in {what} {one.number + 1}{at}: without it, {_words(one.without)}")
+    if not evidence:
+        _tell("  the answer is the same without any one frame or slice of sound")
 
 
 def _clock(seconds: float) -> str:

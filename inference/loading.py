@@ -92,7 +92,15 @@ def facts_of(hps: Mapping[str, Any]) -> dict[str, Any]:
              "transform": _first(datasets, "vision_transforms", "none")}
     by_size = {name: [str(group) for group in sorted(own, key=lambda group: -len(group.modalities))] for name, own in groups.items()}
     return {"format": 1, "shown": shown, "groups": by_size, "trained_on": [d.get("name", "") for d in data.get("train") or ()],
-            "texts": [d["txt"] for d in data.get("train") or () if d.get("txt") and _has_captions(d)]}
+            "texts": [d["txt"] for d in data.get("train") or () if d.get("txt") and _has_captions(d)],
+            "tests": [[d["txt"], d.get("vision") or d.get("audio")] for d in data.get("val") or () if d.get("txt") and _is_retrieval(d)]}
+
+
+def _is_retrieval(dataset: Mapping[str, Any]) -> bool:
+    try:
+        return bool(Task.parse(dataset.get("task", "")).groups(Objective.RETRIEVAL))
+    except TaskError:
+        return False
 
 
 def _has_captions(dataset: Mapping[str, Any]) -> bool:

@@ -48,10 +48,10 @@ def moments_of(clip: Clip, window: float = WINDOW, stride: float = STRIDE) -> li
         return [Moment(0.0, seconds or 0.0, clip.said, whole=True)]
     count = max(2, math.ceil((seconds - window) / stride - 1e-6) + 1)
     starts = [min(n * stride, seconds - window) for n in range(count)]
-    return [Moment(start, start + window, _said(clip, start, start + window)) for start in starts]
+    return [Moment(start, start + window, words_within(clip, start, start + window)) for start in starts]
 
 
-def _said(clip: Clip, start: float, end: float) -> str:
+def words_within(clip: Clip, start: float, end: float) -> str:
     """What is said within a window: the lines shown then or, of words without times, all."""
     if clip.cues is None:
         return clip.said

@@ -27,6 +27,7 @@ from omnivast.data.batch import Batch, Sample, Texts, collate, make_texts
 from omnivast.inference import export, sharing
 from omnivast.inference.background import background_texts
 from omnivast.inference.clips import Clip, ClipError, Clips
+from omnivast.inference.evidence import evidence_of
 from omnivast.inference.loading import HUB, Loaded, load_parts
 from omnivast.inference.results import Answer, Caption, Embedding
 from omnivast.model.interface import Rows
@@ -176,8 +177,12 @@ class Pipeline:
 
         return self._each(clips, Objective.CAPTION, group, captioned, "captioning")
 
-    def answer(self, clips: Any, question: str | Sequence[str], *, group: str | None = None, beams: int | None = None) -> Any:
-        """:class:`Answer` to a question about a clip. With several clips a list; with several questions a list for each clip."""
+    def answer(self, clips: Any, question: str | Sequence[str], *, group: str | None = None, beams: int | None = None,
+               evidence: bool = False) -> Any:
+        """:class:`Answer` to a question about a clip. With several clips a list; with several questions a list for each clip.
+
+        ``evidence``: answer again without each frame and each slice of sound, and name those without which the answer is another.
+        """
         questions = [question] if isinstance(question, str) else list(question)
         if not questions or not all(isinstance(text, str) and text.strip() for text in questions):
             raise ValueError("a question is a text that is not empty")
@@ -186,9 +191,16 @@ class Pipeline:
 
         def answered(seen: _Seen) -> Iterator[Any]:
             texts = make_texts([questions] * len(seen.clips), self.model.tokenizer, self._lengths.question)
-            found = iter(self.model.answer(self.model.memory(seen.features), seen.group, texts, beam_size=width))
+            def ask(features: Any) -> list[str]:
+                return self.model.answer(self.model.memory(features), seen.group, texts, beam_size=width)
+
+            answers = ask(seen.features)
+            reasons = evidence_of(self.parts, seen.batch, seen.group, [clip for clip in seen.clips for _ in questions], answers, ask
+                                  ) if evidence else [None] * len(answers)
+            found = iter(zip(answers, reasons))
             for clip in seen.clips:
-                own = [Answer(clip.name, text, next(found), seen.group.key, _missing(clip, self._modalities("qa"))) for text in questions]
+                missing = _missing(clip, self._modalities("qa"))
+                own = [Answer(clip.name, text, words, seen.group.key, missing, why) for text, (words, why) in zip(questions, found)]
                 yield own[0] if isinstance(question, str) else own
 
         return self._each(clips, Objective.QA, group, answered, "answering")

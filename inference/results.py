@@ -37,6 +37,21 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """A frame or a slice of sound without which the answer is another."""
+
+    track: str
+    """"seen" or "heard"."""
+    number: int
+    """Of the frames or slices that the model was shown, from 0."""
+    without: str
+    """The answer without it."""
+    start: float | None = None
+    end: float | None = None
+    """The part of the clip, in seconds, that it stands for; None for what has no times."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to a question about a clip."""
 
@@ -45,6 +60,8 @@ class Answer:
     text: str
     group: str
     missing: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] | None = None
+    """Where it was asked for: all that the answer alone depends on, in the order of the clip."""
 
 
 def as_json(result: Any) -> dict[str, Any]:

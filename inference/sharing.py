@@ -53,7 +53,7 @@ def write_folder(parts: Loaded, folder: Path, licence: str | None = None) -> Non
     """The files of a shared model, into a folder that may hold others."""
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(parts, folder)
-    facts = {key: value for key, value in parts.facts.items() if key != "texts"}
+    facts = {key: value for key, value in parts.facts.items() if key not in ("texts", "tests")}
     facts |= {"made_by": f"OmniVAST {VERSION}", "weights_of_run": parts.weights.sha256}
     # The facts, by which the folder is known for one, come last.
     write_atomically(folder / WEIGHTS, save(_state(parts)))

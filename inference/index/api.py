@@ -12,12 +12,24 @@ import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omnivast.config.paths import as_path, looked_up
+from omnivast.inference.index import again
+from omnivast.inference.index.ann import Ann, by_products, check_ann, is_due
 from omnivast.inference.index.build import Report, describe, find, update
 from omnivast.inference.index.export import Format, export_index
-from omnivast.inference.index.query import Found, Part, Searcher
+from omnivast.inference.index.query import Found, Part, Searcher, track_weights
+from omnivast.inference.index.rerank import (
+    Fit,
+    check_fit,
+    check_rerank,
+    fit_weight,
+    read_fit,
+    reranked,
+    write_fit,
+)
 from omnivast.inference.index.store import META, BadIndexError, Store, check_same, read_meta
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline, load
@@ -36,7 +48,7 @@ class Index:
 
     def __init__(self, source: str | Path, model: Pipeline | str | Path | None = None, *, folder: str | Path | None = None,
                  media: str | Path | None = None, window: float = WINDOW, stride: float = STRIDE,
-                 background: Iterable[str] | None = None, fresh: bool = False,
+                 background: Iterable[str] | None = None, fresh: bool = False, ann: bool | None = None,
                  on_progress: Callable[[int, int], None] | None = None) -> None:
         """Make the index of ``source``, or bring it up to date.
 
@@ -50,6 +62,8 @@ class Index:
             background: texts about other things, by which it is told what a score means; None: captions that the model was trained on, as
                 far as they are at hand.
             fresh: throw away what is there.
+            ann: make the approximate index as well (extra ``ann``); None: where there are more than ``EXACT_UP_TO`` moments. Once there it
+                is made anew when a tenth of it has changed.
             on_progress: called with (files done, files to do) after each; what it raises ends the work, which the next call goes on with.
         """
         path = as_path(str(source)).resolve()
@@ -62,12 +76,18 @@ class Index:
         self.folder = as_path(str(folder)) if folder else path / HIDDEN
         if fresh and (self.folder / META).is_file():
             shutil.rmtree(self.folder)
-        self.model = _loaded(model, self.folder)
+        self.model = loaded(model, self.folder)
+        if ann:
+            check_ann(self.model.model)
         files = find(path, as_path(str(media)) if media else None)
         meta = describe(self.model.parts, self.model.place, files.root, window, stride)
         with Store.write(self.folder, meta) as store:
             _keep_background(self.folder, self.model, background)
             self.report: Report = update(store, self.model.parts, files, on_progress)
+            if is_due(Ann.of(self.folder), store.rows, len(store), ann):
+                searcher = Searcher(store, self.model.model, _background(self.folder, self.model))
+                if by_products(self.model.model):
+                    searcher.make_ann()
         self._open()
 
     @classmethod
@@ -76,7 +96,7 @@ class Index:
         index = cls.__new__(cls)
         index.folder = place_of(folder)
         meta = read_meta(index.folder)
-        index.model = model or _loaded(None, index.folder)
+        index.model = model or loaded(None, index.folder)
         check_same(index.folder, meta, describe(index.model.parts, index.model.place, Path(meta.root), meta.window, meta.stride))
         index.report = Report()
         index._open()
@@ -84,7 +104,12 @@ class Index:
 
     def _open(self) -> None:
         self.store = Store.read(self.folder)
-        self.searcher = Searcher(self.store, self.model.model, _background(self.folder, self.model))
+        self.searcher = Searcher(self.store, self.model.model, _background(self.folder, self.model), Ann.of(self.folder))
+
+    @property
+    def ann(self) -> Ann | None:
+        """The approximate index by which it is searched; ``ann.facts`` says what that finds. None: every moment is compared."""
+        return self.searcher.ann
 
     def __len__(self) -> int:
         return len(self.store)
@@ -96,7 +121,7 @@ class Index:
 
     def search(self, text: str | Sequence[str] = (), *, like: Any = None, without: str | Sequence[str] = (), words: str = "",
                top: int = 10, weights: Mapping[str, float] | None = None, at_most_false: float | None = None,
-               merge: bool = True) -> list[Found]:
+               merge: bool = True, rerank: int = 0, explain: bool = False) -> list[Found]:
         """The moments that fit best, the best first.
 
         Args:
@@ -107,12 +132,39 @@ class Index:
             weights: of "seen", "heard" and "said", such as ``{"seen": 1, "heard": 0.5}``; None: all the same.
             at_most_false: such as 0.01: return nothing rather than what a text about something else would find as well.
             merge: of moments of a file that overlap, only the best.
+            rerank: let the matching head order the best so many anew, such as 50; see :meth:`fit_reranking`.
+            explain: look for the second within each result that fits best (``Found.second``); the results are read again.
         """
-        parts = [Part(sign * 1.0, text=self.model.embed_texts(one)) for sign, texts in ((1, text), (-1, without))
+        texts = [(sign * 1.0, one) for sign, texts in ((1, text), (-1, without))
                  for one in ([texts] if isinstance(texts, str) else texts) if one.strip()]
+        if rerank:
+            check_rerank(self.model.parts, rerank, [one for _, one in texts], words)
+        parts = [Part(weight, text=self.model.embed_texts(one)) for weight, one in texts]
         clips = [] if like is None else like if isinstance(like, list | tuple) else [like]
         parts += [Part(1.0, clip=embedding.rows) for embedding in self.model.embed(list(clips))]
-        return self.searcher.search(parts, top=top, weights=weights, words=words, at_most_false=at_most_false, merge=merge)
+        fit = read_fit(self.folder) if rerank else None
+        found = self.searcher.search(parts, top=max(top, rerank if fit and fit.weight else 0), weights=weights, words=words,
+                                     at_most_false=at_most_false, merge=merge)
+        by_track = track_weights(weights)
+        if fit and fit.weight:
+            found = reranked(self.model.parts, self.searcher, texts, by_track, found, rerank, fit.weight)
+        return again.explain(self.model.parts, self.searcher, parts, by_track, found[:top]) if explain else found[:top]
+
+    def fit_reranking(self, file: str | Path | None = None, *, media: str | Path | None = None) -> Fit:
+        """Choose how much the matching head counts in re-ranking, by texts whose clips are known, and keep it with the index.
+
+        Args:
+            file: a list of clips with captions, as a test of retrieval reads it; None: that of the ``val`` list of the model's own run.
+            media: where its files lie; None: where it lies, or the working directory.
+        """
+        source, own_media, texts = check_fit(self.model.parts, file)
+        where, meta = as_path(str(media)) if media else own_media, self.store.meta
+        with TemporaryDirectory(prefix="omnivast_") as folder:
+            other = Index(source, self.model, folder=folder, media=where, window=meta.window, stride=meta.stride, background=())
+            fit = fit_weight(self.model.parts, other.searcher, self.model.embed_texts, texts, str(source))
+            other.store.close()
+        write_fit(self.folder, fit)
+        return fit
 
     def export(self, path: str | Path, format: Format | None = None, group: str | None = None) -> Path:
         """Write the moments with their vectors as a Parquet table or a FAISS index; see
@@ -136,7 +188,8 @@ def place_of(folder: str | Path) -> Path:
     raise BadIndexError(f"{path}: there is no index here; make one: omnivast index {path} --model RUN")
 
 
-def _loaded(model: Pipeline | str | Path | None, folder: Path) -> Pipeline:
+def loaded(model: Pipeline | str | Path | None, folder: Path) -> Pipeline:
+    """The model, loaded if need be; None: that of the index in ``folder``."""
     if isinstance(model, Pipeline):
         return model
     return load(model if model is not None else read_meta(folder).model)

@@ -7,7 +7,7 @@ files are taken in the order of their paths, and a batch never spans a commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -134,7 +134,7 @@ def update(store: Store, parts: Loaded, files: Files, on_progress: Callable[[int
         done: list[tuple[File, list[tuple[Place, str]]]] = []
         samples: list[Sample] = []
         for number, read in enumerate(_read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)), 1):
-            places = [(Place(read.file.path, m.start, m.end, _letters(sample)), m.said) for m, sample in zip(read.moments, read.samples)]
+            places = [(Place(read.file.path, m.start, m.end, letters_of(sample)), m.said) for m, sample in zip(read.moments, read.samples)]
             done.append((read.file, places))
             samples += read.samples
             report.seconds += read.file.seconds or 0.0
@@ -159,7 +159,8 @@ def _write(store: Store, parts: Loaded, groups: Sequence[Group], done: Sequence[
     store.commit(done)
 
 
-def _letters(sample: Sample) -> str:
+def letters_of(sample: Sample) -> str:
+    """The tracks that a sample has: "va"."""
     return "".join(m.value for m in Modality if sample.present.get(m))
 
 
@@ -189,18 +190,18 @@ def _read(parts: Loaded, opened: Clips, files: Files, file: File, modalities: se
         if file.path in files.said:
             clip = replace(clip, said=files.said[file.path], cues=None)
         moments = moments_of(clip, *windows)
-        samples = [_shown(parts, sample) for sample in read_moments(parts.sampling, clip, moments, _there(clip, modalities))]
+        samples = [as_indexed(parts, sample) for sample in read_moments(parts.sampling, clip, moments, tracks_of(clip, modalities))]
         return _Read(replace(file, seconds=seconds_of(clip)), moments, samples)
     except (MediaError, ClipError, OSError) as error:
         return _Read(replace(file, fault=str(error)))
 
 
-def _there(clip: Clip, wanted: set[Modality]) -> list[Modality]:
+def tracks_of(clip: Clip, wanted: Collection[Modality]) -> list[Modality]:
     """The modalities that some moment of a clip may have."""
     return [m for m in Modality if m in wanted and m in clip.present]
 
 
-def _shown(parts: Loaded, sample: Sample) -> Sample:
+def as_indexed(parts: Loaded, sample: Sample) -> Sample:
     """A picture as often as a video has frames, where the model keeps something of each frame: rows must have one shape."""
     frames = parts.sampling.frames
     if sample.frames is None or len(sample.frames) == frames or parts.model.pair_numbers == Model.pair_numbers:
@@ -212,7 +213,7 @@ def embed(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample], sha
           ) -> dict[str, Rows]:
     """Group → what the model compares these samples by, on the CPU; zeros where a sample lacks a track of the group."""
     found = {key: Rows({name: torch.zeros(len(samples), *shape) for name, shape in own.items()}) for key, own in shapes.items()}
-    for numbers in _alike(samples):
+    for numbers in alike(samples):
         own = [samples[number] for number in numbers]
         mine = [group for group in groups if all(own[0].present.get(m) for m in group)]
         for key, rows in _encode(parts, mine, own).items() if mine else ():
@@ -223,18 +224,23 @@ def embed(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample], sha
 
 def _encode(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample]) -> dict[str, Rows]:
     """Group → what the model compares samples by that have all its tracks."""
-    task = Task(((Objective.RETRIEVAL, tuple(groups)),))
-    lengths = parts.sampling.spec.lengths(several_kinds=False)
     with torch.inference_mode():
-        batch = collate(samples, corpus="index", tokenizer=parts.model.tokenizer, lengths=lengths, task=task)
-        features = parts.model.encode(batch.to(parts.model.device), task.modalities)
+        features = encode(parts, groups, samples)
         return {group.key: parts.model.index_clips(features, group).to("cpu") for group in groups}
 
 
-def _alike(samples: Sequence[Sample]) -> list[list[int]]:
+def encode(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample]) -> Any:
+    """The model's features of samples that are :func:`alike`, of all tracks of these groups."""
+    task = Task(((Objective.RETRIEVAL, tuple(groups)),))
+    lengths = parts.sampling.spec.lengths(several_kinds=False)
+    batch = collate(samples, corpus="index", tokenizer=parts.model.tokenizer, lengths=lengths, task=task)
+    return parts.model.encode(batch.to(parts.model.device), task.modalities)
+
+
+def alike(samples: Sequence[Sample]) -> list[list[int]]:
     """Numbers of the samples that can be encoded together: of the same tracks and the same number of frames."""
     kinds: dict[Any, list[int]] = {}
     for number, sample in enumerate(samples):
         frames = None if sample.frames is None else len(sample.frames)
-        kinds.setdefault((_letters(sample), frames), []).append(number)
+        kinds.setdefault((letters_of(sample), frames), []).append(number)
     return list(kinds.values())

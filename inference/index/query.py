@@ -15,14 +15,17 @@ false.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.config.words import did_you_mean
+from omnivast.inference.index.ann import RECALL_TEXTS, Ann, check_ann, make, recall, write_facts
 from omnivast.inference.index.store import Store
 from omnivast.model.interface import Model, Rows
 
@@ -56,6 +59,14 @@ class Found:
     """1 minus the chance that a text about something else finds a moment with this score; None without a background."""
     tracks: dict[str, float] = field(default_factory=dict)
     """Seen, heard, said → the score by this track alone, of those that the moment has."""
+    changes: dict[str, float] = field(default_factory=dict)
+    """Seen, heard, said → how much of the score goes when this track is left out, of those that count and leave something to compare."""
+    by: str | None = None
+    """The track whose absence changes the score most, or the only one that counts."""
+    second: float | None = None
+    """Where the second begins that fits best by that track; None where this was not asked for or cannot be told."""
+    match: float | None = None
+    """The probability by the matching head, of re-ranked results."""
     said: str = ""
     row: int = -1
 
@@ -119,43 +130,50 @@ class Searcher:
     """An opened index with its vectors, and the model that compares. What is computed of the background is kept for the next query with
     the same weights."""
 
-    def __init__(self, store: Store, model: Model, background: Rows | None = None) -> None:
-        self.store, self.model, self.background = store, model, background
+    def __init__(self, store: Store, model: Model, background: Rows | None = None, ann: Ann | None = None) -> None:
+        """``background``: texts about other things. ``ann``: the approximate index, where one is to be used."""
+        self.store, self.model, self.background, self.ann = store, model, background, ann
         self.known = tuple(Group.parse(key) for key in store.meta.groups)
         self.vectors = {group: store.vectors(group.key) for group in self.known}
         self.bits = store.tracks()
+        self.kinds = [int(kind) for kind in np.unique(self.bits[self.bits > 0])]
+        self._always = self._not_in_graphs()
         self._null: dict[tuple[float, ...], np.ndarray] = {}
         self._kept: dict[Group, Rows] = {}
         self._free = IN_MEMORY
 
     # ------------------------------------------------------------------------------------------------------------ scores
 
-    def scores(self, parts: Sequence[Part], weights: Mapping[Modality, float]) -> np.ndarray:
-        """(rows,) float32 of the whole query; −inf for rows without a moment or without any of the tracks that count."""
-        total = np.zeros(len(self.bits), np.float32)
+    def scores(self, parts: Sequence[Part], weights: Mapping[Modality, float], rows: np.ndarray | None = None) -> np.ndarray:
+        """(rows,) float32 of the whole query, of all rows or of some; −inf for those without a moment or without any of the tracks that
+        count."""
+        total = np.zeros(len(self.bits) if rows is None else len(rows), np.float32)
         for part in parts:
-            own = self._part_scores(part, weights)
+            own = self._part_scores(part, weights, rows)
             total = np.where(np.isfinite(own), total + np.float32(part.weight) * np.nan_to_num(own, neginf=0.0), -np.inf)
         return total
 
-    def _part_scores(self, part: Part, weights: Mapping[Modality, float]) -> np.ndarray:
-        scores = np.full(len(self.bits), -np.inf, np.float32)
+    def _part_scores(self, part: Part, weights: Mapping[Modality, float], rows: np.ndarray | None) -> np.ndarray:
+        bits = self.bits if rows is None else self.bits[rows]
+        scores = np.full(len(bits), -np.inf, np.float32)
         by_group: dict[Group, np.ndarray] = {}
-        for pattern in np.unique(self.bits):
-            mixed = mix(weights, _tracks(int(pattern)) & part.tracks, self.known)
-            if not mixed:
+        for kind in self.kinds:
+            mixed = mix(weights, _tracks(kind) & part.tracks, self.known)
+            here = bits == kind
+            if not mixed or not here.any():
                 continue
-            here = self.bits == pattern
             own = np.zeros(int(here.sum()), np.float32)
             for share, group in mixed:
                 if group not in by_group:
-                    by_group[group] = self._group_scores(part, group)
+                    by_group[group] = self._group_scores(part, group, rows)
                 own += np.float32(share) * by_group[group][here]
             scores[here] = own
         return scores
 
-    def _group_scores(self, part: Part, group: Group) -> np.ndarray:
+    def _group_scores(self, part: Part, group: Group, some: np.ndarray | None) -> np.ndarray:
         """(rows,) by one group."""
+        if some is not None:
+            return np.concatenate([self._compare(part, group, self._rows(group, own)) for own in _slices(some, ROWS_AT_ONCE)])
         found = np.empty(len(self.bits), np.float32)
         for rows, clips in self._blocks(group):
             found[rows] = self._compare(part, group, clips)
@@ -176,7 +194,58 @@ class Searcher:
             raise QueryError(f"{type(self.model).__name__} compares texts with clips, not clips with clips")
         return (clips["vector"] @ own["vector"][0]).numpy()
 
+    # -------------------------------------------------------------------------------------------------------- approximate
+
+    def near(self, parts: Sequence[Part], weights: Mapping[Modality, float], more: np.ndarray | None = None) -> np.ndarray | None:
+        """The rows that are worth comparing, in order, ``more`` among them; None: all."""
+        if self.ann is None:
+            return None
+        found = [self._always, *([] if more is None else [more])]
+        for kind in self.kinds:
+            for group, vector in self._vectors(parts, weights, kind) if _letters(kind) in self.ann.facts.graphs else ():
+                found.append(self.ann.near(_letters(kind), group.key, vector))
+        rows = np.unique(np.concatenate(found))
+        return rows[self.bits[rows] > 0]
+
+    def _vectors(self, parts: Sequence[Part], weights: Mapping[Modality, float], kind: int) -> list[tuple[Group, np.ndarray]]:
+        """For each group that counts for moments of a kind, the vector (D,) whose product with a moment's is that group's share of the
+        score."""
+        found: dict[Group, np.ndarray] = {}
+        for part in parts:
+            for share, group in mix(weights, _tracks(kind) & part.tracks, self.known):
+                own = part.text if part.text is not None else (part.clip or {})[group.key]
+                found[group] = found.get(group, np.float32(0)) + np.float32(part.weight * share) * own["vector"][0].numpy()
+        return [(group, vector) for group, vector in found.items() if vector.any()]
+
+    def _not_in_graphs(self) -> np.ndarray:
+        """Rows that every search compares: of kinds without a graph, and added since the graphs were made."""
+        if self.ann is None:
+            return np.empty(0, np.int64)
+        inside = np.isin(self.bits, [kind for kind in self.kinds if _letters(kind) in self.ann.facts.graphs])
+        inside[self.ann.facts.rows :] = False
+        return np.flatnonzero(~inside & (self.bits > 0))
+
+    def make_ann(self) -> Ann:
+        """Make the approximate index of this one, and measure what it finds of what is there. Raises as :func:`check_ann`."""
+        check_ann(self.model)
+        make(self.store.folder, self.bits, [group.key for group in self.known], _letters,
+             lambda group, rows: self._rows(Group.parse(group), rows)["vector"].numpy())
+        ann = Ann(self.store.folder)
+        if self.background is not None:
+            texts = [Part(1.0, text=self.background.rows(slice(n, n + 1))) for n in range(min(RECALL_TEXTS, len(self.background)))]
+            other = Searcher(self.store, self.model, None, ann)
+            shares = {"equal": track_weights(None), **{name: track_weights({name: 1.0}) for name, track in WEIGHTS.items()
+                                                       if any(track in _tracks(kind) for kind in self.kinds)}}
+            measured = {name: np.mean([recall(self.scores([text], by), other.scores([text], by, other.near([text], by))) for text in texts])
+                        for name, by in shares.items()}
+            ann.facts = replace(ann.facts, texts=len(texts), recall={name: round(float(x), 4) for name, x in measured.items()})
+            write_facts(ann.folder, ann.facts)
+        return ann
+
     # ------------------------------------------------------------------------------------------------------------ results
+
+    def _can_compare(self, parts: Sequence[Part], weights: Mapping[Modality, float], kind: int) -> bool:
+        return all(mix(weights, _tracks(kind) & part.tracks, self.known) for part in parts)
 
     def search(self, parts: Sequence[Part], *, top: int = 10, weights: Mapping[str, float] | None = None, words: str = "",
                at_most_false: float | None = None, merge: bool = True) -> list[Found]:
@@ -193,15 +262,21 @@ class Searcher:
         if not parts and not words:
             raise QueryError("the query is empty")
         by_track = track_weights(weights)
-        scores = self.scores(parts, by_track) if parts else np.where(self.bits > 0, 0.0, -np.inf).astype(np.float32)
-        if self.bits.any() and not np.isfinite(scores).any():
+        if self.kinds and not any(self._can_compare(parts, by_track, kind) for kind in self.kinds):
             usable = frozenset.intersection(*(part.tracks for part in parts))
             counted = " and ".join(name for name, track in WEIGHTS.items() if by_track[track] and track in usable)
             raise QueryError(f"no moment can be compared by what is {counted or 'in this clip'} alone: the model compares by the groups "
                              f"{', '.join(group.key for group in self.known)}")
-        order = _best(scores, CANDIDATES)
+        said = np.array([row for row, _ in self.store.saying(words, CANDIDATES)], np.int64) if words else np.empty(0, np.int64)
+        rows = (self.near(parts, by_track, said) if parts else np.unique(said))
+        own = self.scores(parts, by_track, rows)
+        scores = np.full(len(self.bits), -np.inf, np.float32) if rows is not None else own
+        if rows is not None:
+            scores[rows] = own
+        order = _best(own, CANDIDATES)
+        order = order if rows is None else rows[order]
         if words:
-            order = self._fused(order if parts else np.empty(0, np.int64), words)
+            order = self._fused(order if parts else np.empty(0, np.int64), said[np.isfinite(scores[said])])
         null = self.null(by_track) if any(part.text is not None for part in parts) else None
         if null is not None and at_most_false is not None:
             order = order[scores[order] > _threshold(null, at_most_false)]
@@ -215,24 +290,47 @@ class Searcher:
             if merge and any(place.start < end and start < place.end for start, end in others):
                 continue
             others.append((place.start, place.end))
-            found.append(Found(place.path, place.start, place.end, float(scores[row]),
-                               None if null is None else _probability(null, float(scores[row])), self._by_track(parts, int(row)),
-                               self.store.words(int(row)), int(row)))
+            sure = None if null is None else _probability(null, float(scores[row]))
+            found.append(Found(place.path, place.start, place.end, float(scores[row]), sure, **self._why(parts, by_track, row),
+                               said=self.store.words(row), row=row))
         return found
 
-    def _by_track(self, parts: Sequence[Part], row: int) -> dict[str, float]:
-        """The scores of a row by each of its tracks alone."""
-        found = {}
-        for name, track in WEIGHTS.items():
-            group = Group((track,))
-            if group in self.known and self.bits[row] & _bit(track) and all(track in part.tracks for part in parts):
-                clip = self._rows(group, slice(row, row + 1))
-                found[name] = float(sum(part.weight * self._compare(part, group, clip)[0] for part in parts))
-        return found
+    def _why(self, parts: Sequence[Part], weights: Mapping[Modality, float], row: int) -> dict[str, Any]:
+        """``tracks``, ``changes`` and ``by`` of a result."""
+        if not parts:
+            return {}
+        has, clips = _tracks(int(self.bits[row])), cache(lambda group: self._rows(group, slice(row, row + 1)))
 
-    def _fused(self, order: np.ndarray, words: str) -> np.ndarray:
+        def score(tracks: frozenset[Modality], weights: Mapping[Modality, float]) -> float | None:
+            found = self.score(parts, weights, tracks, clips)
+            return None if found is None else float(found[0])
+
+        alone = {name: score(frozenset((track,)), track_weights(None)) for name, track in WEIGHTS.items() if track in has}
+        asked = frozenset.union(*(part.tracks for part in parts))
+        counted = [name for name, track in WEIGHTS.items() if track in has & asked and weights[track] > 0]
+        whole, changes = score(has, weights), {}
+        for name in counted:
+            rest = score(has - {WEIGHTS[name]}, weights)
+            if whole is not None and rest is not None:
+                changes[name] = whole - rest
+        by = max(changes, key=lambda name: changes[name]) if changes else counted[0] if len(counted) == 1 else None
+        return {"tracks": {name: found for name, found in alone.items() if found is not None}, "changes": changes, "by": by}
+
+    def score(self, parts: Sequence[Part], weights: Mapping[Modality, float], has: frozenset[Modality],
+              clips: Callable[[Group], Rows]) -> np.ndarray | None:
+        """(C,) of the whole query for clips with the tracks ``has``, whose rows ``clips`` gives by group; None where some part of the query
+        cannot be compared with them."""
+        total: np.ndarray | float = 0.0
+        for part in parts:
+            mixed = mix(weights, has & part.tracks, self.known)
+            if not mixed:
+                return None
+            total = total + part.weight * sum(share * self._compare(part, group, clips(group)) for share, group in mixed)
+        return np.asarray(total, np.float32)
+
+    def _fused(self, order: np.ndarray, said: np.ndarray) -> np.ndarray:
         ranks: dict[int, float] = {int(row): 1.0 / (FUSED + place) for place, row in enumerate(order)}
-        for place, (row, _) in enumerate(self.store.saying(words, CANDIDATES)):
+        for place, row in enumerate(said.tolist()):
             ranks[row] = ranks.get(row, 0.0) + 1.0 / (FUSED + place)
         return np.array(sorted(ranks, key=lambda row: -ranks[row]), np.int64)
 
@@ -240,14 +338,17 @@ class Searcher:
 
     def null(self, weights: Mapping[Modality, float]) -> np.ndarray | None:
         """(texts,) sorted: the best score in this index of each text of the background. None without one, or without a moment."""
-        if self.background is None or not self.bits.any():
+        if self.background is None or not self.kinds:
             return None
         key = tuple(weights[track] for track in Modality)
         if key not in self._null:
             best = np.full(len(self.background), -np.inf, np.float32)
-            for pattern in np.unique(self.bits[self.bits > 0]):
-                mixed = mix(weights, _tracks(int(pattern)), self.known)
-                for rows in _slices(np.flatnonzero(self.bits == pattern), ROWS_AT_ONCE // 8) if mixed else ():
+            for number in range(len(best)) if self.ann is not None else ():
+                own = [Part(1.0, text=self.background.rows(slice(number, number + 1)))]
+                best[number] = self.scores(own, weights, self.near(own, weights)).max(initial=-np.inf)
+            for kind in self.kinds if self.ann is None else ():
+                mixed = mix(weights, _tracks(kind), self.known)
+                for rows in _slices(np.flatnonzero(self.bits == kind), ROWS_AT_ONCE // 8) if mixed else ():
                     scores = torch.zeros(len(self.background), len(rows))
                     for share, group in mixed:
                         scores += share * self.model.similarity(group, self.background, self._rows(group, rows))
@@ -278,6 +379,10 @@ def _tracks(bits: int) -> frozenset[Modality]:
 
 def _bit(track: Modality) -> int:
     return 1 << "vas".index(track.value)
+
+
+def _letters(bits: int) -> str:
+    return "".join(track.value for track in Modality if bits & _bit(track))
 
 
 def _slices(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
