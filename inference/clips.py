@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,18 +175,13 @@ class Clips:
         return path
 
 
-def names_of(given: Iterable[Any]) -> list[str]:
-    """What each input is called where it has no path: its number."""
-    return [f"input {number}" for number, _ in enumerate(given)]
-
-
 def _path(given: str | os.PathLike[str]) -> Path:
     try:
         path = Path(expanded(os.fspath(given)))
     except PathError as error:
         raise ClipError(str(error)) from None
     if path.is_dir():
-        raise ClipError(f"{path} is a folder: expected a file; the clips of a folder are found by omnivast.find_clips")
+        raise ClipError(f"{path} is a folder: expected a file, or a list of them; omnivast.Index takes folders")
     if not path.exists():
         text = "" if path.suffix else "; is it a text? What is said is given as {'subtitle': …}"
         raise ClipError(f"no such file: {path}{looked_up(path)}{text}")

@@ -118,12 +118,22 @@ def _config(content: Mapping[str, Any], file: Path, shared: bool, device: str, p
     """The config of a model alone, without the datasets and the training of its run."""
     run = {key: value for key, value in (content.get("run_cfg") or {}).items() if key in RUN_KEYS}
     model = {**content["model_cfg"], "pretrained": False, "inherit_keys": []}
+    if model.get("tokenizer") and not shared:
+        model["tokenizer"] = _near(file, str(model["tokenizer"]))
     if shared:  # its paths are inside the folder
         model["tokenizer"] = str(file.parent / model["tokenizer"])
         if str(model["audio_encoder_type"]).startswith("hf:"):
             model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
     run |= {"device": device, **({"precision": precision} if precision else {})}
     return config_of_model({"run_cfg": run, "model_cfg": model}, file)
+
+
+def _near(file: Path, path: str) -> str:
+    """A path of a run's config, which is relative to where the run was started: from here or, where it is not there, from the nearest
+    folder above the run that has it."""
+    if Path(path).exists():
+        return path
+    return next((str(folder / path) for folder in file.resolve().parents if (folder / path).exists()), path)
 
 
 def _found(place: str | Path) -> tuple[Path, Path | None]:

@@ -39,7 +39,7 @@ REMEMBERED = 256
 """Weightings whose scores of the background are kept."""
 PER_RESULT = 20
 """Candidates that are looked at for each result, of which those that overlap a better one are left out."""
-IN_MEMORY = 1 << 29
+IN_MEMORY = 1 << 31
 """Bytes of vectors that are kept in memory as float32 once they were read; those of larger indexes are read from their files."""
 
 

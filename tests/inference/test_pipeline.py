@@ -1,6 +1,7 @@
 """A loaded model on one's own clips."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -159,3 +160,16 @@ def test_texts_among_others_are_embedded_alike(model, count):
         del model.model.index_texts
     torch.testing.assert_close(padded, model.embed_texts(texts)["vector"], atol=1e-6, rtol=1e-5)
     assert len(padded) == count and sizes[0][0] in (2, 4, 8, 16) and sizes[0][1] % 32 == 0
+
+
+def test_a_run_is_loaded_from_any_folder(run, tmp_path, monkeypatch):
+    """Its config names the tokenizer by a path from where it was trained."""
+    project = tmp_path / "project"
+    shutil.copytree(run, project / "output" / "run")
+    hps = project / "output" / "run" / "log" / "hps.json"
+    content = json.loads(hps.read_text())
+    shutil.copy(content["model_cfg"]["tokenizer"], project / "words.txt")
+    content["model_cfg"]["tokenizer"] = "words.txt"
+    hps.write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    assert load("project/output/run").model.tokenizer.path == project / "words.txt"
