@@ -129,8 +129,8 @@ def draw_masks(model: Parts, batch: Batch, task: Task, draws: StepRandom) -> Mas
         longest = max(model.config.max_caption_len, model.config.max_answer_len, texts.ids.shape[1])
         # Several texts of a clip have draws of their own, whatever the other clips have.
         nth = _nth_of_clip(on_host(texts.clip))
-        uniform = [draws.uniform(f"mask.{purpose}" + (f".{n}" if n else ""), len(batch), longest, 3) for n in range(int(nth.max()) + 1)]
         with planning():
+            uniform = [draws.uniform(f"mask.{purpose}" + (f".{n}" if n else ""), len(batch), longest, 3) for n in range(int(nth.max()) + 1)]
             return mask_tokens(texts.ids, model.mask_ids, probability, torch.stack(uniform)[torch.from_numpy(nth), texts.clip])
 
     masked = {}
