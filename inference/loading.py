@@ -64,9 +64,10 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
         raise LoadError(f"{folder}: holds no weights")
     config = _config(content, config_file, shared, device, precision)
     model = model_of(config, load_towers=False)
-    config, _ = set_precision(model, config, distributed.setup(config.run_cfg.device))
+    torch_device = distributed.setup(config.run_cfg.device)
+    config, _ = set_precision(model, config, torch_device)
     report = load_weights(model, weights)
-    model.to(distributed.setup(config.run_cfg.device)).eval().requires_grad_(False)
+    model.to(torch_device).eval().requires_grad_(False)
     shown = facts["shown"]
     spec = InputSpec.of(config.model_cfg, model.audio_frontend, frame_resize=model.frame_resize)
     sampling = Sampling(spec, shown["frames"], shown["slices"], shown["transform"])

@@ -69,10 +69,11 @@ def read_moments(sampling: Sampling, clip: Clip, moments: Sequence[Moment], moda
     if len(moments) == 1 and moments[0].whole:
         yield sampling.read(clip, modalities)
         return
+    seconds = seconds_of(clip)
     sound = sampling.hear(clip.heard) if Modality.AUDIO in modalities and clip.heard else None
     for first in range(0, len(moments), AT_ONCE):
         part = moments[first : first + AT_ONCE]
-        frames = _frames(sampling, clip, part) if Modality.VISION in modalities else [None] * len(part)
+        frames = _frames(sampling, clip, part, seconds) if Modality.VISION in modalities else [None] * len(part)
         for moment, seen in zip(part, frames):
             sample = Sample(clip.name, 0, frames=seen, subtitle=moment.said if Modality.SUBTITLE in modalities else None)
             sample.present = {m: m in as_clip(clip, moment).present for m in modalities}
@@ -81,9 +82,8 @@ def read_moments(sampling: Sampling, clip: Clip, moments: Sequence[Moment], moda
             yield sample
 
 
-def _frames(sampling: Sampling, clip: Clip, moments: Sequence[Moment]) -> list[Tensor]:
+def _frames(sampling: Sampling, clip: Clip, moments: Sequence[Moment], seconds: float | None) -> list[Tensor]:
     """(F, 3, R, R) uint8 of each moment. Times are turned into numbers of frames as if these were evenly spaced."""
-    seconds = seconds_of(clip)
     if not isinstance(clip.seen, str) or seconds is None:
         raise ValueError(f"{clip.name}: has no frames with times")
 

@@ -142,12 +142,13 @@ class Pipeline:
         texts = [texts] if isinstance(texts, str) else list(texts)
         with Clips() as opened:
             listed = [opened.open(clip) for clip in _listed(clips)[0]]
+            if not listed:
+                raise ClipError("no clip to score texts with")
             chosen = self._common_group(listed, group)
             if by == "matching":
                 return self._matched(texts, listed, chosen)
             rows = [embedding.rows[chosen.key] for embedding in self.embed(listed)]
-        names = rows[0].tensors if rows else {}
-        together = Rows({name: torch.cat([row[name] for row in rows]) for name in names})
+        together = Rows({name: torch.cat([row[name] for row in rows]) for name in rows[0].tensors})
         return self.model.similarity(chosen, self.embed_texts(texts), together).numpy()
 
     def caption(self, clips: Any, *, group: str | None = None, n: int = 1, beams: int | None = None, sample: bool = False,

@@ -25,7 +25,7 @@ from omnivast.data.media.errors import MediaError
 from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.index.store import File, Meta, Place, Store
 from omnivast.inference.loading import Loaded
-from omnivast.inference.moments import Moment, moments_of, read_moments, seconds_of
+from omnivast.inference.moments import Moment, moments_of, read_moments
 from omnivast.model.interface import Model, Rows
 from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
@@ -36,7 +36,8 @@ BATCH = 16
 READERS = 4
 """Files read at once, at most."""
 AHEAD = 2 * BATCH
-"""Files read ahead of the model, at most."""
+"""Files read ahead of the model, at most. One with more than ``BATCH`` moments is not read ahead: an hour of video, read whole, takes
+gigabytes."""
 
 logger = logging.getLogger("omnivast")
 
@@ -59,11 +60,13 @@ class Report:
 
 @dataclass
 class _Read:
-    """A file as a reader thread has read it: its moments and their samples, or its fault."""
+    """A file as a reader thread has read it: its moments and their samples, or its fault; of a long one its moments and ``clip``, from
+    which the samples are still to be read."""
 
     file: File
     moments: list[Moment] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    clip: Clip | None = None
 
 
 def describe(parts: Loaded, place: str, root: Path, window: float, stride: float) -> Meta:
@@ -134,9 +137,13 @@ def update(store: Store, parts: Loaded, files: Files, on_progress: Callable[[int
         done: list[tuple[File, list[tuple[Place, str]]]] = []
         samples: list[Sample] = []
         for number, read in enumerate(_read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)), 1):
-            places = [(Place(read.file.path, m.start, m.end, letters_of(sample)), m.said) for m, sample in zip(read.moments, read.samples)]
-            done.append((read.file, places))
-            samples += read.samples
+            if read.clip is not None:
+                _write(store, parts, groups, done, samples)
+                done, samples = [], []
+                _write_long(store, parts, groups, read, read.clip)
+            else:
+                done.append((read.file, [_placed(read.file, *pair) for pair in zip(read.moments, read.samples)]))
+                samples += read.samples
             report.seconds += read.file.seconds or 0.0
             bar.update()
             if on_progress is not None:
@@ -144,8 +151,7 @@ def update(store: Store, parts: Loaded, files: Files, on_progress: Callable[[int
             if len(samples) >= BATCH:
                 _write(store, parts, groups, done, samples)
                 done, samples = [], []
-        if done:
-            _write(store, parts, groups, done, samples)
+        _write(store, parts, groups, done, samples)
     known = store.files()
     report.files, report.moments = len(known), len(store)
     report.faults = {path: file.fault for path, file in known.items() if file.fault}
@@ -156,7 +162,29 @@ def _write(store: Store, parts: Loaded, groups: Sequence[Group], done: Sequence[
            samples: Sequence[Sample]) -> None:
     if samples:
         store.append(embed(parts, groups, samples, store.meta.shapes))
-    store.commit(done)
+    if done:
+        store.commit(done)
+
+
+def _write_long(store: Store, parts: Loaded, groups: Sequence[Group], read: _Read, clip: Clip) -> None:
+    """A file of many moments, of which a batch at a time is in memory; it becomes part of the index when the last is written."""
+    modalities = tracks_of(clip, {m for group in groups for m in group})
+    pairs = zip(read.moments, read_moments(parts.sampling, clip, read.moments, modalities))
+    places: list[tuple[Place, str]] = []
+    try:
+        while batch := [(moment, as_indexed(parts, sample)) for moment, sample in islice(pairs, BATCH)]:
+            store.append(embed(parts, groups, [sample for _, sample in batch], store.meta.shapes))
+            places += [_placed(read.file, *pair) for pair in batch]
+    except (MediaError, OSError) as error:
+        store.cut()
+        store.commit([(replace(read.file, fault=str(error)), [])])
+        return
+    store.commit([(read.file, places)])
+
+
+def _placed(file: File, moment: Moment, sample: Sample) -> tuple[Place, str]:
+    """Where a moment is, and what is said in it."""
+    return Place(file.path, moment.start, moment.end, letters_of(sample)), moment.said
 
 
 def letters_of(sample: Sample) -> str:
@@ -190,8 +218,11 @@ def _read(parts: Loaded, opened: Clips, files: Files, file: File, modalities: se
         if file.path in files.said:
             clip = replace(clip, said=files.said[file.path], cues=None)
         moments = moments_of(clip, *windows)
+        file = replace(file, seconds=moments[-1].end or None)
+        if len(moments) > BATCH:
+            return _Read(file, moments, clip=clip)
         samples = [as_indexed(parts, sample) for sample in read_moments(parts.sampling, clip, moments, tracks_of(clip, modalities))]
-        return _Read(replace(file, seconds=seconds_of(clip)), moments, samples)
+        return _Read(file, moments, samples)
     except (MediaError, ClipError, OSError) as error:
         return _Read(replace(file, fault=str(error)))
 
@@ -213,7 +244,7 @@ def embed(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample], sha
           ) -> dict[str, Rows]:
     """Group → what the model compares these samples by, on the CPU; zeros where a sample lacks a track of the group."""
     found = {key: Rows({name: torch.zeros(len(samples), *shape) for name, shape in own.items()}) for key, own in shapes.items()}
-    for numbers in alike(samples):
+    for numbers in (part for same in alike(samples) for part in (same[n : n + BATCH] for n in range(0, len(same), BATCH))):
         own = [samples[number] for number in numbers]
         mine = [group for group in groups if all(own[0].present.get(m) for m in group)]
         for key, rows in _encode(parts, mine, own).items() if mine else ():

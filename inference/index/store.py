@@ -130,7 +130,7 @@ class Store:
                 write_atomically(folder / META, json.dumps(asdict(meta), indent=1) + "\n")
             store = cls(folder, meta)
             try:
-                store._cut()
+                store.cut()
                 yield store
             finally:
                 store.close()
@@ -232,7 +232,7 @@ class Store:
     def _file(self, group: str, name: str) -> Path:
         return self.folder / VECTORS / f"{group}.{name}.f16"
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         """Cut off rows that no transaction has named."""
         for group, shapes in self.meta.shapes.items():
             for name, shape in shapes.items():

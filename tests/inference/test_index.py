@@ -10,6 +10,7 @@ import sqlite3
 import numpy as np
 import pytest
 
+from omnivast.data.media.errors import MediaError
 from omnivast.inference.index import build
 from omnivast.inference.index.api import Index
 from omnivast.inference.index.store import BadIndexError, Store, read_meta
@@ -88,6 +89,39 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_index(model, files, monkeyp
         monkeypatch.setattr(Store, "commit", commit)
         monkeypatch.setattr(Store, "append", append)
         assert content(Index(files, model, folder=folder, window=2.0, stride=1.0).folder) == whole
+
+
+def test_a_long_file_is_read_and_encoded_a_batch_at_a_time(model, files, monkeypatch):
+    """An hour of video, held whole, would take gigabytes."""
+    monkeypatch.setattr(build, "BATCH", 99)
+    whole = Index(files, model, folder=files.parent / "whole", window=0.5, stride=0.25)
+    monkeypatch.setattr(build, "BATCH", 4)
+    sizes, encode = [], build.encode
+    monkeypatch.setattr(build, "encode", lambda parts, groups, samples: sizes.append(len(samples)) or encode(parts, groups, samples))
+    parts = Index(files, model, folder=files.parent / "parts", window=0.5, stride=0.25)
+    assert len(parts) == len(whole) > 30
+    assert max(sizes) == 4
+    assert parts.store.files() == whole.store.files()
+    for key in whole.store.meta.groups:
+        ours, theirs = (index.store.vectors(key)["vector"].astype(np.float32) for index in (parts, whole))
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_of_a_long_file_that_breaks_off_nothing_stays(model, files, monkeypatch):
+    read_moments = build.read_moments
+
+    def breaks_off(sampling, clip, moments, modalities):
+        for number, sample in enumerate(read_moments(sampling, clip, moments, modalities)):
+            if number == 6:
+                raise MediaError(clip.name, "cut here")
+            yield sample
+
+    monkeypatch.setattr(build, "BATCH", 4)
+    monkeypatch.setattr(build, "read_moments", breaks_off)
+    index = Index(files, model, window=1.0, stride=0.5)
+    assert set(index.report.faults) == {"cut.mp4", "b/long.mp4"}
+    assert {place.path for place in index.store.places(range(len(index)))} == {"picture.png", "said.mp4", "silent.mp4", "sound.wav"}
+    assert all(len(index.store.vectors(key)["vector"]) == index.store.rows == len(index) for key in index.store.meta.groups)
 
 
 def test_another_model_and_other_windows_are_refused(model, run, files, tmp_path):

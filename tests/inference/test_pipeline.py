@@ -52,6 +52,8 @@ def test_scores_are_the_models(model, paths):
     scores = model.score(texts, paths[:3])  # v is all that these have in common
     vectors = np.stack([model.embed(path).vectors["v"] for path in paths[:3]])
     np.testing.assert_allclose(scores, model.embed_texts(texts)["vector"].numpy() @ vectors.T, atol=1e-6)
+    with pytest.raises(ClipError, match="no clip to score"):
+        model.score(texts, [])
     with pytest.raises(ClipError, match="no tracks in common"):
         model.score(texts, paths)
     with pytest.raises(ClipError, match="silent.mp4: has no audio"):
