@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from omnivast.corpus.omnistamps import picks
 from omnivast.corpus.omnistamps.build import build
+from tests.e2e.house import House
 from tests.e2e.program import ROOT, Clips, Outcome, call
 
 RunProgram = Callable[[list[str]], Outcome]
@@ -62,3 +63,13 @@ def run_program(caplog, capsys, monkeypatch) -> RunProgram:
         return Outcome(status, caplog.text + captured.out + captured.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Iterator[House]:
+    """A folder in which recipes are trained small, as the working directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("house")
+        patch.chdir(folder)
+        patch.setenv("OMNIVAST_TRACEBACK", "1")
+        yield House(folder)

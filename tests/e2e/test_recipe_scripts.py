@@ -115,7 +115,7 @@ def test_commands_of_other_families(script, name, config, output, start):
 def test_zero_shot_tests_the_family_s_benchmarks(family, number, monkeypatch, tmp_path):
     """Each script names its folder of configs, and all that are there are tested."""
     folder = f"config/{family}/finetune_cfg"
-    assert f"omnivast zero-shot --configs {folder} " in (ROOT / "scripts" / family / "zero_shot.sh").read_text()
+    assert f"_zero_shot.sh\" --configs {folder} \"$@\"" in (ROOT / "scripts" / family / "zero_shot.sh").read_text()
     monkeypatch.chdir(ROOT)
     (tmp_path / "w.pt").touch()
     assert len(_options(["--configs", folder, "--checkpoint", str(tmp_path / "w.pt")])[0].benchmarks) == number

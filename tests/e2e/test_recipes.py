@@ -12,7 +12,7 @@ from omnivast.config.tasks import Objective, Task
 from omnivast.utils.log import read_jsonl
 from tests.config.released import DEFAULT_MODEL, DEFAULT_RUN, TRAIN, VAL
 from tests.e2e.benchmarks import CLIPS, rows
-from tests.e2e.house import SMALL, House
+from tests.e2e.house import SMALL
 from tests.e2e.program import ROOT, call
 from tests.media_factory import write_json
 
@@ -21,15 +21,6 @@ CONFIGS = ROOT / "config" / "vast"
 PRETRAINING = "config/vast/pretrain_cfg/pretrain_vast.json"
 RECIPES = sorted(path.stem for path in (CONFIGS / "finetune_cfg").glob("*.json"))
 LOSSES = {"retrieval": {"itc", "itm"}, "caption": {"cap"}, "VQA": {"qa"}}
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("house")
-        patch.chdir(folder)
-        patch.setenv("OMNIVAST_TRACEBACK", "1")
-        yield House(folder)
 
 
 @pytest.fixture(scope="module")

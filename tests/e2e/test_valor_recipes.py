@@ -12,7 +12,6 @@ from omnivast.config.load import load_config
 from omnivast.config.tasks import Task
 from omnivast.utils.log import read_jsonl
 from tests.e2e.benchmarks import CLIPS
-from tests.e2e.house import House
 from tests.e2e.program import ROOT
 
 
@@ -26,15 +25,6 @@ TESTED = {"retrieval-msrvtt": "ret.tva", "retrieval-clothov1": "ret.ta", "captio
 """Recipes whose checkpoints are tested, and a loss that they have."""
 OF_LARGE = ("retrieval-didemo", "caption-mscoco_scst", "VQA-msrvtt")
 """Recipes that start from VALOR-L here; the others start from VALOR-B."""
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("house")
-        patch.chdir(folder)
-        patch.setenv("OMNIVAST_TRACEBACK", "1")
-        yield House(folder)
 
 
 @pytest.fixture(scope="module")
