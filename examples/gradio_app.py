@@ -17,7 +17,11 @@ def search(text: str, seen: float, heard: float, said: float) -> list:
     return [(str(index.root / one.path), f"{one.path}, {one.start:.0f} to {one.end:.0f} s") for one in found]
 
 
+def caption(clip: str) -> str:
+    return model.caption(clip).text
+
+
 sliders = [gradio.Slider(0, 1, 1, label=track) for track in ("seen", "heard", "said")]
 find = gradio.Interface(search, [gradio.Textbox(label="What are you looking for?"), *sliders], gradio.Gallery(label="Moments"))
-tell = gradio.Interface(lambda clip: model.caption(clip).text, gradio.Video(label="A clip"), gradio.Textbox(label="What it shows"))
-gradio.TabbedInterface([find, tell], ["Search", "Caption"], title="OmniVAST").launch()
+tell = gradio.Interface(caption, gradio.Video(label="A clip"), gradio.Textbox(label="What it shows"))
+gradio.TabbedInterface([find, tell], ["Search", "Caption"], title="OmniVAST").launch(allowed_paths=[sys.argv[2]])
