@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from omnivast.inference.index.api import Index
 from omnivast.inference.service.run import open_library
-from tests.browser import FLAGS, needs_browser
-from tests.inference.service.conftest import serving, until
+from tests.browser import listening
+from tests.inference.service.conftest import PATIENCE, serving, until
 from tests.media_factory import write_video
 
 playwright = pytest.importorskip("playwright.sync_api", reason='playwright is not installed: pip install "omnivast[dev]"')
 PAGE = Path(__file__).resolve().parents[3] / "inference" / "service" / "page"
 MOST = 150_000
 """Bytes of the page with all that it fetches before a search."""
+LONGEST = 2 * PATIENCE
+"""Seconds of a test, after which the browser is killed: most of Playwright's calls wait without end for a page that hangs."""
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    place = needs_browser()
+def browser(tmp_path_factory):
+    """(address, process)"""
+    with listening(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium(browser):
+    address, _ = browser
     with playwright.sync_playwright() as run:
-        opened = run.chromium.launch(executable_path=place, args=[flag for flag in FLAGS if flag != "--headless"])
+        opened = run.chromium.connect_over_cdp(address, timeout=1000 * PATIENCE)
         yield opened
         opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _limited(browser):
+    timer = threading.Timer(LONGEST, browser[1].kill_all)
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
 
 
 @pytest.fixture(scope="module")
