@@ -182,9 +182,9 @@ async def upload(port: int, size: int) -> dict[str, Any]:
     return {"MB": size / 1e6, "status": status, "seconds": round(time.monotonic() - began, 1)}
 
 
-def started(folder: Path, model: str) -> tuple[subprocess.Popen[str], int]:
+def started(folder: Path, model: str, *more: str) -> tuple[subprocess.Popen[str], int]:
     """The service, as a process of its own, and its port."""
-    command = [sys.executable, "-m", "omnivast", "serve", str(folder), "--model", model, "--device", "cpu", "--port", "0"]
+    command = [sys.executable, "-m", "omnivast", "serve", str(folder), "--model", model, "--device", "cpu", "--port", "0", *more]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import socket
@@ -88,6 +89,9 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
                             timeout_keep_alive=30)
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{bound.getsockname()[1]} serves {place}; Ctrl-C ends it")
+    # What is loaded by now stays: to look through it for garbage again and again would hold up every request by a quarter of a second.
+    gc.collect()
+    gc.freeze()
     uvicorn.Server(config).run([bound])
 
 
