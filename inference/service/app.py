@@ -37,6 +37,8 @@ from omnivast.version import VERSION
 PAGE = Path(__file__).with_name("page")
 SEARCHES, LOOKS = 64, 16
 """Searches, and looks at clips, that may wait; more are refused with 503."""
+BATCH = 32
+"""Texts embedded at once."""
 AGAIN = 1
 """Seconds after which a refused client may ask again."""
 
@@ -60,8 +62,8 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     gather: float = 0.002
     """Seconds for which a search waits for others, to be embedded with them."""
-    batch: int = 32
-    """Texts embedded at once."""
+    batch: int = BATCH
+    """Texts embedded at once; 1: each by itself."""
     metrics: Metrics = field(default_factory=Metrics)
     forms: int = 0
     """Requests with files that are being served."""
