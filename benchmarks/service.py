@@ -1,8 +1,9 @@
 """The service under load: ``python benchmarks/service.py CLIPS --model RUN`` starts it, asks it, and writes what it measured as JSON.
 
-Five parts: 32 clients that search (90 %), embed texts (9 %) and caption (1 %); the same with every text embedded by itself; with 512 clients,
-more than are served; memory over many requests; memory while a large file is uploaded. Clients and service share the machine's cores, which the result states. The index is
-enlarged to ``--moments`` by mixtures of the features that are there, so that a small folder measures a large one.
+Five parts: 32 clients that search (90 %), embed texts (9 %) and caption (1 %); the same with every text embedded by itself; 512 clients,
+more than are served; memory over many requests; memory while a large file is uploaded. Clients and service share the machine's cores, which
+the result states. The index is enlarged to ``--moments`` by mixtures of the features that are there, so that a small folder measures a
+large one.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ async def upload(port: int, size: int) -> dict[str, Any]:
 
 @contextmanager
 def started(folder: Path, model: str, batch: int = BATCH) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The service, as a process of its own, and its port. It ends with this context, whatever happens. ``batch``: texts embedded at once."""
+    """The service, as a process of its own that ends with this context, and its port. ``batch``: texts embedded at once."""
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen([sys.executable, "-c", SERVE, str(folder), model, str(batch)], stderr=told, start_new_session=True,
                                    cwd=Path(__file__).resolve().parent.parent)

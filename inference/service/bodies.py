@@ -21,8 +21,8 @@ Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
 Texts = Annotated[list[Text], Field(max_length=16)]
 Files = SkipJsonSchema[list[Uploaded]]
 WEIGHT = {"type": "number", "minimum": 0}
-Weights = Annotated[dict[str, float] | None, WithJsonSchema({"anyOf": [
-    {"type": "object", "properties": dict.fromkeys(WEIGHTS, WEIGHT), "additionalProperties": False, "minProperties": 1}, {"type": "null"}]})]
+OBJECT = {"type": "object", "properties": dict.fromkeys(WEIGHTS, WEIGHT), "additionalProperties": False, "minProperties": 1}
+Weights = Annotated[dict[str, float] | None, WithJsonSchema({"anyOf": [OBJECT, {"type": "null"}]})]
 WEIGHTS_OF_FORM = {"type": "string", "description": "Such as seen=1,heard=0.5; or JSON.", "examples": ["seen=1,heard=0.5"]}
 
 
@@ -180,7 +180,11 @@ class FoundReply(BaseModel):
     end: float
     score: float
     probability: float | None
-    tracks: dict[str, float]
+    tracks: dict[str, float] = Field(description="The score by what is seen, heard, said alone.")
+    changes: dict[str, float] = Field(description="How much of the score goes without the track.")
+    by: str | None = Field(description="The track without which most of it goes.")
+    second: float | None
+    match: float | None
     said: str
     row: int
 

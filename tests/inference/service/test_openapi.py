@@ -1,4 +1,4 @@
-"""What a client makes up from the OpenAPI file (schemathesis): every answer is one that the file describes, and none is a fault of the service.
+"""What a client makes up from the OpenAPI file (schemathesis): every answer is one that the file describes, and none a fault.
 
 Whether a request is refused is not compared with the file: that a form's fields are all texts, and that a query is of something, cannot be
 said in it.
