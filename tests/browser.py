@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from html import escape, unescape
 from pathlib import Path
 
 import pytest
 
+from tests.programs import Program, program
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
          "--disable-extensions", "--no-first-run", "--hide-scrollbars", "--force-device-scale-factor=1")
-SECONDS = 300.0
-"""That a browser may take on a busy machine."""
+SECONDS = 120.0
+"""That a browser may take on a busy machine. One whose network service crashes starts that again without end, several times a second."""
+PORT = "DevToolsActivePort"
+"""The file in which a browser says where it listens."""
 
 
 @cache
@@ -74,8 +81,34 @@ def picture(page: str, width: int, height: int, folder: Path, path: Path) -> Pat
     return path
 
 
-def _run(program: str, flags: Sequence[str], folder: Path) -> str:
-    command = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {done.stderr[-1000:]}"
-    return done.stdout
+@contextmanager
+def listening(folder: Path) -> Iterator[tuple[str, Program]]:
+    """A browser that is steered from outside (Chrome DevTools Protocol) until this context ends: its address, and its process."""
+    awake = ["--mute-audio", "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows",
+             "--disable-renderer-backgrounding"]
+    with _started(needs_browser(), ["--remote-debugging-port=0", *awake], folder) as process:
+        port, end = folder / "profile" / PORT, time.monotonic() + SECONDS
+        while not port.is_file() or not port.read_text().strip():
+            assert process.poll() is None and time.monotonic() < end, f"the browser does not listen: {_told(folder)}"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port.read_text().split()[0]}", process
+
+
+def _run(name: str, flags: Sequence[str], folder: Path) -> str:
+    """What a browser prints that does one thing and ends."""
+    with _started(name, flags, folder) as process:
+        status = process.wait(SECONDS)
+    assert status == 0, f"{name} ended with {status}: {_told(folder)}"
+    return (folder / "stdout.txt").read_text(errors="replace")
+
+
+@contextmanager
+def _started(name: str, flags: Sequence[str], folder: Path) -> Iterator[Program]:
+    """A browser with a profile and a home of its own."""
+    command = [name, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
+    with program(command, folder, {**os.environ, "HOME": str(folder)}) as process:
+        yield process
+
+
+def _told(folder: Path) -> str:
+    return (folder / "stderr.txt").read_text(errors="replace")[-1000:]

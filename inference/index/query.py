@@ -291,30 +291,41 @@ class Searcher:
                 continue
             others.append((place.start, place.end))
             sure = None if null is None else _probability(null, float(scores[row]))
-            found.append(Found(place.path, place.start, place.end, float(scores[row]), sure, **self._why(parts, by_track, row),
-                               said=self.store.words(row), row=row))
-        return found
+            found.append(Found(place.path, place.start, place.end, float(scores[row]), sure, said=self.store.words(row), row=row))
+        return self._explained(parts, by_track, found) if parts else found
 
-    def _why(self, parts: Sequence[Part], weights: Mapping[Modality, float], row: int) -> dict[str, Any]:
-        """``tracks``, ``changes`` and ``by`` of a result."""
-        if not parts:
-            return {}
-        has, clips = _tracks(int(self.bits[row])), cache(lambda group: self._rows(group, slice(row, row + 1)))
+    def _explained(self, parts: Sequence[Part], weights: Mapping[Modality, float], found: Sequence[Found]) -> list[Found]:
+        """The results with ``tracks``, ``changes`` and ``by``. Those that have the same tracks are compared at once: hundreds of small
+        products of a result each would let every other thread of a service come between."""
+        explained = list(found)
+        for kind in {int(self.bits[one.row]) for one in found}:
+            own = [number for number, one in enumerate(found) if self.bits[one.row] == kind]
+            whys = self._why(parts, weights, _tracks(kind), np.array([found[number].row for number in own]))
+            for number, why in zip(own, whys, strict=True):
+                explained[number] = replace(found[number], **why)
+        return explained
 
-        def score(tracks: frozenset[Modality], weights: Mapping[Modality, float]) -> float | None:
+    def _why(self, parts: Sequence[Part], weights: Mapping[Modality, float], has: frozenset[Modality], rows: np.ndarray,
+             ) -> list[dict[str, Any]]:
+        """``tracks``, ``changes`` and ``by`` of rows that have the tracks ``has``."""
+        clips = cache(lambda group: self._rows(group, rows))
+
+        def scores(tracks: frozenset[Modality], weights: Mapping[Modality, float]) -> list[float] | None:
             found = self.score(parts, weights, tracks, clips)
-            return None if found is None else float(found[0])
+            return None if found is None else found.tolist()
 
-        alone = {name: score(frozenset((track,)), track_weights(None)) for name, track in WEIGHTS.items() if track in has}
+        alone = {name: scores(frozenset((track,)), track_weights(None)) for name, track in WEIGHTS.items() if track in has}
         asked = frozenset.union(*(part.tracks for part in parts))
         counted = [name for name, track in WEIGHTS.items() if track in has & asked and weights[track] > 0]
-        whole, changes = score(has, weights), {}
-        for name in counted:
-            rest = score(has - {WEIGHTS[name]}, weights)
-            if whole is not None and rest is not None:
-                changes[name] = whole - rest
-        by = max(changes, key=lambda name: changes[name]) if changes else counted[0] if len(counted) == 1 else None
-        return {"tracks": {name: found for name, found in alone.items() if found is not None}, "changes": changes, "by": by}
+        whole = scores(has, weights)
+        rests = {name: scores(has - {WEIGHTS[name]}, weights) for name in counted}
+
+        def why(place: int) -> dict[str, Any]:
+            changes = {name: whole[place] - own[place] for name, own in rests.items() if whole is not None and own is not None}
+            by = max(changes, key=lambda name: changes[name]) if changes else counted[0] if len(counted) == 1 else None
+            return {"tracks": {name: own[place] for name, own in alone.items() if own is not None}, "changes": changes, "by": by}
+
+        return [why(place) for place in range(len(rows))]
 
     def score(self, parts: Sequence[Part], weights: Mapping[Modality, float], has: frozenset[Modality],
               clips: Callable[[Group], Rows]) -> np.ndarray | None:

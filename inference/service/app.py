@@ -37,6 +37,8 @@ from omnivast.version import VERSION
 PAGE = Path(__file__).with_name("page")
 SEARCHES, LOOKS = 64, 16
 """Searches, and looks at clips, that may wait; more are refused with 503."""
+BATCH = 32
+"""Texts embedded at once."""
 AGAIN = 1
 """Seconds after which a refused client may ask again."""
 
@@ -60,8 +62,8 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     gather: float = 0.002
     """Seconds for which a search waits for others, to be embedded with them."""
-    batch: int = 32
-    """Texts embedded at once."""
+    batch: int = BATCH
+    """Texts embedded at once; 1: each by itself."""
     metrics: Metrics = field(default_factory=Metrics)
     forms: int = 0
     """Requests with files that are being served."""
@@ -165,7 +167,10 @@ def _takes(kind: type[bodies.Body]) -> dict[str, Any]:
     schema = kind.model_json_schema()
     name = bodies.FILES[kind]
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
-    form = {**schema, "properties": {**schema["properties"], name: {"type": "array", "items": file} if name == "like" else file}}
+    files = {name: {"type": "array", "items": file, "maxItems": Limits.files} if name == "like" else file}
+    form = {**schema, "properties": {**schema["properties"], **files}}
+    if "weights" in form["properties"]:
+        form["properties"]["weights"] = bodies.WEIGHTS_OF_FORM
     content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -257,7 +262,7 @@ def _state(app: FastAPI, service: Service) -> None:
         """What is indexed, and how far indexing is."""
         return Reply(library.status())
 
-    @app.post("/api/index", response_model=bodies.AddReply, openapi_extra=_takes(bodies.Add), responses=REFUSALS)
+    @app.post("/api/index", response_model=bodies.AddReply, openapi_extra=_takes(bodies.Add), responses={**REFUSALS, **_refusals(409, 507)})
     async def update(request: Request) -> Response:
         """Bring the index up to date with its folder, after adding the files of a form to it."""
         async with service.body(request, bodies.Add) as asked:
@@ -324,7 +329,9 @@ def _faults(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return told(error.status_code, None, str(error.detail))
+        answer = told(error.status_code, None, str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
 
     async def failed(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)

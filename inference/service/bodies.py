@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model, field_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from omnivast.config.tasks import Group, TaskError
-from omnivast.inference.index.query import QueryError, track_weights
+from omnivast.inference.index.query import WEIGHTS, QueryError, track_weights
 from omnivast.inference.service.uploads import Received, RefusedError, Uploaded
 
 Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
 Texts = Annotated[list[Text], Field(max_length=16)]
 Files = SkipJsonSchema[list[Uploaded]]
+WEIGHT = {"type": "number", "minimum": 0}
+OBJECT = {"type": "object", "properties": dict.fromkeys(WEIGHTS, WEIGHT), "additionalProperties": False, "minProperties": 1}
+Weights = Annotated[dict[str, float] | None, WithJsonSchema({"anyOf": [OBJECT, {"type": "null"}]})]
+WEIGHTS_OF_FORM = {"type": "string", "description": "Such as seen=1,heard=0.5; or JSON.", "examples": ["seen=1,heard=0.5"]}
 
 
 class Body(BaseModel):
@@ -40,7 +44,7 @@ class Search(Body):
     without: Texts = Field([], description="Texts that results are not to be like.")
     words: Text = Field("", description="Moments in which some of these words are said come further up.")
     top: int = Field(10, ge=1, le=1000)
-    weights: dict[str, float] | None = Field(None, description="How much seen, heard and said count, such as {\"seen\": 1}; those not "
+    weights: Weights = Field(None, description="How much seen, heard and said count, such as {\"seen\": 1}; those not "
                                                                "named do not. None: all the same.")
     at_most_false: float | None = Field(None, gt=0, lt=1, description="Such as 0.01: find nothing rather than what a text about something "
                                                                       "else would find as well.")
@@ -52,9 +56,12 @@ class Search(Body):
     @field_validator("weights", mode="before")
     @classmethod
     def _weights(cls, given: Any) -> Any:
-        if isinstance(given, str):
+        if not isinstance(given, str):
+            return given
+        try:
             return json.loads(given) if given.lstrip().startswith("{") else dict(part.strip().split("=", 1) for part in given.split(","))
-        return given
+        except (ValueError, RecursionError):
+            raise PydanticCustomError("weights", "expected weights such as seen=1,heard=0.5") from None
 
     @field_validator("weights")
     @classmethod
@@ -173,7 +180,11 @@ class FoundReply(BaseModel):
     end: float
     score: float
     probability: float | None
-    tracks: dict[str, float]
+    tracks: dict[str, float] = Field(description="The score by what is seen, heard, said alone.")
+    changes: dict[str, float] = Field(description="How much of the score goes without the track.")
+    by: str | None = Field(description="The track without which most of it goes.")
+    second: float | None
+    match: float | None
     said: str
     row: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import socket
@@ -57,7 +58,7 @@ def open_library(place: str | Path, model: Pipeline | None, index: Path | None =
 
 def serve(place: str | Path, *, model: str | Path | None = None, device: str = "auto", precision: str | None = None,
           index: Path | None = None, host: str = "127.0.0.1", port: int = 8000, token: str | None = None, uploads: bool = False,
-          upload_mb: int | None = None, say: Callable[[str], None] = logger.info) -> None:
+          upload_mb: int | None = None, batch: int | None = None, say: Callable[[str], None] = logger.info) -> None:
     """Serve until SIGTERM or SIGINT. A folder's index is brought up to date in the background, and can be searched meanwhile.
 
     Args:
@@ -67,6 +68,7 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
         token: what clients must know; needed where ``host`` is not this machine alone.
         uploads: whether clients may add files to the folder.
         upload_mb: the largest request with files, in MB; None: 2,147.
+        batch: texts embedded at once, of those that wait; None: 32.
         say: what the address is told to.
     """
     for package in ("fastapi", "python_multipart", "uvicorn"):
@@ -74,7 +76,7 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
     check_token(host, token)
     import uvicorn
 
-    from omnivast.inference.service.app import Service, create_app
+    from omnivast.inference.service.app import BATCH, Service, create_app
     from omnivast.inference.service.guard import is_loopback
     from omnivast.inference.service.uploads import Limits
 
@@ -83,11 +85,14 @@ def serve(place: str | Path, *, model: str | Path | None = None, device: str = "
     library = open_library(place, None if model is None else load(model, device=device, precision=precision), index, uploads)
     if library.source is not None:
         library.update()
-    app = create_app(Service(library, limits), token=token, loopback=is_loopback(host))
+    app = create_app(Service(library, limits, batch=batch or BATCH), token=token, loopback=is_loopback(host))
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, server_header=False,
                             timeout_keep_alive=30)
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{bound.getsockname()[1]} serves {place}; Ctrl-C ends it")
+    # What is loaded by now stays: to look through it for garbage again and again would hold up every request by a quarter of a second.
+    gc.collect()
+    gc.freeze()
     uvicorn.Server(config).run([bound])
 
 

@@ -59,7 +59,7 @@ export function play(card) {
   media.play().catch(() => {});
 }
 
-// The scores by each track alone, and a sentence that says which one is the reason.
+// The scores by each track alone, and a sentence that says without which one most of the score would go.
 function tracks(card, moment, weights) {
   const names = Object.keys(moment.tracks);
   const rows = names.map(name => {
@@ -72,8 +72,7 @@ function tracks(card, moment, weights) {
   });
   card.querySelector('.tracks').append(...rows.flat());
   const counted = names.filter(name => !weights || weights[name] > 0);
-  const best = counted.sort((a, b) => moment.tracks[b] - moment.tracks[a])[0];
-  if (best) card.querySelector('.reason').textContent = counted.length > 1 ? `Found most of all by what is ${best}.` : `Found by what is ${best}.`;
+  if (moment.by) card.querySelector('.reason').textContent = `Found ${counted.length > 1 ? 'most of all ' : ''}by what is ${moment.by}.`;
 }
 
 export function card(source, { moment = null, weights = null, verbs = [], onLike = null } = {}) {

@@ -38,15 +38,17 @@ def serving(service: Any, token: str | None = None, loopback: bool = True) -> It
     import uvicorn
 
     from omnivast.inference.service.app import create_app
-    from omnivast.inference.service.run import _bound
+    from omnivast.inference.service.run import GRACE, _bound
 
     bound = _bound("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(service, token=token, loopback=loopback), log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(create_app(service, token=token, loopback=loopback), log_level="error", access_log=False,
+                                           timeout_graceful_shutdown=GRACE))
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
-    until(lambda: server.started)
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     try:
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the server has ended before it began"
         with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             yield Served(service, client, url)
     finally:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from omnivast.inference.service.guard import is_loopback
-from tests.inference.service.conftest import serving
+from tests.inference.service.conftest import PATIENCE, serving
 
 TOKEN = "0123456789abcdef"
 
@@ -33,7 +33,7 @@ def test_a_program_gives_it_in_a_header(guarded):
 
 
 def test_a_person_gives_it_in_a_form_and_keeps_a_cookie(guarded):
-    with httpx.Client(base_url=guarded.url, timeout=120, headers={"host": "films.example"}) as client:
+    with httpx.Client(base_url=guarded.url, timeout=PATIENCE, headers={"host": "films.example"}) as client:
         asked = client.get("/")
         assert asked.status_code == 401 and 'action="/token"' in asked.text
         wrong = client.post("/token", data={"token": "wrong"})

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from omnivast.inference.index.api import Index
 from omnivast.inference.service.run import open_library
-from tests.browser import FLAGS, needs_browser
-from tests.inference.service.conftest import serving, until
+from tests.browser import listening
+from tests.inference.service.conftest import PATIENCE, serving, until
 from tests.media_factory import write_video
 
 playwright = pytest.importorskip("playwright.sync_api", reason='playwright is not installed: pip install "omnivast[dev]"')
 PAGE = Path(__file__).resolve().parents[3] / "inference" / "service" / "page"
 MOST = 150_000
 """Bytes of the page with all that it fetches before a search."""
+LONGEST = 2 * PATIENCE
+"""Seconds of a test, after which the browser is killed: most of Playwright's calls wait without end for a page that hangs."""
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    place = needs_browser()
+def browser(tmp_path_factory):
+    """(address, process)"""
+    with listening(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium(browser):
+    address, _ = browser
     with playwright.sync_playwright() as run:
-        opened = run.chromium.launch(executable_path=place, args=[flag for flag in FLAGS if flag != "--headless"])
+        opened = run.chromium.connect_over_cdp(address, timeout=1000 * PATIENCE)
         yield opened
         opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _limited(browser):
+    timer = threading.Timer(LONGEST, browser[1].kill_all)
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +117,41 @@ def test_a_query_finds_moments_that_play(page, films):
     assert moment["start"] - 0.05 <= at <= moment["end"]
     # A browser pauses at the end that the address names.
     assert card.locator("video").get_attribute("src").endswith(f"#t={moment['start']:g},{moment['end']:g}")
+
+
+SHOWN = """media => {
+  const canvas = document.createElement('canvas');
+  canvas.width = media.videoWidth;
+  canvas.height = media.videoHeight;
+  const drawing = canvas.getContext('2d');
+  drawing.drawImage(media, 0, 0);
+  return [media.currentTime, [...drawing.getImageData(0, 0, canvas.width, canvas.height).data]];
+}"""
+
+
+def test_a_moment_shows_its_first_frame_before_it_plays(page, films):
+    """What the browser shows is what PyAV decodes at that time: the files' frames are grey, each lighter than the one before."""
+    ask(page, "a red car")
+    wanted = films.client.post("/api/search", json={"text": "a red car", "top": 20}).json()["results"]
+    number = next(n for n, one in enumerate(wanted) if one["start"] > 2)
+    media = page.locator("#results article").nth(number).locator("video")
+    media.scroll_into_view_if_needed()
+    until(lambda: media.evaluate("media => media.readyState >= 2 && !media.seeking && media.currentTime > 0"))
+    at, pixels = media.evaluate(SHOWN)
+    assert abs(at - wanted[number]["start"]) < 0.3
+    with av.open(str(films.service.library.path(wanted[number]["path"], "path"))) as container:
+        times, frames = zip(*((frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)))
+    shown = np.array(pixels, np.float32).reshape(*frames[0].shape[:2], 4)[..., :3]
+    apart = [float(np.abs(shown - frame).mean()) for frame in frames]
+    right = max(number for number, time in enumerate(times) if time <= at + 1e-6)
+    assert apart[right] < 2 and abs(int(np.argmin(apart)) - right) <= 2, apart[right - 3 : right + 4]
+
+
+def test_the_reason_is_the_services(page, films):
+    ask(page, "a red car")
+    wanted = films.client.post("/api/search", json={"text": "a red car", "top": 20}).json()["results"]
+    for one, told in zip(wanted, page.locator(".reason").all_text_contents(), strict=True):
+        assert told.endswith(f"by what is {one['by']}." if one["by"] else "")
 
 
 def test_the_query_is_kept_in_the_address(page):

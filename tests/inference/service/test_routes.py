@@ -11,7 +11,7 @@ import pytest
 
 from omnivast.inference.index.api import Index
 from omnivast.inference.results import as_json
-from tests.inference.service.conftest import serving
+from tests.inference.service.conftest import PATIENCE, serving
 
 
 def results(response):
@@ -87,7 +87,7 @@ def test_texts_that_come_together_are_embedded_together(make):
     import httpx
 
     async def ask(url):
-        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
             return await asyncio.gather(*(client.post("/api/search", json={"text": f"a dog {n}"}) for n in range(24)))
 
     with serving(make(gather=0.5, batch=24)) as one:

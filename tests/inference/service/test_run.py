@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -17,7 +16,9 @@ import pytest
 from omnivast.inference.cli import serve
 from omnivast.inference.service.run import TOKEN
 from tests.inference.service.conftest import PATIENCE, until
+from tests.programs import program
 
+ADDRESS = r"http://127\.0\.0\.1:\d+"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -57,12 +58,11 @@ def test_it_starts_answers_and_ends_by_a_signal(library, run, tmp_path):
     """While a request with a file is coming in: it may finish, and nothing of it stays."""
     environment = {name: value for name, value in os.environ.items() if name not in (TOKEN, "OMNIVAST_MODEL")}
     environment |= {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "omnivast", "serve", str(library), "--port", "0", "--device", "cpu"], cwd=ROOT,
-                               env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        line = next(line for line in process.stderr if "http://" in line)
-        url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+    command = [sys.executable, "-m", "omnivast", "serve", str(library), "--port", "0", "--device", "cpu"]
+    with program(command, tmp_path, environment, ROOT) as process:
+        until(lambda: process.poll() is not None or re.search(ADDRESS, _told(tmp_path)))
+        assert process.poll() is None, _told(tmp_path)
+        url = re.search(ADDRESS, _told(tmp_path))[0]
         until(lambda: _answers(url))
         assert httpx.post(f"{url}/api/search", json={"text": "a dog"}, timeout=PATIENCE).status_code == 200
         go, answers = threading.Event(), []
@@ -74,7 +74,7 @@ def test_it_starts_answers_and_ends_by_a_signal(library, run, tmp_path):
 
         asking = threading.Thread(target=lambda: answers.append(httpx.post(
             f"{url}/api/caption", content=slowly(), headers={"content-type": "multipart/form-data; boundary=e"},
-            timeout=PATIENCE).status_code))
+            timeout=PATIENCE).status_code), daemon=True)
         asking.start()
         until(lambda: list(tmp_path.glob("omnivast_*/*/*.mp4")))
         process.send_signal(signal.SIGTERM)
@@ -83,9 +83,10 @@ def test_it_starts_answers_and_ends_by_a_signal(library, run, tmp_path):
         asking.join(PATIENCE)
         assert process.wait(PATIENCE) == -signal.SIGTERM and answers == [422]
         assert not list(tmp_path.glob("omnivast_*"))
-    finally:
-        process.kill()
-        process.wait()
+
+
+def _told(folder: Path) -> str:
+    return (folder / "stderr.txt").read_text()
 
 
 def _answers(url: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnivast.inference.service.uploads import LONGEST_NAME, Limits, safe_name
-from tests.inference.service.conftest import serving, until
+from tests.inference.service.conftest import PATIENCE, serving, until
 
 HEAD = b'--edge\r\nContent-Disposition: form-data; name="clip"; filename="a.mp4"\r\n\r\n'
 FORM = "multipart/form-data; boundary=edge"
@@ -19,7 +19,7 @@ TAIL = b"\r\n--edge--\r\n"
 def opened(one, length: int | None, body: bytes = HEAD) -> socket.socket:
     """A connection on which a form has begun."""
     host, port = one.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=120)
+    connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
     told = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
     lines = [b"POST /api/caption HTTP/1.1", b"Host: localhost", b"Content-Type: " + FORM.encode(), told, b"", body]
     connection.sendall(b"\r\n".join(lines))
@@ -57,11 +57,11 @@ def test_a_body_that_stalls_or_is_too_slow_is_given_up(make):
                 except OSError:
                     return
 
-        thread = threading.Thread(target=drip)
+        thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         assert int(slow.recv(65_536)[9:12]) == 408
         answered.set()
-        thread.join()
+        thread.join(PATIENCE)
         slow.close()
         until(lambda: is_empty(one))
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from omnivast.inference.service.worker import BusyError, Worker
-from tests.inference.service.conftest import serving, until
+from tests.inference.service.conftest import PATIENCE, serving, until
 
 
 @pytest.fixture
@@ -24,6 +24,11 @@ def held():
     yield worker, go, seen
     go.set()
     worker.stop()
+
+
+def finished(work):
+    """Its result, in bounded time: a thread that has died would let everybody wait for ever."""
+    return asyncio.run(asyncio.wait_for(work, PATIENCE))
 
 
 async def begin(worker, go):
@@ -45,7 +50,7 @@ def test_texts_that_wait_are_embedded_together(held):
         go.set()
         return await first, await asyncio.gather(*others)
 
-    _, found = asyncio.run(ask())
+    _, found = finished(ask())
     assert found == [[f"A{n}", f"B{n}"] for n in range(4)] and [len(texts) for texts in seen] == [4, 4]
     assert (worker.batches, worker.texts) == (2, 8)
 
@@ -62,7 +67,7 @@ def test_more_than_the_queue_holds_is_refused_at_once(held):
         go.set()
         return await asyncio.gather(first, *waiting)
 
-    assert asyncio.run(ask())[1:] == [1, 1, 1, 1]
+    assert finished(ask())[1:] == [1, 1, 1, 1]
 
 
 def test_an_error_is_told_and_the_thread_goes_on(held):
@@ -77,7 +82,7 @@ def test_an_error_is_told_and_the_thread_goes_on(held):
             await worker.with_texts(["a"], list)
         return await worker.run(lambda: "on")
 
-    assert asyncio.run(ask()) == "on"
+    assert finished(ask()) == "on"
 
 
 def test_what_nobody_waits_for_is_not_done(held):
@@ -94,7 +99,7 @@ def test_what_nobody_waits_for_is_not_done(held):
         go.set()
         await asyncio.gather(first, kept)
 
-    asyncio.run(ask())
+    finished(ask())
     assert done == ["kept"]
 
 
@@ -110,9 +115,9 @@ def test_a_service_that_is_too_busy_says_when_to_come_back(make, monkeypatch):
         def ask():
             import httpx
 
-            answers.append(httpx.post(f"{one.url}/api/caption", json={"clip": "said.mp4"}, timeout=120).status_code)
+            answers.append(httpx.post(f"{one.url}/api/caption", json={"clip": "said.mp4"}, timeout=PATIENCE).status_code)
 
-        threads = [threading.Thread(target=ask) for _ in range(6)]
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(6)]
         for thread in threads:
             thread.start()
         until(lambda: len(answers) == 4)  # one is worked on, one waits
@@ -122,5 +127,5 @@ def test_a_service_that_is_too_busy_says_when_to_come_back(make, monkeypatch):
         assert one.client.post("/api/search", json={"text": "a dog"}).status_code == 200  # searches do not wait for captions
         go.set()
         for thread in threads:
-            thread.join()
+            thread.join(PATIENCE)
         assert sorted(answers) == [200, 200, 503, 503, 503, 503]
