@@ -184,9 +184,9 @@ class Store:
         return bits
 
     def vectors(self, group: str) -> dict[str, np.ndarray]:
-        """(rows, …) float16 arrays of a group, mapped from their files."""
+        """(rows, …) float16 arrays of a group, mapped from their files; what is written into one is seen by nobody else."""
         count, shapes = self.rows, self.meta.shapes.get(group, {})
-        return {name: np.memmap(self._file(group, name), np.float16, "r", shape=(count, *shape)) if count
+        return {name: np.memmap(self._file(group, name), np.float16, "c", shape=(count, *shape)) if count
                 else np.empty((0, *shape), np.float16) for name, shape in shapes.items()}
 
     def saying(self, words: str, limit: int) -> list[tuple[int, float]]:
