@@ -1,13 +1,16 @@
-"""Approximate search beside the exact one, over many moments made of the real ones of an index.
+"""Approximate search beside the exact one, over many made-up moments.
 
-    omnivast index datasets/omnistamps/quick/clips --model output/quickstart/pretrain --index quick_index
-    python benchmarks/ann.py --index quick_index --moments 1000000 [--engines exact usearch faiss] [--json out.json]
+    python benchmarks/ann.py --moments 1000000 [--engines exact usearch faiss] [--groups vas,v,a,s] [--json out.json]
 
-Each moment is a mix, by random shares, of a few real moments, the same in every group, with noise in each; vectors narrower than
-``--width`` are first turned into so many dimensions, which leaves their products as they are. Queries are the index's background texts.
-For each engine, in a process of its own: seconds to build, p50 and p99 of a whole search (candidates, exact comparison, places) in ms, the
-share of the exact best ten that are found, by equal weights, by each track alone and by one mix, memory (anonymous, and mapped from
-files), and bytes on the disk. faiss (HNSW, 32 edges, float32) has a graph for each group as ours has, and the same comparison after it.
+Vectors are neither real nor uniform at random, which no model's are: what is seen, heard and said is each drawn from ``CLUSTERS`` clusters whose
+centres have a spectrum that falls as 1 / n^``FALL``, spread in ``WITHIN`` dimensions around each, with noise in all; a group of tracks is the sum
+of its tracks, with noise. ``dimensions`` in the result says how many axes hold 90 % of the largest group. Queries are moments of their own
+drawn alike, by all tracks, moved in one direction, as texts are from clips, with noise.
+
+For each engine, in processes of their own: seconds to build (by the clock, and of the processor: others may use the machine), p50 and p99 of
+a whole search (candidates, exact comparison, places) in ms, likewise, the share of the exact best ten that are found, by equal weights, by
+each track alone and by one mix, and memory while searching: private, and mapped from graphs and from vectors. faiss (HNSW, 32 edges, float32)
+has a graph for each group as ours has, and the same comparison after it.
 """
 
 from __future__ import annotations
@@ -19,8 +22,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from omnivast.config.tasks import Group  # noqa: E402
 from omnivast.evaluation.protocol import hardware  # noqa: E402
 from omnivast.inference.index.ann import Ann, Facts, recall  # noqa: E402
-from omnivast.inference.index.api import Index  # noqa: E402
 from omnivast.inference.index.query import Part, Searcher  # noqa: E402
-from omnivast.inference.index.store import File, Place, Store  # noqa: E402
+from omnivast.inference.index.store import File, Meta, Place, Store  # noqa: E402
 from omnivast.model.interface import Model, Rows  # noqa: E402
 from omnivast.utils.log import setup_logging  # noqa: E402
+from omnivast.version import VERSION  # noqa: E402
 
 ENGINES = ("exact", "usearch", "faiss")
-MIXED, NOISE = 4, 0.3
-"""Real moments in each, and the length of the noise beside that of the mix."""
+CLUSTERS, WITHIN, SPREAD = 2000, 16, 0.8
+FALL, NOISE, GAP, OWN = 1.5, 0.2, 0.7, 0.4
+"""Exponent of the spectrum; lengths of the noise of moments, of the step from clips to texts, and of the noise of texts, beside unit vectors."""
 AT_ONCE = 20_000
 FILE = 100
 """Moments of a file."""
@@ -48,30 +50,58 @@ FILE = 100
 log = logging.getLogger("omnivast")
 
 
-def enlarge(source: Index, groups: Sequence[str], folder: Path, count: int, width: int) -> np.ndarray:
-    """Write an index of ``count`` moments; the queries (Q, width)."""
-    rng = np.random.default_rng(0)
-    full = np.flatnonzero(source.store.tracks() == 7)
-    real = {group: np.asarray(source.store.vectors(group)["vector"][full], np.float32) for group in groups}
-    own = next(iter(real.values())).shape[1]
-    turn = np.linalg.qr(rng.normal(size=(max(own, width), own)))[0].T.astype(np.float32)
-    width = max(own, width)
-    meta = replace(source.store.meta, groups=list(groups), shapes={group: {"vector": [width]} for group in groups})
+class Made:
+    """Where vectors are drawn from."""
+
+    def __init__(self, groups: Sequence[str], width: int) -> None:
+        rng = np.random.default_rng(0)
+        spectrum = np.arange(1, width + 1) ** -FALL
+        turn = np.linalg.qr(rng.normal(size=(width, width)))[0] * np.sqrt(spectrum / spectrum.sum())
+        self.groups, self.width, self.tracks = groups, width, sorted(set("".join(groups)))
+        self.centres, self.around = {}, {}
+        for track in self.tracks:
+            self.centres[track] = _unit(rng.normal(size=(CLUSTERS, width)) @ turn.T)
+            around = _unit(rng.normal(size=(CLUSTERS * WITHIN, width)) @ turn.T).reshape(CLUSTERS, WITHIN, width)
+            self.around[track] = around * np.float32(SPREAD / WITHIN ** 0.5)
+        self.gap = _unit(rng.normal(size=(1, width)))
+
+    def draw(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        """(count, width) of each group."""
+        tracks = {}
+        for track in self.tracks:
+            chosen = np.sort(rng.integers(CLUSTERS, size=count))
+            x = self.centres[track][chosen]
+            for cluster, start in zip(*np.unique(chosen, return_index=True)):
+                rows = slice(start, np.searchsorted(chosen, cluster, "right"))
+                x[rows] += rng.standard_normal((rows.stop - start, WITHIN), np.float32) @ self.around[track][cluster]
+            tracks[track] = self.noisy(rng, _unit(x), NOISE)[rng.permutation(count)]
+        return {group: self.noisy(rng, _unit(sum(tracks[track] for track in group)), NOISE) if len(group) > 1 else tracks[group]
+                for group in self.groups}
+
+    def noisy(self, rng: np.random.Generator, x: np.ndarray, length: float) -> np.ndarray:
+        """Unit vectors with noise of this length."""
+        return _unit(x + rng.standard_normal(x.shape, np.float32) * np.float32(length / self.width ** 0.5))
+
+    def queries(self, count: int) -> np.ndarray:
+        """(count, width)"""
+        rng = np.random.default_rng(2)
+        return self.noisy(rng, _unit(self.draw(rng, count)[max(self.groups, key=len)] + GAP * self.gap), OWN)
+
+
+def write(made: Made, folder: Path, count: int) -> int:
+    """Write an index of ``count`` moments; how many axes hold 90 % of the largest group."""
+    rng = np.random.default_rng(1)
+    meta = Meta("made", "", {}, 5, 2.5, list(made.groups), {group: {"vector": [made.width]} for group in made.groups}, "/", VERSION)
     with Store.write(folder, meta) as store:
         for start in range(0, count, AT_ONCE):
-            size = min(AT_ONCE, count - start)
-            chosen = rng.integers(len(full), size=(size, MIXED))
-            shares = rng.dirichlet(np.ones(MIXED), size=size).astype(np.float32)
-            rows = {}
-            for group in groups:
-                x = _unit(np.einsum("nk,nkd->nd", shares, real[group][chosen])) @ turn
-                noise = rng.normal(size=(size, width)).astype(np.float32) * (NOISE / width ** 0.5)
-                rows[group] = Rows({"vector": torch.from_numpy(_unit(x + noise))})
-            store.append(rows)
+            drawn = made.draw(rng, min(AT_ONCE, count - start))
+            size = store.append({group: Rows({"vector": torch.from_numpy(x)}) for group, x in drawn.items()})
             names = [f"{number}.mp4" for number in range(start // FILE, (start + size - 1) // FILE + 1)]
-            store.commit([(File(name, 1, 1), [(Place(name, 2.5 * n, 2.5 * n + 5, "vas"), "") for n in range(FILE)]) for name in names])
-    assert source.searcher.background is not None, "the index has no background texts to search with"
-    return source.searcher.background["vector"].numpy() @ turn
+            store.commit([(File(name, 1, 1), [(Place(name, 2.5 * n, 2.5 * n + 5, "".join(made.tracks)), "")
+                                              for n in range(min(FILE, count - FILE * int(name[:-4])))]) for name in names])
+    largest = drawn[max(made.groups, key=len)]
+    kept = np.cumsum(np.linalg.eigvalsh(largest.T @ largest)[::-1])
+    return int(np.searchsorted(kept, 0.9 * kept[-1])) + 1
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -102,42 +132,62 @@ class Faiss(Ann):
         return found[found >= 0]
 
 
+def build(engine: str, folder: Path, threads: int) -> dict[str, float]:
+    """Make the approximate index."""
+    if engine != "usearch":
+        return {}
+    torch.set_num_threads(threads)
+    began, busy = time.perf_counter(), time.process_time()
+    Searcher(Store.read(folder), Model()).make_ann()
+    return {"build_s": round(time.perf_counter() - began, 1), "build_cpu_s": round(time.process_time() - busy, 1)}
+
+
 def measure(engine: str, folder: Path, queries: np.ndarray, threads: int) -> dict[str, Any]:
     """Times, memory, and the scores found of each query, by weights."""
     torch.set_num_threads(threads)
-    searcher = Searcher(Store.read(folder), Model())
-    began = time.perf_counter()
-    if engine == "usearch":
-        searcher.make_ann()
-        build = time.perf_counter() - began
-        searcher = Searcher(Store.read(folder), Model(), None, Ann.of(folder))
-    elif engine == "faiss":
+    before = _memory()["private"]
+    searcher = Searcher(Store.read(folder), Model(), None, Ann.of(folder) if engine == "usearch" else None)
+    found: dict[str, Any] = {"weights": {}, "scores": {}}
+    if engine == "faiss":
         import faiss
 
-        from omnivast.inference.index.ann import NEAR
-
         faiss.omp_set_num_threads(threads)
-        ann = Faiss(searcher, NEAR)
-        build = time.perf_counter() - began
+        began, busy = time.perf_counter(), time.process_time()
+        searcher.ann = Faiss(searcher, 200)
+        searcher._always = searcher._not_in_graphs()
+        found.update(build_s=round(time.perf_counter() - began, 1), build_cpu_s=round(time.process_time() - busy, 1))
         faiss.omp_set_num_threads(1)
-        searcher = Searcher(Store.read(folder), Model(), None, ann)
-    else:
-        build = 0.0
-    found: dict[str, Any] = {"build_s": round(build, 1), "weights": {}, "scores": {}}
     for name, weights in weightings([group.key for group in searcher.known]).items():
         times, scores = [], []
         for number, query in enumerate(queries):
             part = [Part(1.0, text=Rows({"vector": torch.from_numpy(query[None])}))]
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             results = searcher.search(part, weights=weights, merge=False)
-            times += [1000 * (time.perf_counter() - start)] if number >= 5 else []  # the first read the files
+            times += [(time.perf_counter() - start, time.process_time() - busy)] if number >= 5 else []  # the first read the files
             scores.append([one.score for one in results])
-        found["weights"][name] = {"p50_ms": round(float(np.quantile(times, 0.5)), 2), "p99_ms": round(float(np.quantile(times, 0.99)), 2)}
+        clock, processor = 1000 * np.array(times).T
+        found["weights"][name] = {"p50_ms": _quantile(clock, 0.5), "p99_ms": _quantile(clock, 0.99),
+                                  "p50_cpu_ms": _quantile(processor, 0.5), "p99_cpu_ms": _quantile(processor, 0.99)}
         found["scores"][name] = scores
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss"))
-    kinds = {"anonymous": "RssAnon", "mapped": "RssFile"}
-    found["memory_mib"] = {name: round(int(status[key].split()[0]) / 1024) for name, key in kinds.items()}
+    found["memory_mib"] = {"before": before, **_memory()}
     return found
+
+
+def _quantile(x: np.ndarray, share: float) -> float:
+    return round(float(np.quantile(x, share)), 2)
+
+
+def _memory() -> dict[str, int]:
+    """MiB that are resident: private, and mapped from graphs and from vectors."""
+    sizes, kind = {"private": 0, "graphs": 0, "vectors": 0, "other files": 0}, ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            name = words[5] if len(words) > 5 else "["
+            kind = "graphs" if name.endswith(".usearch") else "vectors" if name.endswith(".f16") else "other files" if name[0] == "/" else "private"
+        elif words[0] == "Rss:":
+            sizes[kind] += int(words[1])
+    return {name: round(size / 1024) for name, size in sizes.items()}
 
 
 def weightings(groups: Sequence[str]) -> dict[str, dict[str, float] | None]:
@@ -147,46 +197,43 @@ def weightings(groups: Sequence[str]) -> dict[str, dict[str, float] | None]:
             "seen=1,heard=0.5": {"seen": 1.0, "heard": 0.5}}
 
 
-def apart(engine: str, folder: Path, queries: np.ndarray, threads: int) -> dict[str, Any]:
-    """``measure`` in a process of its own."""
+def apart(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """``work`` in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (engine, folder, queries, threads))
+        return dict(pool.apply(work, arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", required=True, help="an index of real clips with what is seen, heard and said")
     parser.add_argument("--moments", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--queries", type=int, default=100, help="texts of the index's background that are searched, at most (default 100)")
-    parser.add_argument("--groups", default="vas,va,v,a,s", help="those of them that the index has")
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--groups", default="vas,va,v,a,s")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--threads", type=int, default=1, help="of exact search, and of faiss while it builds; ours takes all cores")
+    parser.add_argument("--threads", type=int, default=1, help="of exact search, and of faiss while it builds; usearch builds with all cores")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     setup_logging(None)
-    source = Index.open(options.index)
-    groups = [key for key in options.groups.split(",") if Group.parse(key) in source.searcher.known]
-    result: dict[str, Any] = {"machine": hardware(), "moments": options.moments, "width": options.width, "groups": groups,
-                              "real_moments": int((source.store.tracks() == 7).sum()), "engines": {}}
-    text = ""
+    made = Made(options.groups.split(","), options.width)
+    result: dict[str, Any] = {"machine": hardware(), "moments": options.moments, "width": options.width, "groups": made.groups}
     with tempfile.TemporaryDirectory(prefix="omnivast_") as place:
         folder = Path(place)
-        queries = enlarge(source, groups, folder, options.moments, options.width)[: options.queries]
-        exact = apart("exact", folder, queries, options.threads)
+        result.update(dimensions=write(made, folder, options.moments), engines={})
+        queries = made.queries(options.queries)
+        exact = apart(measure, "exact", folder, queries, options.threads)
         for engine in options.engines:
-            found = exact if engine == "exact" else apart(engine, folder, queries, options.threads)
+            built = apart(build, engine, folder, options.threads)
+            found = exact if engine == "exact" else built | apart(measure, engine, folder, queries, options.threads)
             for name, own in found["weights"].items():
                 pairs = zip(exact["scores"][name], found["scores"][name])
                 own["recall_10"] = round(float(np.mean([recall(np.array(best), np.array(near)) for best, near in pairs])), 4)
             result["engines"][engine] = {key: value for key, value in found.items() if key != "scores"}
             for what, pattern in (("vectors", "vectors/*"), ("graphs", "ann/*.usearch")):
                 result[f"{what}_mib"] = round(sum(path.stat().st_size for path in folder.glob(pattern)) / 2**20)
-            text = json.dumps(result, indent=1)
             if options.json:  # after each: the next may take hours
-                options.json.write_text(text + "\n")
-    log.info("%s", text)
+                options.json.write_text(json.dumps(result, indent=1) + "\n")
+    log.info("%s", json.dumps(result, indent=1))
     return 0
 
 

@@ -26,6 +26,8 @@ from omnivast.utils.log import setup_logging
 
 MODEL = "OMNIVAST_MODEL"
 """The environment variable that names the model where --model does not."""
+WAIT_MINUTES = 30 * 24 * 60.0
+"""How long a process waits for others that still index their share; the launcher ends all when one dies."""
 SHOWN_FAULTS = 5
 OWN_VAL = Path("the val list of the run")
 """``--fit`` without a file."""
@@ -95,7 +97,8 @@ def embed(arguments: Sequence[str] | None = None) -> int:
 def index(arguments: Sequence[str] | None = None) -> int:
     """``omnivast index videos/ --model RUN``"""
     parser = _parser("index", "Make the index of a folder of videos, pictures and sounds, or bring it up to date: only new and changed "
-                              "files are read. Killed at any moment, the same command goes on.")
+                              "files are read. Killed at any moment, the same command goes on. Under torchrun the files are shared "
+                              "out over the processes.")
     parser.add_argument("source", type=as_path, help="the folder, or a list of clips (.txt, .csv, .json), which may give subtitles")
     _common(parser, group=False)
     parser.add_argument("--index", type=as_path, metavar="FOLDER", help="where the index lies (default: .omnivast inside the folder)")
@@ -115,7 +118,11 @@ def index(arguments: Sequence[str] | None = None) -> int:
     def run(options: argparse.Namespace) -> int:
         from omnivast.inference.index.api import Index, has_index, loaded, place_of
         from omnivast.inference.index.rerank import check_fit
+        from omnivast.utils import distributed
 
+        if options.fit is not None and "RANK" in os.environ:
+            raise ValueError("--fit is of one process: leave the launcher out; the index that is there is kept")
+        distributed.setup(options.device, timeout_minutes=WAIT_MINUTES)
         place = options.index or options.source
         known = has_index(place) and not options.fresh
         model = _model(options) if options.model or os.environ.get(MODEL) or not known else loaded(None, place_of(place))
@@ -129,6 +136,8 @@ def index(arguments: Sequence[str] | None = None) -> int:
         fit = None
         if options.fit is not None:
             fit = made.fit_reranking(val, media=options.fit_media)
+        if not distributed.is_main():
+            return 1 if report.faults else 0
         if options.json:
             _print_json({"index": str(made.folder), **_plain(report), **({"fit": _plain(fit)} if fit else {}),
                          **({"approximate": _plain(made.ann.facts)} if made.ann else {})})

@@ -4,7 +4,11 @@ One graph over the vectors of all groups together would be built for one weighti
 each group, of each kind of moments (those with the same tracks): a search takes the nearest of each group that counts, unites them, and
 compares these exactly, in float32, as it would all. What was added since is scanned, what has gone is left out.
 
-``ann/`` in the index's folder: ``facts.json``, and ``<tracks>.<group>.usearch``, mapped when it is first needed. It can be deleted.
+A graph holds its group's vectors by their principal axes alone, as bytes: it only has to find candidates, and is to be small enough that a
+million moments of several groups are held in memory.
+
+``ann/`` in the index's folder: ``facts.json``, and ``<tracks>.<group>.usearch``, mapped when it is first needed, with the axes in
+``<tracks>.<group>.npy``. It can be deleted.
 """
 
 from __future__ import annotations
@@ -34,9 +38,13 @@ SCANNED = 2000
 """Moments of a kind that is so rare are all compared."""
 CHANGED = 0.1
 """The share of moments that may have come or gone before it is made anew."""
-NEAR = 200
+NEAR = 500
 """The nearest that each graph is asked for."""
-CONNECTIVITY, EXPANSION = 16, 128
+AXES = 64
+"""Principal axes by which a graph holds vectors, at most."""
+SAMPLE = 20_000
+"""Vectors of which the axes are computed."""
+CONNECTIVITY, EXPANSION = 8, 64
 """Of HNSW: edges of a vector, and candidates looked at when it is added."""
 AT_ONCE = 1 << 14
 RECALL_AT = 10
@@ -79,7 +87,7 @@ class Ann:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / ANN
         self.facts = Facts(**json.loads((self.folder / FACTS).read_text(encoding="utf-8")))
-        self._graphs: dict[str, Any] = {}
+        self._graphs: dict[str, tuple[Any, np.ndarray]] = {}
 
     @classmethod
     def of(cls, folder: Path) -> Ann | None:
@@ -95,8 +103,10 @@ class Ann:
         """The ``NEAR`` rows of moments with exactly these tracks whose vectors of a group are nearest to ``vector`` (D,)."""
         name = f"{tracks}.{group}"
         if name not in self._graphs:
-            self._graphs[name] = _usearch().restore(str(self.folder / f"{name}.usearch"), view=True)
-        return np.asarray(self._graphs[name].search(vector, NEAR, threads=1).keys, np.int64)
+            graph, axes = _usearch().restore(str(self.folder / f"{name}.usearch"), view=True), np.load(self.folder / f"{name}.npy")
+            self._graphs[name] = graph, axes
+        graph, axes = self._graphs[name]
+        return np.asarray(graph.search(np.append(vector @ axes, np.float32(0)), NEAR, threads=1).keys, np.int64)
 
 
 def by_products(model: Model) -> bool:
@@ -144,19 +154,33 @@ def make(folder: Path, bits: np.ndarray, groups: Sequence[str], letters: Callabl
     with bar:
         for kind, tracks, group in work:
             rows = np.flatnonzero(bits == kind)
-            width = vectors(group, rows[:1]).shape[1]
-            graph = graph_of(ndim=width, metric="cos", dtype="i8", connectivity=CONNECTIVITY, expansion_add=EXPANSION,
+            axes = principal_axes(vectors(group, rows[:: -(-len(rows) // SAMPLE)]))
+            graph = graph_of(ndim=axes.shape[1] + 1, metric="cos", dtype="i8", connectivity=CONNECTIVITY, expansion_add=EXPANSION,
                              expansion_search=NEAR)
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
-                graph.add(part, vectors(group, part), threads=cores())
+                graph.add(part, by_axes(vectors(group, part), axes), threads=cores())
             graph.save(str(new / f"{tracks}.{group}.usearch"))
+            np.save(new / f"{tracks}.{group}.npy", axes)
             del graph
             bar.update()
     facts = Facts(len(bits), int((bits > 0).sum()), graphs, round(time.perf_counter() - began, 1), 0)
     write_facts(new, facts)
     shutil.rmtree(folder / ANN, ignore_errors=True)
     new.rename(folder / ANN)
+
+
+def principal_axes(vectors: np.ndarray) -> np.ndarray:
+    """(n, D) → (D, A): the directions that keep most of these vectors' squared length."""
+    _, axes = np.linalg.eigh(vectors.T @ vectors)
+    return np.ascontiguousarray(axes[:, : -AXES - 1 : -1], np.float32)
+
+
+def by_axes(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, D) → (n, A + 1): along the axes and, so that they stay unit vectors, the length of what lies off them. Of a query this
+    last number is 0: then an angle between the two is ordered as the product along the axes."""
+    along = vectors @ axes
+    return np.concatenate([along, np.sqrt(np.maximum(0, 1 - np.square(along).sum(1, keepdims=True)))], 1)
 
 
 def _usearch() -> Any:

@@ -34,6 +34,8 @@ from omnivast.inference.index.store import META, BadIndexError, Store, check_sam
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline, load
 from omnivast.model.interface import Rows
+from omnivast.training.checkpoints.checkpoint import on_main
+from omnivast.utils import distributed
 from omnivast.utils.files import write_atomically
 
 HIDDEN = ".omnivast"
@@ -74,21 +76,24 @@ class Index:
         if folder is None and not path.is_dir():
             raise BadIndexError(f"{path} is a list of clips: name the folder of its index as well")
         self.folder = as_path(str(folder)) if folder else path / HIDDEN
-        if fresh and (self.folder / META).is_file():
+        if fresh and distributed.is_main() and (self.folder / META).is_file():
             shutil.rmtree(self.folder)
         self.model = loaded(model, self.folder)
         if ann:
             check_ann(self.model.model)
-        files = find(path, as_path(str(media)) if media else None)
+        files = on_main(lambda: find(path, as_path(str(media)) if media else None))
         meta = describe(self.model.parts, self.model.place, files.root, window, stride)
         with Store.write(self.folder, meta) as store:
-            _keep_background(self.folder, self.model, background)
+            on_main(lambda: _keep_background(self.folder, self.model, background))
             self.report: Report = update(store, self.model.parts, files, on_progress)
-            if is_due(Ann.of(self.folder), store.rows, len(store), ann):
-                searcher = Searcher(store, self.model.model, _background(self.folder, self.model))
-                if by_products(self.model.model):
-                    searcher.make_ann()
+            on_main(lambda: self._make_ann(store, ann))
         self._open()
+
+    def _make_ann(self, store: Store, asked: bool | None) -> None:
+        if is_due(Ann.of(self.folder), store.rows, len(store), asked):
+            searcher = Searcher(store, self.model.model, _background(self.folder, self.model))
+            if by_products(self.model.model):
+                searcher.make_ann()
 
     @classmethod
     def open(cls, folder: str | Path, model: Pipeline | None = None) -> Index:

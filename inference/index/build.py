@@ -1,7 +1,8 @@
 """Files → an index: new and changed files are embedded, removed ones leave it, all others stay as they are.
 
 Killed at any moment, the next call goes on after the last batch that was committed, and ends with the same index as an unbroken one:
-files are taken in the order of their paths, and a batch never spans a commit.
+files are taken in the order of their paths, and a batch never spans a commit, nor two units of files (see
+:mod:`omnivast.inference.index.share`, which shares them out over processes).
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from omnivast.data.annotations.sidecars import Sidecars
 from omnivast.data.batch import Sample, collate
 from omnivast.data.media.errors import MediaError
 from omnivast.inference.clips import Clip, ClipError, Clips
+from omnivast.inference.index import share
 from omnivast.inference.index.store import File, Meta, Place, Store
 from omnivast.inference.loading import Loaded
 from omnivast.inference.moments import Moment, moments_of, read_moments
 from omnivast.model.interface import Model, Rows
+from omnivast.training.checkpoints.checkpoint import on_main
+from omnivast.utils import distributed
 from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
 from omnivast.version import VERSION
@@ -122,40 +126,68 @@ def _stamp(path: Path) -> str:
 
 
 def update(store: Store, parts: Loaded, files: Files, on_progress: Callable[[int, int], None] | None = None) -> Report:
-    """Bring the index up to date with the files. ``on_progress``: called with (files done, files to do) after each."""
-    there, known = files.by_path, store.files()
-    report = Report()
+    """Bring the index up to date with the files; of several processes each does its share. ``on_progress``: called with (files done, files
+    to do), of this process, after each."""
+    pending, shared, report = on_main(lambda: _begin(store, files))
+    own = share.share(pending, share.units(files.by_path.values(), BATCH), distributed.rank(), distributed.world_size())
+    if shared:
+        part = share.of_rank(store, distributed.rank())
+        try:
+            seconds = _index(part, parts, files, own, on_progress)
+        finally:
+            part.close()
+    else:
+        seconds = _index(store, parts, files, own, on_progress)
+    seconds = sum(distributed.all_gather_objects(seconds))
+
+    def end() -> Report:
+        if shared:
+            share.merge(store, files.by_path)
+        known = store.files()
+        faults = {path: file.fault for path, file in known.items() if file.fault}
+        return replace(report, files=len(known), moments=len(store), seconds=seconds, faults=faults)
+
+    return on_main(end)
+
+
+def _begin(store: Store, files: Files) -> tuple[list[File], bool, Report]:
+    """Take out what is gone: the files to read, whether processes share them out or have begun to, and what is known already of the
+    report."""
+    there, known, done = files.by_path, store.files(), share.done(store)
     gone = [path for path in known if path not in there]
     store.remove(gone)
-    report.removed = len(gone)
-    pending = [file for path, file in there.items() if path not in known or replace(known[path], seconds=None, fault=None) != file]
-    report.new = sum(file.path not in known for file in pending)
-    report.changed = len(pending) - report.new
+    differ = [file for path, file in there.items() if path not in known or known[path].unread != file]
+    new = sum(file.path not in known for file in differ)
+    pending = [file for file in differ if all(other.unread != file for other in done.get(file.path, ()))]
+    return pending, distributed.world_size() > 1 or bool(done), Report(new=new, changed=len(differ) - new, removed=len(gone))
+
+
+def _index(store: Store, parts: Loaded, files: Files, pending: Sequence[File], on_progress: Callable[[int, int], None] | None) -> float:
+    """Embed files and write them; the seconds that they play."""
     groups = tuple(Group.parse(key) for key in store.meta.groups)
+    unit_of, unit, seconds = share.units(files.by_path.values(), BATCH), 0, 0.0
     bar: Progress[Any] = progress(len(pending), "indexing", unit="files")
     with bar:
         done: list[tuple[File, list[tuple[Place, str]]]] = []
         samples: list[Sample] = []
         for number, read in enumerate(_read_ahead(parts, files, pending, groups, (store.meta.window, store.meta.stride)), 1):
-            if read.clip is not None:
+            if read.clip is not None or unit_of[read.file.path] != unit:
                 _write(store, parts, groups, done, samples)
-                done, samples = [], []
+                done, samples, unit = [], [], unit_of[read.file.path]
+            if read.clip is not None:
                 _write_long(store, parts, groups, read, read.clip)
             else:
                 done.append((read.file, [_placed(read.file, *pair) for pair in zip(read.moments, read.samples)]))
                 samples += read.samples
-            report.seconds += read.file.seconds or 0.0
-            bar.update()
-            if on_progress is not None:
-                on_progress(number, len(pending))
             if len(samples) >= BATCH:
                 _write(store, parts, groups, done, samples)
                 done, samples = [], []
+            seconds += read.file.seconds or 0.0
+            bar.update()
+            if on_progress is not None:
+                on_progress(number, len(pending))
         _write(store, parts, groups, done, samples)
-    known = store.files()
-    report.files, report.moments = len(known), len(store)
-    report.faults = {path: file.fault for path, file in known.items() if file.fault}
-    return report
+    return seconds
 
 
 def _write(store: Store, parts: Loaded, groups: Sequence[Group], done: Sequence[tuple[File, Sequence[tuple[Place, str]]]],

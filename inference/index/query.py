@@ -25,13 +25,14 @@ import torch
 
 from omnivast.config.tasks import Group, Modality
 from omnivast.config.words import did_you_mean
-from omnivast.inference.index.ann import RECALL_TEXTS, Ann, check_ann, make, recall, write_facts
+from omnivast.inference.index.ann import RECALL_AT, RECALL_TEXTS, Ann, check_ann, make, recall, write_facts
 from omnivast.inference.index.store import Store
 from omnivast.model.interface import Model, Rows
 
 WEIGHTS = {"seen": Modality.VISION, "heard": Modality.AUDIO, "said": Modality.SUBTITLE}
 """What weights are called → the track."""
-ROWS_AT_ONCE = 1 << 15
+ROWS_AT_ONCE = 1 << 10
+"""Rows that are compared at once. They become float32 for it, which costs next to nothing as long as they stay in the processor's cache."""
 FUSED = 60
 """The constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
 CANDIDATES = 1000
@@ -39,8 +40,6 @@ REMEMBERED = 256
 """Weightings whose scores of the background are kept."""
 PER_RESULT = 20
 """Candidates that are looked at for each result, of which those that overlap a better one are left out."""
-IN_MEMORY = 1 << 31
-"""Bytes of vectors that are kept in memory as float32 once they were read; those of larger indexes are read from their files."""
 
 
 class QueryError(ValueError):
@@ -139,8 +138,6 @@ class Searcher:
         self.kinds = [int(kind) for kind in np.unique(self.bits[self.bits > 0])]
         self._always = self._not_in_graphs()
         self._null: dict[tuple[float, ...], np.ndarray] = {}
-        self._kept: dict[Group, Rows] = {}
-        self._free = IN_MEMORY
 
     # ------------------------------------------------------------------------------------------------------------ scores
 
@@ -232,12 +229,13 @@ class Searcher:
              lambda group, rows: self._rows(Group.parse(group), rows)["vector"].numpy())
         ann = Ann(self.store.folder)
         if self.background is not None:
-            texts = [Part(1.0, text=self.background.rows(slice(n, n + 1))) for n in range(min(RECALL_TEXTS, len(self.background)))]
+            some = self.background.rows(slice(0, RECALL_TEXTS))
+            texts = [Part(1.0, text=some.rows(slice(n, n + 1))) for n in range(len(some))]
             other = Searcher(self.store, self.model, None, ann)
             shares = {"equal": track_weights(None), **{name: track_weights({name: 1.0}) for name, track in WEIGHTS.items()
                                                        if any(track in _tracks(kind) for kind in self.kinds)}}
-            measured = {name: np.mean([recall(self.scores([text], by), other.scores([text], by, other.near([text], by))) for text in texts])
-                        for name, by in shares.items()}
+            measured = {name: np.mean([recall(best, other.scores([text], by, other.near([text], by)))
+                                       for best, text in zip(self._best_of_all(some, by, RECALL_AT), texts)]) for name, by in shares.items()}
             ann.facts = replace(ann.facts, texts=len(texts), recall={name: round(float(x), 4) for name, x in measured.items()})
             write_facts(ann.folder, ann.facts)
         return ann
@@ -270,16 +268,19 @@ class Searcher:
         said = np.array([row for row, _ in self.store.saying(words, CANDIDATES)], np.int64) if words else np.empty(0, np.int64)
         rows = (self.near(parts, by_track, said) if parts else np.unique(said))
         own = self.scores(parts, by_track, rows)
-        scores = np.full(len(self.bits), -np.inf, np.float32) if rows is not None else own
-        if rows is not None:
-            scores[rows] = own
         order = _best(own, CANDIDATES)
         order = order if rows is None else rows[order]
+
+        def scores(some: Any) -> Any:
+            """Of rows that were compared."""
+            return own[some if rows is None else np.searchsorted(rows, some)]
+
         if words:
-            order = self._fused(order if parts else np.empty(0, np.int64), said[np.isfinite(scores[said])])
+            there = said if rows is None else said[np.isin(said, rows)]
+            order = self._fused(order if parts else np.empty(0, np.int64), there[np.isfinite(scores(there))])
         null = self.null(by_track) if any(part.text is not None for part in parts) else None
         if null is not None and at_most_false is not None:
-            order = order[scores[order] > _threshold(null, at_most_false)]
+            order = order[scores(order) > _threshold(null, at_most_false)]
         found: list[Found] = []
         kept: dict[str, list[tuple[float, float]]] = {}
         for row in order[: PER_RESULT * top].tolist():
@@ -290,8 +291,8 @@ class Searcher:
             if merge and any(place.start < end and start < place.end for start, end in others):
                 continue
             others.append((place.start, place.end))
-            sure = None if null is None else _probability(null, float(scores[row]))
-            found.append(Found(place.path, place.start, place.end, float(scores[row]), sure, said=self.store.words(row), row=row))
+            sure = None if null is None else _probability(null, float(scores(row)))
+            found.append(Found(place.path, place.start, place.end, float(scores(row)), sure, said=self.store.words(row), row=row))
         return self._explained(parts, by_track, found) if parts else found
 
     def _explained(self, parts: Sequence[Part], weights: Mapping[Modality, float], found: Sequence[Found]) -> list[Found]:
@@ -353,35 +354,31 @@ class Searcher:
             return None
         key = tuple(weights[track] for track in Modality)
         if key not in self._null:
-            best = np.full(len(self.background), -np.inf, np.float32)
-            for number in range(len(best)) if self.ann is not None else ():
-                own = [Part(1.0, text=self.background.rows(slice(number, number + 1)))]
-                best[number] = self.scores(own, weights, self.near(own, weights)).max(initial=-np.inf)
-            for kind in self.kinds if self.ann is None else ():
-                mixed = mix(weights, _tracks(kind), self.known)
-                for rows in _slices(np.flatnonzero(self.bits == kind), ROWS_AT_ONCE // 8) if mixed else ():
-                    scores = torch.zeros(len(self.background), len(rows))
-                    for share, group in mixed:
-                        scores += share * self.model.similarity(group, self.background, self._rows(group, rows))
-                    best = np.maximum(best, scores.max(1).values.numpy())
+            if self.ann is None:
+                best = self._best_of_all(self.background, weights, 1)[:, 0]
+            else:
+                texts = [[Part(1.0, text=self.background.rows(slice(n, n + 1)))] for n in range(len(self.background))]
+                best = np.array([self.scores(own, weights, self.near(own, weights)).max(initial=-np.inf) for own in texts], np.float32)
             if len(self._null) >= REMEMBERED:
                 self._null.pop(next(iter(self._null)))
             self._null[key] = np.sort(best)
         return self._null[key]
 
+    def _best_of_all(self, texts: Rows, weights: Mapping[Modality, float], count: int) -> np.ndarray:
+        """(T, count) float32: the best scores of each text among all moments, in any order; −inf where there are fewer."""
+        best = torch.full((len(texts), count), -torch.inf)
+        for kind in self.kinds:
+            mixed = mix(weights, _tracks(kind), self.known)
+            for rows in _slices(np.flatnonzero(self.bits == kind), ROWS_AT_ONCE) if mixed else ():
+                scores = torch.zeros(len(texts), len(rows))
+                for share, group in mixed:
+                    scores += share * self.model.similarity(group, texts, self._rows(group, rows))
+                best = torch.cat([best, scores], 1).topk(count, 1).values
+        return best.numpy()
+
     def _rows(self, group: Group, rows: np.ndarray | slice) -> Rows:
         """Some rows of a group in float32."""
-        if group not in self._kept:
-            size = sum(2 * x.nbytes for x in self.vectors[group].values())
-            if size > self._free:
-                return _float(self.vectors[group], rows)
-            self._free -= size
-            self._kept[group] = _float(self.vectors[group], slice(None))
-        return self._kept[group].rows(rows if isinstance(rows, slice) else torch.from_numpy(rows))
-
-
-def _float(tensors: Mapping[str, np.ndarray], rows: np.ndarray | slice) -> Rows:
-    return Rows({name: torch.from_numpy(np.asarray(x[rows], np.float32)) for name, x in tensors.items()})
+        return Rows({name: torch.from_numpy(x[rows]).float() for name, x in self.vectors[group].items()})
 
 
 def _tracks(bits: int) -> frozenset[Modality]:

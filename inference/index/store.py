@@ -21,7 +21,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 
 from omnivast.config.paths import looked_up
 from omnivast.model.interface import Rows
-from omnivast.training.checkpoints.checkpoint import OutputDirError
+from omnivast.training.checkpoints.checkpoint import OutputDirError, on_main
 from omnivast.training.checkpoints.lock import OutputLock
 from omnivast.utils.files import write_atomically
 
@@ -88,6 +88,11 @@ class File:
     fault: str | None = None
     """Why it could not be read."""
 
+    @property
+    def unread(self) -> File:
+        """It, as it is known before it is read."""
+        return replace(self, seconds=None, fault=None)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -119,21 +124,21 @@ class Store:
     @contextmanager
     def write(cls, folder: Path, meta: Meta) -> Iterator[Store]:
         """An index to extend, new or made by the same model; what a killed process left unfinished is cut off. Raises BadIndexError for one
-        that was made otherwise, and for one that another process is writing."""
+        that was made otherwise, and for one that another process is writing. Of the processes of a launcher, all enter it and rank 0
+        writes."""
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            if (folder / META).is_file():
-                known = read_meta(folder)
-                check_same(folder, known, meta)
-                meta = known
-            else:
-                write_atomically(folder / META, json.dumps(asdict(meta), indent=1) + "\n")
-            store = cls(folder, meta)
+            store = cls(folder, on_main(lambda: _begun(folder, meta)))
             try:
-                store.cut()
                 yield store
             finally:
                 store.close()
+
+    @classmethod
+    def begin(cls, folder: Path, meta: Meta) -> Store:
+        """As :meth:`write`, of a folder that no other process writes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, _begun(folder, meta))
 
     def close(self) -> None:
         """Close the database."""
@@ -161,6 +166,11 @@ class Store:
         query = "SELECT path, start, stop, tracks FROM moments JOIN files ON file = id WHERE row = ?"
         return [Place(*self._clips.execute(query, (int(row),)).fetchone()) for row in rows]
 
+    def moments(self, path: str) -> list[tuple[int, Place, str]]:
+        """(row, place, what is said) of each moment of a file, in order."""
+        query = "SELECT row, path, start, stop, tracks FROM moments JOIN files ON file = id WHERE path = ? ORDER BY row"
+        return [(row, Place(*place), self.words(row)) for row, *place in self._clips.execute(query, (path,)).fetchall()]
+
     def words(self, row: int) -> str:
         """What is said in a moment."""
         found = self._clips.execute("SELECT words FROM said WHERE rowid = ?", (int(row),)).fetchone()
@@ -174,9 +184,9 @@ class Store:
         return bits
 
     def vectors(self, group: str) -> dict[str, np.ndarray]:
-        """(rows, …) float16 arrays of a group, mapped from their files."""
+        """(rows, …) float16 arrays of a group, mapped from their files; what is written into one is seen by nobody else."""
         count, shapes = self.rows, self.meta.shapes.get(group, {})
-        return {name: np.memmap(self._file(group, name), np.float16, "r", shape=(count, *shape)) if count
+        return {name: np.memmap(self._file(group, name), np.float16, "c", shape=(count, *shape)) if count
                 else np.empty((0, *shape), np.float16) for name, shape in shapes.items()}
 
     def saying(self, words: str, limit: int) -> list[tuple[int, float]]:
@@ -239,6 +249,20 @@ class Store:
                 path = self._file(group, name)
                 if path.is_file():
                     os.truncate(path, self.rows * 2 * int(np.prod(shape)))
+
+
+def _begun(folder: Path, meta: Meta) -> Meta:
+    """Make an index, or check that it was made alike and cut off what is unfinished; what made it."""
+    if (folder / META).is_file():
+        known = read_meta(folder)
+        check_same(folder, known, meta)
+        meta = known
+    else:
+        write_atomically(folder / META, json.dumps(asdict(meta), indent=1) + "\n")
+    store = Store(folder, meta)
+    store.cut()
+    store.close()
+    return meta
 
 
 @contextmanager

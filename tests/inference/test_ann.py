@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omnivast.inference.index import ann as approximate
-from omnivast.inference.index.ann import Ann, AnnError, Facts, is_due, recall
+from omnivast.inference.index.ann import Ann, AnnError, Facts, by_axes, is_due, principal_axes, recall
 from omnivast.inference.index.api import Index
 from omnivast.inference.index.query import Part, Searcher, track_weights
 from omnivast.inference.index.store import File, Meta, Place, Store
@@ -100,6 +100,50 @@ def test_the_recall_is_measured_where_it_is_made(folder):
     assert set(facts["recall"]) == {"equal", "seen", "heard"}
     assert all(0.9 <= share <= 1 for share in facts["recall"].values())
     assert "of the 10 best it finds" in Ann.of(folder).facts.words
+
+
+def test_graphs_hold_vectors_by_their_principal_axes(monkeypatch):
+    """As unit vectors, so that an angle in the graph is ordered as a product along the axes."""
+    monkeypatch.setattr(approximate, "AXES", 3)
+    rng = np.random.default_rng(0)
+    narrow = rng.normal(size=(200, 3)) @ rng.normal(size=(3, WIDTH)) + 0.01 * rng.normal(size=(200, WIDTH))
+    x = (narrow / np.linalg.norm(narrow, axis=1, keepdims=True)).astype(np.float32)
+    axes = principal_axes(x)
+    assert axes.shape == (WIDTH, 3)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    held = by_axes(x, axes)
+    np.testing.assert_allclose(np.linalg.norm(held, axis=1), 1, atol=1e-5)
+    query = rng.normal(size=WIDTH).astype(np.float32)
+    np.testing.assert_allclose(held @ np.append(query @ axes, 0), x @ query, atol=0.2)
+    assert principal_axes(x[:, :2]).shape == (2, 2)
+
+
+def test_it_finds_by_few_axes(tmp_path, monkeypatch):
+    """Most of what tells moments apart lies off the axes; those found are compared by all of it."""
+    monkeypatch.setattr(approximate, "SCANNED", 500)
+    monkeypatch.setattr(approximate, "AXES", 8)
+    add(tmp_path, [str(n) for n in range(2000)], "va", 1)
+    Searcher(Store.read(tmp_path), Model(), vectors(30, 4)["v"]).make_ann()
+    exact, near = pair(tmp_path)
+    for seed in range(10, 15):
+        wanted, found = (own.search([text(seed)], merge=False) for own in (exact, near))
+        assert sum(one in wanted for one in found) >= 8
+    assert near.ann.facts.recall["equal"] >= 0.9
+
+
+def test_a_search_reads_the_rows_it_compares_and_no_others(folder):
+    """A million moments held as float32 would take gigabytes."""
+    searcher, read = pair(folder)[1], []
+
+    class Recorded(np.ndarray):
+        def __getitem__(self, rows):
+            found = np.asarray(self)[rows]
+            read.append(len(found))
+            return found
+
+    searcher.vectors = {group: {name: x.view(Recorded) for name, x in own.items()} for group, own in searcher.vectors.items()}
+    searcher.search([text(10)])
+    assert 0 < sum(read) < 500  # of 2,150
 
 
 def test_recall_by_hand():
