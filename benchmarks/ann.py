@@ -2,15 +2,15 @@
 
     python benchmarks/ann.py --moments 1000000 [--engines exact usearch faiss] [--groups vas,v,a,s] [--json out.json]
 
-Vectors are neither real nor uniform at random, which no model's are: what is seen, heard and said is each drawn from ``CLUSTERS`` clusters whose
-centres have a spectrum that falls as 1 / n^``FALL``, spread in ``WITHIN`` dimensions around each, with noise in all; a group of tracks is the sum
-of its tracks, with noise. ``dimensions`` in the result says how many axes hold 90 % of the largest group. Queries are moments of their own
-drawn alike, by all tracks, moved in one direction, as texts are from clips, with noise.
+Vectors are neither real nor uniform at random, which no model's are: what is seen, heard and said is each drawn from ``CLUSTERS`` clusters
+whose centres have a spectrum that falls as 1 / n^``FALL``, spread in ``WITHIN`` dimensions around each, with noise in all; a group of
+tracks is the sum of its tracks, with noise. ``dimensions`` in the result says how many axes hold 90 % of the largest group. Queries are
+moments of their own drawn alike, by all tracks, moved in one direction, as texts are from clips, with noise.
 
-For each engine, in processes of their own: seconds to build (by the clock, and of the processor: others may use the machine), p50 and p99 of
-a whole search (candidates, exact comparison, places) in ms, likewise, the share of the exact best ten that are found, by equal weights, by
-each track alone and by one mix, and memory while searching: private, and mapped from graphs and from vectors. faiss (HNSW, 32 edges, float32)
-has a graph for each group as ours has, and the same comparison after it.
+For each engine, in processes of their own: seconds to build (by the clock, and of the processor: others may use the machine), p50 and p99
+of a whole search (candidates, exact comparison, places) in ms, likewise, the share of the exact best ten that are found, by equal weights,
+by each track alone and by one mix, and memory while searching: private, and mapped from graphs and from vectors. faiss (HNSW, 32 edges,
+float32) has a graph for each group as ours has, and the same comparison after it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from omnivast.version import VERSION  # noqa: E402
 ENGINES = ("exact", "usearch", "faiss")
 CLUSTERS, WITHIN, SPREAD = 2000, 16, 0.8
 FALL, NOISE, GAP, OWN = 1.5, 0.2, 0.7, 0.4
-"""Exponent of the spectrum; lengths of the noise of moments, of the step from clips to texts, and of the noise of texts, beside unit vectors."""
+"""Exponent of the spectrum; lengths, beside unit vectors, of moments' noise, of the step from clips to texts, and of texts' noise."""
 AT_ONCE = 20_000
 FILE = 100
 """Moments of a file."""
@@ -75,7 +75,7 @@ class Made:
                 rows = slice(start, np.searchsorted(chosen, cluster, "right"))
                 x[rows] += rng.standard_normal((rows.stop - start, WITHIN), np.float32) @ self.around[track][cluster]
             tracks[track] = self.noisy(rng, _unit(x), NOISE)[rng.permutation(count)]
-        return {group: self.noisy(rng, _unit(sum(tracks[track] for track in group)), NOISE) if len(group) > 1 else tracks[group]
+        return {group: self.noisy(rng, _unit(np.sum([tracks[track] for track in group], 0)), NOISE) if len(group) > 1 else tracks[group]
                 for group in self.groups}
 
     def noisy(self, rng: np.random.Generator, x: np.ndarray, length: float) -> np.ndarray:
@@ -184,7 +184,8 @@ def _memory() -> dict[str, int]:
         words = line.split()
         if not words[0].endswith(":"):
             name = words[5] if len(words) > 5 else "["
-            kind = "graphs" if name.endswith(".usearch") else "vectors" if name.endswith(".f16") else "other files" if name[0] == "/" else "private"
+            other = "other files" if name[0] == "/" else "private"
+            kind = {".usearch": "graphs", ".f16": "vectors"}.get(Path(name).suffix, other)
         elif words[0] == "Rss:":
             sizes[kind] += int(words[1])
     return {name: round(size / 1024) for name, size in sizes.items()}
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--groups", default="vas,va,v,a,s")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--threads", type=int, default=1, help="of exact search, and of faiss while it builds; usearch builds with all cores")
+    parser.add_argument("--threads", type=int, default=1, help="of searches, and of faiss while it builds; usearch builds with all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     setup_logging(None)

@@ -3,11 +3,11 @@
     python benchmarks/index_rate.py --model output/quickstart/ret [--data datasets/omnistamps/quick] [--clips 64] [--json out.json]
 
 - **short**: a folder of clips as it is, beside ``model.embed`` of each by itself;
-- **long**: the same clips joined into one video, in windows of two clips' halves (2 s every second), beside ``model.embed`` of as many clips, each a
-  file of its own, as there are windows: what one does who cuts the video into windows first (cutting is not counted).
+- **long**: the same clips joined into one video, in windows of 2 s every second, beside ``model.embed`` of as many clips, each a file of
+  its own, as there are windows: what one does who cuts the video into windows first (cutting is not counted).
 
-Both ways in turn, the median of ``--repeats``: seconds by the clock and of the processor (others may use the machine), and minutes of video for
-which there is an index after a minute.
+Both ways in turn, the median of ``--repeats``: seconds by the clock and of the processor (others may use the machine), and minutes of video
+for which there is an index after a minute.
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ def compare(model: Pipeline, folder: Path, clips: Sequence[Path], repeats: int) 
         index = Index(folder, model, folder=Path(place, "first"), window=WINDOW, stride=STRIDE, background=())
         ours, plain = [], []
         for number in range(repeats):
-            ours.append(timed(lambda n=number: Index(folder, model, folder=Path(place, str(n)), window=WINDOW, stride=STRIDE, background=())))
+            own = Path(place, str(number))
+            ours.append(timed(lambda: Index(folder, model, folder=own, window=WINDOW, stride=STRIDE, background=())))  # noqa: B023
             plain.append(timed(lambda: [model.embed(clip) for clip in clips]))
     seconds, busy = ([median(times[which] for times in way) for way in (ours, plain)] for which in (0, 1))
-    return {"moments": len(index), "minutes": round(index.report.seconds / 60, 2),
+    played = index.report.seconds
+    return {"moments": len(index), "minutes": round(played / 60, 2),
             "index_s": round(seconds[0], 2), "clip_by_clip_s": round(seconds[1], 2), "ratio": round(seconds[1] / seconds[0], 2),
             "index_cpu_s": round(busy[0], 2), "clip_by_clip_cpu_s": round(busy[1], 2), "cpu_ratio": round(busy[1] / busy[0], 2),
-            "minutes_per_minute": round(index.report.seconds / seconds[0], 1), "minutes_per_cpu_minute": round(index.report.seconds / busy[0], 1)}
+            "minutes_per_minute": round(played / seconds[0], 1), "minutes_per_cpu_minute": round(played / busy[0], 1)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -177,8 +177,8 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
 
 
 def by_axes(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, D) → (n, A + 1): along the axes and, so that they stay unit vectors, the length of what lies off them. Of a query this
-    last number is 0: then an angle between the two is ordered as the product along the axes."""
+    """Unit vectors (n, D) → (n, A + 1): along the axes and, so that they stay unit vectors, the length of what lies off them. Of a query
+    this last number is 0: then an angle between the two is ordered as the product along the axes."""
     along = vectors @ axes
     return np.concatenate([along, np.sqrt(np.maximum(0, 1 - np.square(along).sum(1, keepdims=True)))], 1)
 

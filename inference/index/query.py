@@ -234,8 +234,10 @@ class Searcher:
             other = Searcher(self.store, self.model, None, ann)
             shares = {"equal": track_weights(None), **{name: track_weights({name: 1.0}) for name, track in WEIGHTS.items()
                                                        if any(track in _tracks(kind) for kind in self.kinds)}}
-            measured = {name: np.mean([recall(best, other.scores([text], by, other.near([text], by)))
-                                       for best, text in zip(self._best_of_all(some, by, RECALL_AT), texts)]) for name, by in shares.items()}
+            measured = {}
+            for name, by in shares.items():
+                pairs = zip(self._best_of_all(some, by, RECALL_AT), texts)
+                measured[name] = np.mean([recall(best, other.scores([text], by, other.near([text], by))) for best, text in pairs])
             ann.facts = replace(ann.facts, texts=len(texts), recall={name: round(float(x), 4) for name, x in measured.items()})
             write_facts(ann.folder, ann.facts)
         return ann

@@ -1,8 +1,8 @@
 """Indexing shared out over the processes of a launcher (torchrun), which share a disk.
 
-Each process indexes its share of the files into an index of its own, ``parts/<rank>`` in the index's folder; when all have ended, rank 0 puts
-their rows into the index, in the order of the files' paths, and the parts go. Killed at any moment, what lies in the parts counts as done for
-the next call, whatever its number of processes.
+Each process indexes its share of the files into an index of its own, ``parts/<rank>`` in the index's folder; when all have ended, rank 0
+puts their rows into the index, in the order of the files' paths, and the parts go. Killed at any moment, what lies in the parts counts as
+done for the next call, whatever its number of processes.
 
 The files are cut into units, always the same of the same folder, and no batch of moments spans two of them: so the model is shown the same
 batches however many processes there are, and the index is the same, to the byte.
