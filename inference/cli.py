@@ -115,7 +115,7 @@ def index(arguments: Sequence[str] | None = None) -> int:
 
     def run(options: argparse.Namespace) -> int:
         from omnivast.inference.index.api import Index, has_index, loaded, place_of
-        from omnivast.inference.index.known import texts_to_fit
+        from omnivast.inference.index.known import read_texts, texts_to_fit
 
         place = options.index or options.source
         known = has_index(place) and not options.fresh
@@ -138,6 +138,8 @@ def index(arguments: Sequence[str] | None = None) -> int:
                   f"{report.removed} removed)")
             if made.ann:
                 _tell(f"approximate index: {made.ann.facts.words}, made in {made.ann.facts.seconds:.0f} s")
+            if options.fit is not None:
+                _tell(f"how sure a result is: also told by {len(read_texts(made.folder))} texts among clips without their own")
             if fit:
                 _tell(f"re-ranking: the matching head counts {100 * fit.weight:.0f} %; R@1 {100 * fit.r1_without:.1f} % without it, "
                       f"{100 * fit.r1:.1f} % with it ({fit.texts} texts of {fit.fitted_on})")

@@ -306,14 +306,17 @@ class Searcher:
     def chances(self, parts: Sequence[Part], weights: Mapping[Modality, float], rows: np.ndarray, scores: np.ndarray,
                 at_most_false: float | None = None) -> np.ndarray | None:
         """(rows,) how often a text that nothing here fits finds something with such a score (see sure.py); None where there are no texts to
-        tell it by, and for queries with a clip. Several texts count as their mean. Raises QueryError where there are too few to tell
-        ``at_most_false``."""
+        tell it by, and for queries with a clip. Several texts count as their mean. Raises QueryError where ``at_most_false`` is asked for
+        and there are none or too few."""
         if not parts or any(part.text is None for part in parts):
             return None
         scores = scores / (sum(part.weight for part in parts if part.weight > 0) or 1.0)
         found = np.ones(len(rows))
         for kind in self.kinds:
             nulls, here = self.nulls(weights, _tracks(kind)), self.bits[rows] == kind
+            if not nulls and at_most_false is not None:
+                raise QueryError("no texts about other things are kept with the index, so that nothing tells how sure a result is; give "
+                                 "some: omnivast index FOLDER --background TEXTS.txt")
             if not nulls:
                 return None
             if at_most_false is not None:

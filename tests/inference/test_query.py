@@ -133,6 +133,12 @@ def test_a_result_that_other_texts_would_find_as_well_is_left_out(store):
         own.search([text(1, 0, 0)], at_most_false=0.001)
 
 
+def test_without_other_texts_nobody_can_be_sure(store):
+    assert searcher(store).search([text(1, 0, 0)], top=1)[0].probability is None
+    with pytest.raises(QueryError, match="--background TEXTS.txt"):
+        searcher(store).search([text(1, 0, 0)], at_most_false=0.05)
+
+
 def test_how_much_scores_vary_is_measured_by_the_background(store):
     assert searcher(store).variances == {}
     background = Rows({"vector": torch.stack([unit(1, 0, 0), unit(0, 1, 0)])})
