@@ -109,15 +109,16 @@ def index(arguments: Sequence[str] | None = None) -> int:
                                                                             "a score means (default: captions of the model's training)")
     parser.add_argument("--fresh", action="store_true", help="throw away the index that is there")
     parser.add_argument("--fit", type=as_path, nargs="?", const=OWN_VAL, metavar="VAL.json",
-                        help="choose how much the matching head counts in search --rerank, by texts whose clips are known: a list of clips "
-                             "with captions, whose files lie in --fit-media (default: that of the val list of the model's run)")
+                        help="learn what a score means (search --at-most-false), and how much the matching head counts (--rerank), "
+                             "from texts whose clips are known: a list of clips with captions, whose files lie in --fit-media "
+                             "(default: the val list of the model's run)")
     parser.add_argument("--fit-media", type=as_path, metavar="FOLDER", help="where the files of --fit lie (default: beside it)")
     parser.add_argument("--ann", action="store_true", default=None,
                         help=f"make the approximate index as well (extra ann; without being asked from {EXACT_UP_TO:,} moments on)")
 
     def run(options: argparse.Namespace) -> int:
         from omnivast.inference.index.api import Index, has_index, loaded, place_of
-        from omnivast.inference.index.rerank import check_fit
+        from omnivast.inference.index.known import read_texts, texts_to_fit
         from omnivast.utils import distributed
 
         if options.fit is not None and "RANK" in os.environ:
@@ -128,14 +129,14 @@ def index(arguments: Sequence[str] | None = None) -> int:
         model = _model(options) if options.model or os.environ.get(MODEL) or not known else loaded(None, place_of(place))
         val = None if options.fit is OWN_VAL else options.fit
         if options.fit is not None:
-            check_fit(model.parts, val)
+            texts_to_fit(model.parts, val)
         texts = options.background.read_text(encoding="utf-8").splitlines() if options.background else None
         made = Index(options.source, model, folder=options.index, media=options.media, window=options.window, stride=options.stride,
                      background=texts, fresh=options.fresh, ann=options.ann)
         report = made.report
         fit = None
         if options.fit is not None:
-            fit = made.fit_reranking(val, media=options.fit_media)
+            fit = made.fit(val, media=options.fit_media)
         if not distributed.is_main():
             return 1 if report.faults else 0
         if options.json:
@@ -146,6 +147,8 @@ def index(arguments: Sequence[str] | None = None) -> int:
                   f"{report.removed} removed)")
             if made.ann:
                 _tell(f"approximate index: {made.ann.facts.words}, made in {made.ann.facts.seconds:.0f} s")
+            if options.fit is not None:
+                _tell(f"how sure a result is: also told by {len(read_texts(made.folder))} texts among clips without their own")
             if fit:
                 _tell(f"re-ranking: the matching head counts {100 * fit.weight:.0f} %; R@1 {100 * fit.r1_without:.1f} % without it, "
                       f"{100 * fit.r1:.1f} % with it ({fit.texts} texts of {fit.fitted_on})")

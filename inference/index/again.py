@@ -16,8 +16,9 @@ from omnivast.data.batch import Sample
 from omnivast.data.media.errors import MediaError
 from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.index.build import READERS, as_indexed, embed, tracks_of
-from omnivast.inference.index.query import WEIGHTS, Found, Part, Searcher
+from omnivast.inference.index.query import Found, Part, Searcher
 from omnivast.inference.index.store import Store
+from omnivast.inference.index.weights import WEIGHTS
 from omnivast.inference.loading import Loaded
 from omnivast.inference.moments import Moment, moments_of, read_moments, words_within
 from omnivast.utils.machine import cores

@@ -12,25 +12,19 @@ import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from omnivast.config.paths import as_path, looked_up
+from omnivast.inference.background import recombined
 from omnivast.inference.index import again
 from omnivast.inference.index.ann import Ann, by_products, check_ann, is_due
 from omnivast.inference.index.build import Report, describe, find, update
 from omnivast.inference.index.export import Format, export_index
-from omnivast.inference.index.query import Found, Part, Searcher, track_weights
-from omnivast.inference.index.rerank import (
-    Fit,
-    check_fit,
-    check_rerank,
-    fit_weight,
-    read_fit,
-    reranked,
-    write_fit,
-)
+from omnivast.inference.index.known import FOLDER, Known, own_moments, read_texts, texts_to_fit, write_texts
+from omnivast.inference.index.query import Found, Part, Searcher
+from omnivast.inference.index.rerank import Fit, check_rerank, fit_weight, read_fit, reranked, write_fit
 from omnivast.inference.index.store import META, BadIndexError, Store, check_same, read_meta
+from omnivast.inference.index.weights import track_weights
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline, load
 from omnivast.model.interface import Rows
@@ -91,7 +85,7 @@ class Index:
 
     def _make_ann(self, store: Store, asked: bool | None) -> None:
         if is_due(Ann.of(self.folder), store.rows, len(store), asked):
-            searcher = Searcher(store, self.model.model, _background(self.folder, self.model))
+            searcher = Searcher(store, self.model.model, self._embedded(_background(self.folder)))
             if by_products(self.model.model):
                 searcher.make_ann()
 
@@ -109,7 +103,22 @@ class Index:
 
     def _open(self) -> None:
         self.store = Store.read(self.folder)
-        self.searcher = Searcher(self.store, self.model.model, _background(self.folder, self.model), Ann.of(self.folder))
+        texts, known = _background(self.folder), self._known()
+        self.searcher = Searcher(self.store, self.model.model, self._embedded(texts), Ann.of(self.folder),
+                                 recombined=self._embedded(recombined(texts, len(texts))), absent=known.absent if known else None)
+        if known:
+            known.searcher.variances = self.searcher.variances
+
+    def _embedded(self, texts: list[str]) -> Rows | None:
+        return self.model.embed_texts(texts) if texts else None
+
+    def _known(self) -> Known | None:
+        """The clips whose texts are known; None where it was not fitted."""
+        texts = read_texts(self.folder)
+        if not texts:
+            return None
+        searcher = Searcher(Store.read(self.folder / FOLDER), self.model.model)
+        return Known(searcher, self.model.embed_texts([text for text, _ in texts]), own_moments(searcher, texts))
 
     @property
     def ann(self) -> Ann | None:
@@ -137,7 +146,7 @@ class Index:
             weights: of "seen", "heard" and "said", such as ``{"seen": 1, "heard": 0.5}``; None: all the same.
             at_most_false: such as 0.01: return nothing rather than what a text about something else would find as well.
             merge: of moments of a file that overlap, only the best.
-            rerank: let the matching head order the best so many anew, such as 50; see :meth:`fit_reranking`.
+            rerank: let the matching head order the best so many anew, such as 50; see :meth:`fit`.
             explain: look for the second within each result that fits best (``Found.second``); the results are read again.
         """
         texts = [(sign * 1.0, one) for sign, texts in ((1, text), (-1, without))
@@ -147,27 +156,33 @@ class Index:
         parts = [Part(weight, text=self.model.embed_texts(one)) for weight, one in texts]
         clips = [] if like is None else like if isinstance(like, list | tuple) else [like]
         parts += [Part(1.0, clip=embedding.rows) for embedding in self.model.embed(list(clips))]
-        fit = read_fit(self.folder) if rerank else None
-        found = self.searcher.search(parts, top=max(top, rerank if fit and fit.weight else 0), weights=weights, words=words,
-                                     at_most_false=at_most_false, merge=merge)
         by_track = track_weights(weights)
-        if fit and fit.weight:
+        fit = read_fit(self.folder, by_track) if rerank else None
+        found = self.searcher.search(parts, top=max(top, rerank if fit else 0), weights=weights, words=words,
+                                     at_most_false=at_most_false, merge=merge)
+        if fit:
             found = reranked(self.model.parts, self.searcher, texts, by_track, found, rerank, fit.weight)
         return again.explain(self.model.parts, self.searcher, parts, by_track, found[:top]) if explain else found[:top]
 
-    def fit_reranking(self, file: str | Path | None = None, *, media: str | Path | None = None) -> Fit:
-        """Choose how much the matching head counts in re-ranking, by texts whose clips are known, and keep it with the index.
+    def fit(self, file: str | Path | None = None, *, media: str | Path | None = None) -> Fit | None:
+        """Learn from clips whose texts are known, and keep with the index, how often something is found for a text whose clip is not there
+        (``probability``, ``at_most_false``) and, of a model with a matching head, how much that counts in re-ranking. Returns the latter.
 
         Args:
             file: a list of clips with captions, as a test of retrieval reads it; None: that of the ``val`` list of the model's own run.
+                Clips like those of the index, which the model was not trained on.
             media: where its files lie; None: where it lies, or the working directory.
         """
-        source, own_media, texts = check_fit(self.model.parts, file)
+        source, own_media, texts = texts_to_fit(self.model.parts, file)
         where, meta = as_path(str(media)) if media else own_media, self.store.meta
-        with TemporaryDirectory(prefix="omnivast_") as folder:
-            other = Index(source, self.model, folder=folder, media=where, window=meta.window, stride=meta.stride, background=())
-            fit = fit_weight(self.model.parts, other.searcher, self.model.embed_texts, texts, str(source))
-            other.store.close()
+        Index(source, self.model, folder=self.folder / FOLDER, media=where, window=meta.window, stride=meta.stride, background=(),
+              fresh=True).store.close()
+        write_texts(self.folder, texts)
+        self._open()
+        known = self._known()
+        if known is None or not self.model.model.can_match:
+            return None
+        fit = fit_weight(self.model.parts, known.searcher, self.model.embed_texts, texts, str(source))
         write_fit(self.folder, fit)
         return fit
 
@@ -211,7 +226,6 @@ def _keep_background(folder: Path, model: Pipeline, given: Iterable[str] | None)
     write_atomically(path, json.dumps(texts, ensure_ascii=False, indent=0) + "\n")
 
 
-def _background(folder: Path, model: Pipeline) -> Rows | None:
+def _background(folder: Path) -> list[str]:
     path = folder / BACKGROUND
-    texts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return model.embed_texts(texts) if texts else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

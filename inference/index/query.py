@@ -1,49 +1,35 @@
-"""Search an index: any weights of what is seen, heard and said, texts and clips as queries, mixed and negated, and how sure it is.
+"""Search an index: any weights of what is seen, heard and said (weights.py), texts and clips as queries, mixed and negated.
 
-**Weights.** A score is a mix of the model's scores by group, such as vision + audio. Weights of tracks w_v, w_a, w_s choose the mix: sorted
-from the largest, w₁ ≥ w₂ ≥ w₃, the score is
-
-    (w₁ − w₂) · s(track 1) + (w₂ − w₃) · s(tracks 1, 2) + w₃ · s(tracks 1, 2, 3), divided by w₁
-
-(a Choquet integral of the group scores). Equal weights are the model's score by all tracks together; one track alone is that track's own
-score; all between is continuous. A moment without some track is compared by the tracks that it has.
-
-**How sure.** At the time of indexing, texts that describe other clips (the background) are kept. How often one of them finds a moment with
-such a score is the chance that a result is false: ``probability`` is 1 minus it, and ``at_most_false`` leaves out what is likelier to be
-false.
+**How sure.** ``probability`` is 1 minus the chance that a text that nothing here fits finds something with such a score, and
+``at_most_false`` leaves out what is likelier to be false (see sure.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from omnivast.config.tasks import Group, Modality
-from omnivast.config.words import did_you_mean
 from omnivast.inference.index.ann import RECALL_AT, RECALL_TEXTS, Ann, check_ann, make, recall, write_facts
 from omnivast.inference.index.store import Store
+from omnivast.inference.index.sure import Absent, Nulls, QueryError, check_share, p_values
+from omnivast.inference.index.weights import WEIGHTS, mix, track_weights
 from omnivast.model.interface import Model, Rows
 
-WEIGHTS = {"seen": Modality.VISION, "heard": Modality.AUDIO, "said": Modality.SUBTITLE}
-"""What weights are called → the track."""
 ROWS_AT_ONCE = 1 << 10
 """Rows that are compared at once. They become float32 for it, which costs next to nothing as long as they stay in the processor's cache."""
 FUSED = 60
 """The constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
 CANDIDATES = 1000
-REMEMBERED = 256
-"""Weightings whose scores of the background are kept."""
 PER_RESULT = 20
 """Candidates that are looked at for each result, of which those that overlap a better one are left out."""
-
-
-class QueryError(ValueError):
-    """A query that cannot be answered; the message says what is valid."""
+SPREAD_TEXTS, SPREAD_ROWS = 100, 1000
+"""Background texts and moments by which it is measured how much scores vary, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +41,7 @@ class Found:
     end: float
     score: float
     probability: float | None
-    """1 minus the chance that a text about something else finds a moment with this score; None without a background."""
+    """1 minus the chance that a text that nothing here fits finds something with this score; None where that cannot be told."""
     tracks: dict[str, float] = field(default_factory=dict)
     """Seen, heard, said → the score by this track alone, of those that the moment has."""
     changes: dict[str, float] = field(default_factory=dict)
@@ -84,62 +70,42 @@ class Part:
         return frozenset(Modality) if self.clip is None else frozenset(m for key in self.clip for m in Group.parse(key))
 
 
-def track_weights(weights: Mapping[str, float] | None) -> dict[Modality, float]:
-    """Weights of tracks by name → by modality; None: all the same. Raises QueryError."""
-    if weights is None:
-        return dict.fromkeys(Modality, 1.0)
-    for name, weight in weights.items():
-        if name not in WEIGHTS:
-            raise QueryError(f"there is no track '{name}' to weigh; the tracks are {', '.join(WEIGHTS)}.{did_you_mean(name, WEIGHTS)}")
-        if not np.isfinite(weight) or weight < 0:
-            raise QueryError(f"the weight of '{name}' is {weight:g}; expected 0 or more (what a result is not to be like is a negative "
-                             "text: without)")
-    by_track = {track: float(weights.get(name, 0.0)) for name, track in WEIGHTS.items()}
-    if not any(by_track.values()):
-        raise QueryError("every weight is 0; give at least one track more")
-    return by_track
-
-
-def mix(weights: Mapping[Modality, float], has: frozenset[Modality], known: Sequence[Group]) -> list[tuple[float, Group]]:
-    """The groups by which moments with the tracks ``has`` are scored, and their shares, which sum to 1 (see the module's docstring).
-    Where the model does not know a group of tracks, the known groups of which it consists stand for it, in equal shares; empty where it
-    knows none of the tracks."""
-    tracks = sorted((track for track in has if weights[track] > 0), key=lambda track: -weights[track])
-    shares: dict[Group, float] = {}
-    for place, track in enumerate(tracks):
-        below = weights[tracks[place + 1]] if place + 1 < len(tracks) else 0.0
-        parts = _parts(frozenset(tracks[: place + 1]), known)
-        for group in parts:
-            shares[group] = shares.get(group, 0.0) + (weights[track] - below) / len(parts)
-    total = sum(shares.values())
-    return [(share / total, group) for group, share in shares.items() if share > 0]
-
-
-def _parts(tracks: frozenset[Modality], known: Sequence[Group]) -> list[Group]:
-    """The group of exactly these tracks or, of those within them, the largest that cover what others do not."""
-    parts: list[Group] = []
-    for group in sorted(known, key=lambda group: -len(group.modalities)):
-        if set(group) <= tracks and not any(set(group) <= set(part) for part in parts):
-            parts.append(group)
-    exact = [group for group in parts if set(group) == tracks]
-    return exact or parts
-
-
 class Searcher:
     """An opened index with its vectors, and the model that compares. What is computed of the background is kept for the next query with
     the same weights."""
 
-    def __init__(self, store: Store, model: Model, background: Rows | None = None, ann: Ann | None = None) -> None:
-        """``background``: texts about other things. ``ann``: the approximate index, where one is to be used."""
+    def __init__(self, store: Store, model: Model, background: Rows | None = None, ann: Ann | None = None, *,
+                 recombined: Rows | None = None, absent: Absent | None = None) -> None:
+        """``ann``: the approximate index, where one is to be used. The others tell how sure a result is, see sure.py: texts about other
+        things, the same recombined, and what texts score whose clips are known."""
         self.store, self.model, self.background, self.ann = store, model, background, ann
+        self.nulls = Nulls(self._best_found, [texts for texts in (background, recombined) if texts is not None], absent)
         self.known = tuple(Group.parse(key) for key in store.meta.groups)
         self.vectors = {group: store.vectors(group.key) for group in self.known}
         self.bits = store.tracks()
         self.kinds = [int(kind) for kind in np.unique(self.bits[self.bits > 0])]
         self._always = self._not_in_graphs()
-        self._null: dict[tuple[float, ...], np.ndarray] = {}
 
     # ------------------------------------------------------------------------------------------------------------ scores
+
+    def mix(self, weights: Mapping[Modality, float], has: frozenset[Modality]) -> list[tuple[float, Group]]:
+        """As :func:`mix`, by the groups of this index."""
+        return mix(weights, has, self.known, self.variances)
+
+    @cached_property
+    def variances(self) -> dict[Group, float]:
+        """How much the scores of background texts vary, by group; empty without a background: all are taken for alike."""
+        found: dict[Group, float] = {}
+        if self.background is None:
+            return found
+        texts = self.background.rows(slice(0, SPREAD_TEXTS))
+        for group in self.known:
+            rows = np.flatnonzero(np.isin(self.bits, [kind for kind in self.kinds if set(group) <= _tracks(kind)]))
+            rows = rows[:: -(-len(rows) // SPREAD_ROWS) or 1]
+            if len(rows):
+                scores = self.model.similarity(group, texts, self._rows(group, rows))
+                found[group] = max(float(scores.var(correction=0)), 1e-12)
+        return found
 
     def scores(self, parts: Sequence[Part], weights: Mapping[Modality, float], rows: np.ndarray | None = None) -> np.ndarray:
         """(rows,) float32 of the whole query, of all rows or of some; −inf for those without a moment or without any of the tracks that
@@ -155,7 +121,7 @@ class Searcher:
         scores = np.full(len(bits), -np.inf, np.float32)
         by_group: dict[Group, np.ndarray] = {}
         for kind in self.kinds:
-            mixed = mix(weights, _tracks(kind) & part.tracks, self.known)
+            mixed = self.mix(weights, _tracks(kind) & part.tracks)
             here = bits == kind
             if not mixed or not here.any():
                 continue
@@ -209,7 +175,7 @@ class Searcher:
         score."""
         found: dict[Group, np.ndarray] = {}
         for part in parts:
-            for share, group in mix(weights, _tracks(kind) & part.tracks, self.known):
+            for share, group in self.mix(weights, _tracks(kind) & part.tracks):
                 own = part.text if part.text is not None else (part.clip or {})[group.key]
                 found[group] = found.get(group, np.float32(0)) + np.float32(part.weight * share) * own["vector"][0].numpy()
         return [(group, vector) for group, vector in found.items() if vector.any()]
@@ -232,11 +198,12 @@ class Searcher:
             some = self.background.rows(slice(0, RECALL_TEXTS))
             texts = [Part(1.0, text=some.rows(slice(n, n + 1))) for n in range(len(some))]
             other = Searcher(self.store, self.model, None, ann)
+            other.variances = self.variances
             shares = {"equal": track_weights(None), **{name: track_weights({name: 1.0}) for name, track in WEIGHTS.items()
                                                        if any(track in _tracks(kind) for kind in self.kinds)}}
             measured = {}
             for name, by in shares.items():
-                pairs = zip(self._best_of_all(some, by, RECALL_AT), texts)
+                pairs = zip(self.bests(some, by, RECALL_AT), texts)
                 measured[name] = np.mean([recall(best, other.scores([text], by, other.near([text], by))) for best, text in pairs])
             ann.facts = replace(ann.facts, texts=len(texts), recall={name: round(float(x), 4) for name, x in measured.items()})
             write_facts(ann.folder, ann.facts)
@@ -245,7 +212,7 @@ class Searcher:
     # ------------------------------------------------------------------------------------------------------------ results
 
     def _can_compare(self, parts: Sequence[Part], weights: Mapping[Modality, float], kind: int) -> bool:
-        return all(mix(weights, _tracks(kind) & part.tracks, self.known) for part in parts)
+        return all(self.mix(weights, _tracks(kind) & part.tracks) for part in parts)
 
     def search(self, parts: Sequence[Part], *, top: int = 10, weights: Mapping[str, float] | None = None, words: str = "",
                at_most_false: float | None = None, merge: bool = True) -> list[Found]:
@@ -280,12 +247,12 @@ class Searcher:
         if words:
             there = said if rows is None else said[np.isin(said, rows)]
             order = self._fused(order if parts else np.empty(0, np.int64), there[np.isfinite(scores(there))])
-        null = self.null(by_track) if any(part.text is not None for part in parts) else None
-        if null is not None and at_most_false is not None:
-            order = order[scores(order) > _threshold(null, at_most_false)]
+        chances = self.chances(parts, by_track, order, scores(order), at_most_false)
+        if chances is not None and at_most_false is not None:
+            order, chances = order[chances <= at_most_false], chances[chances <= at_most_false]
         found: list[Found] = []
         kept: dict[str, list[tuple[float, float]]] = {}
-        for row in order[: PER_RESULT * top].tolist():
+        for number, row in enumerate(order[: PER_RESULT * top].tolist()):
             if len(found) == top:
                 break
             (place,) = self.store.places([row])
@@ -293,7 +260,7 @@ class Searcher:
             if merge and any(place.start < end and start < place.end for start, end in others):
                 continue
             others.append((place.start, place.end))
-            sure = None if null is None else _probability(null, float(scores(row)))
+            sure = None if chances is None else 1.0 - float(chances[number])
             found.append(Found(place.path, place.start, place.end, float(scores(row)), sure, said=self.store.words(row), row=row))
         return self._explained(parts, by_track, found) if parts else found
 
@@ -336,7 +303,7 @@ class Searcher:
         cannot be compared with them."""
         total: np.ndarray | float = 0.0
         for part in parts:
-            mixed = mix(weights, has & part.tracks, self.known)
+            mixed = self.mix(weights, has & part.tracks)
             if not mixed:
                 return None
             total = total + part.weight * sum(share * self._compare(part, group, clips(group)) for share, group in mixed)
@@ -350,31 +317,57 @@ class Searcher:
 
     # -------------------------------------------------------------------------------------------------------- calibration
 
-    def null(self, weights: Mapping[Modality, float]) -> np.ndarray | None:
-        """(texts,) sorted: the best score in this index of each text of the background. None without one, or without a moment."""
-        if self.background is None or not self.kinds:
+    def chances(self, parts: Sequence[Part], weights: Mapping[Modality, float], rows: np.ndarray, scores: np.ndarray,
+                at_most_false: float | None = None) -> np.ndarray | None:
+        """(rows,) how often a text that nothing here fits finds something with such a score (see sure.py); None where there are no texts to
+        tell it by, and for queries with a clip. Several texts count as their mean. Raises QueryError where ``at_most_false`` is asked for
+        and there are none or too few."""
+        if not parts or any(part.text is None for part in parts):
             return None
-        key = tuple(weights[track] for track in Modality)
-        if key not in self._null:
-            if self.ann is None:
-                best = self._best_of_all(self.background, weights, 1)[:, 0]
-            else:
-                texts = [[Part(1.0, text=self.background.rows(slice(n, n + 1)))] for n in range(len(self.background))]
-                best = np.array([self.scores(own, weights, self.near(own, weights)).max(initial=-np.inf) for own in texts], np.float32)
-            if len(self._null) >= REMEMBERED:
-                self._null.pop(next(iter(self._null)))
-            self._null[key] = np.sort(best)
-        return self._null[key]
+        scores = scores / (sum(part.weight for part in parts if part.weight > 0) or 1.0)
+        found = np.ones(len(rows))
+        for kind in self.kinds:
+            nulls, here = self.nulls(weights, _tracks(kind)), self.bits[rows] == kind
+            if not nulls and at_most_false is not None:
+                raise QueryError("no texts about other things are kept with the index, so that nothing tells how sure a result is; give "
+                                 "some: omnivast index FOLDER --background TEXTS.txt")
+            if not nulls:
+                return None
+            if at_most_false is not None:
+                check_share(at_most_false, nulls)
+            found[here] = p_values(nulls, scores[here])
+        return found
 
-    def _best_of_all(self, texts: Rows, weights: Mapping[Modality, float], count: int) -> np.ndarray:
-        """(T, count) float32: the best scores of each text among all moments, in any order; −inf where there are fewer."""
+    def prepare(self, weights: Mapping[Modality, float]) -> None:
+        """Compute what tells how sure results by these weights are, or the first search by them would."""
+        for kind in self.kinds:
+            self.nulls(weights, _tracks(kind))
+
+    def _best_found(self, texts: Rows, weights: Mapping[Modality, float]) -> np.ndarray:
+        """(T,) the best score of each text as a search finds it."""
+        if self.ann is None:
+            return self.best(texts, weights)
+        each = [[Part(1.0, text=texts.rows(slice(number, number + 1)))] for number in range(len(texts))]
+        return np.array([self.scores(own, weights, self.near(own, weights)).max(initial=-np.inf) for own in each], np.float32)
+
+    def best(self, texts: Rows, weights: Mapping[Modality, float], has: frozenset[Modality] = frozenset(Modality),
+             leave_out: np.ndarray | None = None) -> np.ndarray:
+        """(T,) the best score of each text; see :meth:`bests`."""
+        return self.bests(texts, weights, 1, has, leave_out)[:, 0]
+
+    def bests(self, texts: Rows, weights: Mapping[Modality, float], count: int, has: frozenset[Modality] = frozenset(Modality),
+              leave_out: np.ndarray | None = None) -> np.ndarray:
+        """(T, count) float32: the best scores of each text among all moments, compared by those of their tracks that are in ``has``, the
+        best first; −inf where there are fewer. ``leave_out``: (T, rows), moments that do not count."""
         best = torch.full((len(texts), count), -torch.inf)
         for kind in self.kinds:
-            mixed = mix(weights, _tracks(kind), self.known)
+            mixed = self.mix(weights, _tracks(kind) & has)
             for rows in _slices(np.flatnonzero(self.bits == kind), ROWS_AT_ONCE) if mixed else ():
                 scores = torch.zeros(len(texts), len(rows))
                 for share, group in mixed:
                     scores += share * self.model.similarity(group, texts, self._rows(group, rows))
+                if leave_out is not None:
+                    scores[torch.from_numpy(leave_out[:, rows])] = -torch.inf
                 best = torch.cat([best, scores], 1).topk(count, 1).values
         return best.numpy()
 
@@ -405,18 +398,3 @@ def _best(scores: np.ndarray, count: int) -> np.ndarray:
     if len(valid) > count:
         valid = valid[np.argpartition(-scores[valid], count)[:count]]
     return valid[np.lexsort((valid, -scores[valid]))]
-
-
-def _probability(null: np.ndarray, score: float) -> float:
-    """1 minus the share of background texts whose best score is at least this one; never quite 1, since they are few."""
-    above = len(null) - int(np.searchsorted(null, score, "left"))
-    return 1.0 - (above + 1) / (len(null) + 2)
-
-
-def _threshold(null: np.ndarray, at_most_false: float) -> float:
-    """The score above which a share ``at_most_false`` of background texts lie. Raises QueryError for a share that cannot be told."""
-    if not 0 < at_most_false < 1:
-        raise QueryError(f"at_most_false is {at_most_false:g}; expected a share between 0 and 1, such as 0.01")
-    if at_most_false * len(null) < 1:
-        raise QueryError(f"at_most_false is {at_most_false:g}, but {len(null)} background texts tell nothing below {1 / len(null):.2g}")
-    return float(np.quantile(null, 1 - at_most_false))

@@ -4,8 +4,9 @@ The head reads text and clip together, which the similarity does not; yet of som
 
     (1 − w) · similarity + w · probability by the matching head
 
-and w is chosen by texts whose clips are known (``omnivast index --fit``), from ``GRID``, in which 0 leaves the order as it is: so it is
-never worse on them. The weight lies in the index's folder.
+and w is chosen by texts whose clips are known (``omnivast index --fit``), from ``GRID``, in which 0 leaves the order as it is. So it is
+never worse on them; and since the best of a grid is better on them by chance alone, it is 0 unless it brings own clips further up by more
+texts than chance would. It is chosen by equal weights of the tracks, and used by these alone. It lies in the index's folder.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from omnivast.config.paths import as_path
-from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
-from omnivast.data.annotations.load import load_annotations
+from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.data.batch import Sample, Texts, make_texts
 from omnivast.inference.index.again import as_indexed_moment, read_again
 from omnivast.inference.index.build import BATCH, alike, encode
-from omnivast.inference.index.query import Found, Part, QueryError, Searcher, mix, track_weights
+from omnivast.inference.index.known import is_clip
+from omnivast.inference.index.query import Found, Part, Searcher
+from omnivast.inference.index.sure import QueryError
+from omnivast.inference.index.weights import mix, track_weights
 from omnivast.inference.loading import Loaded
 from omnivast.model.interface import Rows
 from omnivast.utils.files import write_atomically
@@ -82,8 +84,9 @@ def check_rerank(parts: Loaded, count: int, texts: Sequence[str], words: str) ->
         raise QueryError("results are ordered either by words that are said (words) or by the matching head (rerank), not by both")
 
 
-def read_fit(folder: Path) -> Fit:
-    """The fitted weight of an index. Raises QueryError where there is none; a weight of 0 is told."""
+def read_fit(folder: Path, weights: Mapping[Modality, float]) -> Fit | None:
+    """The fitted weight of an index; None, which is told, where it is 0 or was fitted by other weights of the tracks than the query's.
+    Raises QueryError where there is no fit."""
     path = folder / FIT
     if not path.is_file():
         raise QueryError(f"{folder}: how much the matching head is to count is not known, and it may order worse than the similarity does; "
@@ -91,6 +94,10 @@ def read_fit(folder: Path) -> Fit:
     fit = Fit(**json.loads(path.read_text(encoding="utf-8")))
     if not fit.weight:
         logger.warning("results are not re-ranked: on %s that did no good (R@1 %.1f %% without)", fit.fitted_on, 100 * fit.r1_without)
+        return None
+    if len(set(weights.values())) > 1:
+        logger.warning("results are not re-ranked: how much the matching head is to count is known for equal weights of the tracks alone")
+        return None
     return fit
 
 
@@ -166,35 +173,11 @@ def _match(parts: Loaded, known: Sequence[Group], weights: Mapping[Modality, flo
 # --------------------------------------------------------------------------------------------------------------------- fit
 
 
-def check_fit(parts: Loaded, file: str | Path | None) -> tuple[Path, Path | None, list[tuple[str, str]]]:
-    """(the list to fit on, where its clips lie if the run says so, its texts with the ids of their clips). Raises QueryError for a model
-    without a matching head, and for lists without such texts."""
-    check_matching(parts)
-    source, media = val_list(parts) if file is None else (as_path(str(file)), None)
-    return source, media, texts_with_clips(source)
-
-
-def val_list(parts: Loaded) -> tuple[Path, Path | None]:
-    """(the texts, where their clips lie) of the first retrieval test of the model's own run. Raises QueryError where it names none."""
-    for file, media in parts.facts.get("tests", ()):
-        if as_path(file).is_file():
-            return as_path(file), as_path(media) if media else None
-    raise QueryError("the model's run names no texts with clips that are at hand; name a file: --fit VAL.json")
-
-
-def texts_with_clips(file: Path) -> list[tuple[str, str]]:
-    """(a text, the id of its clip), at most ``TEXTS`` of them, drawn by a fixed seed. Raises AnnotationError, QueryError."""
-    task = Task(((Objective.RETRIEVAL, (Group((Modality.VISION, Modality.AUDIO)),)),))
-    rows = load_annotations(file, task, training=False)
-    pairs = [(text, row.clip_id) for row in rows for own in row.captions.values() for text in own]
-    if not pairs:
-        raise QueryError(f"{file}: holds no captions; expected clips with the texts that are to find them")
-    return pairs if len(pairs) <= TEXTS else random.Random(0).sample(pairs, TEXTS)
-
-
 def fit_weight(parts: Loaded, searcher: Searcher, embed_texts: Callable[[str], Rows], texts: Sequence[tuple[str, str]], name: str) -> Fit:
     """The weight by which most texts find their own clip first in ``searcher``, an index of these clips; of equal ones that of the best
-    mean reciprocal rank, then the smallest."""
+    mean reciprocal rank, then the smallest; 0 where that could as well be chance. ``texts``: (text, the id of its clip), of which at most
+    ``TEXTS`` are drawn by a fixed seed."""
+    texts = texts if len(texts) <= TEXTS else random.Random(0).sample(texts, TEXTS)
     weights = track_weights(None)
     candidates = [searcher.search([Part(1.0, text=embed_texts(text))], top=CANDIDATES) for text, _ in texts]
     place = {row: n for n, row in enumerate(dict.fromkeys(one.row for own in candidates for one in own))}
@@ -205,27 +188,30 @@ def fit_weight(parts: Loaded, searcher: Searcher, embed_texts: Callable[[str], R
         matches = _matched(parts, searcher, weights, [results[row] for row in place], _texts(parts, [text for text, _ in texts]), pairs)
         bar.update()
     scores = np.array([one.score for own in candidates for one in own], np.float32)
-    right = np.array([_is_clip(one.path, clip) for own, (_, clip) in zip(candidates, texts) for one in own])
+    right = np.array([is_clip(one.path, clip) for own, (_, clip) in zip(candidates, texts) for one in own])
     ends = np.cumsum([len(own) for own in candidates])
-    tried = {weight: ranked(scores, np.nan_to_num(matches), right, ends, weight) for weight in GRID}
+    tried = {weight: ranked(scores, np.nan_to_num(matches), right, ends, weight) for weight in GRID}  # (texts,) 1 / place of the own clip
     if not right.any():
         raise QueryError(f"{name}: no text finds its own clip among the best {CANDIDATES}, so that nothing can be told by it")
-    best = max(GRID, key=lambda weight: (*tried[weight], -weight))
-    (r1, mrr), (r1_without, mrr_without) = tried[best], tried[0.0]
+    best = chosen(tried)
+    (r1, mrr), (r1_without, mrr_without) = [(float((one == 1).mean()), float(one.mean())) for one in (tried[best], tried[0.0])]
     return Fit(best, CANDIDATES, len(texts), r1, r1_without, mrr, mrr_without, name)
 
 
-def ranked(scores: np.ndarray, matches: np.ndarray, right: np.ndarray, ends: np.ndarray, weight: float) -> tuple[float, float]:
-    """(R@1, MRR) of lists that lie one after the other, each up to its end: similarities, probabilities, and whether it is the own clip."""
+def chosen(tried: Mapping[float, np.ndarray]) -> float:
+    """The best of several weights, by (texts,) 1 / place of the own clip, 0 where it is not found: of R@1, then of MRR, then the smallest;
+    0 unless more texts gain by it than lose by more than the square root of both (a standard error, were each as likely to gain)."""
+    best = max(tried, key=lambda weight: (float((tried[weight] == 1).mean()), float(tried[weight].mean()), -weight))
+    gain, loss = int((tried[best] > tried[0.0]).sum()), int((tried[best] < tried[0.0]).sum())
+    return best if gain > loss and (gain - loss) ** 2 > gain + loss else 0.0
+
+
+def ranked(scores: np.ndarray, matches: np.ndarray, right: np.ndarray, ends: np.ndarray, weight: float) -> np.ndarray:
+    """(lists,) 1 / place of the own clip, or 0, of lists that lie one after the other, each up to its end: similarities, probabilities, and
+    whether it is the own clip."""
     places = []
     for start, end in zip([0, *ends[:-1]], ends):
         blend = (1 - weight) * scores[start:end] + weight * matches[start:end]
         hits = np.flatnonzero(right[start:end][np.argsort(-blend, kind="stable")])
         places.append(1 / (hits[0] + 1) if len(hits) else 0.0)
-    return float(np.mean([place == 1 for place in places])), float(np.mean(places))
-
-
-def _is_clip(path: str, clip_id: str) -> bool:
-    """Whether a file is the clip of this id: its path, with or without the folders above and the ending."""
-    named = PurePosixPath(path)
-    return any(str(own) == clip_id or str(own).endswith(f"/{clip_id}") for own in (named, named.with_suffix("")))
+    return np.array(places)

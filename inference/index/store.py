@@ -7,8 +7,10 @@
 ``clips.sqlite``
     files (path, size, time of change, why it could not be read) and moments (row, file, start, end, tracks), and a full-text index of
     what is said.
-``background.f16``
-    the texts against which scores are calibrated, as the model compares them.
+``background.json``
+    texts about other things, against which scores are calibrated.
+``known/``, ``rerank.json``
+    clips whose texts are known, an index of their own, and what was fitted by them; where that was done.
 
 Rows are appended first and become valid with the transaction that names them: whatever a killed process left behind them is cut off when
 the index is next opened for writing. Rows of files that are gone stay, unnamed.

@@ -14,7 +14,8 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from omnivast.config.tasks import Group, TaskError
-from omnivast.inference.index.query import WEIGHTS, QueryError, track_weights
+from omnivast.inference.index.sure import QueryError
+from omnivast.inference.index.weights import WEIGHTS, track_weights
 from omnivast.inference.service.uploads import Received, RefusedError, Uploaded
 
 Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.inference.index.api import Index
-from omnivast.inference.index.query import track_weights
+from omnivast.inference.index.weights import track_weights
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline
 from omnivast.inference.service.uploads import MEDIA, RefusedError, Uploaded
@@ -150,7 +150,7 @@ class Library:
 
     def _use(self, index: Index) -> None:
         """Search this one from now on. The one before is closed when the last search of it ends."""
-        index.searcher.null(track_weights(None))  # or the first search would wait for it
+        index.searcher.prepare(track_weights(None))  # or the first search would wait for it
         files = index.store.files()
         faults = {path: file.fault.replace(f"{index.root}/", "") for path, file in files.items() if file.fault}
         self.index, self.moments = index, len(index)

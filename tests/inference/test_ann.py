@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from omnivast.config.tasks import Modality
 from omnivast.inference.index import ann as approximate
 from omnivast.inference.index.ann import Ann, AnnError, Facts, by_axes, is_due, principal_axes, recall
 from omnivast.inference.index.api import Index
-from omnivast.inference.index.query import Part, Searcher, track_weights
+from omnivast.inference.index.query import Part, Searcher
 from omnivast.inference.index.store import File, Meta, Place, Store
+from omnivast.inference.index.weights import track_weights
 from omnivast.model.gram.model import GRAM
 from omnivast.model.interface import Model, Rows
 
@@ -155,8 +157,8 @@ def test_recall_by_hand():
 
 def test_calibration_agrees_with_the_exact_one(folder):
     background = vectors(30, 4)["v"]
-    exact = Searcher(Store.read(folder), Model(), background).null(track_weights(None))
-    near = Searcher(Store.read(folder), Model(), background, Ann.of(folder)).null(track_weights(None))
+    exact = Searcher(Store.read(folder), Model(), background).nulls(track_weights(None), frozenset(Modality))
+    near = Searcher(Store.read(folder), Model(), background, Ann.of(folder)).nulls(track_weights(None), frozenset(Modality))
     np.testing.assert_allclose(near, exact, atol=0.02)
 
 

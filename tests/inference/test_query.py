@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from omnivast.config.tasks import Group, Modality
-from omnivast.inference.index.query import Part, QueryError, Searcher, mix, track_weights
+from omnivast.inference.index.query import Part, Searcher
 from omnivast.inference.index.store import File, Meta, Place, Store
+from omnivast.inference.index.sure import QueryError
+from omnivast.inference.index.weights import mix, track_weights
 from omnivast.model.interface import Model, Rows
 
 V, A, S = Modality
@@ -33,6 +35,15 @@ def weights(seen=0.0, heard=0.0, said=0.0):
 ])
 def test_the_mix_of_groups_by_hand(given, has, wanted):
     assert {group.key: pytest.approx(share) for share, group in mix(given, frozenset(has), KNOWN)} == wanted
+
+
+def test_groups_whose_scores_vary_more_count_less():
+    variances = {Group.parse(key): variance for key, variance in (("v", 4.0), ("va", 2.0), ("vas", 1.0))}
+    by_hand = {"v": 0.5 / 4, "va": 0.25 / 2, "vas": 0.25}  # of weights 1, ½, ¼
+    found = {group.key: share for share, group in mix(weights(1, 0.5, 0.25), ALL, KNOWN, variances)}
+    assert found == pytest.approx({key: share / sum(by_hand.values()) for key, share in by_hand.items()})
+    for alone in (weights(1, 1, 1), weights(1, 0, 0), weights(0, 0, 2)):  # one group
+        assert mix(alone, ALL, KNOWN, variances) == mix(alone, ALL, KNOWN)
 
 
 def test_weights_that_mean_nothing_are_refused():
@@ -113,13 +124,38 @@ def test_words_that_are_said_lift_a_moment(store):
 def test_a_result_that_other_texts_would_find_as_well_is_left_out(store):
     background = Rows({"vector": torch.stack([unit(0.6, 0.5, 0.4)] * 98 + [unit(1, 0.0, 0.0), unit(0, 0, 1)])})
     own = searcher(store, background)
-    assert len(own.null(track_weights(None))) == 100
+    assert [len(null) for null in own.nulls(track_weights(None), ALL)] == [100]
     best = own.search([text(1, 0.1, 0.1)], top=1)[0]
-    assert best.probability == pytest.approx(1 - 1 / 102)  # better than all hundred
+    assert best.probability == pytest.approx(1 - 1 / 101)  # better than all hundred
     assert [one.path for one in own.search([text(1, 0.1, 0.1)], at_most_false=0.05)] == ["all.mp4"]
     assert own.search([text(0.5, 0.5, 0.5)], at_most_false=0.05) == []
-    with pytest.raises(QueryError, match="100 background texts tell nothing below 0.01"):
+    with pytest.raises(QueryError, match="100 texts that nothing fits tell nothing below 0.0099"):
         own.search([text(1, 0, 0)], at_most_false=0.001)
+
+
+def test_without_other_texts_nobody_can_be_sure(store):
+    assert searcher(store).search([text(1, 0, 0)], top=1)[0].probability is None
+    with pytest.raises(QueryError, match="--background TEXTS.txt"):
+        searcher(store).search([text(1, 0, 0)], at_most_false=0.05)
+
+
+def test_how_much_scores_vary_is_measured_by_the_background(store):
+    assert searcher(store).variances == {}
+    background = Rows({"vector": torch.stack([unit(1, 0, 0), unit(0, 1, 0)])})
+    own = searcher(store, background)
+    assert set(own.variances) == set(KNOWN)
+    vectors = torch.from_numpy(np.asarray(store.vectors("v")["vector"][[0, 1]], np.float32))  # of the moments with pictures
+    assert own.variances[Group.parse("v")] == pytest.approx(float((background["vector"] @ vectors.T).var(correction=0)), rel=1e-5)
+
+
+def test_several_texts_are_as_sure_as_their_mean(store):
+    background = Rows({"vector": torch.stack([unit(0.6, 0.5, 0.4)] * 98 + [unit(1, 0.0, 0.0), unit(0, 0, 1)])})
+    own = searcher(store, background)
+    (one,), (both,) = own.search([text(1, 0.2, 0.1)], top=1), own.search([text(1, 0.2, 0.1)] * 2, top=1)
+    assert both.score == pytest.approx(2 * one.score)
+    assert both.probability == one.probability
+    (mixed,) = own.search([text(1, 0.2, 0.1), Part(1.0, clip={"v": Rows({"vector": unit(1, 0, 0)[None]})})], top=1)
+    assert mixed.probability is None
 
 
 def test_a_track_that_nothing_can_be_compared_by_is_named(store):

@@ -10,8 +10,8 @@ import pytest
 
 from omnivast.inference.index import rerank
 from omnivast.inference.index.api import Index
-from omnivast.inference.index.query import QueryError
-from omnivast.inference.index.rerank import FIT, Fit, ranked, write_fit
+from omnivast.inference.index.rerank import FIT, Fit, chosen, ranked, write_fit
+from omnivast.inference.index.sure import QueryError
 
 
 def fit(weight):
@@ -29,10 +29,18 @@ def test_the_blend_by_hand():
     matches = np.array([0.1, 0.9, 0.2, 0.1, 0.2, 0.9], np.float32)
     right = np.array([False, True, False, True, False, False])
     ends = np.array([3, 6])
-    assert ranked(scores, matches, right, ends, 0.0) == pytest.approx((0.5, 0.75))
-    assert ranked(scores, matches, right, ends, 0.2) == pytest.approx((1.0, 1.0))  # 0.42 < 0.5; 0.42, 0.36, 0.26
-    assert ranked(scores, matches, right, ends, 1.0) == pytest.approx((0.5, (1 + 1 / 3) / 2))
-    assert ranked(scores, matches, np.zeros(6, bool), ends, 0.2) == (0, 0)
+    assert ranked(scores, matches, right, ends, 0.0) == pytest.approx([0.5, 1])
+    assert ranked(scores, matches, right, ends, 0.2) == pytest.approx([1, 1])  # 0.42 < 0.5; 0.42, 0.36, 0.26
+    assert ranked(scores, matches, right, ends, 1.0) == pytest.approx([1, 1 / 3])
+    assert ranked(scores, matches, np.zeros(6, bool), ends, 0.2) == pytest.approx([0, 0])
+
+
+def test_a_weight_counts_only_where_it_gains_more_than_chance():
+    without = np.array([1, 0.5, 0.5, 0.5, 1, 1])
+    assert chosen({0.0: without, 0.1: without}) == 0
+    assert chosen({0.0: without, 0.1: np.array([1, 1, 0.5, 0.5, 1, 1])}) == 0  # one text gains
+    assert chosen({0.0: without, 0.1: np.array([1, 1, 1, 1, 1, 0.5])}) == 0  # three gain and one loses: 2 ± 2
+    assert chosen({0.0: without, 0.1: np.array([1, 1, 1, 0.5, 1, 1]), 0.2: np.ones(6), 0.3: np.ones(6)}) == 0.2
 
 
 def test_results_are_ordered_by_similarity_and_head(index, model):
@@ -72,8 +80,6 @@ def test_without_a_fit_or_a_head_or_a_text_it_is_said(index, monkeypatch, caplog
     monkeypatch.setattr(type(index.model.model), "can_match", False)
     with pytest.raises(QueryError, match="VAST has no matching head"):
         index.search("a man", rerank=5)
-    with pytest.raises(QueryError, match="VAST has no matching head"):
-        index.fit_reranking("val.json")
 
 
 def val_list(tmp_path):
@@ -95,7 +101,7 @@ def test_the_weight_is_the_one_that_finds_most_and_none_where_none_helps(index, 
         return (right if helps else ~right).astype(np.float32)
 
     monkeypatch.setattr(rerank, "_matched", matched)
-    found = index.fit_reranking(val_list(tmp_path), media=index.root)
+    found = index.fit(val_list(tmp_path), media=index.root)
     assert found.texts == 4
     assert found.r1 >= found.r1_without
     if helps:
@@ -106,15 +112,15 @@ def test_the_weight_is_the_one_that_finds_most_and_none_where_none_helps(index, 
 
 
 def test_a_fit_runs_with_the_models_own_head(index, tmp_path):
-    found = index.fit_reranking(val_list(tmp_path), media=index.root)
+    found = index.fit(val_list(tmp_path), media=index.root)
     assert found.weight in rerank.GRID
     assert found.r1 >= found.r1_without
     with pytest.raises(QueryError, match="the model's run names no texts"):
-        index.fit_reranking()
+        index.fit()
 
 
 def test_a_list_without_its_own_clips_tells_nothing(index, tmp_path):
     file = tmp_path / "val.json"
     file.write_text(json.dumps([{"video_id": "nowhere", "desc": "a man"}, {"video_id": "sound", "desc": ""}]))
     with pytest.raises(ValueError):
-        index.fit_reranking(file, media=index.root)
+        index.fit(file, media=index.root)
