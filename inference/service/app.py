@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import mimetypes
 import shutil
 import tempfile
@@ -107,11 +108,12 @@ class Service:
         return [*(Uploaded(path, self.library.path(path, name)) for path in paths), *files]
 
     async def look(self, files: Sequence[Uploaded], use: Callable[[list[Clip]], Result], name: str = "clip",
-                   subtitle: str | None = None) -> Result:
-        """``use`` of clips, in the thread for that. ``name``: the field that named them. Raises RefusedError."""
+                   subtitle: str | None = None, seconds: float | None = None) -> Result:
+        """``use`` of clips, in the thread for that. ``name``: the field that named them. ``seconds``: how long they may play; None: as the
+        limits say. Raises RefusedError."""
         def looked() -> Result:
             with Clips() as opened:
-                return use([_opened(opened, file, self.limits.seconds, subtitle, name) for file in files])
+                return use([_opened(opened, file, self.limits.seconds if seconds is None else seconds, subtitle, name) for file in files])
 
         try:
             return await self.looks.run(lambda: within(self.limits.work, looked))
@@ -266,6 +268,8 @@ def _state(app: FastAPI, service: Service) -> None:
     async def update(request: Request) -> Response:
         """Bring the index up to date with its folder, after adding the files of a form to it."""
         async with service.body(request, bodies.Add) as asked:
+            if asked.files and library.uploads:  # what is no clip is not kept
+                await service.look(asked.files, lambda clips: None, seconds=math.inf)
             added = [await asyncio.to_thread(library.add, file) for file in asked.files]
             library.update()
             return Reply({**library.status(), "added": added})

@@ -64,6 +64,15 @@ def test_a_file_that_is_added_can_be_found(clips, model, media):
         assert refused.status_code == 422 and refused.json()["field"] == "clip"
 
 
+def test_a_file_that_is_no_clip_is_not_kept(clips, model, media):
+    Index(clips, model)
+    with serving(service_of(clips, model, uploads=True)) as one:
+        files = [("clip", ("good.png", (media / "picture.png").read_bytes())), ("clip", ("text.mp4", b"no clip\n" * 100))]
+        refused = one.client.post("/api/index", files=files)
+        assert refused.status_code == 422 and refused.json()["field"] == "clip" and "text.mp4" in refused.json()["error"]
+        assert not (clips / "uploads").exists() and list(one.service.folder.iterdir()) == []
+
+
 def test_a_file_that_goes_is_found_no_more(clips, model):
     Index(clips, model)
     with serving(service_of(clips, model)) as one:

@@ -66,6 +66,18 @@ def test_a_body_that_stalls_or_is_too_slow_is_given_up(make):
         until(lambda: is_empty(one))
 
 
+def test_many_that_are_slow_keep_nobody_else_waiting(make, library):
+    """As many as are taken at once hold their places until they are given up; the others are sent away, and come again."""
+    with serving(make(limits=Limits(stall=0.5, at_once=4))) as one:
+        slow = [opened(one, 10**6) for _ in range(20)]
+        assert one.client.post("/api/search", json={"text": "a dog"}).status_code == 200
+        told = [status(connection) for connection in slow]
+        assert set(told) == {408, 429} and told.count(408) >= 4
+        until(lambda: one.service.forms == 0 and is_empty(one))
+        content = (library / "picture.png").read_bytes()
+        assert one.client.post("/api/caption", files={"clip": ("a.png", content)}).status_code == 200
+
+
 def test_a_sender_that_goes_leaves_nothing(make):
     with serving(make()) as one:
         for _ in range(3):
