@@ -32,6 +32,7 @@ from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
 
 ANN, FACTS = "ann", "facts.json"
+FORMAT = 2
 EXACT_UP_TO = 300_000
 """Moments up to which all are compared, unless the approximate index is asked for."""
 SCANNED = 2000
@@ -71,6 +72,7 @@ class Facts:
     texts: int
     recall: dict[str, float] = field(default_factory=dict)
     """Weights ("equal", "seen" …) → the share of the 10 best that it finds, over background texts; empty without any."""
+    format: int = FORMAT
 
     @property
     def words(self) -> str:
@@ -91,8 +93,13 @@ class Ann:
 
     @classmethod
     def of(cls, folder: Path) -> Ann | None:
-        """That of an index. None where there is none, or where usearch is not installed, which is told: then all is scanned."""
+        """That of an index. None where there is none, or one of another format, or where usearch is not installed, which is told: then all
+        is scanned."""
         if not (folder / ANN / FACTS).is_file():
+            return None
+        if json.loads((folder / ANN / FACTS).read_text(encoding="utf-8")).get("format") != FORMAT:
+            logger.warning("%s: every moment is compared, since its approximate index was made by another version; omnivast index --ann "
+                           "makes it anew", folder)
             return None
         if not is_installed("usearch"):
             logger.warning("%s: every moment is compared, since %s", folder, not_installed("usearch"))
