@@ -39,8 +39,10 @@ SCANNED = 2000
 """Moments of a kind that is so rare are all compared."""
 CHANGED = 0.1
 """The share of moments that may have come or gone before it is made anew."""
-NEAR = 500
+NEAR = 300
 """The nearest that each graph is asked for."""
+LOOKED_AT = 1000
+"""Candidates that are kept while a graph is searched: with more of them it finds more, and takes longer."""
 AXES = 64
 """Principal axes by which a graph holds vectors, at most."""
 SAMPLE = 20_000
@@ -111,6 +113,7 @@ class Ann:
         name = f"{tracks}.{group}"
         if name not in self._graphs:
             graph, axes = _usearch().restore(str(self.folder / f"{name}.usearch"), view=True), np.load(self.folder / f"{name}.npy")
+            graph.expansion_search = LOOKED_AT
             self._graphs[name] = graph, axes
         graph, axes = self._graphs[name]
         return np.asarray(graph.search(np.append(vector @ axes, np.float32(0)), NEAR, threads=1).keys, np.int64)
@@ -162,8 +165,7 @@ def make(folder: Path, bits: np.ndarray, groups: Sequence[str], letters: Callabl
         for kind, tracks, group in work:
             rows = np.flatnonzero(bits == kind)
             axes = principal_axes(vectors(group, rows[:: -(-len(rows) // SAMPLE)]))
-            graph = graph_of(ndim=axes.shape[1] + 1, metric="cos", dtype="i8", connectivity=CONNECTIVITY, expansion_add=EXPANSION,
-                             expansion_search=NEAR)
+            graph = graph_of(ndim=axes.shape[1] + 1, metric="cos", dtype="i8", connectivity=CONNECTIVITY, expansion_add=EXPANSION)
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
                 graph.add(part, by_axes(vectors(group, part), axes), threads=cores())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,10 +100,17 @@ def track_weights(weights: Mapping[str, float] | None) -> dict[Modality, float]:
     return by_track
 
 
-def mix(weights: Mapping[Modality, float], has: frozenset[Modality], known: Sequence[Group]) -> list[tuple[float, Group]]:
+def mix(weights: Mapping[Modality, float], has: frozenset[Modality], known: Sequence[Group]) -> tuple[tuple[float, Group], ...]:
     """The groups by which moments with the tracks ``has`` are scored, and their shares, which sum to 1 (see the module's docstring).
     Where the model does not know a group of tracks, the known groups of which it consists stand for it, in equal shares; empty where it
     knows none of the tracks."""
+    return _mix(tuple(weights[track] for track in Modality), has, tuple(known))
+
+
+@lru_cache(maxsize=1024)
+def _mix(given: tuple[float, ...], has: frozenset[Modality], known: tuple[Group, ...]) -> tuple[tuple[float, Group], ...]:
+    """:func:`mix`, which every result of a search asks for several times."""
+    weights = dict(zip(Modality, given))
     tracks = sorted((track for track in has if weights[track] > 0), key=lambda track: -weights[track])
     shares: dict[Group, float] = {}
     for place, track in enumerate(tracks):
@@ -112,7 +119,7 @@ def mix(weights: Mapping[Modality, float], has: frozenset[Modality], known: Sequ
         for group in parts:
             shares[group] = shares.get(group, 0.0) + (weights[track] - below) / len(parts)
     total = sum(shares.values())
-    return [(share / total, group) for group, share in shares.items() if share > 0]
+    return tuple((share / total, group) for group, share in shares.items() if share > 0)
 
 
 def _parts(tracks: frozenset[Modality], known: Sequence[Group]) -> list[Group]:
