@@ -32,14 +32,17 @@ from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
 
 ANN, FACTS = "ann", "facts.json"
+FORMAT = 2
 EXACT_UP_TO = 300_000
 """Moments up to which all are compared, unless the approximate index is asked for."""
 SCANNED = 2000
 """Moments of a kind that is so rare are all compared."""
 CHANGED = 0.1
 """The share of moments that may have come or gone before it is made anew."""
-NEAR = 500
+NEAR = 300
 """The nearest that each graph is asked for."""
+LOOKED_AT = 1000
+"""Candidates that are kept while a graph is searched: with more of them it finds more, and takes longer."""
 AXES = 64
 """Principal axes by which a graph holds vectors, at most."""
 SAMPLE = 20_000
@@ -71,6 +74,7 @@ class Facts:
     texts: int
     recall: dict[str, float] = field(default_factory=dict)
     """Weights ("equal", "seen" …) → the share of the 10 best that it finds, over background texts; empty without any."""
+    format: int = FORMAT
 
     @property
     def words(self) -> str:
@@ -91,8 +95,13 @@ class Ann:
 
     @classmethod
     def of(cls, folder: Path) -> Ann | None:
-        """That of an index. None where there is none, or where usearch is not installed, which is told: then all is scanned."""
+        """That of an index. None where there is none, or one of another format, or where usearch is not installed, which is told: then all
+        is scanned."""
         if not (folder / ANN / FACTS).is_file():
+            return None
+        if json.loads((folder / ANN / FACTS).read_text(encoding="utf-8")).get("format") != FORMAT:
+            logger.warning("%s: every moment is compared, since its approximate index was made by another version; omnivast index --ann "
+                           "makes it anew", folder)
             return None
         if not is_installed("usearch"):
             logger.warning("%s: every moment is compared, since %s", folder, not_installed("usearch"))
@@ -104,6 +113,7 @@ class Ann:
         name = f"{tracks}.{group}"
         if name not in self._graphs:
             graph, axes = _usearch().restore(str(self.folder / f"{name}.usearch"), view=True), np.load(self.folder / f"{name}.npy")
+            graph.expansion_search = LOOKED_AT
             self._graphs[name] = graph, axes
         graph, axes = self._graphs[name]
         return np.asarray(graph.search(np.append(vector @ axes, np.float32(0)), NEAR, threads=1).keys, np.int64)
@@ -155,8 +165,7 @@ def make(folder: Path, bits: np.ndarray, groups: Sequence[str], letters: Callabl
         for kind, tracks, group in work:
             rows = np.flatnonzero(bits == kind)
             axes = principal_axes(vectors(group, rows[:: -(-len(rows) // SAMPLE)]))
-            graph = graph_of(ndim=axes.shape[1] + 1, metric="cos", dtype="i8", connectivity=CONNECTIVITY, expansion_add=EXPANSION,
-                             expansion_search=NEAR)
+            graph = graph_of(ndim=axes.shape[1] + 1, metric="cos", dtype="i8", connectivity=CONNECTIVITY, expansion_add=EXPANSION)
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
                 graph.add(part, by_axes(vectors(group, part), axes), threads=cores())

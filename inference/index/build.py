@@ -159,7 +159,8 @@ def _begin(store: Store, files: Files) -> tuple[list[File], bool, Report]:
     differ = [file for path, file in there.items() if path not in known or known[path].unread != file]
     new = sum(file.path not in known for file in differ)
     pending = [file for file in differ if all(other.unread != file for other in done.get(file.path, ()))]
-    return pending, distributed.world_size() > 1 or bool(done), Report(new=new, changed=len(differ) - new, removed=len(gone))
+    shared = distributed.world_size() > 1 or bool(share.folders(store))
+    return pending, shared, Report(new=new, changed=len(differ) - new, removed=len(gone))
 
 
 def _index(store: Store, parts: Loaded, files: Files, pending: Sequence[File], on_progress: Callable[[int, int], None] | None) -> float:

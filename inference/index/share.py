@@ -67,6 +67,7 @@ def done(store: Store) -> dict[str, list[File]]:
     for part in _opened(store):
         for path, file in part.files().items():
             found.setdefault(path, []).append(file)
+        part.close()
     return found
 
 
@@ -74,18 +75,19 @@ def merge(store: Store, now: Mapping[str, File]) -> None:
     """Put the files of all parts into the index, in the order of ``now``, path → the file as it is now, and remove the parts. Files that
     have gone or changed since are left out."""
     opened = list(_opened(store))
-    where = {path: (part, file) for part in opened for path, file in part.files().items()
-             if now.get(path) == file.unread}
+    where = {path: (part, file) for part in opened for path, file in part.files().items() if now.get(path) == file.unread}
     known = store.files()
     batch: list[tuple[Store, File, list[tuple[int, Place, str]]]] = []
+    rows = 0
     for path in now:
         if path not in where or known.get(path) == where[path][1]:  # in the index already, when this was killed
             continue
         part, file = where[path]
         batch.append((part, file, part.moments(path)))
-        if sum(len(moments) for *_, moments in batch) >= ROWS_AT_ONCE:
+        rows += len(batch[-1][2])
+        if rows >= ROWS_AT_ONCE:
             _put(store, batch)
-            batch = []
+            batch, rows = [], 0
     _put(store, batch)
     for part in opened:
         part.close()

@@ -184,6 +184,14 @@ def test_without_usearch_all_is_compared_and_that_is_told(folder, monkeypatch, c
     assert not is_due(None, 300_001, 300_001, None)
 
 
+def test_one_of_another_version_is_not_used_and_that_is_told(folder, caplog):
+    facts = json.loads((folder / "ann" / "facts.json").read_text())
+    del facts["format"]
+    (folder / "ann" / "facts.json").write_text(json.dumps(facts))
+    assert Ann.of(folder) is None
+    assert "omnivast index --ann makes it anew" in caplog.text
+
+
 def test_models_that_compare_otherwise_are_refused(folder):
     class Other(Model):
         similarity = GRAM.similarity
