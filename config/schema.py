@@ -259,6 +259,35 @@ class ModelConfig:
                                                "merges.txt; null: the file that open_clip brings along", path=True, newer=True,
                                        of=("valor",))
     max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True, of=("valor",))
+    llm: str | None = setting(None, "AVLLM: the language model: a folder of transformers (config.json, safetensors, tokenizer) or a .gguf "
+                                    "file (extra llm)", path=True, newer=True, of=("avllm",))
+    llm_tune: Literal["projectors", "lora", "full"] = setting(
+        "projectors", "AVLLM: what is trained: the projectors alone (stage 1), adapters of the language model too (extra llm), or all its "
+                      "weights", newer=True, training_only=True, of=("avllm",))
+    llm_lora_rank: int = setting(16, "AVLLM, llm_tune lora: rank of the adapters", minimum=1, newer=True, of=("avllm",))
+    llm_lora_alpha: float = setting(32.0, "AVLLM, llm_tune lora: the adapters' product is scaled by this / rank", minimum=0.0, newer=True,
+                                    of=("avllm",))
+    llm_lora_dropout: float = setting(0.0, "AVLLM, llm_tune lora: dropout before the adapters", minimum=0.0, maximum=0.99, newer=True,
+                                      training_only=True, of=("avllm",))
+    llm_lora_targets: list[str] = setting([], "AVLLM, llm_tune lora: ends of the names of linear layers that get one, such as q_proj; "
+                                              "empty: all but the word head", newer=True, of=("avllm",))
+    llm_template: Literal["auto", "vicuna_v1", "plain"] = setting(
+        "auto", "AVLLM: how turns are written: by the chat template of the language model's tokenizer; as Vicuna 1.1; or the answer alone "
+                "behind the media (captions, as LLaVA's first stage)", newer=True, of=("avllm",))
+    llm_projector: Literal["linear", "mlp"] = setting("linear", "AVLLM: what brings tokens of the towers into the language model: a linear "
+                                                                "layer, or two with GELU", newer=True, of=("avllm",))
+    llm_boundary_tokens: bool = setting(True, "AVLLM: learnt vectors stand before and after each kind of media tokens", newer=True,
+                                        of=("avllm",))
+    llm_audio_pool: Literal["mean", "none"] = setting("mean", "AVLLM: one token for each slice of sound, the mean of the tower's; or all "
+                                                              "of them", newer=True, of=("avllm",))
+    llm_vision_layer: int = setting(-2, "AVLLM: the layer of the vision tower whose output is taken: -1 the last, -2 the one before it",
+                                    minimum=-2, maximum=-1, newer=True, of=("avllm",))
+    llm_subtitle: Literal["none", "prompt"] = setting("none", "AVLLM: prompt: a clip's subtitle stands as text before the first question",
+                                                      newer=True, of=("avllm",))
+    llm_context: int | None = setting(None, "AVLLM: tokens of a conversation at most, media and answers included; null: as many as the "
+                                            "language model was made for", minimum=8, newer=True, of=("avllm",))
+    llm_cut_long_rows: bool = setting(False, "AVLLM: a conversation longer than llm_context is cut at its end; false: it is an error",
+                                      newer=True, of=("avllm",))
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 
