@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,3 +46,26 @@ class Conversation:
         if length > len(self.turns):
             raise ValueError(f"the conversation has {len(self.turns) // 2} answer(s), so none after {answers}")
         return Conversation(self.turns[:length], self.modalities, self.system, self.type)
+
+
+DESCRIBE = {"v": "Describe what is seen.", "a": "Describe what is heard.", "va": "Describe what is seen and heard."}
+"""What is asked for a caption, by the tracks that are given as media."""
+
+
+def asking(question: str, modalities: Iterable[Modality]) -> Conversation:
+    """A conversation that has one question yet."""
+    return Conversation((Turn("user", question),), frozenset(modalities))
+
+
+def captioning(modalities: Iterable[Modality], caption: str | None = None) -> Conversation:
+    """The conversation in which a caption is asked for and, where there is one, given."""
+    given = frozenset(modalities)
+    question = DESCRIBE.get("".join(m.value for m in (Modality.VISION, Modality.AUDIO) if m in given), "Describe the clip.")
+    answer = () if caption is None else (Turn("assistant", caption),)
+    return Conversation((Turn("user", question), *answer), given)
+
+
+def answering(questions: Iterable[str], answers: Iterable[str], modalities: Iterable[Modality]) -> Conversation:
+    """The conversation in which each question is asked and answered, one after the other."""
+    turns = [turn for question, answer in zip(questions, answers) for turn in (Turn("user", question), Turn("assistant", answer))]
+    return Conversation(tuple(turns), frozenset(modalities))

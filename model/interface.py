@@ -134,6 +134,8 @@ class Model(nn.Module):
     frame_resize: str = "bicubic"
     """How frames are brought to its resolution: a name in data/vision.py. Pixels come as uint8 and are normalised by the model; the
     sizes of both, and the lengths of texts, are those of ``model_cfg``."""
+    conversations: bool = False
+    """Whether it learns conversations: captions, questions and answers come as such too (``Batch.chats``), written by ``tokenizer``."""
     one_caption_length: bool = False
     """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
     else to max_omni_caption_len where clips have captions of other kinds too."""
