@@ -228,10 +228,17 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     return None if first is None else torch.stack([torch.zeros_like(first) if part is None else part for part in parts])
 
 
-def written_as_read(tokenizer: ChatTokenizer, conversation: Conversation, subtitle: str | None, where: str) -> Any:
-    """A conversation as the model reads it (``ids``, ``supervised``). Raises DataError, which names ``where``."""
+def subtitle_given(sample: Sample, conversation: Conversation) -> str | None:
+    """The subtitle that is given with a conversation about a clip; None: none is."""
+    return sample.subtitle if Modality.SUBTITLE in conversation.modalities else None
+
+
+def written_as_read(tokenizer: ChatTokenizer, sample: Sample, conversation: Conversation, frames: int, slices: int, where: str) -> Any:
+    """A conversation about a clip of so many frames and slices of sound, as the model reads it (``ids``, ``supervised``). Raises
+    DataError, which names ``where``."""
+    seen, heard = (modality in conversation.modalities for modality in (Modality.VISION, Modality.AUDIO))
     try:
-        return tokenizer.converse(conversation, subtitle, where)
+        return tokenizer.converse(conversation, subtitle_given(sample, conversation), frames * seen, slices * heard, where)
     except ValueError as error:
         raise DataError(str(error)) from None
 
@@ -241,10 +248,13 @@ def _collate_chats(samples: Sequence[Sample], corpus: str, tokenizer: ChatTokeni
     spoken = [(place, sample, conversation) for place, sample in enumerate(samples) for conversation in sample.conversations]
     chats = Chats([conversation for _, _, conversation in spoken], torch.tensor([place for place, _, _ in spoken], dtype=torch.int64))
     chats.rows = [sample.row for _, sample, _ in spoken if sample.row is not None]
-    chats.subtitles = [sample.subtitle if Modality.SUBTITLE in conversation.modalities else None for _, sample, conversation in spoken]
-    for (_, sample, conversation), subtitle in zip(spoken, chats.subtitles):
+    chats.subtitles = [subtitle_given(sample, conversation) for _, sample, conversation in spoken]
+    for _, sample, conversation in spoken:
         if training:
-            written = written_as_read(tokenizer, conversation, subtitle, f"dataset '{corpus}': row {sample.index} (id '{sample.clip_id}')")
+            frames = 0 if sample.frames is None else len(sample.frames)
+            slices = len(sample.spectrogram) if sample.spectrogram is not None and sample.present.get(Modality.AUDIO, True) else 0
+            written = written_as_read(tokenizer, sample, conversation, frames, slices,
+                                      f"dataset '{corpus}': row {sample.index} (id '{sample.clip_id}')")
             chats.ids.append(written.ids)
             chats.supervised.append(written.supervised)
     return chats

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from omnivast.config.schema import DatasetConfig
-from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
+from omnivast.config.tasks import CaptionKind, Objective, Task
 from omnivast.data.annotations.load import load_references
 from omnivast.data.batch import Batch, Sample, collate, written_as_read
 from omnivast.data.dataset import LOOKED_FOR, IndexedDataset
@@ -327,7 +327,8 @@ def _check_conversations(sources: Sequence[IndexedDataset], tokenizer: ChatToken
             sample = source.said(place * len(source) // number)
             where = f"{source.annotations.path}: row {sample.index} (id '{sample.clip_id}')"
             for conversation in sample.conversations:
-                written_as_read(tokenizer, conversation, sample.subtitle if Modality.SUBTITLE in conversation.modalities else None, where)
+                written_as_read(tokenizer, sample, conversation, source.config.vision_sample_num or 0, source.config.audio_sample_num or 0,
+                                where)
 
 
 def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:

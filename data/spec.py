@@ -49,9 +49,10 @@ class Tokenizer(Protocol):
 class ChatTokenizer(Tokenizer, Protocol):
     """The tokenizer of a model that learns conversations."""
 
-    def converse(self, conversation: Conversation, subtitle: str | None, where: str) -> Any:
-        """The conversation as the model reads it: ``ids``, a list of int, and ``supervised``, a list of bool: what of them is learnt.
-        Raises ValueError, which names ``where``, for one that cannot be learnt."""
+    def converse(self, conversation: Conversation, subtitle: str | None, frames: int, slices: int, where: str) -> Any:
+        """The conversation as the model reads it: ``ids``, a list of int with one for all its media, and ``supervised``, a list of bool:
+        what of them is learnt. ``frames``, ``slices``: how many of each are given with it. Raises ValueError, which names ``where``, for
+        one that cannot be learnt, such as one that is too long."""
         ...
 
 
