@@ -42,6 +42,7 @@ class Projectors(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], width: int, kind: Literal["linear", "mlp"], boundaries: bool) -> None:
         super().__init__()
+        self.widths = dict(widths)
         self.project = nn.ModuleDict({part: _projector(own, width, kind) for part, own in widths.items()})
         self.boundaries = nn.ParameterDict({part: nn.Parameter(0.02 * torch.randn(2, width)) for part in widths} if boundaries else {})
 
@@ -52,7 +53,7 @@ class Projectors(nn.Module):
         is exactly zero: it gets one on every process, whatever the clips of each.
 
         Args:
-            features: part → (B, tokens, W).
+            features: part → (B, tokens, W); without those that no clip has.
             clips: part → (n,) int64, the clip of each conversation that has it.
 
         Returns:
@@ -62,7 +63,8 @@ class Projectors(nn.Module):
         for part, project in self.project.items():
             index = clips[part]
             used, place = index.unique(return_inverse=True)
-            tokens = project(features[part][used])[place]
+            given = features[part] if part in features else torch.zeros(0, 1, self.widths[part], device=next(project.parameters()).device)
+            tokens = project(given[used.to(given.device)])[place.to(given.device)]
             if part in self.boundaries:
                 first, last = (end.to(tokens.dtype).expand(len(index), 1, -1) for end in self.boundaries[part])
                 tokens = torch.cat([first, tokens, last], 1)
@@ -71,7 +73,7 @@ class Projectors(nn.Module):
 
     def lengths(self, features: Mapping[str, Tensor]) -> dict[str, int]:
         """Part → how many tokens it takes."""
-        return {part: features[part].shape[1] + 2 * (part in self.boundaries) for part in self.project}
+        return {part: features[part].shape[1] + 2 * (part in self.boundaries) for part in self.project if part in features}
 
 
 def _projector(inputs: int, outputs: int, kind: Literal["linear", "mlp"]) -> nn.Module:
