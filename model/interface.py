@@ -148,6 +148,8 @@ class Model(nn.Module):
     """Whether features of other processes carry gradient. Set from outside."""
     gather_gradient: str = "paper"
     """``released``: as run_cfg.gather_gradient says. Set from outside."""
+    in_step: bool = False
+    """Whether every process must run each part of the model equally often, because they gather its weights together. Set from outside."""
     names = Names()
     objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""

@@ -85,13 +85,12 @@ class AudioVisualLLM(MediaModel):
         self.eval()
         cfg, patches, slice_tokens = self.config, 0, 0
         if hasattr(self, "vision_encoder"):
-            frame = torch.zeros(1, 1, 3, cfg.vision_resolution, cfg.vision_resolution, dtype=torch.uint8)
-            patches = self._seen(frame)["spatial"].shape[1]
+            patches = self._seen(self._no_frame())["spatial"].shape[1]
             if not self.vision_encoder.has_cls:
                 log.info("vision encoder '%s' has no [CLS]: the temporal token of a frame is the mean of its patches",
                          cfg.vision_encoder_type)
         if hasattr(self, "audio_encoder"):
-            slice_tokens = self._heard(torch.zeros(1, 1, cfg.audio_target_length, cfg.audio_melbins))["auditory"].shape[1]
+            slice_tokens = self._heard(self._no_sound())["auditory"].shape[1]
         return MediaTokens(patches, slice_tokens, 2 * cfg.llm_boundary_tokens)
 
     def set_checkpointing(self, on: bool) -> None:
@@ -112,10 +111,9 @@ class AudioVisualLLM(MediaModel):
         return self
 
     def units(self) -> Iterator[Unit]:
-        """The blocks of the towers and of the language model, which conversations of like lengths pass together, so that the number of
-        passes differs between processes."""
+        """The blocks of the towers, and those of the language model, whose input is of another size each time."""
         yield from super().units()
-        yield from (Unit(block, gathered="step", compiles=False) for block in blocks_of(self.llm))
+        yield from (Unit(block, compiles=False) for block in blocks_of(self.llm))
 
     def check_task(self, task: Task) -> None:
         """Raise ValueError for a track without a tower, and for subtitles that no prompt would have."""
@@ -139,11 +137,15 @@ class AudioVisualLLM(MediaModel):
         parts: dict[str, Tensor] = {}
         present: dict[Modality, Tensor] = {}
         for modality, media in ((Modality.VISION, batch.frames), (Modality.AUDIO, batch.spectrograms)):
-            if modality not in modalities or media is None:
+            if modality not in modalities:
+                continue
+            if media is None:
+                self._stay_in_step(modality)
                 continue
             present[modality] = batch.present.get(modality, torch.ones(len(batch), dtype=torch.bool)).cpu()
             rows = present[modality].nonzero().flatten()
             if not len(rows):
+                self._stay_in_step(modality)
                 continue
             every = len(rows) == len(batch)
             given = media if every else media[rows.to(media.device)]
@@ -151,6 +153,22 @@ class AudioVisualLLM(MediaModel):
                 parts[part] = found if every else found.new_zeros(len(batch), *found.shape[1:]).index_copy(0, rows.to(found.device), found)
         said = tuple(batch.subtitles.raw) if Modality.SUBTITLE in modalities and batch.subtitles is not None else ()
         return ClipFeatures(parts, present, said, tuple(batch.clip_ids))
+
+    def _stay_in_step(self, modality: Modality) -> None:
+        """Run the tower of a track that no clip has, where other processes need that."""
+        if self.in_step and modality is Modality.VISION:
+            self._seen(self._no_frame())
+        elif self.in_step:
+            self._heard(self._no_sound())
+
+    def _no_frame(self) -> Tensor:
+        """(1, 1, 3, H, W) of black."""
+        side = self.config.vision_resolution
+        return torch.zeros(1, 1, 3, side, side, dtype=torch.uint8, device=self.device)
+
+    def _no_sound(self) -> Tensor:
+        """(1, 1, T, mel) of nothing."""
+        return torch.zeros(1, 1, self.config.audio_target_length, self.config.audio_melbins, device=self.device)
 
     @torch.no_grad()
     def _seen(self, frames: Tensor) -> dict[str, Tensor]:
@@ -207,7 +225,7 @@ class AudioVisualLLM(MediaModel):
         parts = [self._parts_of(conversation, clip, features) for conversation, clip in zip(chats.conversations, clips)]
         lengths = [len(ids) + sum(own.values()) for ids, own in zip(chats.ids, parts)]
         losses = []
-        for together in passes(lengths):
+        for together in [list(range(len(lengths)))] if self.in_step else passes(lengths):
             layout = lay_out([chats.ids[n] for n in together], [parts[n] for n in together], [chats.supervised[n] for n in together])
             inputs = self._inputs(layout, features, [clips[n] for n in together])
             logits = self._logits(inputs, F.pad(layout.learnt[:, 1:], (0, 1)))
