@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from omnivast.config.extras import import_extra
+from omnivast.config.extras import is_installed, not_installed
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
+from omnivast.model.avllm.gguf import read_head
 from omnivast.model.interface import ModelError
 
 log = logging.getLogger("omnivast")
@@ -127,20 +128,18 @@ def _check_folder(path: Path) -> None:
 
 def _check_gguf(path: Path) -> None:
     """Raises ModelError where the file is damaged, or of an architecture that transformers does not read."""
+    if not is_installed("gguf"):
+        raise ModelError(f"model_cfg.llm '{path}': {not_installed('gguf')}")
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as READABLE  # noqa: N811, a long name
     try:
-        gguf = import_extra("gguf")
-    except ImportError as error:
-        raise ModelError(f"model_cfg.llm '{path}': {error}") from None
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-    try:
-        fields = gguf.GGUFReader(path).fields
-        architecture = str(fields["general.architecture"].contents())
-    except Exception as error:  # the reader trips over damaged files in its own ways
+        head = read_head(path)
+    except (ValueError, OSError) as error:
         raise ModelError(f"model_cfg.llm '{path}' is no GGUF file that can be read: {_first_line(error)}") from error
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+    architecture = head.get("general.architecture")
+    if architecture not in READABLE:
         raise ModelError(f"model_cfg.llm '{path}': transformers does not read GGUF files of architecture '{architecture}'; it reads "
-                         f"{', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}.{did_you_mean(architecture, GGUF_SUPPORTED_ARCHITECTURES)}")
-    if "tokenizer.ggml.model" not in fields:
+                         f"{', '.join(sorted(READABLE))}.{did_you_mean(str(architecture), READABLE)}")
+    if "tokenizer.ggml.model" not in head:
         raise ModelError(f"model_cfg.llm '{path}' has no tokenizer (tokenizer.ggml.model)")
 
 
