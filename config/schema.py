@@ -168,7 +168,8 @@ class RunConfig:
 class ModelConfig:
     """The model: towers, widths, text lengths."""
 
-    model_type: str = setting("vast", "the model family, a name registered in model/: vast, gram (VAST with scores by volume), or valor")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast, gram (VAST with scores by volume), valor, or "
+                                      "avllm (a language model that sees and hears)")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none",

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from omnivast.config.conversation import Conversation, Turn
 from omnivast.config.tasks import Modality
 from omnivast.config.words import did_you_mean
 from omnivast.data.annotations.rows import AnnotationError, typename
 
-Role = Literal["user", "assistant"]
 PLACEHOLDERS = {"<VIS>": "v", "<AUD>": "a", "<AUD_VIS>": "va", "<video>": "v", "<image>": "v", "<audio>": "a"}
 """What stands for the media in the text of a row, and the tracks that it asks for."""
 MEDIA_KEYS = {"videos": "va", "images": "v", "audios": "a", "video": "va", "image": "v", "audio": "a"}
@@ -30,43 +29,6 @@ ROLES = {"messages": {"system": "system", "user": "user", "assistant": "assistan
 """Form → roles as it writes them, and ours."""
 _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 _LIKE_ONE = re.compile(r"<([A-Za-z_]{3,12})>")
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one of the two says, without placeholders and blanks at its ends."""
-
-    role: Role
-    text: str
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Questions and answers about one clip, whose media stand once, before the first question."""
-
-    turns: tuple[Turn, ...]
-    """user, assistant, user, …; the last is an answer, but in a prompt, whose last is the question to be answered."""
-    modalities: frozenset[Modality]
-    """Tracks of the clip that are given: vision and audio as media, the subtitle as text; empty: none."""
-    system: str | None = None
-    type: str | None = None
-    """The kind of question, for accuracy by kind."""
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        return tuple(turn.text for turn in self.turns if turn.role == "assistant")
-
-    @property
-    def has_media(self) -> bool:
-        """Whether tokens of a tower stand in it."""
-        return bool(self.modalities & {Modality.VISION, Modality.AUDIO})
-
-    def asking(self, answers: int = 0) -> Conversation:
-        """The conversation up to the question behind so many answers: the prompt for the next answer. Raises ValueError without one."""
-        length = 2 * answers + 1
-        if length > len(self.turns):
-            raise ValueError(f"the conversation has {len(self.turns) // 2} answer(s), so none after {answers}")
-        return Conversation(self.turns[:length], self.modalities, self.system, self.type)
 
 
 def is_conversation(row: Mapping[str, Any]) -> bool:

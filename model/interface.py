@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from omnivast.config.conversation import Conversation
 from omnivast.config.registry import Registry
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
@@ -118,6 +119,8 @@ class Names:
     """Starts of names (``*`` stands for anything) that a release carries without use; dropped by name."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Starts of the release's names under which it has parts a second time → starts of those that they repeat."""
+    apart: tuple[str, ...] = ()
+    """Starts of names of a part with a file of its own, as which it stays where a checkpoint lacks it."""
     own: tuple[str, ...] = ()
     """Starts of names that every checkpoint of the family has, and none of another one that is not derived from it."""
     settings: Callable[[Mapping[str, Tensor]], Mapping[str, Any]] = lambda state: {}
@@ -134,6 +137,8 @@ class Model(nn.Module):
     frame_resize: str = "bicubic"
     """How frames are brought to its resolution: a name in data/vision.py. Pixels come as uint8 and are normalised by the model; the
     sizes of both, and the lengths of texts, are those of ``model_cfg``."""
+    conversations: bool = False
+    """Whether it learns conversations: captions, questions and answers come as such too (``Batch.chats``), written by ``tokenizer``."""
     one_caption_length: bool = False
     """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
     else to max_omni_caption_len where clips have captions of other kinds too."""
@@ -146,6 +151,8 @@ class Model(nn.Module):
     names = Names()
     objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
+    text_tower: bool = True
+    """Whether ``text_encoder_type`` names a part of it."""
     most_samples: int | None = None
     """The most frames, and the most slices of sound, that it takes of a clip; None: any number."""
 
@@ -172,6 +179,11 @@ class Model(nn.Module):
         """The losses of a training step: scalars in float32. ``"loss"`` is minimised; the others are logged. Random choices come from
         ``draws``, so that a resumed run repeats them and the number of processes does not count."""
         raise NotImplementedError
+
+    def weight(self, batch: Batch) -> float | None:
+        """How much the losses of a batch count beside those of the other processes and of the step's other batches, such as how many words
+        they are the mean of; known on the host. None: all count the same."""
+        return None
 
     # ------------------------------------------------------------------------------------------------------------ its parts
 
@@ -294,6 +306,11 @@ class Model(nn.Module):
     def answer(self, memory: Any, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
         """The answer to every question; ``questions.clip`` names its memory row."""
         raise ValueError(f"{type(self).__name__} does not answer questions")
+
+    def reply(self, memory: Any, conversations: Sequence[Conversation], clips: Sequence[int], *, beam_size: int,
+              max_length: int) -> list[str]:
+        """What comes next in conversations that end with a question, about the memory rows ``clips``."""
+        raise ValueError(f"{type(self).__name__} does not converse")
 
     def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
                           baseline: Literal["greedy", "mean"]) -> None:

@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> None:
             check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
-        spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length)
+        spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length,
+                            model.conversations)
         loader, eval_loaders = build_loaders(config, model.tokenizer, spec, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
