@@ -259,28 +259,6 @@ class ChatTemplate:
         return f"model_cfg.llm {name}" if self.style == "auto" else f"model_cfg.llm {name} (llm_template {self.style})"
 
 
-def fitted(encoded: Encoded, media_tokens: int, context: int, cut: bool, where: str) -> Encoded:
-    """The conversation within ``context`` tokens, of which the media take ``media_tokens`` in place of ``MEDIA``.
-
-    Args:
-        cut: a longer one loses its end.
-
-    Raises:
-        TemplateError: it is longer and may not be cut, or nothing to learn would be left.
-    """
-    length = len(encoded) + (media_tokens - 1 if MEDIA in encoded.ids else 0)
-    if length <= context:
-        return encoded
-    too_long = f"{where}: {length} tokens ({length - len(encoded) + 1 if MEDIA in encoded.ids else 0} of them media), but the context is "
-    if not cut:
-        raise TemplateError(f"{too_long}{context} (model_cfg.llm_context); shorten the row, or set llm_cut_long_rows to cut such rows")
-    kept = len(encoded) - (length - context)
-    shorter = Encoded(encoded.ids[: max(kept, 0)], encoded.supervised[: max(kept, 0)])
-    if not any(shorter.supervised) or (MEDIA in encoded.ids and MEDIA not in shorter.ids):
-        raise TemplateError(f"{too_long}{context} (model_cfg.llm_context); cut to that, no answer is left")
-    return shorter
-
-
 def _shown(text: str) -> str:
     """A string for messages, its end where it is long; the marks as dots."""
     text = _MARK.sub("…", text)
