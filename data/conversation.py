@@ -6,13 +6,14 @@ that names the row, what was expected and the nearest valid choice.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from omnivast.config.conversation import Conversation, Turn
 from omnivast.config.tasks import Modality
-from omnivast.config.words import did_you_mean
+from omnivast.config.words import LIKELY, asked, did_you_mean
 from omnivast.data.annotations.rows import AnnotationError, typename
 
 PLACEHOLDERS = {"<VIS>": "v", "<AUD>": "a", "<AUD_VIS>": "va", "<video>": "v", "<image>": "v", "<audio>": "a"}
@@ -24,8 +25,8 @@ CLIP_KEYS = ("clip_id", "video_id", "image_id", "id")
 OWN_TRACK = {"videos": "v", "images": "v", "audios": "a", "video": "v", "image": "v", "audio": "a"}
 """The same fields → the tracks that a row with them, but without a placeholder, is about."""
 FORMS = ("messages", "conversations", "question")
-CONVERSATION_KEYS = (*FORMS, "answer", "modality", "system", "type", "synonyms", *MEDIA_KEYS)
-"""Fields that a row of a chat corpus may have beside those of all rows."""
+KEYS = (*FORMS, "answer", "modality", "system", "type", "subtitle", "synonyms", *MEDIA_KEYS)
+"""Fields with a meaning. A row may have others, which evaluators of one's own may know, but none that one of these is misspelt as."""
 ROLES = {"messages": {"system": "system", "user": "user", "assistant": "assistant"},
          "conversations": {"system": "system", "human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}}
 """Form → roles as it writes them, and ours."""
@@ -56,6 +57,10 @@ def read_conversation(row: Mapping[str, Any], where: str, group: Iterable[Modali
         found = f"has both '{forms[0]}' and '{forms[1]}'" if forms else "has no conversation"
         raise AnnotationError(f"{where} {found}; expected one of {', '.join(FORMS)}")
     form = forms[0]
+    for key in row:
+        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=LIKELY) if key not in (*KEYS, *CLIP_KEYS) else []
+        if near and near[0] not in row:
+            raise AnnotationError(f"{where}: unknown field '{key}'.{asked(near)} To leave it unread: \"ignore_fields\": [\"{key}\"]")
     messages = _asked(row, where) if form == "question" else _messages(row[form], form, where)
     system, turns = _parted(messages, form, where)
     own = row.get("system")

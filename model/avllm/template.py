@@ -221,8 +221,9 @@ class ChatTemplate:
 
     def _around_answers(self) -> tuple[str, str]:
         """What stands between the generation prompt and an answer, and what ends an answer. Raises TemplateError."""
-        prompt = self._render(self._messages(["\ue0000\ue001"], None), prompt=True)
-        answered, tail = self._render(self._messages(["\ue0000\ue001", "\ue0001\ue001"], None), prompt=False).split("\ue0001\ue001")
+        prompt = "…".join(self._between(False, 1))
+        first, second, tail = self._between(False, 2)
+        answered = f"{first}…{second}"
         if not answered.startswith(prompt) or answered[len(prompt) :].strip():
             raise TemplateError(f"{self._whose}: its chat template has no generation prompt: behind a question it writes "
                                 f"{_shown(prompt)}, but answers stand behind {_shown(answered)}; expected "
@@ -231,8 +232,7 @@ class ChatTemplate:
         if end is None:
             raise TemplateError(f"{self._whose}: its chat template has no end of an answer: behind one it writes {_shown(tail)}; expected a "
                                 f"special token, such as {self.tokenizer.eos_token}, at which generation stops")
-        following = self._render(self._messages(["\ue0000\ue001", "\ue0001\ue001", "\ue0002\ue001"], None), prompt=True)
-        if not following.split("\ue0001\ue001", 1)[1].startswith(end):
+        if not self._between(False, 3)[2].startswith(end):
             raise TemplateError(f"{self._whose}: its chat template ends the last answer with {_shown(end)}, but others otherwise")
         return answered[len(prompt) :], end
 
@@ -260,6 +260,5 @@ class ChatTemplate:
 
 
 def _shown(text: str) -> str:
-    """A string for messages, its end where it is long; the marks as dots."""
-    text = _MARK.sub("…", text)
+    """A string for messages, its end where it is long."""
     return repr(text if len(text) <= 160 else f"…{text[-160:]}")

@@ -101,6 +101,7 @@ USER, ANSWER = ("user", "One?"), ("assistant", "1")
     ({"question": "One?"}, "1 question(s) but 0 answer(s)"),
     ({"question": "One?", "answer": None}, "1 question(s) but 0 answer(s)"),
     ({"question": "One?", "answer": True}, "'answer' must be a string or a list of strings, found true/false"),
+    ({**ASKED, "modalities": "v"}, "unknown field 'modalities'. Did you mean 'modality'? To leave it unread"),
     ({**ASKED, "type": 3}, "'type' must be a string, found a number"),
     ({**ASKED, "system": ["Be kind."]}, "'system' must be a string, found a list"),
     ({**messages(("system", "Be kind."), USER, ANSWER), "system": "Be brief."}, "two texts of the system, in 'system' and in 'messages'"),
@@ -130,6 +131,10 @@ def test_questions_in_the_middle_are_prompts():
     assert conversation.asking().turns == said("One?") and conversation.asking(1).turns == said("One?", "1", "Two?")
     with pytest.raises(ValueError, match="has 2 answer"):
         conversation.asking(2)
+
+
+def test_other_fields_are_left_to_evaluators():
+    assert read({**ASKED, "video_id": "x", "question_id": 3, "source": "AVSD"}).turns == said("What is it?", "A dog.")
 
 
 def test_signs_that_are_no_placeholder_stay():
