@@ -6,24 +6,27 @@ that names the row, what was expected and the nearest valid choice.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from omnivast.config.conversation import Conversation, Turn
 from omnivast.config.tasks import Modality
-from omnivast.config.words import did_you_mean
+from omnivast.config.words import LIKELY, asked, did_you_mean
 from omnivast.data.annotations.rows import AnnotationError, typename
 
 PLACEHOLDERS = {"<VIS>": "v", "<AUD>": "a", "<AUD_VIS>": "va", "<video>": "v", "<image>": "v", "<audio>": "a"}
 """What stands for the media in the text of a row, and the tracks that it asks for."""
 MEDIA_KEYS = {"videos": "va", "images": "v", "audios": "a", "video": "va", "image": "v", "audio": "a"}
 """Fields that name media → the tracks that such a file may have."""
+CLIP_KEYS = ("clip_id", "video_id", "image_id", "id")
+"""Fields that name a clip in the dataset's folders."""
 OWN_TRACK = {"videos": "v", "images": "v", "audios": "a", "video": "v", "image": "v", "audio": "a"}
 """The same fields → the tracks that a row with them, but without a placeholder, is about."""
 FORMS = ("messages", "conversations", "question")
-CONVERSATION_KEYS = (*FORMS, "answer", "modality", "system", "type", "synonyms", *MEDIA_KEYS)
-"""Fields that a row of a chat corpus may have beside those of all rows."""
+KEYS = (*FORMS, "answer", "modality", "system", "type", "subtitle", "synonyms", *MEDIA_KEYS)
+"""Fields with a meaning. A row may have others, which evaluators of one's own may know, but none that one of these is misspelt as."""
 ROLES = {"messages": {"system": "system", "user": "user", "assistant": "assistant"},
          "conversations": {"system": "system", "human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}}
 """Form → roles as it writes them, and ours."""
@@ -54,10 +57,18 @@ def read_conversation(row: Mapping[str, Any], where: str, group: Iterable[Modali
         found = f"has both '{forms[0]}' and '{forms[1]}'" if forms else "has no conversation"
         raise AnnotationError(f"{where} {found}; expected one of {', '.join(FORMS)}")
     form = forms[0]
+    for key in row:
+        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=LIKELY) if key not in (*KEYS, *CLIP_KEYS) else []
+        if near and near[0] not in row:
+            raise AnnotationError(f"{where}: unknown field '{key}'.{asked(near)} To leave it unread: \"ignore_fields\": [\"{key}\"]")
     messages = _asked(row, where) if form == "question" else _messages(row[form], form, where)
     system, turns = _parted(messages, form, where)
-    if isinstance(row.get("system"), str) and row["system"].strip():
-        system = row["system"].strip()
+    own = row.get("system")
+    if own is not None and not isinstance(own, str):
+        raise AnnotationError(f"{where}: 'system' must be a string, found {typename(own)}")
+    if own and system:
+        raise AnnotationError(f"{where}: two texts of the system, in 'system' and in '{form}'; expected one")
+    system = (own or "").strip() or system
     turns, named = _without_placeholders(turns, where)
     modalities = _modalities(row, form, named, frozenset(group), where)
     kind = row.get("type")
@@ -155,8 +166,9 @@ def _at_an_end(text: str) -> str | None:
 
 def _modalities(row: Mapping[str, Any], form: str, named: str, group: frozenset[Modality], where: str) -> frozenset[Modality]:
     """The tracks that are given, checked against what the row has."""
-    files = [key for key in MEDIA_KEYS if row.get(key) and key not in ()]
-    has_id = any(row.get(key) is not None for key in ("clip_id", "video_id", "image_id"))
+    files = [key for key in MEDIA_KEYS if row.get(key)]
+    # In LLaVA's form "id" numbers the rows; of rows without media, which are text alone, too.
+    names_clip = bool(files) or any(row.get(key) is not None for key in CLIP_KEYS if (form, key) != ("conversations", "id"))
     letters = row.get("modality")
     if letters is not None:
         return _letters(letters, named, where)
@@ -164,7 +176,7 @@ def _modalities(row: Mapping[str, Any], form: str, named: str, group: frozenset[
     if named:
         possible = {letter for key in files for letter in MEDIA_KEYS[key]}
         lacking = [letter for letter in named if files and letter not in possible]
-        if lacking or not (files or has_id or row.get("id")):
+        if lacking or not names_clip:
             shown = next(name for name, tracks in PLACEHOLDERS.items() if (lacking or named)[0] in tracks)
             has = f"has only {', '.join(files)}" if files else "names no media"
             raise AnnotationError(f"{where}: a placeholder without media: the text asks for {Modality((lacking or named)[0]).word} "
@@ -175,7 +187,7 @@ def _modalities(row: Mapping[str, Any], form: str, named: str, group: frozenset[
                               f"{', '.join(PLACEHOLDERS)}; write it there, or set 'modality'")
     if files:
         return frozenset(Modality(letter) for key in files for letter in OWN_TRACK[key]) | spoken
-    return (group - {Modality.SUBTITLE}) | spoken
+    return ((group - {Modality.SUBTITLE}) if names_clip else frozenset()) | spoken
 
 
 def _letters(value: Any, named: str, where: str) -> frozenset[Modality]:

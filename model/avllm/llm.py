@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from omnivast.config.extras import import_extra
+from omnivast.config.extras import is_installed, not_installed
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
+from omnivast.model.avllm.gguf import read_head
 from omnivast.model.interface import ModelError
 
 log = logging.getLogger("omnivast")
@@ -40,14 +43,15 @@ def load_llm(cfg: ModelConfig) -> tuple[nn.Module, Any]:
     tokenizer = load_tokenizer(cfg)
     try:
         # Whatever is in the folder is data: no code of its own is run, nothing is unpickled, nothing is fetched.
-        llm, info = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-                                                         trust_remote_code=False, local_files_only=True)
+        with _quiet():
+            llm, info = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                                                             trust_remote_code=False, local_files_only=True, ignore_mismatched_sizes=True)
     except Exception as error:  # transformers and its readers raise what they like
         raise ModelError(f"model_cfg.llm '{cfg.llm}' cannot be loaded: {_first_line(error)}") from error
-    missing, others = sorted(info["missing_keys"]), sorted(map(str, info["mismatched_keys"]))
-    if missing or others:
-        raise ModelError(f"model_cfg.llm '{cfg.llm}' lacks {len(missing) + len(others)} tensor(s) of a {type(llm).__name__}, "
-                         f"{(missing or others)[0]} first; expected all of them")
+    wrong = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    if wrong:
+        raise ModelError(f"model_cfg.llm '{cfg.llm}' lacks {len(wrong)} tensor(s) of a {type(llm).__name__} of its config.json, or has them in "
+                         f"other sizes, {wrong[0]} first")
     _forget_the_file_format(llm)
     words = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) > words:
@@ -127,21 +131,34 @@ def _check_folder(path: Path) -> None:
 
 def _check_gguf(path: Path) -> None:
     """Raises ModelError where the file is damaged, or of an architecture that transformers does not read."""
+    if not is_installed("gguf"):
+        raise ModelError(f"model_cfg.llm '{path}': {not_installed('gguf')}")
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as READABLE  # noqa: N811, a long name
     try:
-        gguf = import_extra("gguf")
-    except ImportError as error:
-        raise ModelError(f"model_cfg.llm '{path}': {error}") from None
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-    try:
-        fields = gguf.GGUFReader(path).fields
-        architecture = str(fields["general.architecture"].contents())
-    except Exception as error:  # the reader trips over damaged files in its own ways
+        head = read_head(path)
+    except (ValueError, OSError) as error:
         raise ModelError(f"model_cfg.llm '{path}' is no GGUF file that can be read: {_first_line(error)}") from error
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+    architecture = head.get("general.architecture")
+    if architecture not in READABLE:
         raise ModelError(f"model_cfg.llm '{path}': transformers does not read GGUF files of architecture '{architecture}'; it reads "
-                         f"{', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}.{did_you_mean(architecture, GGUF_SUPPORTED_ARCHITECTURES)}")
-    if "tokenizer.ggml.model" not in fields:
+                         f"{', '.join(sorted(READABLE))}.{did_you_mean(str(architecture), READABLE)}")
+    if "tokenizer.ggml.model" not in head:
         raise ModelError(f"model_cfg.llm '{path}' has no tokenizer (tokenizer.ggml.model)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its table of tensors that do not fit, which is one sentence here."""
+    from transformers.utils import logging as theirs
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()
 
 
 def _forget_the_file_format(llm: nn.Module) -> None:

@@ -221,8 +221,9 @@ class ChatTemplate:
 
     def _around_answers(self) -> tuple[str, str]:
         """What stands between the generation prompt and an answer, and what ends an answer. Raises TemplateError."""
-        prompt = self._render(self._messages(["\ue0000\ue001"], None), prompt=True)
-        answered, tail = self._render(self._messages(["\ue0000\ue001", "\ue0001\ue001"], None), prompt=False).split("\ue0001\ue001")
+        prompt = "…".join(self._between(False, 1))
+        first, second, tail = self._between(False, 2)
+        answered = f"{first}…{second}"
         if not answered.startswith(prompt) or answered[len(prompt) :].strip():
             raise TemplateError(f"{self._whose}: its chat template has no generation prompt: behind a question it writes "
                                 f"{_shown(prompt)}, but answers stand behind {_shown(answered)}; expected "
@@ -231,8 +232,7 @@ class ChatTemplate:
         if end is None:
             raise TemplateError(f"{self._whose}: its chat template has no end of an answer: behind one it writes {_shown(tail)}; expected a "
                                 f"special token, such as {self.tokenizer.eos_token}, at which generation stops")
-        following = self._render(self._messages(["\ue0000\ue001", "\ue0001\ue001", "\ue0002\ue001"], None), prompt=True)
-        if not following.split("\ue0001\ue001", 1)[1].startswith(end):
+        if not self._between(False, 3)[2].startswith(end):
             raise TemplateError(f"{self._whose}: its chat template ends the last answer with {_shown(end)}, but others otherwise")
         return answered[len(prompt) :], end
 
@@ -259,29 +259,6 @@ class ChatTemplate:
         return f"model_cfg.llm {name}" if self.style == "auto" else f"model_cfg.llm {name} (llm_template {self.style})"
 
 
-def fitted(encoded: Encoded, media_tokens: int, context: int, cut: bool, where: str) -> Encoded:
-    """The conversation within ``context`` tokens, of which the media take ``media_tokens`` in place of ``MEDIA``.
-
-    Args:
-        cut: a longer one loses its end.
-
-    Raises:
-        TemplateError: it is longer and may not be cut, or nothing to learn would be left.
-    """
-    length = len(encoded) + (media_tokens - 1 if MEDIA in encoded.ids else 0)
-    if length <= context:
-        return encoded
-    too_long = f"{where}: {length} tokens ({length - len(encoded) + 1 if MEDIA in encoded.ids else 0} of them media), but the context is "
-    if not cut:
-        raise TemplateError(f"{too_long}{context} (model_cfg.llm_context); shorten the row, or set llm_cut_long_rows to cut such rows")
-    kept = len(encoded) - (length - context)
-    shorter = Encoded(encoded.ids[: max(kept, 0)], encoded.supervised[: max(kept, 0)])
-    if not any(shorter.supervised) or (MEDIA in encoded.ids and MEDIA not in shorter.ids):
-        raise TemplateError(f"{too_long}{context} (model_cfg.llm_context); cut to that, no answer is left")
-    return shorter
-
-
 def _shown(text: str) -> str:
-    """A string for messages, its end where it is long; the marks as dots."""
-    text = _MARK.sub("…", text)
+    """A string for messages, its end where it is long."""
     return repr(text if len(text) <= 160 else f"…{text[-160:]}")

@@ -6,8 +6,7 @@ layers, and ``lora_A`` and ``lora_B`` beside it.
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,10 +94,9 @@ def save_adapter(llm: nn.Module, folder: str | Path) -> Path:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(llm).items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {name: sorted(value) if isinstance(value, set) else value
-              for name, value in dataclasses.asdict(next(iter(llm.peft_config.values()))).items()}
-    config |= {"peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True}
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    config = copy.copy(next(iter(llm.peft_config.values())))
+    config.inference_mode = True
+    config.save_pretrained(folder)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     log.info("wrote the adapter to %s: %d tensors", folder, len(state))
     return folder

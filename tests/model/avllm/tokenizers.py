@@ -42,13 +42,13 @@ def byte_level(template, special, bos=None, eos=None):
     return _wrapped(tokenizer, template, bos, eos)
 
 
-def sentencepiece(template, more=(), legacy=False, bos="<s>", eos="</s>", prefix=True):
-    """As Llama 2, Vicuna and, without ``prefix``, Gemma: blanks are ▁, one is put before a text, unknown letters are bytes. ``legacy``: one
-    is also put behind each special token."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+def sentencepiece(template, more=(), legacy=False, bos="<s>", eos="</s>", prefix=True, all_letters=True):
+    """As Llama 2, Vicuna and, without ``prefix``, Gemma: blanks are ▁, one is put before a text, unknown letters are bytes or, without
+    ``all_letters``, <unk>. ``legacy``: a blank is also put behind each special token."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=all_letters, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     special = ["<unk>", bos, eos, *more]
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*special, *(f"<0x{n:02X}>" for n in range(256))], show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*special, *(f"<0x{n:02X}>" for n in range(256 * all_letters))], show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.pre_tokenizer = None if legacy or not prefix else pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     replaced = normalizers.Replace(" ", "▁")
