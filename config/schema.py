@@ -130,6 +130,10 @@ class RunConfig:
     dataset_mix_type: Literal["random", "round-robin", "in-order", "interleaved"] = setting(
         "random", "how the next step's corpus is chosen: at random or in turns, in proportion to the corpora's steps; one corpus after the "
                   "other, as listed; or interleaved: the gradient_accumulation_steps batches of a step take turns")
+    modality_order: Literal["mixed", "joint_first", "single_first"] = setting(
+        "mixed", "AVLLM, corpora of conversations: each batch holds rows about sight, sound and both, at random (modality-augmented "
+                 "training); or all rows about both come first, then the others (PT1 of the paper's table 4); or last (PT2). It is kept "
+                 "within each corpus: datasets to be ordered together are joined", newer=True)
     pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU", decides=False)
     use_ddp: bool = setting(True, "accepted; several processes work together as parallel says",
                             obsolete="the number of processes decides", decides=False)
@@ -161,6 +165,9 @@ class RunConfig:
     rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
                                                    "encoded again, with equal results; null: half of what is free", minimum=0.0,
                                              decides=False, was_in="model_cfg")
+    features_dir: str | None = setting(None, "AVLLM: folder that keeps what the frozen towers find in each clip, computed once, for all "
+                                             "stages and epochs; frames and slices of sound are then those of a test; null: every clip is "
+                                             "decoded and encoded each time", path=True, newer=True)
     java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
                                         minimum=0, decides=False, was_in="model_cfg")
 
