@@ -170,6 +170,16 @@ class RunConfig:
                                              "decoded and encoded each time", path=True, newer=True)
     java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
                                         minimum=0, decides=False, was_in="model_cfg")
+    synonyms: str | None = setting(None, "questions and conversations: JSON file of answers that say the same, [[\"sofa\", \"couch\"], …]: "
+                                         "accuracy with them is a number of its own", path=True, decides=False)
+    judge: str | None = setting(None, "questions and conversations: what also marks answers: https://…/v1, an endpoint like OpenAI's (key in "
+                                      "OMNIVAST_JUDGE_KEY), or a command that reads {\"prompt\": …} by lines and writes a reply to each; null: "
+                                      "nothing, since marks of a judge are not comparable", decides=False)
+    judge_model: str | None = setting(None, "judge: the model that the endpoint is asked for; of a command: its name in results",
+                                      decides=False)
+    judge_prompt: str | None = setting(None, "judge: text file of the prompt, with {question}, {answer} and {prediction}; null: our own",
+                                       path=True, decides=False)
+    judge_seconds: float = setting(60.0, "judge: time limit of each reply", minimum=0.1, decides=False)
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -271,14 +281,15 @@ class ModelConfig:
                                     "file (extra llm)", path=True, newer=True, of=("avllm",))
     llm_tune: Literal["projectors", "lora", "full"] = setting(
         "projectors", "AVLLM: what is trained: the projectors alone (stage 1), adapters of the language model too (extra llm), or all its "
-                      "weights", newer=True, training_only=True, of=("avllm",))
-    llm_lora_rank: int = setting(16, "AVLLM, llm_tune lora: rank of the adapters", minimum=1, newer=True, of=("avllm",))
+                      "weights", newer=True, of=("avllm",))
+    llm_lora_rank: int = setting(16, "AVLLM, llm_tune lora: rank of the adapters", minimum=1, newer=True,
+                                 decides=("llm_tune", "lora"), of=("avllm",))
     llm_lora_alpha: float = setting(32.0, "AVLLM, llm_tune lora: the adapters' product is scaled by this / rank", minimum=0.0, newer=True,
-                                    of=("avllm",))
+                                    decides=("llm_tune", "lora"), of=("avllm",))
     llm_lora_dropout: float = setting(0.0, "AVLLM, llm_tune lora: dropout before the adapters", minimum=0.0, maximum=0.99, newer=True,
-                                      training_only=True, of=("avllm",))
+                                      training_only=True, decides=("llm_tune", "lora"), of=("avllm",))
     llm_lora_targets: list[str] = setting([], "AVLLM, llm_tune lora: ends of the names of linear layers that get one, such as q_proj; "
-                                              "empty: all but the word head", newer=True, of=("avllm",))
+                                              "empty: all but the word head", newer=True, decides=("llm_tune", "lora"), of=("avllm",))
     llm_template: Literal["auto", "vicuna_v1", "plain"] = setting(
         "auto", "AVLLM: how turns are written: by the chat template of the language model's tokenizer; as Vicuna 1.1; or the answer alone "
                 "behind the media (captions, as LLaVA's first stage)", newer=True, of=("avllm",))
