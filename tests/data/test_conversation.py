@@ -102,6 +102,7 @@ USER, ANSWER = ("user", "One?"), ("assistant", "1")
     ({"question": "One?", "answer": None}, "1 question(s) but 0 answer(s)"),
     ({"question": "One?", "answer": True}, "'answer' must be a string or a list of strings, found true/false"),
     ({**ASKED, "modalities": "v"}, "unknown field 'modalities'. Did you mean 'modality'? To leave it unread"),
+    ({**ASKED, "synonyms": "dog"}, "'synonyms' must be a list of strings, answers that are as right, found a string"),
     ({**ASKED, "type": 3}, "'type' must be a string, found a number"),
     ({**ASKED, "system": ["Be kind."]}, "'system' must be a string, found a list"),
     ({**messages(("system", "Be kind."), USER, ANSWER), "system": "Be brief."}, "two texts of the system, in 'system' and in 'messages'"),
