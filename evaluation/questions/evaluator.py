@@ -106,7 +106,8 @@ class QAEvaluator:
             return Outcome(metrics, predictions, {**facts, "not_computed": {"accuracy": f"no answers in {self.source}"}})
         facts |= {
             "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
-                       "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else "") + self.marking.words,
+                       "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else "")
+                       + self.marking.words,
             "intervals": bootstrap.WORDS,
             **self.marking.judged(predictions, groups),
         }

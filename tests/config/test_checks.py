@@ -28,7 +28,8 @@ from tests.config.conftest import BASE, DATASET
     ({"run": {"resume": True, "checkpoint": "x.pt"}}, "run_cfg.resume and run_cfg.checkpoint exclude each other"),
     ({"run": {"pretrain_dir": "output/a/", "output_dir": "./output/a"}}, "the pretrained run would be overwritten"),
     ({"run": {"mode": "testing"}}, "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir"),
-    ({"run": {"judge": "https://x/v1"}}, "run_cfg.judge is an endpoint, but run_cfg.judge_model, the model that is asked for there, is not set"),
+    ({"run": {"judge": "https://x/v1"}}, "run_cfg.judge is an endpoint, but run_cfg.judge_model, the model that is asked for there, is "
+                                         "not set"),
     ({"run": {"judge_model": "m"}}, "run_cfg.judge_model is set but run_cfg.judge is not"),
     ({"run": {"synonyms": "absent.json"}}, "run_cfg.synonyms 'absent.json': no such file"),
     ({"model": {"model_type": "avllm"}}, "model_cfg.model_type avllm needs model_cfg.llm, a folder of transformers or a .gguf file"),

@@ -90,7 +90,8 @@ def test_models_of_other_kinds(broken):
 
 def test_tensors_that_are_missing_or_of_other_sizes(broken):
     changed(broken, num_hidden_layers=3)
-    assert "lacks 9 tensor(s) of a LlamaForCausalLM of its config.json, or has them in other sizes, model.layers.2." in error_of(config(broken))
+    expected = "lacks 9 tensor(s) of a LlamaForCausalLM of its config.json, or has them in other sizes, model.layers.2."
+    assert expected in error_of(config(broken))
     changed(broken, num_hidden_layers=2, intermediate_size=64)
     assert "lacks 6 tensor(s)" in (error := error_of(config(broken))) and "model.layers.0.mlp.down_proj.weight first" in error
 

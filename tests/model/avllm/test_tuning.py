@@ -66,7 +66,8 @@ def test_a_target_that_matches_nothing_names_the_linears(folder):
     llm = load_llm(ModelConfig(model_type="avllm", llm=folder))[0]
     assert targets(llm, []) == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     for target in ("qproj", "lm_head", "embed_tokens", "proj"):
-        with pytest.raises(ModelError, match=rf"llm_lora_targets: '{target}' matches no linear layer.*there are down_proj, gate_proj, k_proj"):
+        with pytest.raises(ModelError, match=rf"llm_lora_targets: '{target}' matches no linear layer.*there are down_proj, gate_proj, "
+                                             rf"k_proj"):
             targets(llm, ["v_proj", target])
     with pytest.raises(ModelError, match="Did you mean 'q_proj'"):
         make(folder, llm_lora_targets=["qproj"])
