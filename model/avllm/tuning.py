@@ -117,6 +117,16 @@ def merged(llm: nn.Module) -> nn.Module:
     return llm
 
 
+def save_merged(llm: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write a copy of the language model with the adapter in its weights, and its tokenizer, as a folder of transformers, which
+    ``model_cfg.llm`` may also name. ``llm`` itself stays as it is."""
+    plain: Any = merged(copy.deepcopy(llm))
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    log.info("wrote the language model to %s", folder)
+    return Path(folder)
+
+
 def _import_peft() -> Any:
     try:
         return import_extra("peft")

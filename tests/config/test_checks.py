@@ -57,7 +57,7 @@ from tests.config.conftest import BASE, DATASET
      "data_cfg.val[0] 'clips': task 'ret%tva%v-ta': group v-ta is trained, never tested: retrieval searches clips by texts alone"),
     ({"train": {"task": ""}}, "task: the task is empty"),
     ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret "
-                                   "(retrieval), cap (captioning), qa (answers), mlm (masked words, VALOR). "
+                                   "(retrieval), cap (captioning), qa (answers), mlm (masked words, VALOR), chat (conversations). "
                                    "Did you mean 'ret'?"),
     ({"train": {"vision": None, "audio": "sounds"}}, "needs vision, but 'vision', the folder of videos or images, is not set"),
     ({"train": {"vision_sample_num": None}}, "needs vision, but 'vision_sample_num', the frames per clip, is not set"),

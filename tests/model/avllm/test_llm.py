@@ -15,12 +15,12 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model.avllm.gguf import read_head
 from omnivast.model.avllm.llm import check_llm, context_of, load_llm
 from omnivast.model.interface import ModelError
-from tests.model.avllm.tokenizers import write_llm
+from tests.model.avllm.tiny import make_llm
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_llm(tmp_path_factory.mktemp("llm"))
+    return make_llm(tmp_path_factory.mktemp("llm"))
 
 
 @pytest.fixture

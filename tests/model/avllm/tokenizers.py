@@ -87,18 +87,3 @@ def tokenizer_like(family):
     if family == "gemma":
         return sentencepiece(GEMMA, ("<start_of_turn>", "<end_of_turn>"), bos="<bos>", eos="<eos>", prefix=False)
     return sentencepiece(LLAMA_2 if family.startswith("llama2") else None, legacy=family.endswith("legacy"))
-
-
-def write_llm(folder, family="chatml", layers=2, width=64, seed=0):
-    """Write a random Llama with the tokenizer of a family as a folder of transformers; its path as a string."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    tokenizer = tokenizer_like(family)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
