@@ -325,8 +325,8 @@ class Model(nn.Module):
         raise ValueError(f"{type(self).__name__} does not converse")
 
     def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
-        """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights, and
-        its tokenizer, as one of transformers; the folder's path."""
+        """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights,
+        and its tokenizer, as one of transformers; the folder's path."""
         raise ValueError(f"{type(self).__name__} has no language model that can be exported by itself")
 
     def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
