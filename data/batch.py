@@ -33,6 +33,11 @@ class Sample:
     """(F, 3, H, W) uint8 RGB; None when the task needs no vision."""
     spectrogram: Tensor | None = None
     """(A, T, mel) float32, normalised; None when the task needs no audio."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """What frozen towers found in the clip, name → (tokens, width) float16, in place of frames and spectrogram, where it is kept."""
+    frame_count: int = 0
+    slice_count: int = 0
+    """How many frames and slices of sound stand in the tensors above."""
     subtitle: str | None = None
     """None when the task needs no subtitle; "" when the clip has none."""
     captions: dict[CaptionKind, list[str]] = field(default_factory=dict)
@@ -145,6 +150,9 @@ class Batch:
     """(B, F, 3, H, W) uint8; normalisation happens on the device."""
     spectrograms: Tensor | None = None
     """(B, A, T, mel) float32."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """Name → (B, tokens, width) float16 in place of frames and spectrograms, where features of frozen towers are kept; zeros for a clip
+    without the track."""
     subtitles: Texts | None = None
     """N = B; a clip without a subtitle has [CLS] [SEP] alone."""
     captions: Captions = field(default_factory=Captions)
@@ -177,9 +185,10 @@ class Batch:
         return self.map_media(lambda t: t.pin_memory())
 
     def map_media(self, apply: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with ``apply`` of its frames and spectrograms in their place."""
+        """The batch with ``apply`` of its frames and spectrograms, or of their features, in their place."""
         frames, spectrograms = (x if x is None else apply(x) for x in (self.frames, self.spectrograms))
-        return dataclasses.replace(self, frames=frames, spectrograms=spectrograms)
+        return dataclasses.replace(self, frames=frames, spectrograms=spectrograms,
+                                   features={name: apply(x) for name, x in self.features.items()})
 
 
 def corpus_of(batches: Iterable[Batch]) -> str:
@@ -200,6 +209,8 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
         return batch
     batch.frames = _stacked([sample.frames for sample in samples])
     batch.spectrograms = _stacked([sample.spectrogram for sample in samples])
+    names = dict.fromkeys(name for sample in samples for name in sample.features)
+    batch.features = {name: x for name in names if (x := _stacked([sample.features.get(name) for sample in samples])) is not None}
     if samples[0].subtitle is not None:
         batch.subtitles = make_texts([[sample.subtitle or ""] for sample in samples], tokenizer, lengths.subtitle)
     batch.captions = _collate_captions(samples, tokenizer, lengths, task)
@@ -251,9 +262,7 @@ def _collate_chats(samples: Sequence[Sample], corpus: str, tokenizer: ChatTokeni
     chats.subtitles = [subtitle_given(sample, conversation) for _, sample, conversation in spoken]
     for _, sample, conversation in spoken:
         if training:
-            frames = 0 if sample.frames is None else len(sample.frames)
-            slices = len(sample.spectrogram) if sample.spectrogram is not None and sample.present.get(Modality.AUDIO, True) else 0
-            written = written_as_read(tokenizer, sample, conversation, frames, slices,
+            written = written_as_read(tokenizer, sample, conversation, sample.frame_count, sample.slice_count,
                                       f"dataset '{corpus}': row {sample.index} (id '{sample.clip_id}')")
             chats.ids.append(written.ids)
             chats.supervised.append(written.supervised)

@@ -101,7 +101,11 @@ class IndexedDataset:
         opened = opener(config)(config, training)
         self.shards = opened.shards
         optional = not training and (spec.captioner_mode or config.annfile is not None)
-        self.reader = ClipReader(config, self.task, spec, training=training, shards=self.shards)
+        if spec.features is not None and config.vision_transforms != "none":
+            raise DataError(f"dataset '{config.name}': features_dir keeps what the towers find in whole frames, so vision_transforms "
+                            f"'{config.vision_transforms}' would have no effect; use 'none', or no features_dir")
+        self._draws_media = training and spec.features is None
+        self.reader = ClipReader(config, self.task, spec, training=self._draws_media, shards=self.shards)
         self._readers = {frozenset(self.reader.tracks): self.reader}
         self._spec, self._converses = spec, spec.conversations and training
         self.annotations = opened.annotations(self.task, optional)
@@ -164,18 +168,36 @@ class IndexedDataset:
         spoken = self._row_conversation(annotation)
         reader = self._reader_for(spoken)
         try:
-            clip = self._media(reader, annotation.clip_id, position)
+            sample, has = self._given(reader, annotation.clip_id, row, position)
         except MediaError as error:
             return annotation.clip_id, str(error)
-        sample = Sample(annotation.clip_id, row, frames=clip.frames, spectrogram=clip.spectrogram)
-        has = {Modality.VISION: clip.frames is not None, Modality.AUDIO: clip.has_sound,
-               Modality.SUBTITLE: bool((annotation.subtitle or "").strip())}
+        has[Modality.SUBTITLE] = bool((annotation.subtitle or "").strip())
         asked = self.task.modalities if spoken is None else spoken.modalities
         sample.present = {modality: has[modality] for modality in self.task.modalities if modality in asked}
         self._add_texts(sample, annotation, position)
         sample.row = annotation.chat
         sample.conversations = [spoken] if spoken else [*self._conversations(annotation, position)]
         return sample
+
+    def _given(self, reader: ClipReader, clip_id: str, row: int, position: int) -> tuple[Sample, dict[Modality, bool]]:
+        """A sample with the clip's media, or with the features that are kept of them, and which tracks it has. Raises MediaError."""
+        if self._spec.features is None:
+            clip = self._media(reader, clip_id, position)
+            sample = Sample(clip_id, row, frames=clip.frames, spectrogram=clip.spectrogram)
+            sample.frame_count = 0 if clip.frames is None else len(clip.frames)
+            sample.slice_count = len(clip.spectrogram) if clip.has_sound and clip.spectrogram is not None else 0
+            return sample, {Modality.VISION: clip.frames is not None, Modality.AUDIO: clip.has_sound}
+        sample, has = Sample(clip_id, row), {Modality.VISION: False, Modality.AUDIO: False}
+        for modality, read_as in reader.read_as(clip_id).items():
+            found = self._spec.features.read(modality, read_as)
+            if found is None:
+                raise MediaError(clip_id, f"its features of {modality.word} are not in {self._spec.features.folder}; either it cannot be "
+                                          "read, or it changed: start the run again, which computes them")
+            has[modality] = bool(found)
+            sample.features.update(found)
+        sample.frame_count = (self.config.vision_sample_num or 0) * has[Modality.VISION]
+        sample.slice_count = (self.config.audio_sample_num or 0) * has[Modality.AUDIO]
+        return sample, has
 
     def reader_of(self, row: int) -> ClipReader:
         """What reads the clip of a row: of one of a conversation, the tracks that it is about alone."""
@@ -189,7 +211,7 @@ class IndexedDataset:
         tracks = frozenset(conversation.modalities & self.reader.tracks)
         if tracks not in self._readers:
             task = Task(((Objective.CHAT, (Group(tuple(m for m in Modality if m in tracks)),)),))
-            self._readers[tracks] = ClipReader(self.config, task, self._spec, training=self.training, shards=self.shards)
+            self._readers[tracks] = ClipReader(self.config, task, self._spec, training=self._draws_media, shards=self.shards)
         return self._readers[tracks]
 
     def _by_reader(self, rows: Iterable[int]) -> list[tuple[ClipReader, list[str]]]:
@@ -203,6 +225,10 @@ class IndexedDataset:
     def _row_conversation(self, row: Row) -> Conversation | None:
         """The conversation that a row holds; None for one of captions or questions."""
         return None if row.chat is None else read_conversation(row.chat, f"id '{row.clip_id}'", self.task.modalities)
+
+    def row_conversations(self) -> Iterator[Conversation | None]:
+        """Of every row the conversation that it holds; None for one of captions or questions."""
+        return map(self._row_conversation, self.annotations)
 
     def media(self, row: int, position: int) -> ClipMedia:
         """Frames and sound of the clip of a row. Raises MediaError, also where reading takes longer than a clip may."""

@@ -26,6 +26,7 @@ from omnivast.data.limits import LoaderError, check_start, died, no_more_files, 
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import is_empty
 from omnivast.data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
+from omnivast.data.order import Order, phases_of
 from omnivast.data.parcel import Parcel
 from omnivast.data.spec import ChatTokenizer, DataError, InputSpec, Tokenizer, UnreadableError
 from omnivast.utils.machine import cores
@@ -58,6 +59,7 @@ class TrainLoader:
         accumulation: int = 1,
         num_train_steps: int | None = None,
         mix: Mix = "random",
+        order: Order = "mixed",
         pin_memory: bool = False,
     ) -> None:
         """Reads and checks all annotations. Raises DataError, AnnotationError."""
@@ -72,7 +74,8 @@ class TrainLoader:
                     f"dataset '{config.name}': batch_size {config.batch_size} is of all processes together, and {world_size} processes "
                     f"cannot share it evenly; take {fitting}, or another multiple of {world_size}"
                 )
-        parts = [IndexedDataset(config, spec, seed=seed, training=True) for config in datasets]
+        self.parts = parts = [IndexedDataset(config, spec, seed=seed, training=True) for config in datasets]
+        """Its datasets."""
         self._sources = corpora_of(parts)
         if spec.conversations:
             _check_conversations(parts, cast("ChatTokenizer", tokenizer))
@@ -82,7 +85,8 @@ class TrainLoader:
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
             Corpus(source.name, len(source), count, source.task, source.config.batch_size, source.config, source.shard_numbers(),
-                   source.identity(), read_hard_negatives(source.config, (row.clip_id for row in source.annotations)))
+                   source.identity(), read_hard_negatives(source.config, (row.clip_id for row in source.annotations)),
+                   () if order == "mixed" else phases_of(source, order))
             for source, count in zip(self._sources, steps)
         ]
         if rank == 0:
@@ -153,7 +157,7 @@ class EvalLoader:
         skip_unreadable: bool = False,
     ) -> None:
         """Reads and checks annotations and references. Raises DataError, AnnotationError."""
-        self._source = IndexedDataset(dataset, spec, seed=seed, training=False)
+        self._source = self.part = IndexedDataset(dataset, spec, seed=seed, training=False)
         annotations = self._source.annotations
         self.name, self.task, self.config, self.clips = dataset.name, self._source.task, dataset, len(self._source)
         self.clip_ids = annotations.ids()

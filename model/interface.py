@@ -234,6 +234,15 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def tower_keys(self) -> dict[Modality, str]:
+        """For each track with a tower that is never trained, what tells it from towers that find other features. Raises ValueError where
+        they are trained, or the family keeps none."""
+        raise ValueError(f"run_cfg.features_dir: {type(self).__name__} keeps no features of its towers")
+
+    def tower_features(self, batch: Batch, modality: Modality) -> dict[str, Tensor]:
+        """What the tower of a track finds in a batch's clips: name → (B, tokens, width). They can be given as ``Batch.features``."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------------------------------------------------ retrieval
 
     def index_clips(self, features: Any, group: Group) -> Rows:

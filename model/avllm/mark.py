@@ -23,7 +23,7 @@ class LanguageModelMark(nn.Module):
     def __init__(self, llm: nn.Module) -> None:
         """``llm``: as its file has it, before anything is added to it."""
         super().__init__()
-        self.register_buffer("mark", torch.tensor(list(_hash(llm)), dtype=torch.uint8))
+        self.register_buffer("mark", torch.tensor(list(fingerprint(llm)), dtype=torch.uint8))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Raises ModelError for the checkpoint of another language model."""
@@ -50,9 +50,10 @@ def leave_out_frozen(model: nn.Module, start: str) -> None:
     model.register_load_state_dict_post_hook(forgive)
 
 
-def _hash(llm: nn.Module) -> bytes:
+def fingerprint(module: nn.Module) -> bytes:
+    """Which weights a module has: 16 bytes."""
     digest = hashlib.sha256()
-    for name, tensor in llm.state_dict().items():
+    for name, tensor in module.state_dict().items():
         flat = tensor.detach().reshape(-1)
         step = max(1, flat.numel() // LOOKED_AT)
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

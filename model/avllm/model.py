@@ -22,7 +22,7 @@ from omnivast.model.avllm.features import ClipFeatures
 from omnivast.model.avllm.generate import generate
 from omnivast.model.avllm.layout import Layout, lay_out, passes, scattered
 from omnivast.model.avllm.llm import context_of, load_llm
-from omnivast.model.avllm.mark import LanguageModelMark, leave_out_frozen
+from omnivast.model.avllm.mark import LanguageModelMark, fingerprint, leave_out_frozen
 from omnivast.model.avllm.projectors import PARTS, Projectors, pooled_frames, pooled_slices
 from omnivast.model.avllm.template import MEDIA, ChatTemplate
 from omnivast.model.avllm.tokenizer import ConversationTokenizer, MediaTokens
@@ -134,6 +134,9 @@ class AudioVisualLLM(MediaModel):
 
     def encode(self, batch: Batch, modalities: Sequence[Modality]) -> ClipFeatures:
         """What the towers find in the clips that have each track."""
+        said = tuple(batch.subtitles.raw) if Modality.SUBTITLE in modalities and batch.subtitles is not None else ()
+        if batch.features:
+            return ClipFeatures({part: x.float() for part, x in batch.features.items()}, batch.present, said, tuple(batch.clip_ids))
         parts: dict[str, Tensor] = {}
         present: dict[Modality, Tensor] = {}
         for modality, media in ((Modality.VISION, batch.frames), (Modality.AUDIO, batch.spectrograms)):
@@ -151,8 +154,17 @@ class AudioVisualLLM(MediaModel):
             given = media if every else media[rows.to(media.device)]
             for part, found in (self._seen(given) if modality is Modality.VISION else self._heard(given)).items():
                 parts[part] = found if every else found.new_zeros(len(batch), *found.shape[1:]).index_copy(0, rows.to(found.device), found)
-        said = tuple(batch.subtitles.raw) if Modality.SUBTITLE in modalities and batch.subtitles is not None else ()
         return ClipFeatures(parts, present, said, tuple(batch.clip_ids))
+
+    def tower_keys(self) -> dict[Modality, str]:
+        settings = {Modality.VISION: self.config.llm_vision_layer, Modality.AUDIO: self.config.llm_audio_pool}
+        return {modality: f"{fingerprint(getattr(self, f'{modality.word}_encoder')).hex()} {setting} {self.precision}"
+                for modality, setting in settings.items() if hasattr(self, f"{modality.word}_encoder")}
+
+    def tower_features(self, batch: Batch, modality: Modality) -> dict[str, Tensor]:
+        if modality is Modality.VISION:
+            return self._seen(needed(batch.frames, "frames"))
+        return self._heard(needed(batch.spectrograms, "spectrograms"))
 
     def _stay_in_step(self, modality: Modality) -> None:
         """Run the tower of a track that no clip has, where other processes need that."""

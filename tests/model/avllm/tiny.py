@@ -12,8 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from omnivast.config.conversation import Conversation, answering
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Modality
-from omnivast.data.batch import Batch, Chats, written_as_read
-from omnivast.data.batch import Sample
+from omnivast.data.batch import Batch, Chats, Sample, written_as_read
 from omnivast.model.avllm.model import AudioVisualLLM
 from omnivast.model.build import build_model
 from tests.model.avllm.tokenizers import tokenizer_like
@@ -29,7 +28,8 @@ def make_llm(folder: Path, seed: int = 0, tokenizer: str = "chatml", **changes: 
     words = tokenizer_like(tokenizer)
     torch.manual_seed(seed)
     sizes = {"vocab_size": len(words), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-             "intermediate_size": 96, "max_position_embeddings": 512, "initializer_range": 0.3, "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, **changes}
+             "intermediate_size": 96, "max_position_embeddings": 512, "initializer_range": 0.3,
+             "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, **changes}
     LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
     words.save_pretrained(folder)
     return str(folder)
