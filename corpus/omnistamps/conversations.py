@@ -47,6 +47,8 @@ GIVEN = {"v": 3, "a": 2, "s": 1, "va": 3, "vs": 2, "as": 1, "vas": 4}
 """Tracks given in training conversations → how many of each sixteen give them."""
 YES_OR_NO = 0.3
 """How many of the questions about a thing ask whether it is there."""
+SYSTEM = "answer briefly"
+"""The system's text of all conversations. A language model's own may be longer than a question with its answer, and is read as often."""
 TRACKS = ("seen", "heard", "said", "seen_heard", "all")
 """What ``type`` of a test question may be, before a stop and the kind of question: ``seen.motion``, ``heard.yes_no``."""
 
@@ -84,6 +86,16 @@ class Writer:
                           for tracks in ("v", "a", "va")]
         return found
 
+    def scenes(self) -> list[Row]:
+        """Captions of the pictures of each training clip that tell its motion and background too, from which a vision tower learns to
+        keep them."""
+        found = []
+        for clip in self.clips:
+            if clip["split"] == "train":
+                rng = random.Random(stable_seed(self.seed, "scenes", clip["clip_id"]))
+                found.append({"video_id": clip["clip_id"], "desc": [self._scene(clip, template) for template in rng.sample(VISION, 3)]})
+        return found
+
     def swapped(self, split: str = "test") -> list[tuple[str, Clip, Clip]]:
         """(id, clip whose pictures are taken, clip whose sound is) for each clip: the sound is of another one, which sounds otherwise."""
         own = [clip for clip in self.clips if clip["split"] == split]
@@ -101,8 +113,8 @@ class Writer:
             rng = random.Random(stable_seed(self.seed, "swap questions", name))
             for fact, clip, other in (("seen", seen, heard), ("heard", heard, seen)):
                 question = rng.choice(QUESTIONS[fact])
-                rows.append({"video_id": name, "question": question, "answer": clip[fact], "other": other[fact], "modality": "va",
-                             "type": f"swap.{fact}"})
+                rows.append({"video_id": name, "question": [question], "answer": [clip[fact]], "other": other[fact], "modality": "va",
+                             "type": f"swap.{fact}", "system": SYSTEM})
         return rows
 
     # ------------------------------------------------------------------------------------------------------------ training
@@ -144,17 +156,19 @@ class Writer:
 
     def _description(self, clip: Clip, given: str, rng: random.Random) -> str:
         phrases = {fact: self.phrases[clip[fact]] for fact in IS_IT}
-        moves, moving = MOVEMENTS[clip["motion"]]
-        scene = {"moves": moves, "moving": moving, "background": with_article(clip["background"]), "colour": clip["background"]}
         parts = []
         if "v" in given:
-            template = rng.choice(SEEN_AND_HEARD) if "a" in given else rng.choice(VISION)
-            parts.append(template.format(**phrases, **scene))
+            parts.append(rng.choice(SEEN_AND_HEARD).format(**phrases) if "a" in given else self._scene(clip, rng.choice(VISION)))
         elif "a" in given:
             parts.append(f"the sound of {phrases['heard']}")
         if "s" in given:
             parts.append(f"someone talks about {phrases['said']}")
         return " and ".join(parts)
+
+    def _scene(self, clip: Clip, template: str) -> str:
+        moves, moving = MOVEMENTS[clip["motion"]]
+        return template.format(seen=self.phrases[clip["seen"]], moves=moves, moving=moving, background=with_article(clip["background"]),
+                               colour=clip["background"])
 
     # --------------------------------------------------------------------------------------------------------------- tests
 
@@ -176,7 +190,7 @@ class Writer:
 
     def _row(self, clip: Clip, given: str, turns: Sequence[tuple[str, str]], kind: str) -> Row:
         row = {"video_id": clip["clip_id"], "question": [question for question, _ in turns], "answer": [answer for _, answer in turns],
-               "modality": given, "type": kind}
+               "modality": given, "type": kind, "system": SYSTEM}
         return {**row, "subtitle": self.subtitles[clip["clip_id"]]} if "s" in given else row
 
 
@@ -211,7 +225,7 @@ def write(data: Path, output: Path, seed: int, each: int) -> dict[str, int]:
     """All files of conversations about the set in ``data``; the number of rows of each. Raises ConversationError."""
     writer = writer_of(data, seed)
     swapped = writer.swapped()
-    files = {"captions_train": writer.captions(), "chat_train": writer.training(each), "chat_val": writer.tests("val"),
+    files = {"scenes_train": writer.scenes(), "captions_train": writer.captions(), "chat_train": writer.training(each), "chat_val": writer.tests("val"),
              "chat_test": writer.tests("test"), "swap_test": writer.swap_rows(swapped)}
     files |= {f"blind_{split}": blind(files[f"chat_{split}"]) for split in ("train", "test")}
     swap([(name, seen["clip_id"], heard["clip_id"]) for name, seen, heard in swapped], data / "clips", output / "swapped")
