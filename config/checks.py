@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from omnivast.config.extras import is_installed, not_installed
 from omnivast.config.fields import LISTS, ConfigError, note, section_keys
 from omnivast.config.needs import lacks
 from omnivast.config.paths import looked_up
@@ -22,7 +23,8 @@ OF_A_CORPUS = ("type", "task", "epoch", "steps", "whole_batches", "batch_size", 
 
 def check(config: Config, file: Path) -> None:
     """Raises ConfigError that lists every contradiction found."""
-    problems = [*_run(config.run_cfg), *_purpose(config), *_self_critical(config), *_model(config)]
+    problems = [*_run(config.run_cfg), *_answers(config.run_cfg), *_purpose(config), *_self_critical(config), *_model(config),
+                *_language_model(config)]
     for name in LISTS:
         problems += _datasets(name, getattr(config.data_cfg, name), config.model_cfg)
     if len(problems) == 1:
@@ -68,6 +70,41 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield "run_cfg.resume and run_cfg.checkpoint exclude each other: resume reads the last checkpoint of output_dir"
     if run.mode == "training" and run.pretrain_dir and os.path.normpath(run.pretrain_dir) == os.path.normpath(run.output_dir):
         yield f"run_cfg.output_dir is run_cfg.pretrain_dir ({run.output_dir}): the pretrained run would be overwritten"
+
+
+def _answers(run: RunConfig) -> Iterator[str]:
+    """How answers are marked."""
+    for name in ("synonyms", "judge_prompt"):
+        path = getattr(run, name)
+        if path is not None and not os.path.isfile(path):
+            yield f"run_cfg.{name} '{path}': no such file{looked_up(path)}"
+    if run.judge and run.judge.startswith(("http://", "https://")) and not run.judge_model:
+        yield "run_cfg.judge is an endpoint, but run_cfg.judge_model, the model that is asked for there, is not set"
+    if not run.judge and (run.judge_model or run.judge_prompt):
+        yield f"run_cfg.{'judge_model' if run.judge_model else 'judge_prompt'} is set but run_cfg.judge is not"
+
+
+def _language_model(config: Config) -> Iterator[str]:
+    """What model_type avllm needs; its files are looked at when it is built."""
+    model = config.model_cfg
+    if model.model_type != "avllm":
+        return
+    if not model.llm:
+        yield "model_cfg.model_type avllm needs model_cfg.llm, a folder of transformers or a .gguf file"
+    elif not os.path.exists(model.llm):
+        yield f"model_cfg.llm '{model.llm}': no such folder or file{looked_up(model.llm)}"
+    elif model.llm.endswith(".gguf") and not is_installed("gguf"):
+        yield f"model_cfg.llm '{model.llm}': {not_installed('gguf')}"
+    if model.llm_tune == "lora" and not is_installed("peft"):
+        yield f"model_cfg.llm_tune lora: {not_installed('peft')}"
+    idle = [name for name, setting in section_keys("model_cfg").items() if name.startswith("llm_lora_") and model.llm_tune != "lora"
+            and getattr(model, name) != setting.default]
+    if idle:
+        note(f"model_cfg.{', '.join(idle)}: without effect, because llm_tune is {model.llm_tune}")
+    asks = [dataset.name for dataset in (*config.data_cfg.train, *config.data_cfg.val)
+            if (task := _task(dataset)) and Objective.QA in task.objectives]
+    if model.llm_template == "plain" and asks:
+        yield f"model_cfg.llm_template plain leaves questions out, but dataset '{asks[0]}' has them; choose auto or vicuna_v1"
 
 
 def _purpose(config: Config) -> Iterator[str]:

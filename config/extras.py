@@ -25,6 +25,8 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "faiss": "faiss",
     "usearch": "ann",
+    "peft": "llm",
+    "gguf": "llm",
 }
 """Module that is imported → the extra that installs it."""
 

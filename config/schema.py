@@ -130,6 +130,10 @@ class RunConfig:
     dataset_mix_type: Literal["random", "round-robin", "in-order", "interleaved"] = setting(
         "random", "how the next step's corpus is chosen: at random or in turns, in proportion to the corpora's steps; one corpus after the "
                   "other, as listed; or interleaved: the gradient_accumulation_steps batches of a step take turns")
+    modality_order: Literal["mixed", "joint_first", "single_first"] = setting(
+        "mixed", "AVLLM, corpora of conversations: each batch holds rows about sight, sound and both, at random (modality-augmented "
+                 "training); or all rows about both come first, then the others (PT1 of the paper's table 4); or last (PT2). It is kept "
+                 "within each corpus: datasets to be ordered together are joined", newer=True)
     pin_mem: bool = setting(True, "page-locked host memory for faster copies to a GPU", decides=False)
     use_ddp: bool = setting(True, "accepted; several processes work together as parallel says",
                             obsolete="the number of processes decides", decides=False)
@@ -161,14 +165,28 @@ class RunConfig:
     rerank_memory_gb: float | None = setting(None, "memory per machine for what re-ranking needs of the clips; those that do not fit are "
                                                    "encoded again, with equal results; null: half of what is free", minimum=0.0,
                                              decides=False, was_in="model_cfg")
+    features_dir: str | None = setting(None, "AVLLM: folder that keeps what the frozen towers find in each clip, computed once, for all "
+                                             "stages and epochs; frames and slices of sound are then those of a test; null: every clip is "
+                                             "decoded and encoded each time", path=True, newer=True)
     java_metrics_seconds: int = setting(0, "time limit of METEOR and of SPICE, which need Java and pycocoevalcap; 0: neither is computed",
                                         minimum=0, decides=False, was_in="model_cfg")
+    synonyms: str | None = setting(None, "questions and conversations: JSON file of answers that say the same, [[\"sofa\", \"couch\"], …]: "
+                                         "accuracy with them is a number of its own", path=True, decides=False)
+    judge: str | None = setting(None, "tests of questions and conversations: what also marks answers: https://…/v1, an endpoint like "
+                                      "OpenAI's (key in OMNIVAST_JUDGE_KEY), or a command that reads {\"prompt\": …} by lines and writes "
+                                      "a reply to each; null: nothing, since marks of a judge are not comparable", decides=False)
+    judge_model: str | None = setting(None, "judge: the model that the endpoint is asked for; of a command: its name in results",
+                                      decides=False)
+    judge_prompt: str | None = setting(None, "judge: text file of the prompt, with {question}, {answer} and {prediction}; null: our own",
+                                       path=True, decides=False)
+    judge_seconds: float = setting(60.0, "judge: time limit of each reply", minimum=0.1, decides=False)
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The model: towers, widths, text lengths."""
 
-    model_type: str = setting("vast", "the model family, a name registered in model/: vast, gram (VAST with scores by volume), or valor")
+    model_type: str = setting("vast", "the model family, a name registered in model/: vast, gram (VAST with scores by volume), valor, or "
+                                      "avllm (a language model that sees and hears)")
     pretrained: bool = setting(True, "towers start from their files in pretrained_weights/; false: from scratch, on purpose", decides=False)
     vision_encoder_type: str | None = setting("evaclip01_giant", "registered vision encoder, timm:<name> or "
                                                                         "open_clip:<name>[:<tag>]; null: none",
@@ -259,6 +277,36 @@ class ModelConfig:
                                                "merges.txt; null: the file that open_clip brings along", path=True, newer=True,
                                        of=("valor",))
     max_generation_len: int = setting(30, "VALOR: tokens of a generated caption or answer", minimum=1, newer=True, of=("valor",))
+    llm: str | None = setting(None, "AVLLM: the language model: a folder of transformers (config.json, safetensors, tokenizer) or a .gguf "
+                                    "file (extra llm)", path=True, newer=True, of=("avllm",))
+    llm_tune: Literal["projectors", "lora", "full"] = setting(
+        "projectors", "AVLLM: what is trained: the projectors alone (stage 1), adapters of the language model too (extra llm), or all its "
+                      "weights", newer=True, of=("avllm",))
+    llm_lora_rank: int = setting(16, "AVLLM, llm_tune lora: rank of the adapters", minimum=1, newer=True,
+                                 decides=("llm_tune", "lora"), of=("avllm",))
+    llm_lora_alpha: float = setting(32.0, "AVLLM, llm_tune lora: the adapters' product is scaled by this / rank", minimum=0.0, newer=True,
+                                    decides=("llm_tune", "lora"), of=("avllm",))
+    llm_lora_dropout: float = setting(0.0, "AVLLM, llm_tune lora: dropout before the adapters", minimum=0.0, maximum=0.99, newer=True,
+                                      training_only=True, decides=("llm_tune", "lora"), of=("avllm",))
+    llm_lora_targets: list[str] = setting([], "AVLLM, llm_tune lora: ends of the names of linear layers that get one, such as q_proj; "
+                                              "empty: all but the word head", newer=True, decides=("llm_tune", "lora"), of=("avllm",))
+    llm_template: Literal["auto", "vicuna_v1", "plain"] = setting(
+        "auto", "AVLLM: how turns are written: by the chat template of the language model's tokenizer; as Vicuna 1.1; or the answer alone "
+                "behind the media (captions, as LLaVA's first stage)", newer=True, of=("avllm",))
+    llm_projector: Literal["linear", "mlp"] = setting("linear", "AVLLM: what brings tokens of the towers into the language model: a linear "
+                                                                "layer, or two with GELU", newer=True, of=("avllm",))
+    llm_boundary_tokens: bool = setting(True, "AVLLM: learnt vectors stand before and after each kind of media tokens", newer=True,
+                                        of=("avllm",))
+    llm_audio_pool: Literal["mean", "none"] = setting("mean", "AVLLM: one token for each slice of sound, the mean of the tower's; or all "
+                                                              "of them", newer=True, of=("avllm",))
+    llm_vision_layer: int = setting(-2, "AVLLM: the layer of the vision tower whose output is taken: -1 the last, -2 the one before it",
+                                    minimum=-2, maximum=-1, newer=True, of=("avllm",))
+    llm_subtitle: Literal["none", "prompt"] = setting("none", "AVLLM: prompt: a clip's subtitle stands as text before the first question",
+                                                      newer=True, of=("avllm",))
+    llm_context: int | None = setting(None, "AVLLM: tokens of a conversation at most, media and answers included; null: as many as the "
+                                            "language model was made for", minimum=8, newer=True, of=("avllm",))
+    llm_cut_long_rows: bool = setting(False, "AVLLM: a conversation longer than llm_context is cut at its end; false: it is an error",
+                                      newer=True, of=("avllm",))
     inherit_keys: list[str] = setting([], "model_cfg keys taken from the pretrained run's log/hps.json when not set here", decides=False)
 
 

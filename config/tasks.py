@@ -42,6 +42,8 @@ class Objective(str, Enum):
     QA = "qa"
     MLM = "mlm"
     """Words hidden in captions, read bidirectionally; trained by VALOR, never tested."""
+    CHAT = "chat"
+    """Conversations about clips, each row with the tracks that it is about; for language models."""
 
 
 OF_CAPTIONS = (Objective.RETRIEVAL, Objective.CAPTION, Objective.MLM)
@@ -213,5 +215,5 @@ def _objective(name: str, text: str) -> Objective:
         longer = [o.value for o in Objective if name.strip().startswith(o.value)]
         hint = asked(longer) or did_you_mean(name.strip(), [o.value for o in Objective])
         raise TaskError(f"unknown objective '{name}' in task '{text}'; valid are ret (retrieval), cap (captioning), qa (answers), mlm "
-                        f"(masked words, VALOR).{hint}"
+                        f"(masked words, VALOR), chat (conversations).{hint}"
                         ) from None

@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from omnivast.config.conversation import Conversation
 from omnivast.config.tasks import CaptionKind, Modality, Task
+from omnivast.data.spec import DataError
 
 if TYPE_CHECKING:
-    from omnivast.data.spec import TextLengths, Tokenizer
+    from omnivast.data.spec import ChatTokenizer, TextLengths, Tokenizer
 
 
 @dataclass
@@ -31,6 +33,11 @@ class Sample:
     """(F, 3, H, W) uint8 RGB; None when the task needs no vision."""
     spectrogram: Tensor | None = None
     """(A, T, mel) float32, normalised; None when the task needs no audio."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """What frozen towers found in the clip, name → (tokens, width) float16, in place of frames and spectrogram, where it is kept."""
+    frame_count: int = 0
+    slice_count: int = 0
+    """How many frames and slices of sound stand in the tensors above."""
     subtitle: str | None = None
     """None when the task needs no subtitle; "" when the clip has none."""
     captions: dict[CaptionKind, list[str]] = field(default_factory=dict)
@@ -43,8 +50,13 @@ class Sample:
     answer_weights: list[float] = field(default_factory=list)
     """Training on several answers to one question (VQAv2): the question stands once with each, and this is how much each counts; else
     empty."""
+    conversations: list[Conversation] = field(default_factory=list)
+    """For a model that learns conversations, what is said of the clip: of a caption, of questions, one for each group; in training
+    always, in evaluation where the corpus is one of conversations."""
+    row: dict[str, Any] | None = None
+    """The whole row of a corpus of conversations."""
     present: dict[Modality, bool] = field(default_factory=dict)
-    """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros)."""
+    """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros), for each that is asked for."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of clips that this one replaced, in training."""
 
@@ -101,6 +113,32 @@ class Captions(Mapping[CaptionKind, Texts]):
 
 
 @dataclass
+class Chats:
+    """Conversations about the clips of a batch. In training also as the model's template writes them; on the host, as texts are."""
+
+    conversations: list[Conversation]
+    """(N)"""
+    clip: Tensor
+    """(N,) int64: the row of the batch that each is about."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """(N) the rows that they were read from, in a corpus of conversations; else empty."""
+    subtitles: list[str | None] = field(default_factory=list)
+    """(N) the subtitle that is given with each; None: none is."""
+    ids: list[list[int]] = field(default_factory=list)
+    """(N) tokens of each, with one for all its media."""
+    supervised: list[list[bool]] = field(default_factory=list)
+    """(N) which of its tokens are learnt."""
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    @property
+    def learnt(self) -> int:
+        """How many tokens are."""
+        return sum(map(sum, self.supervised))
+
+
+@dataclass
 class Batch:
     """The clips of one step on one process, from one corpus."""
 
@@ -112,18 +150,22 @@ class Batch:
     """(B, F, 3, H, W) uint8; normalisation happens on the device."""
     spectrograms: Tensor | None = None
     """(B, A, T, mel) float32."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """Name → (B, tokens, width) float16 in place of frames and spectrograms, where features of frozen towers are kept; zeros for a clip
+    without the track."""
     subtitles: Texts | None = None
     """N = B; a clip without a subtitle has [CLS] [SEP] alone."""
     captions: Captions = field(default_factory=Captions)
     questions: Texts | None = None
     answers: Texts | None = None
     """Aligned with ``questions``: answer n answers question n. None where a test has no answers."""
+    chats: Chats | None = None
     question_ids: list[str] = field(default_factory=list)
     question_types: list[str] = field(default_factory=list)
     answer_types: list[str] = field(default_factory=list)
     """Aligned with ``questions``; empty where the annotation has none."""
     present: dict[Modality, Tensor] = field(default_factory=dict)
-    """(B,) bool per modality that the task needs."""
+    """(B,) bool per modality that the task needs; frames and spectrograms of clips without are zeros."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of unreadable clips that were replaced while this batch was read."""
     absent: dict[Modality, list[str]] = field(default_factory=dict, compare=False)
@@ -143,9 +185,10 @@ class Batch:
         return self.map_media(lambda t: t.pin_memory())
 
     def map_media(self, apply: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with ``apply`` of its frames and spectrograms in their place."""
+        """The batch with ``apply`` of its frames and spectrograms, or of their features, in their place."""
         frames, spectrograms = (x if x is None else apply(x) for x in (self.frames, self.spectrograms))
-        return dataclasses.replace(self, frames=frames, spectrograms=spectrograms)
+        return dataclasses.replace(self, frames=frames, spectrograms=spectrograms,
+                                   features={name: apply(x) for name, x in self.features.items()})
 
 
 def corpus_of(batches: Iterable[Batch]) -> str:
@@ -153,7 +196,8 @@ def corpus_of(batches: Iterable[Batch]) -> str:
     return "+".join(dict.fromkeys(batch.corpus for batch in batches))
 
 
-def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, lengths: TextLengths, task: Task) -> Batch:
+def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, lengths: TextLengths, task: Task,
+            training: bool = False) -> Batch:
     """Samples of one corpus → Batch: tensors stacked, texts tokenised and padded to the longest of the batch.
 
     Under the caption kinds that the task's groups need and a sample has not, its omni caption stands; where no sample has the kind and
@@ -163,10 +207,10 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
     batch.unreadable = [entry for sample in samples for entry in sample.unreadable]
     if not samples:
         return batch
-    if samples[0].frames is not None:
-        batch.frames = torch.stack([sample.frames for sample in samples if sample.frames is not None])
-    if samples[0].spectrogram is not None:
-        batch.spectrograms = torch.stack([sample.spectrogram for sample in samples if sample.spectrogram is not None])
+    batch.frames = _stacked([sample.frames for sample in samples])
+    batch.spectrograms = _stacked([sample.spectrogram for sample in samples])
+    names = dict.fromkeys(name for sample in samples for name in sample.features)
+    batch.features = {name: x for name in names if (x := _stacked([sample.features.get(name) for sample in samples])) is not None}
     if samples[0].subtitle is not None:
         batch.subtitles = make_texts([[sample.subtitle or ""] for sample in samples], tokenizer, lengths.subtitle)
     batch.captions = _collate_captions(samples, tokenizer, lengths, task)
@@ -180,10 +224,49 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
         batch.question_ids = _aligned(samples, [sample.question_ids for sample in samples])
         batch.question_types = _aligned(samples, [sample.question_types for sample in samples])
         batch.answer_types = _aligned(samples, [sample.answer_types for sample in samples])
-    batch.present = {modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in samples[0].present}
-    batch.absent = {modality: [sample.clip_id for sample in samples if not sample.present.get(modality, False)]
+    if any(sample.conversations for sample in samples):
+        batch.chats = _collate_chats(samples, corpus, cast("ChatTokenizer", tokenizer), training)
+    asked = [modality for modality in Modality if any(modality in sample.present for sample in samples)]
+    batch.present = {modality: torch.tensor([sample.present.get(modality, False) for sample in samples]) for modality in asked}
+    batch.absent = {modality: [sample.clip_id for sample in samples if not sample.present.get(modality, True)]
                     for modality in batch.present}
     return batch
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Zeros where a clip has none, because its conversation is about other tracks; None where no clip has any."""
+    first = next((part for part in parts if part is not None), None)
+    return None if first is None else torch.stack([torch.zeros_like(first) if part is None else part for part in parts])
+
+
+def subtitle_given(sample: Sample, conversation: Conversation) -> str | None:
+    """The subtitle that is given with a conversation about a clip; None: none is."""
+    return sample.subtitle if Modality.SUBTITLE in conversation.modalities else None
+
+
+def written_as_read(tokenizer: ChatTokenizer, sample: Sample, conversation: Conversation, frames: int, slices: int, where: str) -> Any:
+    """A conversation about a clip of so many frames and slices of sound, as the model reads it (``ids``, ``supervised``). Raises
+    DataError, which names ``where``."""
+    seen, heard = (modality in conversation.modalities for modality in (Modality.VISION, Modality.AUDIO))
+    try:
+        return tokenizer.converse(conversation, subtitle_given(sample, conversation), frames * seen, slices * heard, where)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def _collate_chats(samples: Sequence[Sample], corpus: str, tokenizer: ChatTokenizer, training: bool) -> Chats:
+    """In training each conversation is written as the model reads it. Raises DataError, naming the row, for one that cannot be."""
+    spoken = [(place, sample, conversation) for place, sample in enumerate(samples) for conversation in sample.conversations]
+    chats = Chats([conversation for _, _, conversation in spoken], torch.tensor([place for place, _, _ in spoken], dtype=torch.int64))
+    chats.rows = [sample.row for _, sample, _ in spoken if sample.row is not None]
+    chats.subtitles = [subtitle_given(sample, conversation) for _, sample, conversation in spoken]
+    for _, sample, conversation in spoken:
+        if training:
+            written = written_as_read(tokenizer, sample, conversation, sample.frame_count, sample.slice_count,
+                                      f"dataset '{corpus}': row {sample.index} (id '{sample.clip_id}')")
+            chats.ids.append(written.ids)
+            chats.supervised.append(written.supervised)
+    return chats
 
 
 def make_texts(per_clip: Sequence[Sequence[str]], tokenizer: Tokenizer, max_length: int) -> Texts:

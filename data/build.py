@@ -37,7 +37,7 @@ def build_loaders(config: Config, tokenizer: Tokenizer, spec: InputSpec,
     # With zero_shot there may be nothing to train on.
     if run.mode == "training" and data.train:
         loader = TrainLoader(data.train, spec, tokenizer, accumulation=run.gradient_accumulation_steps,
-                             num_train_steps=run.num_train_steps, mix=run.dataset_mix_type, **shared)
+                             num_train_steps=run.num_train_steps, mix=run.dataset_mix_type, order=run.modality_order, **shared)
     evaluations = [EvalLoader(dataset, spec, tokenizer, skip_unreadable=run.skip_unreadable, **shared) for dataset in data.val]
     if not run.dry_run:
         _glance(evaluations, borne=run.skip_unreadable or run.captioner_mode)

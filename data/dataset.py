@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
+from omnivast.config.conversation import Conversation, answering, captioning
 from omnivast.config.registry import Registry
 from omnivast.config.schema import DatasetConfig, task_of
-from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Modality, Objective, Task, TaskError
+from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Group, Modality, Objective, Task, TaskError
 from omnivast.data.annotations.by_id import load_by_id
 from omnivast.data.annotations.identity import Identity, identity
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.annotations.rows import Row
 from omnivast.data.annotations.table import Annotations
 from omnivast.data.batch import Sample
+from omnivast.data.conversation import read_conversation
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
 from omnivast.data.media.errors import MediaError
@@ -99,12 +101,19 @@ class IndexedDataset:
         opened = opener(config)(config, training)
         self.shards = opened.shards
         optional = not training and (spec.captioner_mode or config.annfile is not None)
-        self.reader = ClipReader(config, self.task, spec, training=training, shards=self.shards)
+        if spec.features is not None and config.vision_transforms != "none":
+            raise DataError(f"dataset '{config.name}': features_dir keeps what the towers find in whole frames, so vision_transforms "
+                            f"'{config.vision_transforms}' would have no effect; use 'none', or no features_dir")
+        self._draws_media = training and spec.features is None
+        self.reader = ClipReader(config, self.task, spec, training=self._draws_media, shards=self.shards)
+        self._readers = {frozenset(self.reader.tracks): self.reader}
+        self._spec, self._converses = spec, spec.conversations and training
         self.annotations = opened.annotations(self.task, optional)
         if self.shards is not None and not config.txt and len(self) < len(self.shards):
             logger.error("dataset '%s': %d clips have no texts, since their shards are cut, and are left out", self.name,
                          len(self.shards) - len(self))
-        self.reader.check_exists([self.annotations[row].clip_id for row in range(min(FIRST_CLIPS_CHECKED, len(self)))])
+        for reader, clip_ids in self._by_reader(range(min(FIRST_CLIPS_CHECKED, len(self)))):
+            reader.check_exists(clip_ids)
         self._say_what_is_not_used()
         self.lengths = spec.lengths(self.annotations.several_kinds)
         self._needed = {group.caption_kind for group in self.task.all_groups}
@@ -122,8 +131,9 @@ class IndexedDataset:
         number = min(len(self), LOOKED_FOR)
         rows = range(len(self)) if number == len(self) else [place * len(self) // number for place in range(number)]
         clip_ids = [self.annotations[row].clip_id for row in rows]
-        self.reader.say_what_is_silent(clip_ids)
-        self.reader.say_what_rate(clip_ids)
+        for reader, own in self._by_reader(rows):
+            reader.say_what_is_silent(own)
+            reader.say_what_rate(own)
         if self.shards is None or not self.config.txt:
             return
         absent = [clip_ids[place] for place in (self.shards.shards_of(clip_ids) < 0).nonzero()[0]]
@@ -155,20 +165,78 @@ class IndexedDataset:
     def read(self, position: int, row: int) -> Sample | tuple[str, str]:
         """The clip of ``row``, or (clip id, reason) where its media cannot be read."""
         annotation = self.annotations[row]
+        spoken = self._row_conversation(annotation)
+        reader = self._reader_for(spoken)
         try:
-            clip = self.media(annotation.clip_id, position)
+            sample, has = self._given(reader, annotation.clip_id, row, position)
         except MediaError as error:
             return annotation.clip_id, str(error)
-        sample = Sample(annotation.clip_id, row, frames=clip.frames, spectrogram=clip.spectrogram)
-        has = {Modality.VISION: True, Modality.AUDIO: clip.has_sound, Modality.SUBTITLE: bool((annotation.subtitle or "").strip())}
-        sample.present = {modality: has[modality] for modality in self.task.modalities}
+        has[Modality.SUBTITLE] = bool((annotation.subtitle or "").strip())
+        asked = self.task.modalities if spoken is None else spoken.modalities
+        sample.present = {modality: has[modality] for modality in self.task.modalities if modality in asked}
         self._add_texts(sample, annotation, position)
+        sample.row = annotation.chat
+        sample.conversations = [spoken] if spoken else [*self._conversations(annotation, position)]
         return sample
 
-    def media(self, clip_id: str, position: int) -> ClipMedia:
-        """The clip's frames and sound. Raises MediaError, also where reading takes longer than a clip may."""
+    def _given(self, reader: ClipReader, clip_id: str, row: int, position: int) -> tuple[Sample, dict[Modality, bool]]:
+        """A sample with the clip's media, or with the features that are kept of them, and which tracks it has. Raises MediaError."""
+        if self._spec.features is None:
+            clip = self._media(reader, clip_id, position)
+            sample = Sample(clip_id, row, frames=clip.frames, spectrogram=clip.spectrogram)
+            sample.frame_count = 0 if clip.frames is None else len(clip.frames)
+            sample.slice_count = len(clip.spectrogram) if clip.has_sound and clip.spectrogram is not None else 0
+            return sample, {Modality.VISION: clip.frames is not None, Modality.AUDIO: clip.has_sound}
+        sample, has = Sample(clip_id, row), {Modality.VISION: False, Modality.AUDIO: False}
+        for modality, read_as in reader.read_as(clip_id).items():
+            found = self._spec.features.read(modality, read_as)
+            if found is None:
+                raise MediaError(clip_id, f"its features of {modality.word} are not in {self._spec.features.folder}; either it cannot be "
+                                          "read, or it changed: start the run again, which computes them")
+            has[modality] = bool(found)
+            sample.features.update(found)
+        sample.frame_count = (self.config.vision_sample_num or 0) * has[Modality.VISION]
+        sample.slice_count = (self.config.audio_sample_num or 0) * has[Modality.AUDIO]
+        return sample, has
+
+    def reader_of(self, row: int) -> ClipReader:
+        """What reads the clip of a row: of one of a conversation, the tracks that it is about alone."""
+        if Objective.CHAT not in self.task.objectives:
+            return self.reader
+        return self._reader_for(self._row_conversation(self.annotations[row]))
+
+    def _reader_for(self, conversation: Conversation | None) -> ClipReader:
+        if conversation is None:
+            return self.reader
+        tracks = frozenset(conversation.modalities & self.reader.tracks)
+        if tracks not in self._readers:
+            task = Task(((Objective.CHAT, (Group(tuple(m for m in Modality if m in tracks)),)),))
+            self._readers[tracks] = ClipReader(self.config, task, self._spec, training=self._draws_media, shards=self.shards)
+        return self._readers[tracks]
+
+    def _by_reader(self, rows: Iterable[int]) -> list[tuple[ClipReader, list[str]]]:
+        """The clips of some rows by what reads them; nothing for those without media."""
+        found: dict[ClipReader, list[str]] = {}
+        for row in rows:
+            reader = self.reader_of(row)
+            found.setdefault(reader, []).append(self.annotations[row].clip_id)
+        return [(reader, clip_ids) for reader, clip_ids in found.items() if reader.tracks]
+
+    def _row_conversation(self, row: Row) -> Conversation | None:
+        """The conversation that a row holds; None for one of captions or questions."""
+        return None if row.chat is None else read_conversation(row.chat, f"id '{row.clip_id}'", self.task.modalities)
+
+    def row_conversations(self) -> Iterator[Conversation | None]:
+        """Of every row the conversation that it holds; None for one of captions or questions."""
+        return map(self._row_conversation, self.annotations)
+
+    def media(self, row: int, position: int) -> ClipMedia:
+        """Frames and sound of the clip of a row. Raises MediaError, also where reading takes longer than a clip may."""
+        return self._media(self.reader_of(row), self.annotations[row].clip_id, position)
+
+    def _media(self, reader: ClipReader, clip_id: str, position: int) -> ClipMedia:
         try:
-            return within(deadline.SECONDS_PER_CLIP, self.reader.read, clip_id, self._key(position))
+            return within(deadline.SECONDS_PER_CLIP, reader.read, clip_id, self._key(position))
         except DeadlineError as error:
             raise MediaError(clip_id, f"reading it was {error}: its decoder, or the disk it lies on, is stuck") from None
 
@@ -188,6 +256,30 @@ class IndexedDataset:
                 for name in ASKED:
                     setattr(sample, name, getattr(sample, name) * len(several))
                 sample.answers, sample.answer_weights = [text for text, _ in several], [weight for _, weight in several]
+
+    def said(self, row: int) -> Sample:
+        """What is said of the clip of a row, without its media, with the draws of position 0."""
+        annotation = self.annotations[row]
+        spoken = self._row_conversation(annotation)
+        return Sample(annotation.clip_id, row, subtitle=annotation.subtitle if Modality.SUBTITLE in self.task.modalities else None,
+                      conversations=[spoken] if spoken else [*self._conversations(annotation, 0)])
+
+    def _conversations(self, row: Row, position: int) -> Iterator[Conversation]:
+        """What a model of conversations learns of a row of captions or of questions: for each group its caption; for each group all
+        questions, one after the other."""
+        if not self._converses:
+            return
+        for group in dict.fromkeys([*self.task.groups(Objective.CAPTION), *(self.task.groups(Objective.CHAT) if row.captions else ())]):
+            kind = group.caption_kind if group.caption_kind in row.captions else CaptionKind.OMNI
+            if kind in row.captions:
+                yield captioning(group, self._drawn(row.captions[kind], position, kind.value)[0])
+        if self.task.groups(Objective.QA):
+            answers: dict[str, list[str]] = {}
+            for place, question in enumerate(row.questions):
+                several = [text for text, _ in row.several_answers[place]] if row.several_answers else [row.answers[place]]
+                answers.setdefault(question, []).extend(several)
+            drawn = [self._drawn(texts, position, f"answer {place}")[0] for place, texts in enumerate(answers.values())]
+            yield from (answering(answers, drawn, group) for group in self.task.groups(Objective.QA))
 
     def _drawn(self, texts: list[Drawn], position: int, purpose: str) -> list[Drawn]:
         """Training: one of the texts, at the same place for the same purpose; evaluation: all."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from omnivast.config.conversation import Conversation
 from omnivast.data.annotations.identity import FORMAT, Identity
 from omnivast.data.annotations.rows import Row
 from omnivast.data.batch import Sample
@@ -63,6 +64,10 @@ class JoinedDataset:
     def read(self, position: int, row: int) -> Sample | tuple[str, str]:
         part, own = self._place(row)
         return self.parts[part].read(position, own)
+
+    def row_conversations(self) -> Iterator[Conversation | None]:
+        """See IndexedDataset."""
+        return itertools.chain.from_iterable(part.row_conversations() for part in self.parts)
 
     def _place(self, row: int) -> tuple[int, int]:
         """(the dataset, the row in it)."""

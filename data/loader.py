@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, parent_process, resource_tracker
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -18,16 +18,17 @@ from torch.utils.data import DataLoader, Dataset
 from omnivast.config.schema import DatasetConfig
 from omnivast.config.tasks import CaptionKind, Objective, Task
 from omnivast.data.annotations.load import load_references
-from omnivast.data.batch import Batch, Sample, collate
-from omnivast.data.dataset import IndexedDataset
+from omnivast.data.batch import Batch, Sample, collate, written_as_read
+from omnivast.data.dataset import LOOKED_FOR, IndexedDataset
 from omnivast.data.hard_negatives import read_hard_negatives
 from omnivast.data.joined import JoinedDataset, corpora_of
 from omnivast.data.limits import LoaderError, check_start, died, no_more_files, out_of_files, workers_explained
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import is_empty
 from omnivast.data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
+from omnivast.data.order import Order, phases_of
 from omnivast.data.parcel import Parcel
-from omnivast.data.spec import DataError, InputSpec, Tokenizer, UnreadableError
+from omnivast.data.spec import ChatTokenizer, DataError, InputSpec, Tokenizer, UnreadableError
 from omnivast.utils.machine import cores
 
 PREFETCH_PER_WORKER = 2
@@ -58,6 +59,7 @@ class TrainLoader:
         accumulation: int = 1,
         num_train_steps: int | None = None,
         mix: Mix = "random",
+        order: Order = "mixed",
         pin_memory: bool = False,
     ) -> None:
         """Reads and checks all annotations. Raises DataError, AnnotationError."""
@@ -72,14 +74,19 @@ class TrainLoader:
                     f"dataset '{config.name}': batch_size {config.batch_size} is of all processes together, and {world_size} processes "
                     f"cannot share it evenly; take {fitting}, or another multiple of {world_size}"
                 )
-        self._sources = corpora_of([IndexedDataset(config, spec, seed=seed, training=True) for config in datasets])
+        self.parts = parts = [IndexedDataset(config, spec, seed=seed, training=True) for config in datasets]
+        """Its datasets."""
+        self._sources = corpora_of(parts)
+        if spec.conversations:
+            _check_conversations(parts, cast("ChatTokenizer", tokenizer))
         steps = [planned_steps(source.config, len(source), accumulation) for source in self._sources]
         if not sum(steps):
             raise DataError("no training step: 'epoch' or 'steps' of every training dataset is 0")
         steps = scale_steps(steps, num_train_steps)
         self.corpora = [
             Corpus(source.name, len(source), count, source.task, source.config.batch_size, source.config, source.shard_numbers(),
-                   source.identity(), read_hard_negatives(source.config, (row.clip_id for row in source.annotations)))
+                   source.identity(), read_hard_negatives(source.config, (row.clip_id for row in source.annotations)),
+                   () if order == "mixed" else phases_of(source, order))
             for source, count in zip(self._sources, steps)
         ]
         if rank == 0:
@@ -150,7 +157,7 @@ class EvalLoader:
         skip_unreadable: bool = False,
     ) -> None:
         """Reads and checks annotations and references. Raises DataError, AnnotationError."""
-        self._source = IndexedDataset(dataset, spec, seed=seed, training=False)
+        self._source = self.part = IndexedDataset(dataset, spec, seed=seed, training=False)
         annotations = self._source.annotations
         self.name, self.task, self.config, self.clips = dataset.name, self._source.task, dataset, len(self._source)
         self.clip_ids = annotations.ids()
@@ -197,8 +204,8 @@ class EvalLoader:
         opened = {n * self.clips // number for n in range(number)}
         for row, clip_id in enumerate(self.clip_ids):
             try:
-                if row in opened or any(map(is_empty, source.reader.find(clip_id))):
-                    source.media(clip_id, row)
+                if row in opened or any(map(is_empty, source.reader_of(row).find(clip_id))):
+                    source.media(row, row)
             except MediaError as error:
                 faults.append((clip_id, str(error)))
             if time.monotonic() - start > GLANCE_SECONDS:
@@ -278,10 +285,10 @@ class _Fetcher(Dataset):
     def __init__(self, sources: Sequence[IndexedDataset | JoinedDataset], tokenizer: Tokenizer) -> None:
         self._sources, self._tokenizer = list(sources), tokenizer
 
-    def __getitems__(self, keys: list[Key]) -> Batch | UnreadableError | LoaderError:
+    def __getitems__(self, keys: list[Key]) -> Batch | UnreadableError | DataError | LoaderError:
         try:
             batch = self._batch(keys)
-        except UnreadableError as error:
+        except (UnreadableError, DataError) as error:
             return no_more_files() if out_of_files() else error
         return no_more_files() if batch.unreadable and out_of_files() else batch
 
@@ -296,7 +303,8 @@ class _Fetcher(Dataset):
                 samples.append(result)
             else:
                 unreadable.append(result)
-        batch = collate(samples, corpus=source.name, tokenizer=self._tokenizer, lengths=source.lengths, task=source.task)
+        batch = collate(samples, corpus=source.name, tokenizer=self._tokenizer, lengths=source.lengths, task=source.task,
+                        training=source.training)
         batch.unreadable += unreadable
         batch.read_seconds = time.perf_counter() - began
         return batch
@@ -312,6 +320,19 @@ class _StepSampler:
         for step in range(self._start, self._loader.total_steps):
             for micro in range(self._loader.accumulation):
                 yield self._loader.keys(step, micro)
+
+
+def _check_conversations(sources: Sequence[IndexedDataset], tokenizer: ChatTokenizer) -> None:
+    """Raise DataError for a conversation that cannot be learnt, such as one that is too long. Of large corpora ``LOOKED_FOR`` rows are
+    looked at, evenly spread: the others are checked as they are read."""
+    for source in sources:
+        number = min(len(source), LOOKED_FOR)
+        for place in range(number):
+            sample = source.said(place * len(source) // number)
+            where = f"{source.annotations.path}: row {sample.index} (id '{sample.clip_id}')"
+            for conversation in sample.conversations:
+                written_as_read(tokenizer, sample, conversation, source.config.vision_sample_num or 0, source.config.audio_sample_num or 0,
+                                where)
 
 
 def _warn_of_repetition(corpora: Sequence[Corpus]) -> None:

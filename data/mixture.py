@@ -36,6 +36,8 @@ class Corpus:
     """The corpus's fingerprint (data/annotations/identity.py)."""
     hard_negatives: Mapping[int, list[int]] | None = None
     """Row → rows of clips that are mistaken for it (data/hard_negatives.py)."""
+    phases: Sequence[torch.Tensor] = ()
+    """Rows that are read first, rows that are read then, …, each for its share of the training; none: all together."""
 
 
 Mix = Literal["random", "round-robin", "in-order", "interleaved"]
@@ -104,7 +106,9 @@ class Mixture:
         self._earlier = np.empty(len(self._owners), dtype=np.int64)
         for corpus, count in enumerate(added.sum(axis=0)):
             self._earlier[self._owners == corpus] = np.arange(count)
-        self._orders: dict[int, tuple[int, torch.Tensor]] = {}
+        self._orders: dict[int, tuple[tuple[int, int], torch.Tensor]] = {}
+        self._planned = [int(steps) * accumulation * own.batch_size for steps, own in zip(stages[0], corpora)]
+        """Clips of each corpus over the training, as planned at first."""
 
     def corpus_at(self, step: int, micro: int = 0) -> int:
         """Index of the corpus that micro-batch ``micro`` of optimiser step ``step`` reads."""
@@ -142,15 +146,30 @@ class Mixture:
                 rows[place] = free[int(torch.randint(len(free), (), generator=draws))]
 
     def _row(self, corpus: int, position: int) -> int:
-        rows = self.corpora[corpus].rows
+        phase, position, rows = self._phase(corpus, position)
         epoch, place = divmod(position, rows)
         kept = self._orders.get(corpus)
-        if kept is None or kept[0] != epoch:
-            kept = self._orders[corpus] = (epoch, self._order(self.corpora[corpus], epoch))
+        if kept is None or kept[0] != (phase, epoch):
+            kept = self._orders[corpus] = ((phase, epoch), self._order(self.corpora[corpus], epoch, phase))
         return int(kept[1][place])
 
-    def _order(self, corpus: Corpus, epoch: int) -> torch.Tensor:
-        """(rows,) all rows in the order of an epoch: wholly at random, or at random within blocks of a few shards at random."""
+    def _phase(self, corpus: int, position: int) -> tuple[int, int, int]:
+        """(the phase of a corpus in which a position is, the position within it, the rows of the phase). A run that was made longer goes
+        on with the last one."""
+        phases, rows, first = self.corpora[corpus].phases, self.corpora[corpus].rows, 0
+        for number, own in enumerate(phases[:-1]):
+            length = round(self._planned[corpus] * len(own) / rows)
+            if position < first + length:
+                return number, position - first, len(own)
+            first += length
+        return (len(phases) - 1, position - first, len(phases[-1])) if phases else (0, position, rows)
+
+    def _order(self, corpus: Corpus, epoch: int, phase: int) -> torch.Tensor:
+        """(rows,) all rows, or those of a phase, in the order of an epoch: wholly at random, or at random within blocks of a few shards at
+        random."""
+        if corpus.phases:
+            draws = generator(self.seed, "order", corpus.name, "phase", phase, epoch)
+            return corpus.phases[phase][torch.randperm(len(corpus.phases[phase]), generator=draws)]
         draws = generator(self.seed, "order", corpus.name, epoch)
         order = torch.randperm(corpus.rows, generator=draws)
         if corpus.shards is None:

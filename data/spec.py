@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from omnivast.config.conversation import Conversation
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind
 from omnivast.data.vision import RESIZES, Resize, find_resize
+
+if TYPE_CHECKING:
+    from omnivast.data.features import FeatureStore
 
 
 class DataError(ValueError):
@@ -45,6 +49,16 @@ class Tokenizer(Protocol):
         ...
 
 
+class ChatTokenizer(Tokenizer, Protocol):
+    """The tokenizer of a model that learns conversations."""
+
+    def converse(self, conversation: Conversation, subtitle: str | None, frames: int, slices: int, where: str) -> Any:
+        """The conversation as the model reads it: ``ids``, a list of int with one for all its media, and ``supervised``, a list of bool:
+        what of them is learnt. ``frames``, ``slices``: how many of each are given with it. Raises ValueError, which names ``where``, for
+        one that cannot be learnt, such as one that is too long."""
+        ...
+
+
 @dataclass(frozen=True)
 class TextLengths:
     """Most tokens of each kind of text in one corpus, [CLS] and [SEP] included."""
@@ -74,11 +88,16 @@ class InputSpec:
     """Omni captions have max_caption_len tokens at most, as all others."""
     captioner_mode: bool = False
     """Clips are to be labelled: evaluation needs no captions."""
+    conversations: bool = False
+    """Captions, questions and answers are learnt as conversations."""
+    features: FeatureStore | None = None
+    """Where features of frozen towers are kept: they are read in place of the clips, whose frames and slices are those of a test."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
-           frame_resize: str = "bicubic", one_caption_length: bool = False) -> InputSpec:
-        """The sizes that a model of this config takes; ``audio_frontend`` and ``frame_resize`` as the model states them."""
+           frame_resize: str = "bicubic", one_caption_length: bool = False, conversations: bool = False,
+           features: FeatureStore | None = None) -> InputSpec:
+        """The sizes that a model of this config takes; what follows it as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,
             mel_bins=model_cfg.audio_melbins,
@@ -91,6 +110,8 @@ class InputSpec:
             max_answer_len=model_cfg.max_answer_len,
             one_caption_length=one_caption_length,
             captioner_mode=captioner_mode,
+            conversations=conversations,
+            features=features,
         )
 
     def lengths(self, several_kinds: bool) -> TextLengths:

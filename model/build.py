@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+import omnivast.model.avllm.model
 import omnivast.model.gram.model
 import omnivast.model.valor.model
 import omnivast.model.vast.model  # noqa: F401  (they enter their families into MODELS)
@@ -104,7 +105,7 @@ def pretrained_files(cfg: ModelConfig) -> list[tuple[Tower, str, TowerFile]]:
                 raise ModelError(f"{tower} encoder '{name}' has no pretrained file; set \"pretrained\": false to train from scratch on "
                                  "purpose")
             files.append((tower, name, file))
-    if cfg.pretrained and cfg.text_encoder_type != "bert":
+    if cfg.pretrained and cfg.text_encoder_type != "bert" and MODELS.find(cfg.model_type).text_tower:
         files.append(("text", cfg.text_encoder_type, text_file(cfg.text_encoder_type)))
     return files
 

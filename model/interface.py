@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from omnivast.config.conversation import Conversation
 from omnivast.config.registry import Registry
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task
@@ -118,6 +120,8 @@ class Names:
     """Starts of names (``*`` stands for anything) that a release carries without use; dropped by name."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Starts of the release's names under which it has parts a second time → starts of those that they repeat."""
+    apart: tuple[str, ...] = ()
+    """Starts of names of a part with a file of its own, as which it stays where a checkpoint lacks it."""
     own: tuple[str, ...] = ()
     """Starts of names that every checkpoint of the family has, and none of another one that is not derived from it."""
     settings: Callable[[Mapping[str, Tensor]], Mapping[str, Any]] = lambda state: {}
@@ -134,6 +138,8 @@ class Model(nn.Module):
     frame_resize: str = "bicubic"
     """How frames are brought to its resolution: a name in data/vision.py. Pixels come as uint8 and are normalised by the model; the
     sizes of both, and the lengths of texts, are those of ``model_cfg``."""
+    conversations: bool = False
+    """Whether it learns conversations: captions, questions and answers come as such too (``Batch.chats``), written by ``tokenizer``."""
     one_caption_length: bool = False
     """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
     else to max_omni_caption_len where clips have captions of other kinds too."""
@@ -143,9 +149,13 @@ class Model(nn.Module):
     """Whether features of other processes carry gradient. Set from outside."""
     gather_gradient: str = "paper"
     """``released``: as run_cfg.gather_gradient says. Set from outside."""
+    in_step: bool = False
+    """Whether every process must run each part of the model equally often, because they gather its weights together. Set from outside."""
     names = Names()
     objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
+    text_tower: bool = True
+    """Whether ``text_encoder_type`` names a part of it."""
     most_samples: int | None = None
     """The most frames, and the most slices of sound, that it takes of a clip; None: any number."""
 
@@ -172,6 +182,11 @@ class Model(nn.Module):
         """The losses of a training step: scalars in float32. ``"loss"`` is minimised; the others are logged. Random choices come from
         ``draws``, so that a resumed run repeats them and the number of processes does not count."""
         raise NotImplementedError
+
+    def weight(self, batch: Batch) -> float | None:
+        """How much the losses of a batch count beside those of the other processes and of the step's other batches, such as how many words
+        they are the mean of; known on the host. None: all count the same."""
+        return None
 
     # ------------------------------------------------------------------------------------------------------------ its parts
 
@@ -219,6 +234,15 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def tower_keys(self) -> dict[Modality, str]:
+        """For each track with a tower that is never trained, what tells it from towers that find other features. Raises ValueError where
+        they are trained, or the family keeps none."""
+        raise ValueError(f"run_cfg.features_dir: {type(self).__name__} keeps no features of its towers")
+
+    def tower_features(self, batch: Batch, modality: Modality) -> dict[str, Tensor]:
+        """What the tower of a track finds in a batch's clips: name → (B, tokens, width). They can be given as ``Batch.features``."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------------------ retrieval
 
@@ -294,6 +318,16 @@ class Model(nn.Module):
     def answer(self, memory: Any, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
         """The answer to every question; ``questions.clip`` names its memory row."""
         raise ValueError(f"{type(self).__name__} does not answer questions")
+
+    def reply(self, memory: Any, conversations: Sequence[Conversation], clips: Sequence[int], *, beam_size: int,
+              max_length: int) -> list[str]:
+        """What comes next in conversations that end with a question, about the memory rows ``clips``."""
+        raise ValueError(f"{type(self).__name__} does not converse")
+
+    def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
+        """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights,
+        and its tokenizer, as one of transformers; the folder's path."""
+        raise ValueError(f"{type(self).__name__} has no language model that can be exported by itself")
 
     def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
                           baseline: Literal["greedy", "mean"]) -> None:

@@ -1,4 +1,5 @@
-"""What families with a vision, an audio and a text tower have in common: VAST, VALOR, and what derives from them.
+"""What families with a vision and an audio tower have in common, and those with a text tower beside them: VAST, VALOR, and what derives
+from them.
 
 Letters: B clips, F frames, A slices of sound, N tokens of one of them.
 """
@@ -26,21 +27,17 @@ from omnivast.model.text.tokenizer import Tokenizer
 MODULES: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
 """The name under which a model holds each of its towers."""
 Given = TypeVar("Given")
-This = TypeVar("This", bound="TowerModel")
+This = TypeVar("This", bound="MediaModel")
 
 
-class TowerModel(Model):
-    """A model whose vision and audio towers, where it has them, are ``vision_encoder`` and ``audio_encoder``, and whose text tower is
-    ``multimodal_encoder``. A family makes them, ``pixel_mean`` and ``pixel_std`` in its ``__init__``, and then calls ``configure``."""
+class MediaModel(Model):
+    """A model whose vision and audio towers, where it has them, are ``vision_encoder`` and ``audio_encoder``. A family makes them,
+    ``pixel_mean`` and ``pixel_std`` in its ``__init__``, and then calls ``configure``."""
 
     config: ModelConfig
-    tokenizer: Tokenizer
-    multimodal_encoder: TextModel
     frontends: Mapping[str, str] = {}
     """Front ends that audio towers state → those, in data/audio.py, by which the family takes sound with these towers; where they
     differ."""
-    self_critical: SelfCritical | None = None
-    """Captions are learnt from a reward, see text/self_critical.py."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -73,7 +70,6 @@ class TowerModel(Model):
         """Whether the backward pass computes the layers again, and their activations are not kept."""
         for tower, frozen in self._media_towers():
             tower.set_checkpointing(on and not frozen)
-        self.multimodal_encoder.checkpointing = on
 
     def train(self: This, mode: bool = True) -> This:
         """Frozen towers stay in evaluation mode: no stochastic depth in features that are not trained."""
@@ -86,6 +82,43 @@ class TowerModel(Model):
     def towers(self) -> dict[Tower, nn.Module]:
         return {tower: getattr(self, name) for tower, name in MODULES.items() if hasattr(self, name)}
 
+    def check_task(self, task: Task) -> None:
+        """Raise ValueError when the task needs a tower that this model has not."""
+        for group in task.all_groups:
+            for modality in (Modality.VISION, Modality.AUDIO):
+                name = f"{modality.word}_encoder"
+                if modality in group and not hasattr(self, name):
+                    raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{name}_type is null")
+
+    def mixed(self) -> AbstractContextManager:
+        """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
+        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
+
+    def vision_tokens(self, frames: Tensor) -> Tensor:
+        """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""
+        if not frames.is_floating_point():
+            frames = (frames.float() - self.pixel_mean) / self.pixel_std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
+            return cast(VisionEncoder, self.vision_encoder).encode_frames(frames)
+
+    def audio_tokens(self, spectrograms: Tensor) -> Tensor:
+        """(B, A, T, mel) → (B, A, N, width)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
+            return cast(AudioEncoder, self.audio_encoder)(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
+
+
+class TowerModel(MediaModel):
+    """A MediaModel whose text tower is ``multimodal_encoder``."""
+
+    tokenizer: Tokenizer
+    multimodal_encoder: TextModel
+    self_critical: SelfCritical | None = None
+    """Captions are learnt from a reward, see text/self_critical.py."""
+
+    def set_checkpointing(self, on: bool) -> None:
+        super().set_checkpointing(on)
+        self.multimodal_encoder.checkpointing = on
+
     def units(self) -> Iterator[Unit]:
         """The units of the base class (the blocks of the vision and audio towers), and the blocks of the text tower, which run many
         passes in a step; but not where parts of them run without their forward, as in self-critical training, which also decodes."""
@@ -96,14 +129,6 @@ class TowerModel(Model):
             for part in block.crossattention.shared:
                 yield Unit(part, gathered="step", compiles=False)
             yield Unit(block, gathered="step", compiles=False)
-
-    def check_task(self, task: Task) -> None:
-        """Raise ValueError when the task needs a tower that this model has not."""
-        for group in task.all_groups:
-            for modality in (Modality.VISION, Modality.AUDIO):
-                name = f"{modality.word}_encoder"
-                if modality in group and not hasattr(self, name):
-                    raise ValueError(f"task '{task}': group {group} needs {modality.word}, but model_cfg.{name}_type is null")
 
     @property
     def width(self) -> int:
@@ -123,22 +148,6 @@ class TowerModel(Model):
     @property
     def mask_ids(self) -> MaskTokens:
         return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
-
-    def mixed(self) -> AbstractContextManager:
-        """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
-        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
-
-    def vision_tokens(self, frames: Tensor) -> Tensor:
-        """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""
-        if not frames.is_floating_point():
-            frames = (frames.float() - self.pixel_mean) / self.pixel_std
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_vision):
-            return cast(VisionEncoder, self.vision_encoder).encode_frames(frames)
-
-    def audio_tokens(self, spectrograms: Tensor) -> Tensor:
-        """(B, A, T, mel) → (B, A, N, width)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_audio):
-            return cast(AudioEncoder, self.audio_encoder)(spectrograms.flatten(0, 1)).unflatten(0, spectrograms.shape[:2])
 
 
 def tower_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:

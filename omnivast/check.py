@@ -30,7 +30,8 @@ def spec_of(config: Config) -> InputSpec:
     """What the data must know of a config's model, which is not built for it. Raises ModelError, EncoderError."""
     cfg = config.model_cfg
     family = MODELS.find(cfg.model_type)
-    return InputSpec.of(cfg, family.frontend_of(cfg), config.run_cfg.captioner_mode, family.frame_resize, family.one_caption_length)
+    return InputSpec.of(cfg, family.frontend_of(cfg), config.run_cfg.captioner_mode, family.frame_resize, family.one_caption_length,
+                        family.conversations)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,11 +18,13 @@ from omnivast.config.inherit import trained_counts
 from omnivast.config.load import load_config, resolved
 from omnivast.data.build import build_loaders, require_known
 from omnivast.data.check.datasets import require
+from omnivast.data.features import FeatureStore
 from omnivast.data.limits import LoaderError, workers_explained
 from omnivast.data.spec import InputSpec, UnreadableError
 from omnivast.evaluation.captions.reward import set_reward
 from omnivast.evaluation.published import log_splits
 from omnivast.evaluation.run import evaluate_weights, evaluator, precision_begun
+from omnivast.features import keep_features
 from omnivast.model.build import model_of, set_precision
 from omnivast.model.weights import load_weights, start_weights
 from omnivast.model.weights.origin import check_origin
@@ -56,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
             check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
-        spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length)
+        spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length,
+                            model.conversations, FeatureStore(run.features_dir) if run.features_dir else None)
         loader, eval_loaders = build_loaders(config, model.tokenizer, spec, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
@@ -68,6 +71,9 @@ def main(argv: Sequence[str]) -> None:
             file = Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json")
             write_atomically(file, json.dumps(as_asked, indent=2) + "\n")
         model.to(device)
+        if spec.features is not None and not run.dry_run:
+            keep_features(model, [*(loader.parts if loader else ()), *(tested.part for tested in eval_loaders)], spec.features, config,
+                          resuming)
         set_reward(model, run, loader)
         if run.dry_run:
             require(config, spec)

@@ -200,25 +200,26 @@ class Trainer:
         rank, world = distributed.rank(), distributed.world_size()
         rates = set_learning_rate(self.optimizer, index + 1, self.total, run)
         read: list[Batch] = []
+        counts_for = [1.0] * accumulation
         losses: dict[str, Tensor] = {}
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         waited = 0.0
         for micro in range(accumulation):
-            began = time.monotonic()
-            self.watchdog.at(index + 1, "reading data")
-            batch = self.next_batch(batches, index)
-            waited += time.monotonic() - began
-            read.append(batch)
-            self.data.add(batch)
+            if len(read) == micro:
+                waited += self.read(batches, index, read)
+            if micro == 0 and self.model.weight(read[0]) is not None:
+                waited += sum(self.read(batches, index, read) for _ in range(accumulation - 1))
+                counts_for = self.shares(read)
+            batch = read[micro]
             self.watchdog.at(index + 1, "forward and backward pass")
             # After the reading: opening the data may draw, and happens in the first step of a resumed run alone.
             seed_everything(run.seed, "step", index, micro, rank)
             draws = StepRandom(run.seed, index * accumulation + micro, rank * len(batch), len(batch) * world)
             with self.engine.micro_batch(last=micro == accumulation - 1):
                 outputs = self.engine(batch.to(self.device), self.loader.task(batch.corpus), draws)
-                self.engine.backward(self.scaler.scale(outputs["loss"] / accumulation))
+                self.engine.backward(self.scaler.scale(outputs["loss"] * counts_for[micro] / accumulation))
             for name, value in outputs.items():
-                part = value.detach().float() / accumulation
+                part = value.detach().float() * counts_for[micro] / accumulation
                 losses[name] = losses[name] + part if name in losses else part
         self.watchdog.at(index + 1, "updating the weights")
         means, counts = self.reduce(losses, read)
@@ -235,6 +236,22 @@ class Trainer:
                           [(batch.corpus, *entry) for batch in read for entry in batch.unreadable], [batch.clip_ids for batch in read],
                           self.spikes.judge(corpus, means["loss"]), counts["stop"] > 0, counts["save"] > 0,
                           counts["save_failed"] > 0, waited)
+
+    def read(self, batches: Iterator[Batch], index: int, read: list[Batch]) -> float:
+        """Append the next batch of step ``index`` to those ``read``. Returns the seconds that it was waited for."""
+        began = time.monotonic()
+        self.watchdog.at(index + 1, "reading data")
+        read.append(self.next_batch(batches, index))
+        self.data.add(read[-1])
+        return time.monotonic() - began
+
+    def shares(self, read: list[Batch]) -> list[float]:
+        """How much each of a step's batches counts, by its weight (Model.weight): 1 on the mean of all batches of all processes."""
+        weights = torch.tensor([self.model.weight(batch) or 0.0 for batch in read], dtype=torch.float64)
+        total = weights.sum().to(self.device, torch.float32)
+        if distributed.world_size() > 1:
+            torch.distributed.all_reduce(total)
+        return (weights * (len(read) * distributed.world_size() / float(total))).tolist()
 
     def leave_out(self, step: int, what: str, read: list[Batch], losses: dict[str, float], buffers: list[Tensor]) -> None:
         """Report a step whose loss or gradient is not finite, and undo what it did. Raises NonFiniteLoss past their limit."""

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from omnivast.config.conversation import Conversation
 from omnivast.config.files import parse_json, read_bytes, read_json
 from omnivast.config.tasks import OF_CAPTIONS, CaptionKind, Modality, Objective, Task
 from omnivast.data.annotations.columns import load_mapped
 from omnivast.data.annotations.rows import CAPTION_KEYS, REFERENCE_ID_KEYS, AnnotationError, RowReader, id_of, typename
 from omnivast.data.annotations.table import Annotations
+from omnivast.data.conversation import is_conversation, read_conversation
 
 MAPPED_FROM = 64 * 2**20
 """Bytes of an annotation file from which its rows are kept in a memory-mapped file (``columns``) instead of in memory."""
@@ -31,13 +35,26 @@ def load_annotations(
     elsewhere), and so is an id in place of a row. Raises AnnotationError.
     """
     path = Path(path)
-    reader = RowReader(path, frozenset(ignore_fields), training=training, ids_suffice=captions_optional)
-    if _is_long_list(path):
+    converse = partial(_conversation, task) if Objective.CHAT in task.objectives else None
+    reader = RowReader(path, frozenset(ignore_fields), training=training, ids_suffice=captions_optional, converse=converse)
+    if _is_long_list(path) and converse is None:
         annotations: Annotations = load_mapped(path, reader)
     else:
         annotations = _load_whole(path, reader)
     check_rows(annotations, reader, task, captions_optional)
     return annotations
+
+
+def _conversation(task: Task, item: Mapping[str, Any], where: str) -> Conversation | None:
+    """The conversation of a row, None for one of captions. Raises AnnotationError for one about a track that the task does not read."""
+    if not is_conversation(item):
+        return None
+    conversation = read_conversation(item, where, task.modalities)
+    exact = item.get("modality") is not None  # else a subtitle that the row has is given where the task asks for it
+    foreign = [m for m in Modality if m in conversation.modalities and m not in task.modalities and (exact or m is not Modality.SUBTITLE)]
+    if foreign:
+        raise AnnotationError(f"{where} is about {foreign[0].word}, which task '{task}' does not read; add {foreign[0].value} to its group")
+    return conversation
 
 
 def check_rows(annotations: Annotations, reader: RowReader, task: Task, captions_optional: bool) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omnivast.config.conversation import Conversation
 from omnivast.config.tasks import CaptionKind
+from omnivast.data.media.containers import EXTENSIONS
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.folders import check_id
 from omnivast.data.spec import DataError
@@ -27,6 +30,8 @@ CAPTION_KEYS = {
     "audio_cap": CaptionKind.AUDIO,
 }
 QA_KEYS = ("question", "answer", "question_id", "question_type", "answer_type")
+MEDIA_KEYS = ("video", "videos", "image", "images", "audio", "audios")
+"""Under which a row of conversations may name the file of its clip, or a list of it."""
 FIELDS = (*ID_KEYS, *CAPTION_KEYS, "subtitle", *QA_KEYS)
 
 
@@ -51,12 +56,18 @@ class Row:
     """Aligned with ``questions``, or empty; so are the ids and types above."""
     several_answers: list[list[tuple[str, float]]] = field(default_factory=list)
     """Of each question all answers that training learns at once, with their weights; empty where each has one (``answers``)."""
+    chat: dict[str, Any] | None = None
+    """Of a corpus of conversations: the whole JSON object of a row that holds one, which data/conversation.py reads."""
 
 
 class RowReader:
     """JSON object → Row. Raises AnnotationErrors that say where."""
 
-    def __init__(self, path: Path, ignored: frozenset[str], training: bool, ids_suffice: bool) -> None:
+    def __init__(self, path: Path, ignored: frozenset[str], training: bool, ids_suffice: bool,
+                 converse: Callable[[Mapping[str, Any], str], Conversation | None] | None = None) -> None:
+        """``converse``: reads the conversation of a row, for messages named by the second argument, or None where it has captions; given
+        where the file is one of conversations."""
+        self._converse = converse
         self.blanks, self.first_blank = 0, ""
         """Blank captions, which are left out, and the row of the first."""
         self.training = training
@@ -78,6 +89,8 @@ class RowReader:
         if not isinstance(item, dict):
             expected = "an id or an object with one" if self._ids_suffice else "an object"
             raise AnnotationError(f"{where}: expected {expected}, found {typename(item)}")
+        if self._converse is not None:
+            return self._chat(item, where)
         clip_id = self._id(item, where)
         where = f"{where} (id '{clip_id}')"
         self._check_fields(item, where)
@@ -99,6 +112,38 @@ class RowReader:
         self._check_unicode(row, where)
         return row
 
+    def _chat(self, item: dict[str, Any], where: str) -> Row:
+        """A row of conversations: it may have any other fields too, which evaluators may know."""
+        assert self._converse is not None
+        item = {key: value for key, value in item.items() if key not in self._ignored}
+        clip_id = self._media_id(item, where)
+        where = f"{where} (id '{clip_id}')"
+        subtitle = item.get("subtitle")
+        if subtitle is not None and not isinstance(subtitle, str):
+            raise AnnotationError(f"{where}: 'subtitle' must be a string, found {typename(subtitle)}")
+        row = Row(clip_id, {}, (subtitle or "") if "subtitle" in item else None, [], [], [], [], [])
+        if self._converse(item, where) is not None:
+            row = dataclasses.replace(row, chat=item)
+        else:
+            captions = {CAPTION_KEYS[key]: self._captions(value, key, where) for key, value in item.items() if key in CAPTION_KEYS}
+            row = dataclasses.replace(row, captions={kind: texts for kind, texts in captions.items() if texts})
+            if not row.captions:
+                raise AnnotationError(f"{where} has no conversation; expected one of messages, conversations, question, or a caption "
+                                      f"({', '.join(CAPTION_KEYS)})")
+        self._check_unicode(row, where)
+        return row
+
+    def _media_id(self, item: dict[str, Any], where: str) -> str:
+        """The id of the clip, or the file that the row names, without its extension; "" for a row of text alone."""
+        if any(key in item for key in ("clip_id", "video_id", "image_id")):
+            return self._id({key: value for key, value in item.items() if key != "id"}, where)
+        named = [value[0] if isinstance(value, list) and value else value for key in MEDIA_KEYS if (value := item.get(key))]
+        stems = {_stem(value) for value in named if isinstance(value, str)}
+        if len(stems) > 1 or not all(isinstance(value, str) for value in named):
+            raise AnnotationError(f"{where}: expected the files of one clip, with names that differ in their extension alone; found "
+                                  f"{', '.join(map(repr, named))}")
+        return self._id({"clip_id": next(iter(stems))} if stems else item, where)
+
     def _check_answers(self, questions: list[str], answers: list[str], where: str) -> None:
         """Require one answer per question. Outside training a file may also have no answers at all, as VQAv2's test splits have, but
         then in no row."""
@@ -117,7 +162,7 @@ class RowReader:
         """JSON can escape half of a surrogate pair, which no file, log or tokenizer takes."""
         captions = [text for texts in row.captions.values() for text in texts]
         texts = [row.clip_id, row.subtitle or "", *captions, *row.questions, *row.answers, *row.question_ids, *row.question_types,
-                 *row.answer_types]
+                 *row.answer_types, json.dumps(row.chat, ensure_ascii=False)]
         try:
             "".join(texts).encode()
         except UnicodeEncodeError:
@@ -198,6 +243,12 @@ def typename(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
+def _stem(file: str) -> str:
+    """A media file's name, with its folder, without the extension of a medium."""
+    stem, dot, extension = file.rpartition(".")
+    return stem if dot and f".{extension.lower()}" in EXTENSIONS else file
+
+
 KINDS = tuple(CaptionKind)
 
 
@@ -205,8 +256,9 @@ def pack(row: Row) -> bytes:
     """A row as compact JSON, the inverse of ``unpack``."""
     captions = [row.captions.get(kind) for kind in KINDS]
     asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
-    several = [row.several_answers] if row.several_answers else []  # those of other rows stay as they were, and so do their marks
-    return json.dumps([row.clip_id, captions, row.subtitle, *asked, *several]).encode()
+    # What other rows lack is left out of them: they stay as they were, and so do their marks.
+    chat = [row.several_answers, row.chat] if row.chat else [row.several_answers] if row.several_answers else []
+    return json.dumps([row.clip_id, captions, row.subtitle, *asked, *chat]).encode()
 
 
 def unpack(packed: bytes) -> Row:

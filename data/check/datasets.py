@@ -126,13 +126,13 @@ class _Opener(Dataset):
         lengths, limits = lengths_of(row), limits_of(source)
         cut = sum(length > limits[kind] for kind, tokens in lengths.items() for length in tokens)
         finding = Finding(row.clip_id, without_subtitle=not (row.subtitle or "").strip(), long_texts=cut, lengths=lengths)
-        finding.sizes = tuple(size_of(file) for file in source.reader.files(row.clip_id))
+        finding.sizes = tuple(size_of(file) for file in source.reader_of(index).files(row.clip_id))
         try:
-            clip = source.media(row.clip_id, index)
+            clip = source.media(index, index)
         except MediaError as error:
             finding.fault = str(error)
         else:
-            finding.without_sound = source.reader.needs_audio and not clip.has_sound
+            finding.without_sound = source.reader_of(index).needs_audio and not clip.has_sound
             finding.too_short = 1 < clip.frame_count < (source.config.vision_sample_num or 1)
         return finding
 

@@ -27,7 +27,7 @@ from omnivast.data.media.decode import Clip
 from omnivast.data.media.decoders import load_decoder
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.folders import MediaFolder, vision_folder
-from omnivast.data.media.parts import Source
+from omnivast.data.media.parts import Source, identity
 from omnivast.data.media.regions import Region, region_of
 from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.shards.shard_set import ShardFolder, Shards
@@ -59,6 +59,7 @@ class ClipReader:
         """Checks settings and folders; ``shards`` stand in place of folders. Raises DataError."""
         self.config, self.spec, self.training, self._shards = config, spec, training, shards
         self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
+        self.tracks = frozenset(m for m in (Modality.VISION, Modality.AUDIO) if m in task.modalities)
         self._where = f"dataset '{config.name}'"
         sounds_in_shards = None if shards is None else shards.holds(SOUND_EXTENSIONS)
         if lacking := next(lacks(config, task, sounds_in_shards), None):
@@ -114,6 +115,21 @@ class ClipReader:
     def _is_frames(self, seen: Source | None) -> bool:
         """Whether a clip is a folder of frames where it might be a video."""
         return self.config.vision_format == "video" and isinstance(seen, str) and os.path.isdir(seen)
+
+    def read_as(self, clip_id: str) -> dict[Modality, tuple[object, ...]]:
+        """For each track that is read, unless there is no file for it: the file, and how what a test has of it is read. Raises
+        MediaError."""
+        seen, heard = self.find(clip_id)
+        config, spec = self.config, self.spec
+        found: dict[Modality, tuple[object, ...]] = {}
+        if self.needs_vision and seen is not None:
+            region = region_of(clip_id)[1] if config.vision_format == "image_rawimage" else None
+            found[Modality.VISION] = (identity(seen), config.vision_format, config.video_decoder, config.vision_sample_num,
+                                      spec.resolution, spec.resize.mode, spec.resize.antialias, str(region))
+        if self.needs_audio and heard is not None:
+            found[Modality.AUDIO] = (identity(heard), config.audio_sample_num, config.audio_backend, config.audio_sample_rate,
+                                     spec.audio_frontend, spec.mel_bins, spec.target_length)
+        return found
 
     def files(self, clip_id: str) -> list[Source]:
         """The clip's files or folders that are there: what is seen, then what is heard where that is another."""

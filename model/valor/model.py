@@ -60,7 +60,7 @@ class VALOR(TowerModel):
     """Vision, audio and text towers, their heads, alignment and generation. See names.py for the release's names."""
 
     names = NAMES
-    objectives = tuple(Objective)
+    objectives = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA, Objective.MLM)
     most_samples = MOST_SAMPLES
     one_caption_length = True
     frontends = {"ast": "valor_ast"}

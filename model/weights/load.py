@@ -147,7 +147,7 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
     missing = tuple(name for name in wanted if name not in state and id(parameters.get(name)) not in given)
     unexpected = tuple(name for name in state if name not in wanted)
     lacks, unknown, shapes = ([name for name in names if not begins(name, allow_missing)]
-                              for names in ((n for n in missing if n not in wrong), unexpected, wrong))
+                              for names in ((n for n in missing if n not in wrong and not begins(n, model.names.apart)), unexpected, wrong))
     problems = [*_listed("lacks", lacks, state), *_listed("has unknown", unknown, wanted)]
     if shapes:
         problems.append(f"{len(shapes)} tensor(s) have another shape; was the checkpoint made with other sizes in model_cfg?\n  "

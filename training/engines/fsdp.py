@@ -37,6 +37,7 @@ class FullySharded(ShardedEngine):
     def __init__(self, model: Model, run_cfg: RunConfig, device: torch.device) -> None:
         self.model, self.run_cfg, self.device = model, run_cfg, device
         self.trained = twin(model)
+        self.trained.in_step = True
         mesh = init_device_mesh(device.type, (distributed.world_size(),))
         shard(self.trained, mesh, mixed_precision(model.precision, device))
         self._drop()

@@ -45,6 +45,7 @@ class ZeRO(ShardedEngine):
         self.stage: int = settings["zero_optimization"]["stage"]
         self.model, self.run_cfg, self.device = model, run_cfg, device
         self.trained = twin(model)
+        self.trained.in_step = self.stage == 3
         without_scalars(self.trained)
         self._drop()
         self.optimizer = build_optimizer(self.trained, run_cfg)

@@ -79,4 +79,4 @@ def test_what_it_keeps_serves_the_run(corpus, tmp_path, caplog):
     model = build_model(VALOR, load_towers=False)
     own = InputSpec.of(VALOR, model.audio_frontend, frame_resize=model.frame_resize)
     clips = IndexedDataset(dataset, own, seed=1, training=True)
-    assert clips.media("clip0", 0).has_sound and sorted((tmp_path / "cache").rglob("*")) == kept
+    assert clips.media(0, 0).has_sound and sorted((tmp_path / "cache").rglob("*")) == kept

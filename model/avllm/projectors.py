@@ -1,0 +1,82 @@
+"""What towers saw and heard of a clip → tokens of the language model (Audio-Visual LLM, section 3.1, equations 1 to 4).
+
+Letters: B clips, F frames, N patches, K slices of sound, S tokens of one of them, W width of a tower, D width of the language model,
+n conversations with a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from omnivast.config.tasks import Modality
+
+PARTS = {"temporal": Modality.VISION, "spatial": Modality.VISION, "auditory": Modality.AUDIO}
+"""The parts of a clip's tokens, in their order, and the track that each is of."""
+
+
+def pooled_frames(tokens: Tensor, has_cls: bool) -> dict[str, Tensor]:
+    """(B, F, S, W) → "temporal" (B, F, W), the [CLS] of each frame, or the mean of its patches where there is none; "spatial" (B, N, W),
+    each patch, averaged over the frames."""
+    patches = tokens[:, :, 1:] if has_cls else tokens
+    return {"temporal": tokens[:, :, 0] if has_cls else patches.mean(2), "spatial": patches.mean(1)}
+
+
+def pooled_slices(tokens: Tensor, pool: Literal["mean", "none"]) -> dict[str, Tensor]:
+    """(B, K, S, W) → "auditory": (B, K, W), the mean of each slice; or all tokens, (B, K · S, W)."""
+    return {"auditory": tokens.mean(2) if pool == "mean" else tokens.flatten(1, 2)}
+
+
+class Projectors(nn.Module):
+    """One projector for each part, and learnt vectors that stand before and after it.
+
+    Args:
+        widths: part → width of the tower that it comes from.
+        width: D.
+        kind: a linear layer, or two with GELU.
+        boundaries: whether there are learnt vectors around each part.
+    """
+
+    def __init__(self, widths: Mapping[str, int], width: int, kind: Literal["linear", "mlp"], boundaries: bool) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+        self.project = nn.ModuleDict({part: _projector(own, width, kind) for part, own in widths.items()})
+        self.boundaries = nn.ParameterDict({part: nn.Parameter(0.02 * torch.randn(2, width)) for part in widths} if boundaries else {})
+
+    def forward(self, features: Mapping[str, Tensor], clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each part's tokens as they stand in the conversations that have it.
+
+        A part that no conversation has gives tokens of none, so that its projector takes part in the backward pass, in which its gradient
+        is exactly zero: it gets one on every process, whatever the clips of each.
+
+        Args:
+            features: part → (B, tokens, W); without those that no clip has.
+            clips: part → (n,) int64, the clip of each conversation that has it.
+
+        Returns:
+            part → (n, tokens + 2 with boundaries, D).
+        """
+        found = {}
+        for part, project in self.project.items():
+            index = clips[part]
+            used, place = index.unique(return_inverse=True)
+            given = features[part] if part in features else torch.zeros(0, 1, self.widths[part], device=next(project.parameters()).device)
+            tokens = project(given[used.to(given.device)])[place.to(given.device)]
+            if part in self.boundaries:
+                first, last = (end.to(tokens.dtype).expand(len(index), 1, -1) for end in self.boundaries[part])
+                tokens = torch.cat([first, tokens, last], 1)
+            found[part] = tokens
+        return found
+
+    def lengths(self, features: Mapping[str, Tensor]) -> dict[str, int]:
+        """Part → how many tokens it takes."""
+        return {part: features[part].shape[1] + 2 * (part in self.boundaries) for part in self.project if part in features}
+
+
+def _projector(inputs: int, outputs: int, kind: Literal["linear", "mlp"]) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
