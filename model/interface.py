@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
@@ -324,6 +325,11 @@ class Model(nn.Module):
               max_length: int) -> list[str]:
         """What comes next in conversations that end with a question, about the memory rows ``clips``."""
         raise ValueError(f"{type(self).__name__} does not converse")
+
+    def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
+        """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights,
+        and its tokenizer, as one of transformers; the folder's path."""
+        raise ValueError(f"{type(self).__name__} has no language model that can be exported by itself")
 
     def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
                           baseline: Literal["greedy", "mean"]) -> None:
