@@ -154,6 +154,8 @@ class Model(nn.Module):
     names = Names()
     objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
+    towers_from: tuple[str, ...] = ()
+    """Model types whose checkpoints it may start from for the sake of their vision and audio towers; ``names.unused`` has the rest."""
     text_tower: bool = True
     """Whether ``text_encoder_type`` names a part of it."""
     most_samples: int | None = None

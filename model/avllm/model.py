@@ -38,13 +38,17 @@ if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Chats, Texts
 
 log = logging.getLogger("omnivast")
+BESIDE_TOWERS = ("multimodal_encoder.", "contra_", "itm_head.", "hidden_trans_", "vision_frame_embedding", "audio_frame_embedding",
+                 "vision_type_embeddings", "audio_type_embeddings", "subtitle_type_embeddings")
+"""Starts of names of what a VAST has beside the towers."""
 
 
 @MODELS.register("avllm")
 class AudioVisualLLM(MediaModel):
     """Frozen towers, projectors, and a language model that is frozen, adapted or trained."""
 
-    names = Names(own=("projectors.",), apart=("llm.",))
+    names = Names(own=("projectors.",), apart=("llm.", "llm_mark.", "projectors."), unused=BESIDE_TOWERS)
+    towers_from = ("vast", "gram")
     objectives = (Objective.CAPTION, Objective.QA, Objective.CHAT)
     conversations = True
     text_tower = False
