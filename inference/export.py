@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,7 +24,7 @@ from omnivast.config.paths import as_path
 from omnivast.config.tasks import CaptionKind
 from omnivast.config.words import did_you_mean
 from omnivast.data.batch import Texts, make_texts
-from omnivast.inference.loading import Loaded
+from omnivast.inference.loading import Loaded, in_float32
 from omnivast.model.interface import Model
 from omnivast.model.text.pretrained import text_parts
 from omnivast.utils.files import write_atomically
@@ -109,25 +108,16 @@ def _written(program: torch.export.ExportedProgram, path: Path, format: str) -> 
 def _difference(parts: Loaded, run: Run) -> float:
     """The largest difference, over texts alone and together, from what the model computes in float32."""
     differences = []
-    with _in_float32(parts.model), torch.inference_mode():
+    with in_float32(parts.model), torch.inference_mode():
         for texts in (PROBES, *([text] for text in PROBES)):
             made = _tokens(parts, texts)
             differences.append(float((run(made.ids, made.mask.long()) - parts.model.index_texts(made)["vector"]).abs().max()))
     return float(np.max(differences))  # which keeps NaN, unlike max
 
 
-@contextmanager
-def _in_float32(model: Model) -> Iterator[None]:
-    precision, model.precision = model.precision, None
-    try:
-        yield
-    finally:
-        model.precision = precision
-
-
 def _longest(parts: Loaded) -> int:
     """Tokens of a text, at most."""
-    return parts.sampling.spec.lengths(several_kinds=False).caption[CaptionKind.OMNI]
+    return parts.sampling.lengths.caption[CaptionKind.OMNI]
 
 
 def _tokens(parts: Loaded, texts: Sequence[str]) -> Texts:
