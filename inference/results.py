@@ -34,7 +34,7 @@ class Caption:
     candidates: tuple[str, ...]
     """All captions that were asked for, the best first."""
     missing: tuple[str, ...] = ()
-    scores: tuple[float | None, ...] = ()
+    scores: tuple[float | None, ...] = field(default=(), compare=False)
     """Of each candidate the log-probability; of a beam search over the length to the power of its penalty, which is what it orders by. None
     where the family does not say."""
 
@@ -67,7 +67,7 @@ class Answer:
     missing: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] | None = None
     """Where it was asked for: what the answer depends on, what counts most first. Without all of it the answer is another."""
-    score: float | None = None
+    score: float | None = field(default=None, compare=False)
     """The log-probability of the answer; None where the family does not say."""
 
 
