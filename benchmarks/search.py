@@ -44,9 +44,9 @@ WEIGHTS: dict[str, dict[str, float]] = {
 FACTS = {"v": "seen", "a": "heard", "s": "said"}
 LENGTHS = (10, 60, 240)
 """Clips of a long video."""
-WINDOW, STRIDE = 2.0, 1.0
-FADES = (0.0, 0.5)
-"""Seconds over which one clip of a long video becomes the next; 0: a hard cut."""
+FADES = {0.0: (2.0, 1.0), 0.5: (1.5, 0.5)}
+"""Seconds over which one clip of a long video becomes the next (0: a hard cut) → the window and its stride. Clips of 2 s that fade for half a
+second have 1.5 s of their own, which begin at any half second."""
 
 log = logging.getLogger("omnivast")
 
@@ -99,7 +99,7 @@ def moments(model: Pipeline, texts: list[dict[str, Any]], data: Path, count: int
                         Path(folder, f"{number}.mp4"), fade)
             truth += [(row["desc"], f"{number}.mp4", start, end) for row, (start, end) in zip(own, ends)]
         began = time.perf_counter()
-        index = Index(folder, model, window=WINDOW, stride=STRIDE)
+        index = Index(folder, model, window=FADES[fade][0], stride=FADES[fade][1])
         seconds = time.perf_counter() - began
         results = []
         for text, path, start, end in truth:

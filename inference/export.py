@@ -65,13 +65,17 @@ def export_text(parts: Loaded, path: str | Path, format: Format | None = None) -
     with tempfile.TemporaryDirectory(prefix=".export", dir=path.parent) as folder:
         made = Path(folder, path.name)
         run = _written(_program(parts), made, chosen)
-        difference = _difference(parts, run)
+        with in_float32(parts.model):
+            difference = _difference(parts, run)
         if not difference <= CLOSE:
-            raise ExportError(f"{path}: not written: its vectors differ from the model's by up to {difference:.1e}")
+            raise ExportError(f"{path}: not written: its vectors differ by up to {difference:.1e} from those that the model computes in float32; "
+                              f"at most {CLOSE:.0e} is taken for the same")
+        own = _difference(parts, run) if parts.model.precision is not None else None
         del run
         _describe(parts, path, chosen)
         made.replace(path)
-    logger.info("%s: vectors differ from the model's by at most %.1e", path, difference)
+    logger.info("%s: float32; its vectors differ by at most %.1e from those that the model computes in float32%s", path, difference,
+                "" if own is None else f", and by {own:.1e} from its own, in {str(parts.model.precision).removeprefix('torch.')}")
     return path
 
 
@@ -106,9 +110,9 @@ def _written(program: torch.export.ExportedProgram, path: Path, format: str) -> 
 
 
 def _difference(parts: Loaded, run: Run) -> float:
-    """The largest difference, over texts alone and together, from what the model computes in float32."""
+    """The largest difference, over texts alone and together, from what the model computes."""
     differences = []
-    with in_float32(parts.model), torch.inference_mode():
+    with torch.inference_mode():
         for texts in (PROBES, *([text] for text in PROBES)):
             made = _tokens(parts, texts)
             differences.append(float((run(made.ids, made.mask.long()) - parts.model.index_texts(made)["vector"]).abs().max()))
