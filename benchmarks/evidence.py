@@ -41,7 +41,8 @@ log = logging.getLogger("omnivast")
 
 def pairs_of(rows: Sequence[dict[str, Any]], facts: dict[str, Any], count: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """``count`` pairs of clips that share neither picture nor sound."""
-    draw, found = random.Random(0), []
+    draw = random.Random(0)
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     while len(found) < count:
         one, other = draw.sample(list(rows), 2)
         first, second = facts[one["video_id"]], facts[other["video_id"]]

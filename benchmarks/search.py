@@ -45,8 +45,8 @@ FACTS = {"v": "seen", "a": "heard", "s": "said"}
 LENGTHS = (10, 60, 240)
 """Clips of a long video."""
 FADES = {0.0: (2.0, 1.0), 0.5: (1.5, 0.5)}
-"""Seconds over which one clip of a long video becomes the next (0: a hard cut) → the window and its stride. Clips of 2 s that fade for half a
-second have 1.5 s of their own, which begin at any half second."""
+"""Seconds over which one clip of a long video becomes the next (0: a hard cut) → the window and its stride. Clips of 2 s that fade for half
+a second have 1.5 s of their own, which begin at any half second."""
 
 log = logging.getLogger("omnivast")
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import mteb
-from datasets import Dataset
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from datasets import Dataset
 from omnivast.inference.sentence_transformers import sentence_transformer
 
 
@@ -27,7 +27,7 @@ class OmniStamps(AbsTaskRetrieval):
     """Every test text of a set made by ``omnivast omnistamps`` against all its test clips."""
 
     metadata = TaskMetadata(
-        name="OmniStamps", description="Clips with a fact of their own in pictures, sound and subtitle, found by texts that name all three.",
+        name="OmniStamps", description="Clips with a fact each in pictures, sound and subtitle, found by texts that name all three.",
         dataset={"path": "made on this machine", "revision": "1"}, type="Retrieval", category="t2t", modalities=["text"],
         eval_splits=["test"], eval_langs=["eng-Latn"], main_score="recall_at_1", domains=["Constructed"])
 

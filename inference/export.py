@@ -68,8 +68,8 @@ def export_text(parts: Loaded, path: str | Path, format: Format | None = None) -
         with in_float32(parts.model):
             difference = _difference(parts, run)
         if not difference <= CLOSE:
-            raise ExportError(f"{path}: not written: its vectors differ by up to {difference:.1e} from those that the model computes in float32; "
-                              f"at most {CLOSE:.0e} is taken for the same")
+            raise ExportError(f"{path}: not written: its vectors differ by up to {difference:.1e}, not {CLOSE:.0e} at most, from those "
+                              "that the model computes in float32")
         own = _difference(parts, run) if parts.model.precision is not None else None
         del run
         _describe(parts, path, chosen)

@@ -91,10 +91,12 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
     shown = facts["shown"]
     spec = InputSpec.of(config.model_cfg, model.audio_frontend, frame_resize=model.frame_resize,
                         one_caption_length=model.one_caption_length)
-    sampling = Sampling(spec, frames or shown["frames"], slices or shown["slices"], shown["transform"])
+    sampling = Sampling(spec, shown["frames"] if frames is None else frames, shown["slices"] if slices is None else slices,
+                        shown["transform"])
     for what, asked in (("frames", sampling.frames), ("slices", sampling.slices)):
         if asked < 1 or asked > (model.most_samples or asked):
-            raise ValueError(f"{what} {asked}: this model takes {'1 or more' if model.most_samples is None else f'1 to {model.most_samples}'}")
+            takes = "1 or more" if model.most_samples is None else f"1 to {model.most_samples}"
+            raise ValueError(f"{what} {asked}: this model takes {takes}")
     groups = {Objective(name): tuple(Group.parse(group) for group in own) for name, own in facts["groups"].items()}
     background = folder / BACKGROUND
     return Loaded(model, config, sampling, groups, report, facts, background if background.is_file() else None)

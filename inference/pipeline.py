@@ -200,8 +200,8 @@ class Pipeline:
             texts = make_texts([questions] * len(seen.clips), self.model.tokenizer, self._lengths.question)
             memory = self.model.memory(seen.features)
             answers = self.model.answer(memory, seen.group, texts, beam_size=width)
-            scores = self.model.answer_scores(memory, seen.group, texts, answers) or [None] * len(answers)
-            found = iter(zip(answers, scores))
+            scores = self.model.answer_scores(memory, seen.group, texts, answers)
+            found = iter(zip(answers, [None] * len(answers) if scores is None else scores))
             for row, clip in enumerate(seen.clips):
                 missing = _missing(clip, self._modalities("qa"))
                 own = [Answer(clip.name, text, words, seen.group.key, missing,
@@ -224,7 +224,7 @@ class Pipeline:
         def score(features: Any, count: int) -> list[float]:
             found = model.answer_scores(model.memory(features), group, asked(count), [answer] * count)
             if found is None:
-                raise ValueError(f"{type(model).__name__} does not say how likely an answer is, so that nothing can tell what it depends on")
+                raise ValueError(f"{type(model).__name__} does not say how likely an answer is, by which one could tell what it depends on")
             return found
 
         return evidence_of(self.parts, seen.samples[row], group, seen.clips[row], answer, ask, score)

@@ -188,7 +188,7 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
 def log_likelihoods(model: TextModel, state: DecoderState, tokenizer: Tokenizer, texts: Sequence[Sequence[Sequence[int]]], max_length: int,
                     mask: bool = True) -> list[list[float]]:
     """The log-probability of given texts, as ids without [CLS] and [SEP], when each token is predicted behind those before it (teacher
-    forcing): as many texts for every row of ``state`` as for every other. That of [SEP] is included, unless a text is ``max_length`` long."""
+    forcing): of each row of ``state`` the same number of texts. That of [SEP] is included, unless a text is ``max_length`` long."""
     number, device = len(texts[0]), state.seen.device
     rows = [[*ids, tokenizer.sep][:max_length] for own in texts for ids in own]
     longest = max(map(len, rows))

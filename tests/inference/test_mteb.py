@@ -19,7 +19,8 @@ def test_the_harness_runs_on_a_model_of_ours(run, tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
     (tmp_path / "clips").mkdir()
-    rows = [{"video_id": f"c{n}", "desc": text, "subtitle": "hello welcome today"} for n, text in enumerate(("a red car", "two dogs running"))]
+    texts = ["a red car", "two dogs running"]
+    rows = [{"video_id": f"c{number}", "desc": text, "subtitle": "hello welcome today"} for number, text in enumerate(texts)]
     for row in rows:
         write_video(tmp_path / "clips" / f"{row['video_id']}.mp4", frames=10, fps=10, sound=True)
     (tmp_path / "ret_test.json").write_text(json.dumps(rows))

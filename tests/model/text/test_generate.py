@@ -219,5 +219,6 @@ def test_the_likelihood_of_given_texts_is_that_of_their_words_one_after_the_othe
     for row, own in enumerate(texts):
         for ids, likelihood in zip(own, found[row]):
             words = [*ids, WORDS.sep][:4]
-            wanted = sum(float(recomputed(model, clips, row, ids[:n], prompt, offset).log_softmax(-1)[word]) for n, word in enumerate(words))
+            wanted = sum(float(recomputed(model, clips, row, ids[:n], prompt, offset).log_softmax(-1)[word])
+                         for n, word in enumerate(words))
             assert likelihood == pytest.approx(wanted, abs=1e-4)
