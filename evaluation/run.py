@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import omnivast.evaluation.captions.evaluator
+import omnivast.evaluation.chat.evaluator
 import omnivast.evaluation.questions.evaluator
 import omnivast.evaluation.retrieval.evaluator  # noqa: F401  (these enter their evaluators)
 from omnivast.config.load import config_hash
