@@ -61,4 +61,4 @@ class _ReadingThread(threading.Thread):
 
 
 _caller = threading.local()
-"""Of each thread that calls: ``reading``, the process and the thread that reads for it. Two callers with one would get each other's results."""
+"""Of each calling thread: ``reading``, the process and the thread that reads for it. Two callers of one would get each other's results."""
