@@ -187,7 +187,7 @@ class Model(nn.Module):
         ``draws``, so that a resumed run repeats them and the number of processes does not count."""
         raise NotImplementedError
 
-    def weight(self, batch: Batch) -> float | None:
+    def loss_weight(self, batch: Batch) -> float | None:
         """How much the losses of a batch count beside those of the other processes and of the step's other batches, such as how many words
         they are the mean of; known on the host. None: all count the same."""
         return None
