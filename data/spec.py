@@ -88,7 +88,8 @@ class InputSpec:
     conversations: bool = False
     """Captions, questions and answers are learnt as conversations."""
     features: Any = None
-    """A FeatureStore (data/features.py), or None: where features of frozen towers are kept: they are read in place of the clips, whose frames and slices are those of a test."""
+    """A FeatureStore (data/features.py), or None: where features of frozen towers are kept. They are read in place of the
+    clips, whose frames and slices are those of a test."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
