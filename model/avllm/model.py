@@ -224,7 +224,7 @@ class AudioVisualLLM(MediaModel):
 
     # ------------------------------------------------------------------------------------------------------------- training
 
-    def weight(self, batch: Batch) -> float | None:
+    def loss_weight(self, batch: Batch) -> float | None:
         """Words that are learnt."""
         return float(needed(batch.chats, "conversations").learnt)
 

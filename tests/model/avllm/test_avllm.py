@@ -273,7 +273,7 @@ def step(llm, rank=0, processes=1):
             if "lora_B" in name:
                 parameter.add_(0.1)
     own, whole = batch(model, rows=range(rank * share, (rank + 1) * share)), batch(model)
-    loss = loss_of(model, own) * (model.weight(own) * processes / model.weight(whole))
+    loss = loss_of(model, own) * (model.loss_weight(own) * processes / model.loss_weight(whole))
     loss.backward()
     return {"loss": loss.detach()}, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
