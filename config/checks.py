@@ -247,7 +247,7 @@ def _joined(dataset: DatasetConfig, which: str, before: list[DatasetConfig], nam
         yield f"joined is '{dataset.joined}', but only corpora of data_cfg.train are joined"
     if dataset.joined in names:
         yield f"joined is '{dataset.joined}', which is the name of another dataset"
-    spoken = all(_task(other) is not None and _task(other).objectives == (Objective.CHAT,) for other in (dataset, *before))
+    spoken = all((task := _task(other)) is not None and task.objectives == (Objective.CHAT,) for other in (dataset, *before))
     for key in OF_A_CORPUS:
         own, others = getattr(dataset, key), before[:1]
         if spoken and key in BY_ROW:

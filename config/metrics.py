@@ -36,7 +36,8 @@ JUDGED = Metric("judged", "right by a judge")
 METRICS = {metric.key: metric for metric in (
     R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK, Metric("bleu4", "BLEU-4"), Metric("meteor", "METEOR"), Metric("rougeL", "ROUGE-L"), CIDER,
     Metric("spice", "SPICE"), Metric("spider", "SPIDEr", percent=False), ACCURACY, VQA_ACCURACY, JUDGED,
-    Metric("accuracy_normalised", "accuracy, normalised", in_paper=False), Metric("accuracy_synonyms", "accuracy, with synonyms", in_paper=False),
+    Metric("accuracy_normalised", "accuracy, normalised", in_paper=False),
+    Metric("accuracy_synonyms", "accuracy, with synonyms", in_paper=False),
 )}
 """Key → metric, in the order of tables."""
 

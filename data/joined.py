@@ -18,8 +18,8 @@ from omnivast.data.spec import DataError
 
 
 class JoinedDataset:
-    """The clips of datasets of one task, one dataset after the other. To a loader it is like an :class:`IndexedDataset`. Conversations may be
-    about other tracks in each; the dataset with all of them then speaks for the corpus."""
+    """The clips of datasets of one task, one dataset after the other. To a loader it is like an :class:`IndexedDataset`. Those of
+    conversations may be about other tracks each; the dataset that has all of them then speaks for the corpus."""
 
     training = True
 

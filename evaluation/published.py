@@ -39,8 +39,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Row:
-    """What was published of a model on one benchmark: numbers by metric in percent, and the settings of the test. What a judge marked is the
-    metric ``judged``, never ``accuracy``, with the judge among the settings."""
+    """What was published of a model on one benchmark: numbers by metric in percent, and the settings of the test. What a judge marked is
+    the metric ``judged``, never ``accuracy``, with the judge among the settings."""
 
     model: Model
     settings: Mapping[str, Any]

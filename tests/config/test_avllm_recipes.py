@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from omnivast.config.fields import ConfigError
 from omnivast.config.load import load_config
 from omnivast.evaluation import published
 from tests.model.avllm.tiny import make_llm
@@ -92,5 +93,17 @@ def test_a_benchmark_is_tested_as_published_and_tuned_as_stage_2(llm):
         assert {key: value for key, value in settings.items() if value} == {k: v for k, v in row.settings.items() if k != "judge"}
         assert bool(config.run_cfg.java_metrics_seconds) is bool(test.annfile) is ("spider" in row.results)
         tested[test.name] = test.task.split("%")[0]
-    assert tested == {name: "qa" for name in ("msvd_qa", "msrvtt_qa", "activitynet_qa", "avssd_qa", "music_qa")} | {
-        "avsd_qa": "chat", "clothov1_cap": "cap", "audiocaps_cap": "cap"}
+    assert tested == {"msvd_qa": "qa", "msrvtt_qa": "qa", "activitynet_qa": "qa", "avssd_qa": "qa", "music_qa": "qa", "avsd_qa": "chat",
+                      "clothov1_cap": "cap", "audiocaps_cap": "cap"}
+
+
+def test_datasets_of_conversations_are_joined_though_they_have_other_tracks(llm):
+    """But not with other numbers of frames or slices: they are in one batch."""
+    flags = ["--config", str(CONFIGS / "finetune_cfg" / "stage2.json"), "--llm", llm]
+    assert len({dataset.task for dataset in load_config(flags).data_cfg.train if dataset.joined == "instructions"}) == 3
+    with pytest.raises(ConfigError, match="audio_sample_num is 8, but 'instructions_av', which is joined with it as 'instructions', has 4"):
+        load_config([*flags, "--data_cfg.train.1.audio_sample_num", "8"])
+    with pytest.raises(ConfigError, match="vision_sample_num is 16, but 'instructions_av'"):
+        load_config([*flags, "--data_cfg.train.2.vision_sample_num", "16"])
+    with pytest.raises(ConfigError, match="task is cap%tv, but 'instructions_av', which is joined with it as 'instructions', has chat%tva"):
+        load_config([*flags, "--data_cfg.train.2.task", "cap%tv"])

@@ -179,7 +179,8 @@ def test_datasets_of_other_tracks_share_batches(corpus, chat_spec):
     both, heard, seen = (asked(f"clip{i}", None, question=f"q{i}") for i in range(3))
     for row in (both, heard, seen):
         row.pop("modality")
-    configs = [corpus.config(txt=corpus.annotate(f"{name}.json", [row]), name=name, joined="all", task=f"chat%t{tracks}", batch_size=3, epoch=1)
+    configs = [corpus.config(txt=corpus.annotate(f"{name}.json", [row]), name=name, joined="all", task=f"chat%t{tracks}", batch_size=3,
+                             epoch=1)
                for row, name, tracks in ((heard, "heard", "a"), (both, "both", "va"), (seen, "seen", "v"))]
     loader = TrainLoader(configs, chat_spec, Chat(), seed=0)
     (batch,) = loader

@@ -66,7 +66,8 @@ ROWS = {
     "an unknown role": (turns(("user", "What?"), ("assistent", "a cat")), ["said.json", "clip1", "assistent", "Did you mean 'assistant'?"]),
     "an odd number of turns": (turns(("user", "What?"), ("assistant", "a cat"), ("user", "Why?")), ["said.json", "clip1", "turns"]),
     "a placeholder without media": ({"id": "clip1", "conversations": [
-        {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]}, ["said.json", "clip1", "a placeholder without media"]),
+        {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]},
+        ["said.json", "clip1", "a placeholder without media"]),
     "media without a placeholder": ({"id": "clip1", "video": "clip1.mp4", "conversations": [
         {"from": "human", "value": "What?"}, {"from": "gpt", "value": "a cat"}]}, ["said.json", "clip1", "<video>"]),
     "a row longer than the context": ({"video_id": "clip1", "question": "why " * 400, "answer": "a cat"},
