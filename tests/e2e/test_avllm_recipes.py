@@ -9,6 +9,7 @@ import pytest
 
 from omnivast.config.load import load_config
 from omnivast.config.tasks import Task
+from omnivast.model.weights.load import WeightsError
 from tests.e2e.benchmarks import ANSWERS, CLIPS
 from tests.e2e.program import ROOT
 
@@ -60,3 +61,14 @@ def test_benchmarks(house, stage2, name):
     assert len(found["predictions"]) == asked.get(name, CLIPS * len(ANSWERS))
     if name == "caption-clothov1":
         assert found["not_computed"]["spider"] == "needs SPICE"
+
+
+def test_a_model_with_adapters_is_tested_as_such(house, stage1):
+    """And not, in silence, as the language model without them."""
+    path, lora = "config/avllm/finetune_cfg/VQA-msvd.json", "config/avllm/ablation_cfg/lora.json"
+    weights = house.train(lora, "adapted", "--pretrain_dir", stage1)
+    flags = ["--pretrain_dir", "adapted", "--max_answer_len", "2"]
+    house.furnish(path, *flags)
+    with pytest.raises(WeightsError, match="lora_A"):
+        house.test(path, "adapted_test", weights, *flags)
+    assert house.test(path, "adapted_test", weights, *flags, "--llm_tune", "lora")["msvd_qa.qa"]["metrics"]["tv"].keys() >= {"accuracy"}
