@@ -19,6 +19,8 @@ IN_FOLDERS = ("annoindexed", "valor")
 """Types of datasets whose media lie in folders."""
 OF_A_CORPUS = ("type", "task", "epoch", "steps", "whole_batches", "batch_size", "vision_sample_num", "audio_sample_num")
 """What datasets that are joined must agree in."""
+BY_ROW = ("task", "vision_sample_num", "audio_sample_num")
+"""Of these, what datasets of conversations may lack or have otherwise: each row says itself which tracks it gives."""
 
 
 def check(config: Config, file: Path) -> None:
@@ -245,10 +247,14 @@ def _joined(dataset: DatasetConfig, which: str, before: list[DatasetConfig], nam
         yield f"joined is '{dataset.joined}', but only corpora of data_cfg.train are joined"
     if dataset.joined in names:
         yield f"joined is '{dataset.joined}', which is the name of another dataset"
+    spoken = all((task := _task(other)) is not None and task.objectives == (Objective.CHAT,) for other in (dataset, *before))
     for key in OF_A_CORPUS:
-        if before and getattr(before[0], key) != getattr(dataset, key):
-            yield (f"{key} is {getattr(dataset, key)}, but '{before[0].name}', which is joined with it as '{dataset.joined}', has "
-                   f"{getattr(before[0], key)}")
+        own, others = getattr(dataset, key), before[:1]
+        if spoken and key in BY_ROW:
+            others = [other for other in before if key != "task" and None not in (own, getattr(other, key))][:1]
+        for other in others:
+            if getattr(other, key) != own:
+                yield f"{key} is {own}, but '{other.name}', which is joined with it as '{dataset.joined}', has {getattr(other, key)}"
 
 
 def _identity(dataset: DatasetConfig, which: str) -> Iterator[str]:

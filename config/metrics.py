@@ -30,10 +30,13 @@ MEAN_RANK = Metric("mean_rank", "mean rank", percent=False, higher_is_better=Fal
 CIDER = Metric("cider", "CIDEr", percent=False)
 ACCURACY = Metric("accuracy", "accuracy")
 VQA_ACCURACY = Metric("vqa_accuracy", "VQA accuracy")
+JUDGED = Metric("judged", "right by a judge")
+"""Stored in a result's protocol, not among its metrics: it is comparable neither with exact match nor with what another judge finds."""
 
 METRICS = {metric.key: metric for metric in (
     R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK, Metric("bleu4", "BLEU-4"), Metric("meteor", "METEOR"), Metric("rougeL", "ROUGE-L"), CIDER,
-    Metric("spice", "SPICE"), ACCURACY, VQA_ACCURACY, Metric("accuracy_normalised", "accuracy, normalised", in_paper=False),
+    Metric("spice", "SPICE"), Metric("spider", "SPIDEr", percent=False), ACCURACY, VQA_ACCURACY, JUDGED,
+    Metric("accuracy_normalised", "accuracy, normalised", in_paper=False),
     Metric("accuracy_synonyms", "accuracy, with synonyms", in_paper=False),
 )}
 """Key → metric, in the order of tables."""

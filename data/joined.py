@@ -18,17 +18,22 @@ from omnivast.data.spec import DataError
 
 
 class JoinedDataset:
-    """The clips of datasets of one task, one dataset after the other. To a loader it is like an :class:`IndexedDataset`."""
+    """The clips of datasets of one task, one dataset after the other. To a loader it is like an :class:`IndexedDataset`. Those of
+    conversations may be about other tracks each; the dataset that has all of them then speaks for the corpus."""
 
     training = True
 
     def __init__(self, name: str, parts: Sequence[IndexedDataset]) -> None:
         """Raises DataError for parts that cannot be in one batch."""
         self.name, self.parts = name, list(parts)
-        self.config = dataclasses.replace(parts[0].config, name=name)
-        self.task, self.lengths = parts[0].task, parts[0].lengths
+        widest = max(parts, key=lambda part: len(part.task.modalities))
+        self.config = dataclasses.replace(widest.config, name=name)
+        self.task, self.lengths = widest.task, widest.lengths
         self._ends = list(itertools.accumulate(map(len, parts)))
         for part in parts[1:]:
+            if not set(part.task.modalities) <= set(self.task.modalities):
+                raise DataError(f"corpus '{name}' is joined of several datasets, none of which has the tracks of all: '{part.name}' has "
+                                f"{part.task}, '{widest.name}' {self.task}")
             if part.lengths != self.lengths:
                 raise DataError(f"datasets '{parts[0].name}' and '{part.name}' are joined as '{name}', but only one has several kinds of "
                                 "captions, which are longer")

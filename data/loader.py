@@ -26,7 +26,7 @@ from omnivast.data.limits import LoaderError, check_start, died, no_more_files, 
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.parts import is_empty
 from omnivast.data.mixture import Corpus, Mix, Mixture, Plan, planned_steps, scale_steps
-from omnivast.data.order import Order, phases_of
+from omnivast.data.order import Order, phases_of_all
 from omnivast.data.parcel import Parcel
 from omnivast.data.spec import ChatTokenizer, DataError, InputSpec, Tokenizer, UnreadableError
 from omnivast.utils.machine import cores
@@ -86,8 +86,8 @@ class TrainLoader:
         self.corpora = [
             Corpus(source.name, len(source), count, source.task, source.config.batch_size, source.config, source.shard_numbers(),
                    source.identity(), read_hard_negatives(source.config, (row.clip_id for row in source.annotations)),
-                   () if order == "mixed" else phases_of(source, order))
-            for source, count in zip(self._sources, steps)
+                   phases)
+            for source, count, phases in zip(self._sources, steps, phases_of_all(self._sources, order))
         ]
         if rank == 0:
             _warn_of_repetition(self.corpora)

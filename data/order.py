@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,11 +15,19 @@ from omnivast.data.spec import DataError
 Order = Literal["mixed", "joint_first", "single_first"]
 
 
-def phases_of(corpus: IndexedDataset | JoinedDataset, order: Order) -> list[torch.Tensor]:
-    """The rows of each phase (int64), first to last: those about both sight and sound, and the others; or the other way round.
+def phases_of_all(corpora: Sequence[IndexedDataset | JoinedDataset], order: Order) -> list[list[torch.Tensor]]:
+    """:func:`phases_of` each corpus; none at all for mixed. Raises DataError where no corpus has rows of both kinds."""
+    phases = [[] if order == "mixed" else phases_of(corpus, order) for corpus in corpora]
+    if order != "mixed" and not any(phases):
+        names = ", ".join(f"'{corpus.name}'" for corpus in corpora)
+        raise DataError(f"run_cfg.modality_order {order} has nothing to order: no dataset ({names}) has both rows about sight and sound "
+                        "together and others; datasets that are to be ordered together need one 'joined' name")
+    return phases
 
-    Raises DataError for a corpus of other rows than conversations, or of one of the two kinds alone.
-    """
+
+def phases_of(corpus: IndexedDataset | JoinedDataset, order: Order) -> list[torch.Tensor]:
+    """The rows of each phase (int64), first to last: those about both sight and sound, and the others; or the other way round; [] for a
+    corpus of one of the two kinds alone. Raises DataError for a corpus of other rows than conversations."""
     spoken = list(corpus.row_conversations())
     if any(conversation is None for conversation in spoken):
         raise DataError(f"dataset '{corpus.name}': run_cfg.modality_order {order} needs rows of conversations, each about sight, sound or "
@@ -26,8 +35,7 @@ def phases_of(corpus: IndexedDataset | JoinedDataset, order: Order) -> list[torc
     both = {Modality.VISION, Modality.AUDIO}
     joint = torch.tensor([conversation is not None and both <= conversation.modalities for conversation in spoken])
     if bool(joint.all()) or not bool(joint.any()):
-        raise DataError(f"dataset '{corpus.name}': run_cfg.modality_order {order} has nothing to order: {'all' if joint.any() else 'none'} "
-                        "of its rows are about both sight and sound")
+        return []
     if corpus.shard_numbers() is not None:
         raise DataError(f"dataset '{corpus.name}': run_cfg.modality_order {order} reads rows in an order of its own: leave out "
                         "shuffle_shards")

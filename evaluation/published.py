@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnivast.config.metrics import METRICS, Ranks
+from omnivast.config.metrics import JUDGED, METRICS, Ranks
 from omnivast.config.tasks import Objective
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Row:
-    """What was published of a model on one benchmark: numbers by metric in percent, and the settings of the test."""
+    """What was published of a model on one benchmark: numbers by metric in percent, and the settings of the test. What a judge marked is
+    the metric ``judged``, never ``accuracy``, with the judge among the settings."""
 
     model: Model
     settings: Mapping[str, Any]
@@ -50,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``splits``: "train", "val" and "test", those there are, → "clips" and "texts" → how many; ``published``: of each family its best
+    """``splits``: "train", "val" and "test", those that are known, → "clips" and "texts" → how many; ``published``: of each family its best
     model first."""
 
     name: str
@@ -84,10 +85,10 @@ def compare_split(name: str, clips: int, texts: int | None, *, training: bool = 
 
     Returns:
         ``{"benchmark", "split", "expected", "given", "differences"}``, the last a list of sentences, empty when all agree; None for a
-        dataset that is no benchmark of the paper.
+        dataset that is no benchmark of the papers, or whose counts no paper gives.
     """
     benchmark = known().get(name)
-    if benchmark is None:
+    if benchmark is None or not benchmark.splits:
         return None
     split = "train" if training else "test" if "test" in benchmark.splits else "val"
     expected = benchmark.splits[split]
@@ -127,10 +128,12 @@ def log_splits(loader: TrainLoader | None, eval_loaders: Sequence[EvalLoader]) -
 
 
 def reference(protocol: Mapping[str, Any], *, zero_shot: bool = False) -> Row | None:
-    """The published row that a result is compared with: the first of its model's family on its dataset, else VAST's; None without any."""
-    rows = [row for row in _rows(protocol) if row.zero_shot is zero_shot]
-    own = [row for row in rows if row.model.model_type == _family(protocol)]
-    return next(iter([*own, *(row for row in rows if row.model.model_type == UNPUBLISHED)]), None)
+    """The published row that a result is compared with: the first of its model's family on its dataset, else VAST's; None without any. Of a
+    family that was only ever tested zero-shot, that stands for the fine-tuned one too."""
+    rows = _rows(protocol)
+    own = [row for row in rows if row.model.model_type == _family(protocol) and (row.zero_shot or not zero_shot)]
+    vasts = [row for row in rows if row.model.model_type == UNPUBLISHED and row.zero_shot is zero_shot]
+    return next(iter([*sorted(own, key=lambda row: row.zero_shot), *vasts]), None)
 
 
 def others(protocol: Mapping[str, Any]) -> list[Row]:
@@ -147,13 +150,19 @@ def _family(protocol: Mapping[str, Any]) -> str:
     return str(protocol.get("model_type", UNPUBLISHED))
 
 
+def _judged(protocol: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Group → what a judge found of its answers; {} where none was asked."""
+    return protocol.get("judged") or {}
+
+
 def in_words(row: Row) -> str:
     """The settings of a published number in a line."""
     slices = row.settings.get("slices")
     words = [row.settings.get("group"), f"{row.settings['frames']} frames" if "frames" in row.settings else None,
              f"{slices} slice{'s' if slices > 1 else ''} of sound" if slices else None,
              f"{row.settings['resolution']} pixels" if "resolution" in row.settings else None]
-    return "; ".join(part for part in (", ".join(filter(None, words)), "zero-shot" if row.zero_shot else "", row.note) if part)
+    judge = f"answers marked by {row.settings['judge']}" if "judge" in row.settings else ""
+    return "; ".join(part for part in (", ".join(filter(None, words)), "zero-shot" if row.zero_shot else "", judge, row.note) if part)
 
 
 def protocol_differences(protocol: Mapping[str, Any]) -> list[str]:
@@ -168,21 +177,28 @@ def protocol_differences(protocol: Mapping[str, Any]) -> list[str]:
             groups = protocol.get("groups", ())
             if expected not in groups:
                 differences.append(f"groups {', '.join(groups) or 'unknown'}, published {expected}")
+        elif key == "judge":
+            judges = {str(marks["model"]) for marks in _judged(protocol).values() if "model" in marks}
+            differences.append(f"answers marked by {', '.join(judges) or 'exact match alone'}, published by {expected}: not comparable")
         elif protocol.get(key) != expected:
             differences.append(f"{key.replace('_', ' ')} {protocol.get(key, 'unknown')}, published {expected}")
     differences += (protocol.get("split_check") or {}).get("differences", [])
     if protocol.get("unreadable"):
         differences.append(f"{len(protocol['unreadable'])} unreadable clips left out")
+    if row.zero_shot:
+        differences.append("published zero-shot, without training on the benchmark")
     return differences + ([row.note] if row.note else [])
 
 
 def headline(metrics: Mapping[str, Any], protocol: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """The headline of a result: the group that the published number belongs to (else the group of the most modalities) and the kinds of
-    numbers that the papers publish. They are of the re-ranked ranks if there are any, else of the contrastive ones."""
+    numbers that the papers publish. They are of the re-ranked ranks if there are any, else of the contrastive ones; ``judged`` is what a
+    judge found, where one was asked."""
     row = reference(protocol)
     wanted = str(row.settings.get("group")) if row else ""
     tested = [group for group in protocol.get("groups", ()) if group in metrics]
     group = wanted if wanted in metrics else max(tested, key=len, default=next(iter(metrics)))
     values = metrics[group]
     values = values.get(Ranks.ITM.value) or values.get(Ranks.ITC.value) or values
+    values = {**values, JUDGED.key: _judged(protocol).get(group, {}).get("accuracy")}
     return group, {key: values[key] for key in HEADLINES if isinstance(values.get(key), (int, float))}

@@ -1,4 +1,4 @@
-# Sourced by pretrain_vast.sh and the scripts in vast/, valor/ and gram/, which say what they are for: one config, started on the processes asked for.
+# Sourced by pretrain_vast.sh and the scripts in vast/, valor/, gram/ and avllm/, which say what they are for: one config, started on the processes asked for.
 #   about     a sentence for --help
 #   configs   path of the config files, %s standing for the benchmark or stage; without %s there is one config and no such argument
 #   choices   stages in their order; unset: whatever configs are there

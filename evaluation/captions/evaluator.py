@@ -1,5 +1,5 @@
 """Captions by beam search for every group, scored with BLEU-1 to 4, ROUGE-L and CIDEr after the COCO evaluation's tokenisation, and
-with METEOR and SPICE where Java is there and they are asked for."""
+with METEOR, SPICE and SPIDEr (the mean of CIDEr and SPICE) where Java is there and they are asked for."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def score_captions(predictions: Sequence[Mapping[str, Any]], groups: Sequence[st
                for group, by_name in zip(groups, measures)}
     named = {f"{group}.{name}": measure for group, by_name in zip(groups, measures) for name, measure in by_name.items()}
     remarks = {"cider": ONE_CLIP} if len(clips) == 1 else {}
-    return ScoredCaptions(metrics, bootstrap.intervals(named, len(clips)), clips, java.not_computed, remarks)
+    not_computed = {**java.not_computed, **({} if java.spice else {"spider": "needs SPICE"})}
+    return ScoredCaptions(metrics, bootstrap.intervals(named, len(clips)), clips, not_computed, remarks)
 
 
 def caption_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tuple[dict[str, bootstrap.Measure], int]:
@@ -183,6 +184,7 @@ def _measures(
         measures["meteor"] = bootstrap.OfSums(meteor_terms([clip[group]["meteor_counts"] for clip in clips]), _percent_meteor)
     if "spice" in clips[0][group]:
         measures["spice"] = mean("spice")
+        measures["spider"] = bootstrap.mean([(clip[group]["cider"] + clip[group]["spice"]) / 2 for clip in clips], each, len(clips))
     return measures
 
 

@@ -185,7 +185,7 @@ def _everything_published(report: Report, results: Sequence[Result]) -> None:
         report.table(["model", *(benchmarks.HEADLINES[key] for key in keys), "protocol"], rows, caption=f"Published on {name}")
         said = {row.model.name: row.model.protocol.get(result.objective, "") for row in published}
         report.text(" · ".join(f"{', '.join(model for model in said if said[model] == protocol)}: {protocol}."
-                               for protocol in dict.fromkeys(said.values())))
+                               for protocol in dict.fromkeys(said.values()) if protocol))
 
 
 def _words(objective: str) -> str:

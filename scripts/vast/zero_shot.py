@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.config.fields import ConfigError
-from omnivast.config.files import SHIPPED, files_of
+from omnivast.config.files import SHIPPED, files_of, read_json
 from omnivast.config.paths import as_path, looked_up
 from omnivast.evaluation import published as benchmarks
 from omnivast.utils.files import write_atomically
@@ -31,8 +31,17 @@ CONFIGS = SHIPPED / "vast" / "finetune_cfg"
 
 
 def choices(configs: Path = CONFIGS) -> list[str]:
-    """The benchmarks: the names of the fine-tuning configs, whose tests these are; self-critical training changes no test."""
-    return sorted(path.stem for path in configs.glob("*.json") if not path.stem.endswith("_scst"))
+    """The benchmarks: the names of the fine-tuning configs, whose tests these are; self-critical training changes no test, and a stage of
+    training has none."""
+    return sorted(path.stem for path in configs.glob("*.json") if not path.stem.endswith("_scst") and _tests(path))
+
+
+def _tests(config: Path) -> bool:
+    """False for a config that lists no dataset to test on. One that cannot be read counts: its test says what is wrong with it."""
+    try:
+        return bool(read_json(config, ConfigError)["data_cfg"]["val"] != [])
+    except (ConfigError, KeyError, TypeError):
+        return True
 
 
 def count_gpus() -> int:
@@ -164,8 +173,9 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m omnivast zero-shot", description="Tests one checkpoint on many benchmarks without "
                                      "training on them. All other flags go to run.py. `bash scripts/vast/zero_shot.sh` in a checkout "
-                                     "does the same, and installs what it needs first; scripts/valor/zero_shot.sh and "
-                                     "scripts/gram/zero_shot.sh test on the benchmarks of VALOR's and GRAM's recipes.", allow_abbrev=False)
+                                     "does the same, and installs what it needs first; scripts/valor/zero_shot.sh, "
+                                     "scripts/gram/zero_shot.sh and scripts/avllm/zero_shot.sh test on the benchmarks of their families' "
+                                     "recipes.", allow_abbrev=False)
     parser.add_argument("--pretrain_dir", type=as_path, help="folder of the run whose newest weights are tested")
     parser.add_argument("--checkpoint", type=as_path, help="weights to test in place of those")
     parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help=f"default: all there are, of VAST {', '.join(choices())}")

@@ -23,6 +23,6 @@ def test_other_names_are_no_metrics_of_a_test_set(name):
 
 def test_what_tables_say():
     assert [metric.label for metric in METRICS.values() if metric.in_paper] == [
-        "R@1", "R@5", "R@10", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE", "accuracy", "VQA accuracy"]
+        "R@1", "R@5", "R@10", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE", "SPIDEr", "accuracy", "VQA accuracy", "right by a judge"]
     assert {key for key, metric in METRICS.items() if not metric.higher_is_better} == {"median_rank", "mean_rank"}
-    assert {key for key, metric in METRICS.items() if not metric.percent} == {"median_rank", "mean_rank", "cider"}
+    assert {key for key, metric in METRICS.items() if not metric.percent} == {"median_rank", "mean_rank", "cider", "spider"}

@@ -16,7 +16,7 @@ from omnivast.data.features import FeatureStore
 from omnivast.data.joined import JoinedDataset
 from omnivast.data.loader import EvalLoader, TrainLoader
 from omnivast.data.mixture import Mixture
-from omnivast.data.order import phases_of
+from omnivast.data.order import phases_of, phases_of_all
 from omnivast.data.spec import DataError
 from omnivast.features import lacking
 from tests.data.conftest import WordTokenizer, vast_rows
@@ -166,10 +166,29 @@ def test_an_order_needs_conversations_of_both_kinds(corpus, chat_spec):
     with pytest.raises(DataError, match="run_cfg.modality_order joint_first needs rows of conversations"):
         phases_of(captions, "joint_first")
     alone = IndexedDataset(chats(corpus, ROWS[2:4], joined="all"), chat_spec, seed=0, training=True)
-    with pytest.raises(DataError, match="has nothing to order: all of its rows are about both"):
-        phases_of(alone, "single_first")
+    assert phases_of(alone, "single_first") == [] and phases_of_all([alone], "mixed") == [[]]
+    with pytest.raises(DataError, match="modality_order single_first has nothing to order: no dataset \\('clips'\\) has both rows"):
+        phases_of_all([alone], "single_first")
     single = IndexedDataset(chats(corpus, ROWS[:2], name="b", joined="all"), chat_spec, seed=0, training=True)
     assert [part.tolist() for part in phases_of(JoinedDataset("all", [alone, single]), "single_first")] == [[2, 3], [0, 1]]
+    assert [len(phases) for phases in phases_of_all([alone, JoinedDataset("all", [alone, single])], "single_first")] == [0, 2]
+
+
+def test_datasets_of_other_tracks_share_batches(corpus, chat_spec):
+    """So that the rows of each are about what their dataset has, and a batch holds all three kinds."""
+    both, heard, seen = (asked(f"clip{i}", None, question=f"q{i}") for i in range(3))
+    for row in (both, heard, seen):
+        row.pop("modality")
+    configs = [corpus.config(txt=corpus.annotate(f"{name}.json", [row]), name=name, joined="all", task=f"chat%t{tracks}", batch_size=3,
+                             epoch=1)
+               for row, name, tracks in ((heard, "heard", "a"), (both, "both", "va"), (seen, "seen", "v"))]
+    loader = TrainLoader(configs, chat_spec, Chat(), seed=0)
+    (batch,) = loader
+    present = {clip_id: (bool(batch.present[V][place]), bool(batch.present[A][place])) for place, clip_id in enumerate(batch.clip_ids)}
+    assert present == {"clip0": (True, True), "clip1": (False, True), "clip2": (True, False)}
+    assert str(loader.task("all")) == "chat%tva" and loader.corpora[0].config.vision_sample_num == 2
+    with pytest.raises(DataError, match="none of which has the tracks of all: 'seen' has chat%tv, 'heard' chat%ta"):
+        TrainLoader([configs[0], configs[2]], chat_spec, Chat(), seed=0)
 
 
 def test_a_longer_run_goes_on_with_the_last_phase(corpus, chat_spec):

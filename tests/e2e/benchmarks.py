@@ -61,7 +61,8 @@ def lay_out(root: Path, dataset: DatasetConfig, media: dict[str, list[Path]], tr
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.exists():
                 link.symlink_to(source)
-    write_json(root / dataset.txt, rows(corpus, ids, Task.parse(dataset.task), training))
+    captions = Path(dataset.txt).name.startswith("captions")
+    write_json(root / dataset.txt, rows(corpus, ids, Task.parse(dataset.task), training, captions))
     if dataset.annfile:
         key = "image_id" if dataset.vision_format == "image_rawimage" else "video_id"
         write_json(root / dataset.annfile, {"images": [], "annotations": [
@@ -97,8 +98,8 @@ def lay_out_by_id(root: Path, dataset: DatasetConfig, media: dict[str, list[Path
         write_json(root / dataset.annfile, {"annotations": [{key: clip_id, "caption": CAPTIONS[n]} for n, clip_id in enumerate(ids)]})
 
 
-def rows(corpus: str, ids: Sequence[str], task: Task, training: bool) -> list[dict[str, Any]]:
-    """An annotation file of ``corpus``."""
+def rows(corpus: str, ids: Sequence[str], task: Task, training: bool, captions: bool = False) -> list[dict[str, Any]]:
+    """An annotation file of ``corpus``; ``captions``: of conversations, those of stage 1."""
     if corpus == "yourdata":
         return [{"video_id": clip_id} for clip_id in ids]
     if corpus == "vast27m":
@@ -106,6 +107,8 @@ def rows(corpus: str, ids: Sequence[str], task: Task, training: bool) -> list[di
                  "subtitle": SUBTITLES[i] or ""} for i, clip_id in enumerate(ids)]
     if corpus in ("cc4m", "cc12m", "laion102m", "laion110m"):
         return [{"image": clip_id, "caption": CAPTIONS[i]} for i, clip_id in enumerate(ids)]
+    if Objective.CHAT in task.objectives:
+        return _with_subtitles(_conversations(ids, captions), task)
     key = "image_id" if corpus in ("mscoco", "flickr", "vqav2") else "id" if corpus == "wavcaps" else "video_id"
     if Objective.QA in task.objectives:
         return _questions(corpus, key, ids, task, training)
@@ -123,6 +126,8 @@ def _questions(corpus: str, key: str, ids: Sequence[str], task: Task, training: 
     if corpus == "vqav2":
         return [{key: clip_id, "question": QUESTIONS[i], "answer": [ANSWERS[i]] * 7 + ["yes"] * 3, "question_id": 4580 + i}
                 for i, clip_id in enumerate(ids)]
+    if corpus == "avssd":
+        return [{key: clip_id, "question": "Identify the event in the video.", "answer": ANSWERS[i]} for i, clip_id in enumerate(ids)]
     if training:
         found = [{key: clip_id, "question": question, "answer": ANSWERS[i]} for i, clip_id in enumerate(ids) for question in QUESTIONS[:2]]
     elif corpus in ("tgif", "music"):
@@ -130,6 +135,15 @@ def _questions(corpus: str, key: str, ids: Sequence[str], task: Task, training: 
     else:
         found = [{key: clip_id, "question": QUESTIONS, "answer": ANSWERS} for clip_id in ids]
     return _with_subtitles(found, task)
+
+
+def _conversations(ids: Sequence[str], captions: bool) -> list[dict[str, Any]]:
+    """Captions, or from one to four turns about a clip."""
+    if captions:
+        return [{"video_id": clip_id, "desc": CAPTIONS[i]} for i, clip_id in enumerate(ids)]
+    return [{"video_id": clip_id, "messages": [{"role": role, "content": text} for n in range(i + 1)
+                                               for role, text in (("user", QUESTIONS[n]), ("assistant", ANSWERS[n]))]}
+            for i, clip_id in enumerate(ids)]
 
 
 def _with_subtitles(found: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from omnivast.config.schema import Config
 from omnivast.utils.log import read_jsonl
 from tests.e2e.benchmarks import lay_out, lay_out_by_id, make_media
 from tests.e2e.program import ROOT, call
+from tests.model.avllm.tiny import make_llm
 from tests.model.tiny import BEATS, VAST_TINY
 from tests.model.valor.recorded import clip_words
 
@@ -22,7 +23,14 @@ TOWERS = {
     "evaclip": ["--vision_encoder_type", "vit_small_scratch", "--vision_encoder_cfg", json.dumps(
         {"width": 16, "depth": 1, "heads": 2, "stride": 8, "stem_width": 8, "stem_norm": "group"})],
     "videoswin": ["--vision_encoder_cfg", json.dumps({"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window": [2, 2, 2]})],
-    "clip": ["--vision_encoder_cfg", json.dumps({"patch_size": 8, "width": 16, "layers": 1, "heads": 2})],
+    "clip": ["--vision_encoder_cfg", json.dumps({"patch_size": 8, "width": 16, "layers": 2, "heads": 2})],
+    "open_clip": ["--vision_encoder_cfg", json.dumps({"patch_size": 8, "width": 16, "layers": 2, "head_width": 8})],
+    "hf:laion/clap": ["--audio_encoder_cfg", json.dumps(
+        {"model_type": "clap_audio_model", "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 2], "spec_size": 64,
+         "num_mel_bins": 32, "window_size": 4, "hidden_size": 16})],
+    "hf:openai/whisper": ["--audio_encoder_cfg", json.dumps(
+        {"model_type": "whisper", "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+         "num_mel_bins": 32, "max_source_positions": 32})],
     "beats": ["--audio_encoder_cfg", json.dumps(BEATS)],
     "ast": ["--audio_encoder_cfg", json.dumps(
         {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64})],
@@ -56,12 +64,12 @@ class House:
     def train(self, path: str, output: str, *flags: str) -> Path:
         """Two steps, or one of each corpus where there are several. Returns the weights."""
         config = self.furnish(path, *flags)
-        corpora = len(config.data_cfg.train)
-        steps = str(2 if corpora == 1 else 1)
+        corpora = {dataset.joined or dataset.name for dataset in config.data_cfg.train}
+        steps = str(2 if len(corpora) == 1 else 1)
         assert call(["--config", path, *SMALL, *TRAINING, "--train_steps", steps, "--output_dir", output, *flags]) == 0
         log = read_jsonl(self.folder / output / "log" / "metrics.jsonl")
-        assert len(log) == max(2, corpora) and all(math.isfinite(row["loss"]) for row in log)
-        assert {row["corpus"] for row in log} == {dataset.name for dataset in config.data_cfg.train}
+        assert len(log) == max(2, len(corpora)) and all(math.isfinite(row["loss"]) for row in log)
+        assert {row["corpus"] for row in log} == corpora
         return self.folder / output / "ckpt" / f"model_step_{len(log)}.pt"
 
     def test(self, path: str, output: str, weights: Path, *flags: str) -> dict:
@@ -69,11 +77,19 @@ class House:
         assert call(["--config", path, *SMALL, "--output_dir", output, "--mode", "testing", "--checkpoint", str(weights), *flags]) == 0
         return {file.stem: json.loads(file.read_text()) for file in (self.folder / output / "results").glob("*.json")}
 
+    def llm(self) -> str:
+        """A folder with a tiny language model, made when it is first asked for."""
+        folder = self.folder / "llm"
+        return str(folder) if folder.is_dir() else make_llm(folder, tokenizer="llama2", max_position_embeddings=2048)
+
     def towers(self, path: str) -> list[str]:
         """Flags for the towers that the recipe has."""
-        model = load_config(["--config", path]).model_cfg
+        avllm = ["--llm", self.llm()] if path.startswith("config/avllm/") else []
+        model = load_config(["--config", path, *avllm]).model_cfg
         text = TEXT
-        if model.txt_encoder_type.startswith("clip"):
+        if model.model_type == "avllm":
+            text = ["--pretrained", "false", *avllm]
+        elif model.txt_encoder_type.startswith("clip"):
             (self.folder / "clip_words").mkdir(exist_ok=True)
             text = [*TEXT, *CLIP_TEXT, "--clip_tokenizer", clip_words(self.folder / "clip_words")]
         names = [name for name in (model.vision_encoder_type, model.audio_encoder_type) if name is not None]

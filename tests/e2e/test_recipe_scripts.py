@@ -19,9 +19,9 @@ from omnivast.scripts.vast.zero_shot import _options
 from tests.e2e.program import ROOT, TIMEOUT
 
 VAST = ROOT / "scripts" / "vast"
-VALOR, GRAM = ROOT / "scripts" / "valor", ROOT / "scripts" / "gram"
+VALOR, GRAM, AVLLM = ROOT / "scripts" / "valor", ROOT / "scripts" / "gram", ROOT / "scripts" / "avllm"
 SCRIPTS = [ROOT / "scripts" / "pretrain_vast.sh", ROOT / "scripts" / "slurm.sh", *sorted(VAST.glob("*.sh")), *sorted(VALOR.glob("*.sh")),
-           *sorted(GRAM.glob("*.sh"))]
+           *sorted(GRAM.glob("*.sh")), *sorted(path for path in AVLLM.glob("*.sh") if path.stem != "omnistamps")]
 KINDS = {"finetune_ret": "retrieval", "finetune_cap": "caption", "finetune_qa": "VQA"}
 RECIPES = [(script, path.stem.split("-", 1)[1]) for script, kind in KINDS.items()
            for path in sorted((ROOT / "config" / "vast" / "finetune_cfg").glob(f"{kind}-*.json"))]
@@ -104,6 +104,12 @@ def test_one_command_per_recipe(script, benchmark, monkeypatch, tmp_path):
     (GRAM / "pretrain.sh", None, "gram/pretrain_cfg/pretrain_gram", "gram/pretrain_gram", "vast/pretrain_vast"),
     (GRAM / "finetune_ret.sh", "vatex", "gram/finetune_cfg/retrieval-vatex", "gram/pretrain_gram/downstream/retrieval-vatex",
      "gram/pretrain_gram"),
+    (AVLLM / "pretrain.sh", None, "avllm/pretrain_cfg/stage1", "avllm/stage1", None),
+    (AVLLM / "instruct.sh", None, "avllm/finetune_cfg/stage2", "avllm/stage2", "avllm/stage1"),
+    (AVLLM / "ablation.sh", "table4-pt1", "avllm/ablation_cfg/table4-pt1", "avllm/table4-pt1", "avllm/stage1"),
+    (AVLLM / "finetune_qa.sh", "avsd", "avllm/finetune_cfg/VQA-avsd", "avllm/stage2/downstream/VQA-avsd", "avllm/stage2"),
+    (AVLLM / "finetune_cap.sh", "clothov1", "avllm/finetune_cfg/caption-clothov1", "avllm/stage2/downstream/caption-clothov1",
+     "avllm/stage2"),
 ], ids=lambda value: value.name if isinstance(value, Path) else None)
 def test_commands_of_other_families(script, name, config, output, start):
     words = ["python", "run.py", "--config", f"config/{config}.json", "--output_dir", f"output/{output}"]
@@ -111,7 +117,7 @@ def test_commands_of_other_families(script, name, config, output, start):
     assert command(script, *([name] if name else []), GPUS="1") == words and (ROOT / words[3]).is_file()
 
 
-@pytest.mark.parametrize("family, number", [("valor", 23), ("gram", 6)])
+@pytest.mark.parametrize("family, number", [("valor", 23), ("gram", 6), ("avllm", 8)])
 def test_zero_shot_tests_the_family_s_benchmarks(family, number, monkeypatch, tmp_path):
     """Each script names its folder of configs, and all that are there are tested."""
     folder = f"config/{family}/finetune_cfg"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from omnivast.evaluation.captions import evaluator
 from omnivast.evaluation.captions.evaluator import score_captions
+from omnivast.evaluation.captions.java import JavaScores
 from omnivast.evaluation.metrics.bleu import bleu
 from omnivast.evaluation.metrics.cider import cider
 from omnivast.evaluation.metrics.rouge import common_subsequence, rouge_l
@@ -134,6 +136,17 @@ def test_cider_by_hand():
     # Two documents of one word each: idf log 2, cosine 1 for 1-grams only, a quarter of 10 for each right caption.
     assert cider(["a", "b"], [["a"], ["b"]])[1] == pytest.approx([2.5, 2.5])
     assert cider(["a", "a"], [["a"], ["b"]])[1] == pytest.approx([2.5, 0.0])
+
+
+def test_spider_is_the_mean_of_cider_and_spice(monkeypatch):
+    entries = [{"references": ["a man runs"], "tv": "a man runs"}, {"references": ["two dogs"], "tv": "a cat"}]
+    found = score_captions(entries, ["tv"])
+    assert "spider" not in found.metrics["tv"] and found.not_computed["spider"] == "needs SPICE"
+    monkeypatch.setattr(evaluator, "java_scores", lambda systems, references, seconds: JavaScores(spice=[[0.5, 0.1]]))
+    found = score_captions(entries, ["tv"])
+    scores = found.metrics["tv"]
+    assert scores["spice"] == pytest.approx(30.0) and scores["spider"] == pytest.approx((scores["cider"] + 30.0) / 2)
+    assert "tv.spider" in found.intervals and "spider" not in found.not_computed
 
 
 def test_scores_do_not_depend_on_the_order_of_clips_and_empty_captions_score_nothing():

@@ -105,6 +105,25 @@ def test_what_other_models_have_published_stands_below_with_its_protocol(tmp_pat
     assert "Sources. VALOR-L: Chen et al., VALOR, arXiv:2304.08345v1" in plain
 
 
+def test_judged_numbers_have_a_column_of_their_own(tmp_path):
+    entries = [{"clip_id": "c", "question": "what", "answer": "cow", "tv": "cow"}]
+    protocol = {"dataset": "msvd_qa", "objective": "qa", "groups": ["tv"], "model_type": "avllm", "frames": 32, "resolution": 224}
+    (tmp_path / "results").mkdir()
+    for judged in ({}, {"judged": {"tv": {"accuracy": 55.0, "model": "judge-7b"}}}):
+        content = {"protocol": {**protocol, **judged}, "metrics": {"tv": {"accuracy": 40.0}}, "predictions": entries}
+        (tmp_path / "results" / "msvd_qa.qa.json").write_text(json.dumps(content))
+        assert run_report.main([str(tmp_path)]) == 0
+        plain = (tmp_path / "report.md").read_text()
+        assert "| accuracy | 40.0 | – | – | – |" in plain  # no number of the paper beside it
+        assert ("| right by a judge | 55.0 | – | 67.3 | -12.3 |" in plain) is bool(judged)
+        table = plain.split("Published on msvd_qa")[1].split("\n\n")[1].splitlines()
+        assert table[0] == "| model | accuracy | right by a judge | protocol |"
+        assert table[2] == f"| here | 40.0 | {'55.0' if judged else '–'} | tv |"
+        who = "a GPT whose version is not said"
+        assert f"| Audio-Visual LLM | – | 67.3 | tv, 32 frames, 224 pixels; zero-shot; answers marked by {who} |" in table
+        assert f"answers marked by {'judge-7b' if judged else 'exact match alone'}, published by {who}" in plain
+
+
 def test_metrics_that_were_not_computed_are_named_with_their_reason(tmp_path):
     entries = [{"clip_id": "c", "references": ["a cow"], "tv": "a cow", "scores": {"tv": {"cider": 1.0}}}]
     protocol = {"dataset": "my_cap", "objective": "cap", "groups": ["tv"], "not_computed": {"meteor": "no Java", "spice": "old"}}

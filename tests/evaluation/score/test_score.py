@@ -46,7 +46,7 @@ def test_captions(scored):
     assert [found[f"bleu{n}"] for n in range(1, 5)] == pytest.approx([100 * score for score in expected])
     assert {"rougeL", "cider"} <= found.keys() and "meteor" not in found
     assert all(low <= found[name] <= high for name, (low, high) in found["intervals"].items() if name != "bleu4")
-    assert found["not_computed"].keys() == {"meteor", "spice"} and "meteor  not computed: not asked for" in text
+    assert found["not_computed"].keys() == {"meteor", "spice", "spider"} and "meteor  not computed: not asked for" in text
     assert [entry["clip_id"] for entry in found["predictions"]] == ["a", "b", "c"] and found["protocol"]["clips"] == 3
     # The order of either file changes nothing.
     other, _ = scored("cap", GIVEN[::-1], {"annotations": CAPTIONS["annotations"][:2] + CAPTIONS["annotations"][:1:-1]})

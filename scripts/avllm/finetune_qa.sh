@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Fine-tunes the Audio-Visual LLM's question answering on one benchmark. See --help.
+set -euo pipefail
+about="Fine-tunes the Audio-Visual LLM's question answering on a benchmark, with stage 2's settings; the paper tests zero-shot alone, as
+scripts/avllm/zero_shot.sh does. Starts from output/avllm/stage2."
+configs=config/avllm/finetune_cfg/VQA-%s.json
+start_of() { echo output/avllm/stage2; }
+output_of() { echo "${2:-output/avllm/from_towers}/downstream/VQA-$1"; }
+source "$(dirname "${BASH_SOURCE[0]}")/../_recipe.sh"
