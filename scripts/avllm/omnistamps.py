@@ -59,11 +59,11 @@ class Conversing(Recipe):
         return find_config(f"{CONFIGS}/{name}.json")
 
     def _paths(self, config: Path, lists: Sequence[str]) -> list[str]:
-        """Flags for the language model, and for where conversations, clips and features lie."""
+        """Flags for the language model, and for where conversations and clips lie."""
         content = json.loads(config.read_text(encoding="utf-8"))
         flags = []
-        if "features_dir" in content["run_cfg"]:
-            flags += ["--model_cfg.llm", str(self.llm), "--features_dir", str(self.folder / "features")]
+        if "llm_tune" in content["model_cfg"]:
+            flags += ["--model_cfg.llm", str(self.llm)]
         else:
             flags += super()._paths(config, lists)
         places = {"output/avllm/": self.folder, "datasets/omnistamps/quick/": self.data}
