@@ -34,6 +34,7 @@ VQA_ACCURACY = Metric("vqa_accuracy", "VQA accuracy")
 METRICS = {metric.key: metric for metric in (
     R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK, Metric("bleu4", "BLEU-4"), Metric("meteor", "METEOR"), Metric("rougeL", "ROUGE-L"), CIDER,
     Metric("spice", "SPICE"), ACCURACY, VQA_ACCURACY, Metric("accuracy_normalised", "accuracy, normalised", in_paper=False),
+    Metric("accuracy_synonyms", "accuracy, with synonyms", in_paper=False),
 )}
 """Key → metric, in the order of tables."""
 

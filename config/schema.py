@@ -172,9 +172,9 @@ class RunConfig:
                                         minimum=0, decides=False, was_in="model_cfg")
     synonyms: str | None = setting(None, "questions and conversations: JSON file of answers that say the same, [[\"sofa\", \"couch\"], …]: "
                                          "accuracy with them is a number of its own", path=True, decides=False)
-    judge: str | None = setting(None, "questions and conversations: what also marks answers: https://…/v1, an endpoint like OpenAI's (key in "
-                                      "OMNIVAST_JUDGE_KEY), or a command that reads {\"prompt\": …} by lines and writes a reply to each; null: "
-                                      "nothing, since marks of a judge are not comparable", decides=False)
+    judge: str | None = setting(None, "tests of questions and conversations: what also marks answers: https://…/v1, an endpoint like "
+                                      "OpenAI's (key in OMNIVAST_JUDGE_KEY), or a command that reads {\"prompt\": …} by lines and writes "
+                                      "a reply to each; null: nothing, since marks of a judge are not comparable", decides=False)
     judge_model: str | None = setting(None, "judge: the model that the endpoint is asked for; of a command: its name in results",
                                       decides=False)
     judge_prompt: str | None = setting(None, "judge: text file of the prompt, with {question}, {answer} and {prediction}; null: our own",

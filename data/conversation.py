@@ -74,6 +74,9 @@ def read_conversation(row: Mapping[str, Any], where: str, group: Iterable[Modali
     kind = row.get("type")
     if kind is not None and not isinstance(kind, str):
         raise AnnotationError(f"{where}: 'type' must be a string, found {typename(kind)}")
+    others = row.get("synonyms")
+    if others is not None and not (isinstance(others, list) and all(isinstance(other, str) for other in others)):
+        raise AnnotationError(f"{where}: 'synonyms' must be a list of strings, answers that are as right, found {typename(others)}")
     for number, turn in enumerate(turns):
         if not turn.text:
             raise AnnotationError(f"{where}: turn {number} ({turn.role}) is empty; expected a text")

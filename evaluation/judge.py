@@ -26,8 +26,8 @@ logger = logging.getLogger("omnivast")
 KEY_VARIABLE = "OMNIVAST_JUDGE_KEY"
 """The environment variable with the endpoint's key; without it none is sent."""
 PROMPT = """You mark answers to questions about a video. You see the question, the correct answer and the answer given.
-The answer given is right when it means the same as the correct one: other words, more detail and another form of a word do not matter, but \
-what contradicts the correct answer, or leaves out what was asked for, is wrong.
+The answer given is right when it means the same as the correct one: other words, more detail and another form of a word do not matter, \
+but what contradicts the correct answer, or leaves out what was asked for, is wrong.
 
 Question: {question}
 Correct answer: {answer}
@@ -35,7 +35,7 @@ Answer given: {prediction}
 
 Reply with one line of JSON and nothing else, "score" being 0 (wrong) to 5 (as good as the correct answer):
 {{"right": true or false, "score": 0 to 5}}"""
-NOT_COMPARABLE = ("marked by a judge: not comparable with exact match, nor with marks of another judge, prompt, or version of the same judge")
+NOT_COMPARABLE = "marked by a judge: not comparable with exact match, nor with marks of another judge, prompt or version of the judge"
 TRIES = 3
 PAUSE = 1.0
 """Seconds before the second try of a request; each further one waits twice as long."""
@@ -177,8 +177,8 @@ def judge_of(judge: str | None, model: str | None, prompt: str | None = None, se
 def judged(judge: Judge, entries: Sequence[Mapping[str, Any]], key: str, path: Path) -> list[Verdict]:
     """Verdicts on the predictions ``entry[key]`` of answers to ``entry["question"]``, in order.
 
-    Each is a line of ``path`` as soon as it is there; lines of the same judge, prompt and texts are not asked for again, so that a test that
-    was interrupted goes on. Raises JudgeError.
+    Each is a line of ``path`` as soon as it is there; those of the same judge, prompt and texts are not asked for again, so that a test
+    that was interrupted goes on. Raises JudgeError.
     """
     known = _known(path)
     path.parent.mkdir(parents=True, exist_ok=True)

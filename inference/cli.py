@@ -228,9 +228,11 @@ def serve(arguments: Sequence[str] | None = None) -> int:
 def export(arguments: Sequence[str] | None = None) -> int:
     """``omnivast export text.onnx --model RUN``"""
     parser = _parser("export", "Write a model for others: its text tower as ONNX or as a program of torch.export, checked to compute the "
-                               "same vectors, or all of it as a folder to share.")
+                               "same vectors, its language model, or all of it as a folder to share.")
     parser.add_argument("path", type=as_path, help="the file, .onnx or .pt2, or the folder")
-    parser.add_argument("--format", choices=("onnx", "torch", "folder"), help="default: as the path ends; without an ending, folder")
+    parser.add_argument("--format", choices=("onnx", "torch", "folder", "adapter", "llm"),
+                        help="default: as the path ends; without an ending, folder. Of a model with a language model: adapter, a folder "
+                             "for peft; llm, a folder for transformers, the adapter merged")
     parser.add_argument("--licence", help="with a folder: of the model, for its card, such as mit")
     _settings(parser)
 
@@ -239,7 +241,11 @@ def export(arguments: Sequence[str] | None = None) -> int:
         if options.licence is not None and not whole:
             raise ValueError("--licence goes with a folder, which has a card")
         model = _model(options)
-        path = model.save_pretrained(options.path, licence=options.licence) if whole else model.export_text(options.path, options.format)
+        if options.format in ("adapter", "llm"):
+            path = model.export_language_model(options.path, whole=options.format == "llm")
+        else:
+            path = model.save_pretrained(options.path, licence=options.licence) if whole else model.export_text(options.path,
+                                                                                                               options.format)
         _print_json({"path": str(path)}) if options.json else _tell(str(path))
         return 0
 

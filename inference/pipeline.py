@@ -106,6 +106,11 @@ class Pipeline:
         """
         return export.export_text(self.parts, path, format)
 
+    def export_language_model(self, folder: str | Path, *, whole: bool = False) -> Path:
+        """Write the language model's LoRA adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its
+        weights, as one of transformers. Raises ValueError for a model without."""
+        return self.model.export_language_model(folder, whole=whole)
+
     # ------------------------------------------------------------------------------------------------------------- methods
 
     def embed(self, clips: Any) -> Any:

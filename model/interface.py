@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
@@ -153,6 +154,8 @@ class Model(nn.Module):
     names = Names()
     objectives: tuple[Objective, ...] = (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     """What it is trained and tested by; a dataset whose task has another is refused before the model is built."""
+    towers_from: tuple[str, ...] = ()
+    """Model types whose checkpoints it may start from for the sake of their vision and audio towers; ``names.unused`` has the rest."""
     text_tower: bool = True
     """Whether ``text_encoder_type`` names a part of it."""
     most_samples: int | None = None
@@ -322,6 +325,11 @@ class Model(nn.Module):
               max_length: int) -> list[str]:
         """What comes next in conversations that end with a question, about the memory rows ``clips``."""
         raise ValueError(f"{type(self).__name__} does not converse")
+
+    def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
+        """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights,
+        and its tokenizer, as one of transformers; the folder's path."""
+        raise ValueError(f"{type(self).__name__} has no language model that can be exported by itself")
 
     def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
                           baseline: Literal["greedy", "mean"]) -> None:

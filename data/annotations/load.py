@@ -50,7 +50,8 @@ def _conversation(task: Task, item: Mapping[str, Any], where: str) -> Conversati
     if not is_conversation(item):
         return None
     conversation = read_conversation(item, where, task.modalities)
-    foreign = [m for m in Modality if m in conversation.modalities and m is not Modality.SUBTITLE and m not in task.modalities]
+    exact = item.get("modality") is not None  # else a subtitle that the row has is given where the task asks for it
+    foreign = [m for m in Modality if m in conversation.modalities and m not in task.modalities and (exact or m is not Modality.SUBTITLE)]
     if foreign:
         raise AnnotationError(f"{where} is about {foreign[0].word}, which task '{task}' does not read; add {foreign[0].value} to its group")
     return conversation

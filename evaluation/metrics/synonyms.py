@@ -46,6 +46,6 @@ def read_synonyms(path: str | Path) -> Synonyms:
         raise ValueError(f"synonyms {path}: expected a list of lists of answers, or an object of lists")
     for number, answers in enumerate(sets):
         if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise ValueError(f"synonyms {path}: entry {number} is {json.dumps(answers, ensure_ascii=False)}; expected two or more answers that "
-                             "say the same, as in [\"sofa\", \"couch\"]")
+            raise ValueError(f"synonyms {path}: entry {number} is {json.dumps(answers, ensure_ascii=False)}; expected two or more "
+                             "answers that say the same, as in [\"sofa\", \"couch\"]")
     return Synonyms(sets)

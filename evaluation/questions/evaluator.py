@@ -15,7 +15,9 @@ from omnivast.data.batch import Batch
 from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, in_annotation_order
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.accuracy import exact_matches
+from omnivast.evaluation.metrics.synonyms import Synonyms
 from omnivast.evaluation.metrics.vqa import normalise, vqa_accuracy
+from omnivast.evaluation.questions.marking import Marking
 from omnivast.evaluation.questions.people import answers_of_people
 from omnivast.model.interface import Model
 from omnivast.utils import distributed
@@ -37,13 +39,14 @@ class QAEvaluator:
         beam_size: beams; 1: greedy.
         people: annotation row → what several people answered its one question, for VQAv2's accuracy.
         source: the file that the questions are of, to be named where it has no answers.
+        marking: how answers are marked beside exact match.
     """
 
     def __init__(
         self, model: Model, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None,
-        source: str = "the annotation",
+        source: str = "the annotation", marking: Marking | None = None,
     ) -> None:
-        self.model, self.groups = model, tuple(groups)
+        self.model, self.groups, self.marking = model, tuple(groups), marking or Marking()
         self.beam_size, self.source = beam_size, source
         self.people = people or {}
         self._entries: list[tuple[int, dict[str, Any]]] = []
@@ -91,7 +94,7 @@ class QAEvaluator:
         groups = [str(group) for group in self.groups]
         answered = "answer" in predictions[0]
         metrics, intervals = ({g: {} for g in groups}, {}) if not answered else distributed.computed_once(
-            lambda: answer_metrics(predictions, groups))
+            lambda: answer_metrics(predictions, groups, self.marking.synonyms))
         facts: dict[str, Any] = {
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),
@@ -103,8 +106,10 @@ class QAEvaluator:
             return Outcome(metrics, predictions, {**facts, "not_computed": {"accuracy": f"no answers in {self.source}"}})
         facts |= {
             "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
-                       "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else ""),
+                       "normalisation" + ("; vqa_accuracy: VQAv2's own, against all people's answers" if self.people else "")
+                       + self.marking.words,
             "intervals": bootstrap.WORDS,
+            **self.marking.judged(predictions, groups),
         }
         return Outcome(metrics, predictions, facts, intervals)
 
@@ -114,7 +119,7 @@ def question_evaluator(model: Model, loader: EvalLoader, config: Config, journal
     """The questions of a dataset. VALOR's files have one answer to each in testing."""
     people = {} if loader.config.type == "valor" else answers_of_people(loader.config.txt)
     return QAEvaluator(model, loader.task.groups(Objective.QA), beam_size=config.run_cfg.beam_size_qa or config.run_cfg.beam_size,
-                       people=people, source=loader.provenance["split_file"])
+                       people=people, source=loader.provenance["split_file"], marking=Marking.of(config.run_cfg, loader.name))
 
 
 TYPES = {"type": "types", "answer_type": "answer_types"}
@@ -122,16 +127,18 @@ TYPES = {"type": "types", "answer_type": "answer_types"}
 
 
 def answer_metrics(
-    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str]
+    predictions: Sequence[Mapping[str, Any]], groups: Sequence[str], synonyms: Synonyms | None = None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
     """Percent by group, and intervals by flat name.
 
     Args:
         predictions: entries with ``clip_id``, ``answer``, a prediction under each group's name, perhaps ``type`` and ``answer_type``,
-            and ``answers`` where several people answered.
+            ``answers`` where several people answered, and ``synonyms`` of an answer.
+        synonyms: answers that say the same, in all of them.
 
     Returns:
-        ``{group: {"accuracy", "accuracy_normalised", "vqa_accuracy" (where all have several answers), "types": {type: percent}}}``;
+        ``{group: {"accuracy", "accuracy_normalised", "accuracy_synonyms" (where there are any), "vqa_accuracy" (where all have several
+        answers), "types": {type: percent}}}``;
         by type stands ``vqa_accuracy`` where there is one, else ``accuracy``.
 
     Raises:
@@ -142,7 +149,7 @@ def answer_metrics(
     clips = len({entry["clip_id"] for entry in predictions})
     for group in groups:
         values: dict[str, Any] = {}
-        for path, measure in _measures(predictions, group):
+        for path, measure in _measures(predictions, group, synonyms):
             named[".".join((group, *path))] = measure
             level = values
             for name in path[:-1]:
@@ -157,7 +164,9 @@ def answer_measures(predictions: Sequence[Mapping[str, Any]], group: str) -> tup
     return {".".join(path): measure for path, measure in _measures(predictions, group)}, len({entry["clip_id"] for entry in predictions})
 
 
-def _measures(predictions: Sequence[Mapping[str, Any]], group: str) -> Iterator[tuple[tuple[str, ...], bootstrap.Measure]]:
+def _measures(
+    predictions: Sequence[Mapping[str, Any]], group: str, synonyms: Synonyms | None = None
+) -> Iterator[tuple[tuple[str, ...], bootstrap.Measure]]:
     """(name, or names from the outer to the inner, measure in percent), the headline first."""
     if not predictions:
         raise ValueError("no answer to score")
@@ -168,6 +177,10 @@ def _measures(predictions: Sequence[Mapping[str, Any]], group: str) -> Iterator[
     yield ("accuracy",), bootstrap.mean(matches, clip, len(numbers), 100.0)
     normalised = np.array([normalise(a) == normalise(b) for a, b in zip(given, true)], dtype=np.float64)
     yield ("accuracy_normalised",), bootstrap.mean(normalised, clip, len(numbers), 100.0)
+    if synonyms is not None or any(entry.get("synonyms") for entry in predictions):
+        same = (synonyms or Synonyms()).same
+        synonymous = [same(a, b, entry.get("synonyms") or ()) for a, b, entry in zip(given, true, predictions)]
+        yield ("accuracy_synonyms",), bootstrap.mean(np.array(synonymous, dtype=np.float64), clip, len(numbers), 100.0)
     if all(len(entry.get("answers", ())) > 1 for entry in predictions):
         matches = np.array([vqa_accuracy(a, entry["answers"]) for a, entry in zip(given, predictions)])
         yield ("vqa_accuracy",), bootstrap.mean(matches, clip, len(numbers), 100.0)

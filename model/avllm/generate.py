@@ -28,19 +28,19 @@ def generate(llm: Any, lengths: Sequence[int], embed: Embed, *, end: int, longes
         end: the id that ends a text.
         longest: tokens of a text at most.
         beams: beams of the search; 1: the likeliest token each time.
+        texts: no more than beams, but with draws any number.
         length_penalty: the sum of log-probabilities is divided by the length to this power.
         draws: (P, R, tokens) uniform in [0, 1): each token is drawn among the ``top_k`` likeliest by one of them.
     """
     from transformers import GenerationConfig
     each = beams if draws is None else texts
-    settings = GenerationConfig(max_new_tokens=longest, num_beams=beams, num_return_sequences=texts, length_penalty=length_penalty,
-                                do_sample=False, eos_token_id=end, pad_token_id=end, use_cache=True)
+    by_beams = {"num_beams": beams, "num_return_sequences": texts, "length_penalty": length_penalty} if beams > 1 else {}
+    settings = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=end, pad_token_id=end, use_cache=True, **by_beams)
     found: list[list[list[int]]] = [[] for _ in lengths]
     for numbers in _together(lengths, each):
         inputs, filled = embed(numbers)
         by_draws = []
         if draws is not None:
-            settings.num_return_sequences = 1
             inputs, filled = (x.repeat_interleave(texts, 0) for x in (inputs, filled))
             by_draws = [_ByDraws(draws[numbers].flatten(0, 1).to(inputs.device), top_k)]
         made = llm.generate(inputs_embeds=inputs, attention_mask=filled.long(), generation_config=settings, logits_processor=by_draws)

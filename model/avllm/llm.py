@@ -50,8 +50,8 @@ def load_llm(cfg: ModelConfig) -> tuple[nn.Module, Any]:
         raise ModelError(f"model_cfg.llm '{cfg.llm}' cannot be loaded: {_first_line(error)}") from error
     wrong = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if wrong:
-        raise ModelError(f"model_cfg.llm '{cfg.llm}' lacks {len(wrong)} tensor(s) of a {type(llm).__name__} of its config.json, or has them in "
-                         f"other sizes, {wrong[0]} first")
+        raise ModelError(f"model_cfg.llm '{cfg.llm}' lacks {len(wrong)} tensor(s) of a {type(llm).__name__} of its config.json, or has "
+                         f"them in other sizes, {wrong[0]} first")
     _forget_the_file_format(llm)
     words = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) > words:
@@ -72,7 +72,7 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
         raise ModelError(f"model_cfg.llm '{cfg.llm}': its tokenizer cannot be loaded: {_first_line(error)}") from error
 
 
-def context_of(llm: nn.Module, cfg: ModelConfig) -> int:
+def context_of(llm: Any, cfg: ModelConfig) -> int:
     """How many tokens a conversation may have: ``llm_context``, or what the language model was made for. Raises ModelError for more."""
     made_for = getattr(llm.config, "max_position_embeddings", None)
     if cfg.llm_context is None:
@@ -111,8 +111,8 @@ def _check_folder(path: Path) -> None:
     if not there & set(TOKENIZERS):
         raise ModelError(f"model_cfg.llm '{path}' has no tokenizer: expected one of {', '.join(TOKENIZERS)} beside config.json")
     if not there & set(SAFE):
-        pickled = "" if not there & set(PICKLED) else (f"; {', '.join(sorted(there & set(PICKLED)))} is a pickle, which can run programs and "
-                                                       "is not read: save the model as safetensors")
+        pickled = "" if not there & set(PICKLED) else (f"; {', '.join(sorted(there & set(PICKLED)))} is a pickle, which can run "
+                                                       "programs and is not read: save the model as safetensors")
         raise ModelError(f"model_cfg.llm '{path}' has no weights as safetensors: expected {' or '.join(SAFE)}{pickled}")
     try:
         content = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def _quiet() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
-def _forget_the_file_format(llm: nn.Module) -> None:
+def _forget_the_file_format(llm: Any) -> None:
     """A GGUF file's weights are plain float32 once read, but the model would go on saying that it is quantised."""
     if getattr(llm.config, "quantization_config", None) is not None:
         del llm.config.quantization_config

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -26,7 +27,7 @@ from omnivast.model.avllm.mark import LanguageModelMark, fingerprint, leave_out_
 from omnivast.model.avllm.projectors import PARTS, Projectors, pooled_frames, pooled_slices
 from omnivast.model.avllm.template import MEDIA, ChatTemplate
 from omnivast.model.avllm.tokenizer import ConversationTokenizer, MediaTokens
-from omnivast.model.avllm.tuning import tuned
+from omnivast.model.avllm.tuning import save_adapter, save_merged, tuned
 from omnivast.model.encoders.base import Encoder
 from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Names, Reward, Unit, blocks_of
@@ -37,13 +38,17 @@ if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Chats, Texts
 
 log = logging.getLogger("omnivast")
+BESIDE_TOWERS = ("multimodal_encoder.", "contra_", "itm_head.", "hidden_trans_", "vision_frame_embedding", "audio_frame_embedding",
+                 "vision_type_embeddings", "audio_type_embeddings", "subtitle_type_embeddings")
+"""Starts of names of what a VAST has beside the towers."""
 
 
 @MODELS.register("avllm")
 class AudioVisualLLM(MediaModel):
     """Frozen towers, projectors, and a language model that is frozen, adapted or trained."""
 
-    names = Names(own=("projectors.",), apart=("llm.",))
+    names = Names(own=("projectors.",), apart=("llm.", "llm_mark.", "projectors."), unused=BESIDE_TOWERS)
+    towers_from = ("vast", "gram")
     objectives = (Objective.CAPTION, Objective.QA, Objective.CHAT)
     conversations = True
     text_tower = False
@@ -307,3 +312,7 @@ class AudioVisualLLM(MediaModel):
     def _prompt(self, memory: ClipFeatures, conversation: Conversation, clip: int) -> list[int]:
         given = memory.subtitles[clip] if memory.subtitles and Modality.SUBTITLE in conversation.modalities else None
         return self.tokenizer.template.prompt(conversation, given, f"clip '{memory.clip_ids[clip]}'")
+
+    def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
+        """See interface.py. Raises ModelError for an adapter where there is none."""
+        return save_merged(self.llm, self.tokenizer.template.tokenizer, folder) if whole else save_adapter(self.llm, folder)

@@ -111,8 +111,8 @@ class ChatTemplate:
         except TemplateError as error:
             raise TemplateError(f"{where}: {error}" if where else str(error)) from None
         if not any(encoded.supervised):
-            raise TemplateError(f"{where + ': ' if where else ''}nothing to learn: the conversation has no answer; expected the assistant's "
-                                "text last")
+            raise TemplateError(f"{where + ': ' if where else ''}nothing to learn: the conversation has no answer; expected the "
+                                "assistant's text last")
         return encoded
 
     def prompt(self, conversation: Conversation, subtitle: str | None = None, where: str = "") -> list[int]:
@@ -230,8 +230,8 @@ class ChatTemplate:
                                 "{% if add_generation_prompt %} with the words that begin an answer")
         end = self.pieces.through_special(tail)
         if end is None:
-            raise TemplateError(f"{self._whose}: its chat template has no end of an answer: behind one it writes {_shown(tail)}; expected a "
-                                f"special token, such as {self.tokenizer.eos_token}, at which generation stops")
+            raise TemplateError(f"{self._whose}: its chat template has no end of an answer: behind one it writes {_shown(tail)}; "
+                                f"expected a special token, such as {self.tokenizer.eos_token}, at which generation stops")
         if not self._between(False, 3)[2].startswith(end):
             raise TemplateError(f"{self._whose}: its chat template ends the last answer with {_shown(end)}, but others otherwise")
         return answered[len(prompt) :], end

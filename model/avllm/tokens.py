@@ -24,7 +24,8 @@ class PieceTokenizer:
             added.setdefault(token, tokenizer.convert_tokens_to_ids(token))
         self.added = {token: number for token, number in added.items() if token}
         """Tokens that are one, whatever stands around them → their ids."""
-        self.special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.special = special | set(tokenizer.all_special_tokens)
         """Those of them that stand for no text."""
         longest_first = sorted(self.added, key=len, reverse=True)
         self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from omnivast.config.extras import import_extra
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
 from omnivast.model.interface import ModelError
+from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
 PEFT_PREFIX = "base_model.model."
@@ -49,7 +51,7 @@ def lora_config(llm: nn.Module, cfg: ModelConfig) -> Any:
                                      base_model_name_or_path=cfg.llm)
 
 
-def targets(llm: nn.Module, wanted: Sequence[str]) -> list[str]:
+def targets(llm: Any, wanted: Sequence[str]) -> list[str]:
     """The ends of names of the linear layers that get an adapter: those wanted, or of all but the word head.
 
     Raises ModelError for one that matches none, with those there are.
@@ -88,7 +90,7 @@ def load_adapter_state(llm: nn.Module, state: dict[str, Tensor]) -> None:
     _import_peft().set_peft_model_state_dict(llm, {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()})
 
 
-def save_adapter(llm: nn.Module, folder: str | Path) -> Path:
+def save_adapter(llm: Any, folder: str | Path) -> Path:
     """Write the adapter as peft does: ``adapter_config.json`` and ``adapter_model.safetensors``, which ``PeftModel.from_pretrained`` of
     peft, or other programs, load beside the same language model. Raises ModelError where there is none."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(llm).items()}
@@ -96,8 +98,10 @@ def save_adapter(llm: nn.Module, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.copy(next(iter(llm.peft_config.values())))
     config.inference_mode = True
-    config.save_pretrained(folder)
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory() as written:
+        config.save_pretrained(written)
+        write_atomically(folder / "adapter_config.json", Path(written, "adapter_config.json").read_bytes())
+    write_atomically(folder / "adapter_model.safetensors", save(state, metadata={"format": "pt"}))
     log.info("wrote the adapter to %s: %d tensors", folder, len(state))
     return folder
 
@@ -111,6 +115,16 @@ def merged(llm: nn.Module) -> nn.Module:
     if hasattr(llm, "peft_config"):
         del llm.peft_config
     return llm
+
+
+def save_merged(llm: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write a copy of the language model with the adapter in its weights, and its tokenizer, as a folder of transformers, which
+    ``model_cfg.llm`` may also name. ``llm`` itself stays as it is."""
+    plain: Any = merged(copy.deepcopy(llm))
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    log.info("wrote the language model to %s", folder)
+    return Path(folder)
 
 
 def _import_peft() -> Any:

@@ -63,6 +63,12 @@ def clip_vit_base_32(cfg: ModelConfig) -> VisionEncoder:
     return ClipViT(cfg.vision_resolution, **sizes(BASE_32, cfg.vision_encoder_cfg, "vision_encoder_cfg"))
 
 
+@register_vision("clip_vit_large_14")
+def clip_vit_large_14(cfg: ModelConfig) -> VisionEncoder:
+    """CLIP ViT-L/14, pretrained at 224 pixels."""
+    return ClipViT(cfg.vision_resolution, **sizes(LARGE_14, cfg.vision_encoder_cfg, "vision_encoder_cfg"))
+
+
 @register_vision("clip_vit_large_14_336px")
 def clip_vit_large_14_336px(cfg: ModelConfig) -> VisionEncoder:
     """CLIP ViT-L/14, pretrained last at 336 pixels."""

@@ -42,7 +42,7 @@ def check_origin(weights: Path, cfg: ModelConfig, *, testing: bool, partly: bool
         return
     theirs, own = made.get("model_type", cfg.model_type), cfg.model_type
     if theirs in MODELS and not _related(theirs, own):
-        if partly:
+        if partly or (own in MODELS and theirs in MODELS.find(own).towers_from):
             return
         raise ModelError(f"model_cfg.model_type is {own}, but {weights} is of a run with model_type {theirs} ({file}); set --model_type "
                          f"{theirs}, or start from weights of a {own}")

@@ -203,6 +203,7 @@ TOWER_FILES: dict[str, TowerFile] = {
     "evaclip02_bige": _eva_clip("EVA02_CLIP_E_psz14_plus_s9B.pt"),
     "clip_vit_base_16": _openai_clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
     "clip_vit_base_32": _openai_clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    "clip_vit_large_14": _openai_clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
     "clip_vit_large_14_336px": _openai_clip("ViT-L-14-336px.pt", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
     "swin_base_22k_224": _swin("swin_base_patch4_window7_224_22k.pth"),
     "swin_large_22k_224": _swin("swin_large_patch4_window7_224_22k.pth"),

@@ -28,7 +28,8 @@ from tests.config.conftest import BASE, DATASET
     ({"run": {"resume": True, "checkpoint": "x.pt"}}, "run_cfg.resume and run_cfg.checkpoint exclude each other"),
     ({"run": {"pretrain_dir": "output/a/", "output_dir": "./output/a"}}, "the pretrained run would be overwritten"),
     ({"run": {"mode": "testing"}}, "run_cfg.mode is testing but no weights are named; give --checkpoint FILE.pt or --pretrain_dir"),
-    ({"run": {"judge": "https://x/v1"}}, "run_cfg.judge is an endpoint, but run_cfg.judge_model, the model that is asked for there, is not set"),
+    ({"run": {"judge": "https://x/v1"}}, "run_cfg.judge is an endpoint, but run_cfg.judge_model, the model that is asked for there, is "
+                                         "not set"),
     ({"run": {"judge_model": "m"}}, "run_cfg.judge_model is set but run_cfg.judge is not"),
     ({"run": {"synonyms": "absent.json"}}, "run_cfg.synonyms 'absent.json': no such file"),
     ({"model": {"model_type": "avllm"}}, "model_cfg.model_type avllm needs model_cfg.llm, a folder of transformers or a .gguf file"),
@@ -56,7 +57,7 @@ from tests.config.conftest import BASE, DATASET
      "data_cfg.val[0] 'clips': task 'ret%tva%v-ta': group v-ta is trained, never tested: retrieval searches clips by texts alone"),
     ({"train": {"task": ""}}, "task: the task is empty"),
     ({"val": {"task": "rett%tv"}}, "data_cfg.val[0] 'clips': task: unknown objective 'rett' in task 'rett%tv'; valid are ret "
-                                   "(retrieval), cap (captioning), qa (answers), mlm (masked words, VALOR). "
+                                   "(retrieval), cap (captioning), qa (answers), mlm (masked words, VALOR), chat (conversations). "
                                    "Did you mean 'ret'?"),
     ({"train": {"vision": None, "audio": "sounds"}}, "needs vision, but 'vision', the folder of videos or images, is not set"),
     ({"train": {"vision_sample_num": None}}, "needs vision, but 'vision_sample_num', the frames per clip, is not set"),

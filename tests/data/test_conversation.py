@@ -80,11 +80,13 @@ USER, ANSWER = ("user", "One?"), ("assistant", "1")
 
 
 @pytest.mark.parametrize("row, message", [
-    (messages(("usr", "One?"), ANSWER), "turn 0 of 'messages': unknown role 'usr'; valid are system, user, assistant. Did you mean 'user'?"),
+    (messages(("usr", "One?"), ANSWER), "turn 0 of 'messages': unknown role 'usr'; valid are system, user, assistant. Did you mean "
+                                        "'user'?"),
     (llava(("humn", "One?"), ("gpt", "1")), "unknown role 'humn'; valid are system, human, gpt. Did you mean 'human'?"),
     (messages(USER, ANSWER, USER), "an odd number of turns (3): the last question has no answer"),
     (messages(ANSWER, USER), "turn 0 of 'messages' is the assistant's; expected the user's: they take turns, the user first"),
-    (llava(("gpt", "1"), ("human", "One?")), "turn 0 of 'conversations' is the gpt's; expected the human's: they take turns, the human first"),
+    (llava(("gpt", "1"), ("human", "One?")), "turn 0 of 'conversations' is the gpt's; expected the human's: they take turns, the human "
+                                             "first"),
     (messages(USER, USER), "turn 1 of 'messages' is the user's; expected the assistant's"),
     (messages(USER, ANSWER, ("system", "Be kind."), ANSWER), "turn 2 of 'messages' is the system's; expected the user's"),
     (messages(("system", "Be kind.")), "'messages' has no turn but the system's"),
@@ -93,15 +95,18 @@ USER, ANSWER = ("user", "One?"), ("assistant", "1")
     (messages(("user", 3), ANSWER), "turn 0 of 'messages': 'content' must be a string, found a number"),
     ({"messages": []}, "'messages' must be a list of turns, found an empty list"),
     ({"messages": "One?"}, "'messages' must be a list of turns, found a string"),
-    ({"messages": [{"role": "user", "value": "One?"}]}, "expected an object with 'role' and 'content', found an object with 'role', 'value'"),
+    ({"messages": [{"role": "user", "value": "One?"}]}, "expected an object with 'role' and 'content', found an object with 'role', "
+                                                        "'value'"),
     ({"messages": ["One?"]}, "expected an object with 'role' and 'content', found a string"),
-    ({**messages(USER, ANSWER), "question": "One?"}, "has both 'messages' and 'question'; expected one of messages, conversations, question"),
+    ({**messages(USER, ANSWER), "question": "One?"}, "has both 'messages' and 'question'; expected one of messages, conversations, "
+                                                     "question"),
     ({"video_id": "x"}, "has no conversation; expected one of messages, conversations, question"),
     ({"question": ["One?", "Two?"], "answer": "1"}, "2 question(s) but 1 answer(s)"),
     ({"question": "One?"}, "1 question(s) but 0 answer(s)"),
     ({"question": "One?", "answer": None}, "1 question(s) but 0 answer(s)"),
     ({"question": "One?", "answer": True}, "'answer' must be a string or a list of strings, found true/false"),
     ({**ASKED, "modalities": "v"}, "unknown field 'modalities'. Did you mean 'modality'? To leave it unread"),
+    ({**ASKED, "synonyms": "dog"}, "'synonyms' must be a list of strings, answers that are as right, found a string"),
     ({**ASKED, "type": 3}, "'type' must be a string, found a number"),
     ({**ASKED, "system": ["Be kind."]}, "'system' must be a string, found a list"),
     ({**messages(("system", "Be kind."), USER, ANSWER), "system": "Be brief."}, "two texts of the system, in 'system' and in 'messages'"),
@@ -109,11 +114,14 @@ USER, ANSWER = ("user", "One?"), ("assistant", "1")
     (messages(("user", "One <audio> two?"), ANSWER), "<audio> within turn 0 (user)"),
     (messages(USER, ANSWER, ("user", "<VIS>\nTwo?"), ANSWER), "<VIS> within turn 2 (user)"),
     (messages(("user", "<video><AUD_VIS>One?"), ANSWER), "<AUD_VIS> asks for media that a placeholder before it asks for"),
-    (messages(("user", "<vidoe>\nOne?"), ANSWER), "unknown placeholder <vidoe>; valid are <VIS>, <AUD>, <AUD_VIS>, <video>, <image>, <audio>. "
+    (messages(("user", "<vidoe>\nOne?"), ANSWER), "unknown placeholder <vidoe>; valid are <VIS>, <AUD>, <AUD_VIS>, <video>, <image>, "
+                                                  "<audio>. "
                                                   "Did you mean 'video'?"),
-    (llava(("human", "<audio>\nOne?"), ("gpt", "1"), image="x.jpg"), "a placeholder without media: the text asks for audio (as <AUD> does), "
+    (llava(("human", "<audio>\nOne?"), ("gpt", "1"), image="x.jpg"), "a placeholder without media: the text asks for audio (as <AUD> "
+                                                                     "does), "
                                                                      "but the row has only image"),
-    (llava(("human", "<video>\nOne?"), ("gpt", "1"), id="x"), "a placeholder without media: the text asks for vision (as <VIS> does), but the "
+    (llava(("human", "<video>\nOne?"), ("gpt", "1"), id="x"), "a placeholder without media: the text asks for vision (as <VIS> does), "
+                                                              "but the "
                                                               "row names no media; expected one of videos, images"),
     (llava(("human", "One?"), ("gpt", "1"), video="x.mp4"), "media without a placeholder: the row has 'video'"),
     ({**ASKED, "modality": "vx"}, "'modality' 'vx' is not understood; expected letters of v (vision), a (audio) and s (subtitle)"),

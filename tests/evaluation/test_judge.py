@@ -50,7 +50,7 @@ def test_an_endpoint_marks_answers_and_all_is_kept(tmp_path, monkeypatch):
     with server((200, '{"right": true, "score": 4}'), (200, "Sure: {'pred': 'no', 'score': 1}"), (200, "hm")) as (url, requests):
         judge = judge_of(url, "judge")
         verdicts = judged(judge, ENTRIES, "tva", tmp_path / "results" / "judged.jsonl")
-    assert [(v.right, v.score, v.model) for v in verdicts] == [(True, 4.0, "judge-2026"), (False, 1.0, "judge-2026"), (None, None, "judge-2026")]
+    assert [(v.right, v.score) for v in verdicts] == [(True, 4.0), (False, 1.0), (None, None)]
     path, key, body = requests[0]
     assert (path, key, body["model"], body["temperature"]) == ("/v1/chat/completions", "Bearer secret", "judge", 0)
     assert "Question: What is it?\nCorrect answer: a dog\nAnswer given: a {puppy}" in body["messages"][0]["content"]

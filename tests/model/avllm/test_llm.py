@@ -15,12 +15,12 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model.avllm.gguf import read_head
 from omnivast.model.avllm.llm import check_llm, context_of, load_llm
 from omnivast.model.interface import ModelError
-from tests.model.avllm.tokenizers import write_llm
+from tests.model.avllm.tiny import make_llm
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_llm(tmp_path_factory.mktemp("llm"))
+    return make_llm(tmp_path_factory.mktemp("llm"))
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ def test_models_of_other_kinds(broken):
 
 def test_tensors_that_are_missing_or_of_other_sizes(broken):
     changed(broken, num_hidden_layers=3)
-    assert "lacks 9 tensor(s) of a LlamaForCausalLM of its config.json, or has them in other sizes, model.layers.2." in error_of(config(broken))
+    expected = "lacks 9 tensor(s) of a LlamaForCausalLM of its config.json, or has them in other sizes, model.layers.2."
+    assert expected in error_of(config(broken))
     changed(broken, num_hidden_layers=2, intermediate_size=64)
     assert "lacks 6 tensor(s)" in (error := error_of(config(broken))) and "model.layers.0.mlp.down_proj.weight first" in error
 

@@ -15,10 +15,11 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model.avllm.llm import load_llm
 from omnivast.model.avllm.template import ChatTemplate
 
-TEXT = ("A rainbow is an arc of colours that appears in the sky when sunlight shines through drops of rain. Each drop bends the light as it "
-        "enters, reflects it from its far side, and bends it again as it leaves, so that the colours of which white light is made up come apart. "
-        "Red is seen at the outer edge of the arc and violet at the inner one. One sees a rainbow only with the sun behind one's back and the "
-        "rain in front.")
+TEXT = (
+    "A rainbow is an arc of colours that appears in the sky when sunlight shines through drops of rain. Each drop bends the light as it "
+    "enters, reflects it from its far side, and bends it again as it leaves, so that the colours of which white light is made up come "
+    "apart. Red is seen at the outer edge of the arc and violet at the inner one. One sees a rainbow only with the sun behind one's back "
+    "and the rain in front.")
 PERPLEXITY = 23.0
 ASKED = {"How many days are in a week?": "7", "What is the opposite of hot?": "cold", "What is the first month of the year?": "January"}
 

@@ -12,8 +12,8 @@ from omnivast.config.tasks import Modality
 from omnivast.model.avllm.template import MEDIA, ChatTemplate, TemplateError
 from tests.model.avllm.tokenizers import CHATML, byte_level, sentencepiece, tokenizer_like
 
-FAMILIES = {"chatml": "auto", "llama3": "auto", "llama2": "auto", "llama2_legacy": "auto", "vicuna": "vicuna_v1", "vicuna_legacy": "vicuna_v1",
-            "gemma": "auto", "thinking": "auto"}
+FAMILIES = {"chatml": "auto", "llama3": "auto", "llama2": "auto", "llama2_legacy": "auto", "vicuna": "vicuna_v1",
+            "vicuna_legacy": "vicuna_v1", "gemma": "auto", "thinking": "auto"}
 ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "thinking": "<|im_end|>"}
 """What ends an answer, where it is not </s>."""
 
@@ -47,7 +47,8 @@ def test_answers_and_their_ends_are_learnt_and_nothing_else(family):
     tokenizer, end = tokenizer_like(family), ENDS.get(family, "</s>")
     blank = " " if family.startswith("llama2") else ""  # Llama 2 writes one before its </s>
     encoded = template_of(family).encode(TALK, subtitle="seven")
-    assert [text.lstrip(" ") for text in learnt(encoded, tokenizer)] == [f"A dog barks.{blank}{end}", f"No, 日本 there is none.{blank}{end}"]
+    expected = [f"A dog barks.{blank}{end}", f"No, 日本 there is none.{blank}{end}"]
+    assert [text.lstrip(" ") for text in learnt(encoded, tokenizer)] == expected
     assert len(encoded.ids) == len(encoded.supervised) and encoded.ids.count(MEDIA) == 1
 
 
@@ -102,8 +103,8 @@ def _around(ids):
 def test_vicuna_is_written_as_fastchat_writes_it():
     template = template_of("vicuna")
     ids = [number for number in template.encode(conversation("One?", "1", "Two?", "2")).ids if number != MEDIA]
-    system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers " \
-             "to the user's questions."
+    system = ("A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+              "answers to the user's questions.")
     assert template.tokenizer.decode(ids).replace("<s> ", "<s>") == f"<s>{system} USER: One? ASSISTANT: 1</s>USER: Two? ASSISTANT: 2</s>"
     tokens = template.tokenizer.convert_ids_to_tokens(template.prompt(conversation("dog", tracks="")))
     assert tokens[0] == "<s>" and tokens[-3:] == ["▁USER:", "▁dog", "▁ASSISTANT:"]
@@ -162,7 +163,8 @@ def chatml_with(template):
 @pytest.mark.parametrize("template, message", [
     (None, "the tokenizer has no chat_template; set model_cfg.llm_template to vicuna_v1 (for LLMs of that family) or plain"),
     (CHATML.split("{% if add_generation_prompt %}")[0], "its chat template has no generation prompt: behind a question it writes"),
-    (CHATML.replace("<|im_end|>", ""), "its chat template has no end of an answer: behind one it writes '\\n'; expected a special token, such as "
+    (CHATML.replace("<|im_end|>", ""), "its chat template has no end of an answer: behind one it writes '\\n'; expected a special "
+                                       "token, such as "
                                        "<|im_end|>"),
     (CHATML.replace("message['content']", "'hello'"), "its chat template does not write each text once, in order"),
     ("{% for message in messages %}{{ message.contents.text }}{% endfor %}", "its chat template fails: "),

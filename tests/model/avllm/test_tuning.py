@@ -12,7 +12,8 @@ from omnivast.config.schema import ModelConfig
 from omnivast.model.avllm.llm import load_llm
 from omnivast.model.avllm.tuning import adapter_state, has_adapter, load_adapter_state, merged, save_adapter, targets, tuned
 from omnivast.model.interface import ModelError
-from tests.model.avllm.tokenizers import write_llm
+from tests.model.avllm.tiny import avllm, make_llm
+from tests.model.tiny import vast
 
 IDS = torch.arange(20).view(2, 10)
 pytest.importorskip("peft")
@@ -20,7 +21,7 @@ pytest.importorskip("peft")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_llm(tmp_path_factory.mktemp("llm"))
+    return make_llm(tmp_path_factory.mktemp("llm"), initializer_range=0.02, tie_word_embeddings=True)
 
 
 def make(folder, tune="lora", **settings):
@@ -66,7 +67,8 @@ def test_a_target_that_matches_nothing_names_the_linears(folder):
     llm = load_llm(ModelConfig(model_type="avllm", llm=folder))[0]
     assert targets(llm, []) == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     for target in ("qproj", "lm_head", "embed_tokens", "proj"):
-        with pytest.raises(ModelError, match=rf"llm_lora_targets: '{target}' matches no linear layer.*there are down_proj, gate_proj, k_proj"):
+        with pytest.raises(ModelError, match=rf"llm_lora_targets: '{target}' matches no linear layer.*there are down_proj, gate_proj, "
+                                             rf"k_proj"):
             targets(llm, ["v_proj", target])
     with pytest.raises(ModelError, match="Did you mean 'q_proj'"):
         make(folder, llm_lora_targets=["qproj"])
@@ -111,7 +113,7 @@ def test_an_adapters_state_alone(folder):
 
 def test_an_adapter_that_does_not_fit(folder):
     state = adapter_state(make(folder, llm_lora_rank=2))
-    with pytest.raises(ModelError, match=r"does not fit .*lora_A.weight is \(2, 128\), expected \(4, 128\)"):
+    with pytest.raises(ModelError, match=r"does not fit .*lora_A.weight is \(2, 96\), expected \(4, 96\)"):
         load_adapter_state(make(folder, llm_lora_rank=4), state)
     with pytest.raises(ModelError, match="is absent, expected"):
         load_adapter_state(make(folder, llm_lora_rank=2), {name: tensor for name, tensor in state.items() if "q_proj" not in name})
@@ -123,3 +125,22 @@ def test_without_peft_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModelError, match=re.escape('llm_tune lora: peft is not installed: pip install "omnivast[llm]"')):
         make(folder)
+
+
+def test_a_model_exports_its_adapter_and_its_language_model(folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+    model = avllm(folder, llm_tune="lora")
+    disturbed(model.llm)
+    before = model.llm(IDS).logits
+    assert model.export_language_model(tmp_path / "adapter", whole=False) == tmp_path / "adapter"
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    llm, tokenizer = load_llm(ModelConfig(llm=str(model.export_language_model(tmp_path / "llm", whole=True))))
+    torch.testing.assert_close(llm(IDS).logits, before, atol=1e-5, rtol=1e-5)
+    assert tokenizer.chat_template == model.tokenizer.template.tokenizer.chat_template
+    assert torch.equal(model.llm(IDS).logits, before) and has_adapter(model.llm), "the model itself was merged"
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path / "llm"), type(llm))
+
+
+def test_other_families_have_no_language_model(tmp_path):
+    with pytest.raises(ValueError, match="has no language model that can be exported"):
+        vast().export_language_model(tmp_path, whole=True)

@@ -36,7 +36,7 @@ def make_llm(folder: Path, seed: int = 0, tokenizer: str = "chatml", **changes: 
 
 
 def config(llm: str, **changes: Any) -> ModelConfig:
-    return dataclasses.replace(CONFIG, model_type="avllm", llm=llm, llm_vision_layer=-1, max_answer_len=8, **changes)
+    return dataclasses.replace(CONFIG, **{"model_type": "avllm", "llm": llm, "llm_vision_layer": -1, "max_answer_len": 8, **changes})
 
 
 def avllm(llm: str, seed: int = 0, **changes: Any) -> AudioVisualLLM:

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from functools import cache
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SENTENCES = ["What is it? A dog barks in the yard, and a cat sleeps.", "Is there a red square? Yes, there is. No, there is none.",
              "system user assistant human model USER: ASSISTANT: INST SYS", "A chat between a curious user and an artificial assistant.",
              "Subtitle: the number is seven. I cannot tell from what is given. Describe the clip."]
 
-CHATML = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}"
+CHATML = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe "
+          "kind.<|im_end|>\\n' }}"
           "{% endif %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
           "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
-LLAMA_3 = ("{% if not date_string is defined %}{{ raise_exception('the date of the day') }}{% endif %}{% for message in messages %}{{ (bos_token if loop.first else '') + '<|start_header_id|>' + message['role'] + "
+LLAMA_3 = ("{% if not date_string is defined %}{{ raise_exception('the date of the day') }}{% endif %}{% for message in messages %}{{ "
+           "(bos_token if loop.first else '') + '<|start_header_id|>' + message['role'] + "
            "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
            "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}")
 LLAMA_2 = ("{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
            "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{% for message in messages %}"
-           "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'].strip() + ' [/INST]' }}"
+           "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'].strip() + "
+           "' [/INST]' }}"
            "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
 GEMMA = ("{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-         "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}"
+         "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must "
+         "alternate') }}"
          "{% endif %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' + message['content'] | trim + "
          "'<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}")
 THINKING = CHATML.replace("message['role'] + '\\n' +", "message['role'] + '\\n' + ('<think>\\n\\n</think>\\n\\n' if loop.last and "
                           "message['role'] == 'assistant' else '') +"
-                          ).replace("assistant\\n' }}{% endif %}", "assistant\\n' }}{% if enable_thinking is defined and not enable_thinking %}"
+                          ).replace("assistant\\n' }}{% endif %}", "assistant\\n' }}{% if enable_thinking is defined and not "
+                                                                   "enable_thinking %}"
                                     "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}")
 """As Qwen 3 writes what it did not think."""
 
@@ -37,7 +42,8 @@ def byte_level(template, special, bos=None, eos=None):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                  show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return _wrapped(tokenizer, template, bos, eos)
 
@@ -48,7 +54,8 @@ def sentencepiece(template, more=(), legacy=False, bos="<s>", eos="</s>", prefix
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=all_letters, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     special = ["<unk>", bos, eos, *more]
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*special, *(f"<0x{n:02X}>" for n in range(256 * all_letters))], show_progress=False)
+    letters = [f"<0x{number:02X}>" for number in range(256)] if all_letters else []
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*special, *letters], show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.pre_tokenizer = None if legacy or not prefix else pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     replaced = normalizers.Replace(" ", "▁")
@@ -56,22 +63,22 @@ def sentencepiece(template, more=(), legacy=False, bos="<s>", eos="</s>", prefix
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replaced]) if prefix else replaced
     end = [decoders.Strip(" ", 1, 0)] if prefix else []
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *end])
-    from tokenizers.processors import TemplateProcessing
-    tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
     return _wrapped(tokenizer, template, bos, eos, unk="<unk>", more=more)
 
 
 def _wrapped(tokenizer, template, bos, eos, unk=None, more=()):
     if more:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in more])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, unk_token=unk, clean_up_tokenization_spaces=False)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, unk_token=unk,
+                                      clean_up_tokenization_spaces=False)
     wrapped.chat_template = template
     return wrapped
 
 
 @cache
 def tokenizer_like(family):
-    """``chatml``, ``llama3``, ``llama2``, ``llama2_legacy``, ``vicuna``, ``vicuna_legacy`` (without a template), ``gemma``, ``thinking``."""
+    """``chatml``, ``llama3``, ``llama2``, ``llama2_legacy``, ``gemma``, ``thinking``; ``vicuna``, ``vicuna_legacy``: without template."""
     if family in ("chatml", "thinking"):
         return byte_level(CHATML if family == "chatml" else THINKING, ["<|im_start|>", "<|im_end|>"], "<|im_start|>", "<|im_end|>")
     if family == "llama3":
@@ -80,18 +87,3 @@ def tokenizer_like(family):
     if family == "gemma":
         return sentencepiece(GEMMA, ("<start_of_turn>", "<end_of_turn>"), bos="<bos>", eos="<eos>", prefix=False)
     return sentencepiece(LLAMA_2 if family.startswith("llama2") else None, legacy=family.endswith("legacy"))
-
-
-def write_llm(folder, family="chatml", layers=2, width=64, seed=0):
-    """Write a random Llama with the tokenizer of a family as a folder of transformers; its path as a string."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    tokenizer = tokenizer_like(family)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
