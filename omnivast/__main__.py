@@ -57,7 +57,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "verify": Verb("read shards whole and compare them with what was packed", "omnivast.data.shards.pack", ("verify",)),
         "formats": Verb("list the media formats and annotation fields that are read", "omnivast.data.formats"),
         "omnistamps": Verb("make the clips of OmniStamps, a small benchmark", "omnivast.corpus.omnistamps.__main__"),
-        "conversations": Verb("write conversations about the clips of OmniStamps", "omnivast.corpus.omnistamps.conversations"),
+        "conversations": Verb("write conversations about the clips of OmniStamps", "omnivast.corpus.omnistamps.converse"),
     },
     "Results": {
         "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),

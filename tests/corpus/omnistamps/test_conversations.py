@@ -12,7 +12,8 @@ from omnivast.config.tasks import Modality
 from omnivast.corpus.omnistamps.annotations import annotation_files
 from omnivast.corpus.omnistamps.build import SOURCE
 from omnivast.corpus.omnistamps.compose import encode
-from omnivast.corpus.omnistamps.conversations import CANNOT, GIVEN, IS_IT, TRACK_OF, WITHOUT, Writer, blind, main
+from omnivast.corpus.omnistamps.conversations import CANNOT, GIVEN, IS_IT, TRACK_OF, WITHOUT, Writer, blind
+from omnivast.corpus.omnistamps.converse import ConversationError, write
 from omnivast.corpus.omnistamps.facts import draw_clips, entities_of, read_stamps, size_named
 from omnivast.corpus.omnistamps.swap import swap
 from omnivast.corpus.omnistamps.texts import QUESTIONS, write_texts
@@ -151,9 +152,9 @@ def test_a_swapped_clip_has_the_pictures_of_one_and_the_sound_of_the_other(tmp_p
     assert loudest > 0.2
 
 
-def test_a_folder_without_a_set_is_named(tmp_path, capsys):
-    assert main(["--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert f"{tmp_path / 'clips.json'}: No such file" in capsys.readouterr().err
-    (tmp_path / "clips.json").write_text("[")
-    assert main(["--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert "not JSON" in capsys.readouterr().err
+def test_a_folder_without_a_set_is_named(tmp_path):
+    with pytest.raises(ConversationError, match="ret_train.json: No such file or directory; expected a set made by"):
+        write(tmp_path, tmp_path / "out")
+    (tmp_path / "ret_train.json").write_text("[")
+    with pytest.raises(ConversationError, match="ret_train.json: not JSON"):
+        write(tmp_path, tmp_path / "out")
