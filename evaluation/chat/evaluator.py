@@ -12,6 +12,7 @@ from omnivast.data.batch import Batch
 from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, in_annotation_order
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.questions.evaluator import answer_metrics
+from omnivast.evaluation.questions.marking import Marking
 from omnivast.model.interface import Model
 from omnivast.utils import distributed
 
@@ -32,10 +33,12 @@ class ChatEvaluator:
         group: the tracks of the dataset's task, by which the metrics are named; each row says itself which it gives.
         beam_size: beams; 1: greedy.
         max_length: tokens of an answer at most.
+        marking: how answers are marked beside exact match.
     """
 
-    def __init__(self, model: Model, group: str, *, beam_size: int, max_length: int) -> None:
+    def __init__(self, model: Model, group: str, *, beam_size: int, max_length: int, marking: Marking | None = None) -> None:
         self.model, self.group, self.beam_size, self.max_length = model, group, beam_size, max_length
+        self.marking = marking or Marking()
         self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
@@ -70,15 +73,17 @@ class ChatEvaluator:
         predictions = [entry for _, entry in in_annotation_order(self._entries)]
         if not predictions:  # On every process: one that fails alone would keep the others waiting.
             raise ValueError("no answer to score")
-        metrics, intervals = distributed.computed_once(lambda: answer_metrics(predictions, [self.group]))
+        metrics, intervals = distributed.computed_once(lambda: answer_metrics(predictions, [self.group], self.marking.synonyms))
         facts = {
             "clips": len({entry["clip_id"] for entry in predictions}),
             "texts": len(predictions),
             "beam_size": self.beam_size,
             "max_answer_tokens": self.max_length,
             "answers": "exact match after stripping blanks at the ends and lowering letters; accuracy_normalised: after VQAv2's "
-                       "normalisation; later questions of a conversation stand behind the true answers to the earlier ones",
+                       "normalisation; later questions of a conversation stand behind the true answers to the earlier ones"
+                       + self.marking.words,
             "intervals": bootstrap.WORDS,
+            **self.marking.judged(predictions, [self.group]),
         }
         return Outcome(metrics, predictions, facts, intervals)
 
@@ -92,4 +97,5 @@ def given(conversation: Conversation) -> str:
 def chat_evaluator(model: Model, loader: EvalLoader, config: Config, journal: Journal) -> ChatEvaluator:
     """The conversations of a dataset."""
     return ChatEvaluator(model, str(loader.task.groups(Objective.CHAT)[0]), beam_size=config.run_cfg.beam_size_qa or
-                         config.run_cfg.beam_size, max_length=config.model_cfg.max_answer_len)
+                         config.run_cfg.beam_size, max_length=config.model_cfg.max_answer_len,
+                         marking=Marking.of(config.run_cfg, loader.name))

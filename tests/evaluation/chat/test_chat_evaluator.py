@@ -60,6 +60,15 @@ def test_every_question_is_asked_behind_the_true_answers_before_it():
     assert (outcome.facts["clips"], outcome.facts["texts"]) == (2, 3)
 
 
+def test_synonyms_of_a_row_are_a_number_of_their_own():
+    model = _Echo()
+    evaluator = _evaluator(model)
+    chats = Chats([_talk("say kitty", "cat")], torch.tensor([0]), rows=[{"synonyms": ["kitty"]}])
+    evaluator.add(_batch(chats), Encoded(model, None))
+    metrics = evaluator.finish().metrics["tvas"]
+    assert (metrics["accuracy"], metrics["accuracy_synonyms"]) == (0.0, 100.0)
+
+
 def test_results_of_an_earlier_run_count_once():
     model = _Echo()
     first, second = _evaluator(model), _evaluator(model)
