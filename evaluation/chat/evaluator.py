@@ -37,8 +37,8 @@ class ChatEvaluator:
     """
 
     def __init__(self, model: Model, group: str, *, beam_size: int, max_length: int, marking: Marking | None = None) -> None:
-        self.model, self.group, self.beam_size, self.max_length = model, group, beam_size, max_length
         self.marking = marking or Marking()
+        self.model, self.group, self.beam_size, self.max_length = model, group, beam_size, max_length
         self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:

@@ -118,6 +118,14 @@ def test_a_blank_before_a_text_is_the_tokenizers_not_one_more():
         assert "  " not in text and "\n " not in text and "USER: What" in text or "[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nWhat" in text
 
 
+def test_the_first_word_of_a_text_has_its_blank_also_without_a_token_before_it():
+    tokenizer = sentencepiece(None)
+    tokenizer.bos_token = None
+    template = ChatTemplate(tokenizer, "vicuna_v1")
+    tokens = tokenizer.convert_ids_to_tokens(template.prompt(conversation("dog", tracks="", system="dog")))
+    assert tokens[:2] == ["▁dog", "▁USER:"]
+
+
 def test_without_a_role_for_the_system_its_text_stands_before_the_first_question():
     text = template_of("gemma").tokenizer.decode([n for n in template_of("gemma").encode(TALK).ids if n != MEDIA])
     assert text.startswith("<bos><start_of_turn>user\nBe kind.\n\nWhat is it?")
