@@ -77,7 +77,7 @@ class MetricName:
             dataset, objective, group, ranks, key = ranked[0], ranked[1], ranked[2], Ranks(ranked[3]), ranked[4]
         else:
             parts = name.rsplit(".", 3)
-            if len(parts) < 4 or parts[1] not in (Objective.CAPTION.value, Objective.QA.value):
+            if len(parts) < 4 or parts[1] not in (Objective.CAPTION.value, Objective.QA.value, Objective.CHAT.value):
                 return None
             dataset, objective, group, ranks, key = *parts[:3], None, parts[3]
         try:

@@ -28,6 +28,7 @@ MEASURES: dict[str, Callable[..., tuple[dict[str, bootstrap.Measure], int]]] = {
     Objective.RETRIEVAL.value: rank_measures,
     Objective.CAPTION.value: caption_measures,
     Objective.QA.value: answer_measures,
+    Objective.CHAT.value: answer_measures,
 }
 SAME = ("objective", "split_sha256", "references_sha256")
 """Facts of the protocol without which numbers do not compare."""

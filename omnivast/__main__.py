@@ -57,6 +57,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "verify": Verb("read shards whole and compare them with what was packed", "omnivast.data.shards.pack", ("verify",)),
         "formats": Verb("list the media formats and annotation fields that are read", "omnivast.data.formats"),
         "omnistamps": Verb("make the clips of OmniStamps, a small benchmark", "omnivast.corpus.omnistamps.__main__"),
+        "conversations": Verb("write conversations about the clips of OmniStamps", "omnivast.corpus.omnistamps.converse"),
     },
     "Results": {
         "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),
@@ -67,6 +68,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Experiments": {
         "quickstart": Verb("train, test and report a small model on OmniStamps in minutes", "omnivast.scripts.omnistamps.quickstart"),
         "compare-losses": Verb("contrastive losses side by side, on OmniStamps", "omnivast.scripts.omnistamps.compare_losses"),
+        "avllm": Verb("train, test and report a language model that sees and hears, on OmniStamps", "omnivast.scripts.avllm.omnistamps"),
         "ablation": Verb("the paper's ablation of modality grouping, on OmniStamps", "omnivast.scripts.omnistamps.ablation"),
     },
     "Your shell": {

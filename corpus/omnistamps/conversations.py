@@ -4,26 +4,15 @@ conversation, in tests one, so that no earlier answer helps.
 Each conversation gives some of the clip's tracks (``modality``) and asks about facts of any: what is seen, how it moves, before which
 background, what is heard, what is said, which number. Asked about a track that is not given, the answer says that it cannot be told.
 Half of the questions whether something is there are answered by yes.
-
-    python -m omnivast conversations --data datasets/omnistamps/quick --output output/avllm/conversations
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from omnivast.config.paths import as_path
-from omnivast.corpus.omnistamps.build import SOURCE
-from omnivast.corpus.omnistamps.facts import SPLITS, read_stamps
-from omnivast.corpus.omnistamps.swap import swap
 from omnivast.corpus.omnistamps.texts import MOVEMENTS, QUESTIONS, VISION, with_article
-from omnivast.utils.files import write_atomically
 from omnivast.utils.random import stable_seed
 
 Row = dict[str, Any]
@@ -51,10 +40,6 @@ SYSTEM = "answer briefly"
 """The system's text of all conversations. A language model's own may be longer than a question with its answer, and is read as often."""
 TRACKS = ("seen", "heard", "said", "seen_heard", "all")
 """What ``type`` of a test question may be, before a stop and the kind of question: ``seen.motion``, ``heard.yes_no``."""
-
-
-class ConversationError(ValueError):
-    """A folder that holds no OmniStamps set; the message names the file."""
 
 
 class Writer:
@@ -176,7 +161,7 @@ class Writer:
         """Every track is asked about with other tracks beside it, and once where it is not given."""
         rng = random.Random(stable_seed(self.seed, "tests", clip["clip_id"]))
         scene, word = rng.choice(("motion", "background")), rng.choice(("said", "said", "number"))
-        with_v, with_a, with_s = rng.choice(("v", "va", "vs", "vas")), rng.choice(("a", "va", "as", "vas")), rng.choice(("s", "vs", "vas"))
+        with_v, with_a, with_s = (rng.choice([tracks for tracks in GIVEN if track in tracks]) for track in "vas")
         asked = [("seen", "seen", with_v), (f"seen.{scene}", scene, with_v), ("heard", "heard", with_a), (f"said.{word}", word, with_s),
                  ("seen_heard", "seen heard", rng.choice(("va", "vas"))), ("all", "seen heard said", "vas")]
         rows = [self._row(clip, given, [(rng.choice(QUESTIONS[fact]), self._answer(clip, fact, given))], kind)
@@ -211,55 +196,3 @@ def _dealt(count: int, rng: random.Random) -> list[str]:
     while len(dealt) < count:
         dealt += rng.sample(deck, len(deck))
     return dealt[:count]
-
-
-def writer_of(data: Path, seed: int) -> Writer:
-    """The writer for the set in folder ``data``. Raises ConversationError."""
-    clips = _read(data / "clips.json")
-    subtitles = {row["video_id"]: row["subtitle"] for split in SPLITS for row in _read(data / f"ret_{split}.json")}
-    phrases = {stamp.noun: stamp.phrase for stamp in read_stamps(SOURCE).values()}
-    return Writer(clips, subtitles, phrases, seed)
-
-
-def write(data: Path, output: Path, seed: int, each: int) -> dict[str, int]:
-    """All files of conversations about the set in ``data``; the number of rows of each. Raises ConversationError."""
-    writer = writer_of(data, seed)
-    swapped = writer.swapped()
-    files = {"scenes_train": writer.scenes(), "captions_train": writer.captions(), "chat_train": writer.training(each), "chat_val": writer.tests("val"),
-             "chat_test": writer.tests("test"), "swap_test": writer.swap_rows(swapped)}
-    files |= {f"blind_{split}": blind(files[f"chat_{split}"]) for split in ("train", "test")}
-    swap([(name, seen["clip_id"], heard["clip_id"]) for name, seen, heard in swapped], data / "clips", output / "swapped")
-    for name, rows in files.items():
-        write_atomically(output / f"{name}.json", json.dumps(rows, indent=0) + "\n")
-    return {name: len(rows) for name, rows in files.items()}
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConversationError(f"{path}: {error.strerror}; expected a set made by `python -m omnivast omnistamps`") from None
-    except ValueError as error:
-        raise ConversationError(f"{path}: not JSON ({error})") from None
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files; the exit status, 2 after an error that the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m omnivast conversations", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=as_path, default=Path("datasets/omnistamps/quick"), help="an OmniStamps set (default %(default)s)")
-    parser.add_argument("--output", type=as_path, default=Path("output/avllm/conversations"), help="folder to write (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides every choice (default 0)")
-    parser.add_argument("--each", type=int, default=2, help="conversations about each training clip (default %(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        counts = write(options.data, options.output, options.seed, options.each)
-    except ConversationError as error:
-        print(f"conversations: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: " + ", ".join(f"{name}.json {count}" for name, count in counts.items()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

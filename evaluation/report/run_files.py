@@ -21,6 +21,8 @@ from omnivast.evaluation.metrics.vqa import vqa_accuracy
 from omnivast.utils.log import read_jsonl
 
 logger = logging.getLogger("omnivast")
+ASKED = ("qa", "chat")
+"""Objectives whose predictions are answers."""
 
 
 class RunError(ValueError):
@@ -62,7 +64,7 @@ class Result:
     @property
     def answered(self) -> bool:
         """False where it holds answers to questions whose right ones nobody knew: there is nothing to score."""
-        return self.objective != "qa" or all("answer" in entry for entry in self.predictions)
+        return self.objective not in ASKED or all("answer" in entry for entry in self.predictions)
 
     @property
     def name(self) -> str:
@@ -140,9 +142,9 @@ def goodness(result: Result) -> list[float]:
     group, entries = result.group, result.entries
     if result.objective == "ret":
         return [-float(rank_of(entry, group)) for entry in entries]
-    if result.objective == "qa" and all(len(entry.get("answers", ())) > 1 for entry in entries):
+    if result.objective in ASKED and all(len(entry.get("answers", ())) > 1 for entry in entries):
         return [vqa_accuracy(entry[group], entry["answers"]) for entry in entries]
-    if result.objective == "qa":
+    if result.objective in ASKED:
         return list(map(float, exact_matches([entry[group] for entry in entries], [entry["answer"] for entry in entries])))
     scores = [mapping(mapping(entry.get("scores")).get(group)).get("cider") for entry in entries]
     if all(isinstance(score, (int, float)) for score in scores):

@@ -189,7 +189,7 @@ def _everything_published(report: Report, results: Sequence[Result]) -> None:
 
 
 def _words(objective: str) -> str:
-    return {"ret": "retrieval", "cap": "captions", "qa": "questions"}.get(objective, objective)
+    return {"ret": "retrieval", "cap": "captions", "qa": "questions", "chat": "conversations"}.get(objective, objective)
 
 
 def _ablation(report: Report, result: Result) -> None:
@@ -250,7 +250,7 @@ def breakdown(result: Result, categories: Mapping[str, str]) -> dict[str, list[t
 
 def _breakdowns(report: Report, result: Result, rows: Mapping[str, Mapping[str, Any]]) -> None:
     categories = {clip_id: str(row["category"]) for clip_id, row in rows.items() if row.get("category") is not None}
-    measure = {"ret": "text at rank 1, %", "qa": "right, %"}.get(result.objective, "mean score × 100")
+    measure = {"ret": "text at rank 1, %", "qa": "right, %", "chat": "right, %"}.get(result.objective, "mean score × 100")
     for kind, cells in breakdown(result, categories).items():
         if len(cells) > 1:
             title = {"type": "question type", "answer_type": "answer type", "category": "category", "length": "length of the text"}[kind]

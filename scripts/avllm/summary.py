@@ -157,7 +157,7 @@ def probe_right(entry: Entry, inputs: Inputs) -> bool:
 def abstentions(entries: Sequence[Entry], group: str) -> dict[str, float]:
     """``right``: percent of questions about tracks that are not given of which the model says that it cannot tell; ``false``: of all
     others."""
-    said = {True: [], False: []}  # type: dict[bool, list[bool]]
+    said: dict[bool, list[bool]] = {True: [], False: []}
     for entry in entries:
         said[entry["type"].startswith("cannot")].append(entry[group].strip().lower().startswith(CANNOT))
     return {"right": accuracy(said[True]), "false": accuracy(said[False])}
@@ -173,7 +173,7 @@ def swaps(entries: Sequence[Entry], group: str) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------------------- page
 
 
-def table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str | float | None]]]:
+def table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows: a row for each track."""
     columns = ["track asked about", "accuracy", "linear probe", "majority answer", "without media", "quickstart's VAST"]
     return columns, [[track.replace("_", " + "), own["accuracy"], own["probe"], own["majority"], metrics.get("blind", {}).get(track),
@@ -241,8 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_atomically(options.folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     path = page(inputs, metrics).write(options.folder / "report.html")
     columns, rows = table(metrics)
+    lines: list[list[Any]] = [columns, *rows]
     print("\n".join("  ".join(f"{'–' if cell is None else cell if isinstance(cell, str) else f'{cell:.1f}':<18}" for cell in row)
-                    for row in (columns, *rows)))
+                    for row in lines))
     print(f"abstain {metrics['abstain']}, swap {metrics['swap']}\n{options.folder / 'metrics.json'}\n{path}")
     return 0
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "ablation", "compare-losses", "zero-shot"])
+@pytest.mark.parametrize("verb", ["quickstart", "ablation", "compare-losses", "zero-shot", "avllm", "conversations"])
 def test_without_any_package(verb):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-S", "-m", "omnivast", verb, "--help"], cwd=ROOT, env=environment, text=True,
