@@ -36,7 +36,7 @@ from omnivast.evaluation.protocol import hardware  # noqa: E402
 from omnivast.utils.log import progress, setup_logging  # noqa: E402
 
 SIZE = (160, 90)
-LEAST, MARGIN = 45, 5
+LEAST, MARGIN = 30, 4
 """Frames of a shot that is used, after so many were taken off each end."""
 JUDGES = ("content", "adaptive", "hash", "transnetv2_many")
 ENCODERS: list[tuple[str, dict[str, str], int, int]] = [
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=Path, nargs="*", default=[])
     parser.add_argument("--public", type=Path)
-    parser.add_argument("--detectors", nargs="+", default=list(DETECTORS), choices=list(DETECTORS))
+    parser.add_argument("--detectors", nargs="+", default=[name for name in DETECTORS if name != "none"], choices=list(DETECTORS))
     parser.add_argument("--videos", type=int, default=24, help="to compose (default 24)")
     parser.add_argument("--tolerance", type=int, default=2)
     parser.add_argument("--seed", type=int, default=2026)

@@ -22,7 +22,7 @@ from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, run
-from omnivast.corpus.plan import BuildError, Plan, items_of
+from omnivast.corpus.plan import Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
 from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
@@ -49,8 +49,6 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
     settings = plan.open(videos, recipe_name, detector or recipe.detector)
-    if not (recipe.detector == "none" or settings.detector != "none"):
-        raise BuildError(f"recipe '{recipe_name}' needs a detector")
     shards = sorted({row["shard"] for row in plan.sources()})
     items = partial(items_of, output)
     common = {"root": settings.root, "detector": settings.detector}

@@ -88,7 +88,7 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("videos", nargs="+", metavar="VIDEOS", help="folders with all below them, patterns or files")
     parser.add_argument("--output", type=as_path, required=True, metavar="FOLDER", help="the corpus")
     parser.add_argument("--recipe", default="vast", help=f"how clips are made: {', '.join(RECIPES)} (default: vast)")
-    parser.add_argument("--detector", choices=[*DETECTORS, "none"], help="default: the recipe's")
+    parser.add_argument("--detector", choices=list(DETECTORS), help="default: the recipe's")
     parser.add_argument("--clips", type=int, metavar="N", help="clips of the whole corpus, spread evenly over the videos (default: all)")
     parser.add_argument("--copies", type=float, default=0.0, metavar="D", help="leave out clips nearer than this to one of any video before it "
                         "(in ImageBind's scale, 0.3 as in Panda-70M; default: none)")

@@ -96,6 +96,19 @@ class TransNetV2:
         self._buffer = self._buffer[self.STEP :]
 
 
+class Nothing:
+    """Finds none: for clips that are cut by the clock."""
+
+    name = "none"
+    frame_width = 0
+
+    def add(self, batch: Batch) -> None:
+        pass
+
+    def end(self) -> list[Transition]:
+        return []
+
+
 def runs_of(probability: ndarray, threshold: float) -> list[Transition]:
     """(T,) → stretches above the threshold. TransNetV2 marks the last frame of the old shot: a cut is at the frame behind it."""
     above = np.flatnonzero(probability > threshold)
@@ -113,5 +126,6 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     **{name: lambda name=name: PySceneDetect(name) for name in SCENE_DETECTORS},  # type: ignore[misc]
     "transnetv2": TransNetV2,
     "transnetv2_many": lambda: TransNetV2(many=True),
+    "none": Nothing,
 }
 """What ``--detector`` takes."""

@@ -139,9 +139,9 @@ def packed(tensor: Tensor) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m omnivast.corpus.boundaries.train", description="Train the network that finds shot boundaries.")
     parser.add_argument("--output", type=as_path, required=True, metavar="FILE", help="where the weights go (.safetensors)")
-    parser.add_argument("--composed", type=int, default=4000, help="videos of 320 frames to compose (default 4000)")
-    parser.add_argument("--epochs", type=int, default=6, help="how often each is seen (default 6)")
-    parser.add_argument("--scenes", type=int, default=500, help="synthetic scenes, three shots each (default 500)")
+    parser.add_argument("--composed", type=int, default=2000, help="videos of 320 frames to compose (default 2000)")
+    parser.add_argument("--epochs", type=int, default=10, help="how often each is seen (default 10)")
+    parser.add_argument("--scenes", type=int, default=400, help="synthetic scenes, three shots each (default 400)")
     parser.add_argument("--pictures", type=as_path, nargs="*", default=[], metavar="FOLDER", help="photographs that scenes are made of")
     parser.add_argument("--videos", type=as_path, nargs="*", default=[], metavar="FILE", help="videos whose shots are used too")
     parser.add_argument("--seed", type=int, default=0)

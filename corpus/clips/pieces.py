@@ -44,9 +44,11 @@ class Source:
         wanted = self._pts[first] + seconds / float(self.split.times.base)
         return int(np.searchsorted(self._pts[:-1], wanted - 1e-6))
 
-    def look(self, frame: int) -> ndarray:
-        """Of the nearest frame that was kept."""
-        return self._looks[int(np.abs(self._at - frame).argmin())]
+    def look(self, frame: int, first: int, end: int) -> ndarray:
+        """Of the nearest frame that was kept, in the same piece where it has one."""
+        distance = np.abs(self._at - frame)
+        inside = (self._at >= first) & (self._at < end)
+        return self._looks[int(np.where(inside | ~inside.any(), distance, len(self._looks) + self.split.frames).argmin())]
 
     def is_near(self, one: ndarray, other: ndarray, distance: float) -> bool:
         return float(np.linalg.norm(one - other)) <= distance * self.scale
@@ -55,8 +57,7 @@ class Source:
 def clips_of(source: Source, recipe: Recipe) -> tuple[list[Clip], Counter[str]]:
     """In the order of the released code: drop changes, join, drop short, drop still, drop redundant, cut to the longest, trim."""
     dropped: Counter[str] = Counter()
-    boundaries = source.split.boundaries if recipe.detector != "none" else []
-    pieces = [piece for first, end in spans(boundaries, source.split.frames) for piece in _takes(source, recipe, first, end)]
+    pieces = [piece for first, end in spans(source.split.boundaries if recipe.by_shots else [], source.split.frames) for piece in _takes(source, recipe, first, end)]
     clips: list[Clip] = []
     for first, end in pieces:
         looks = _ends(source, recipe, first, end)
@@ -90,7 +91,7 @@ def _takes(source: Source, recipe: Recipe, first: int, end: int) -> list[tuple[i
 
 
 def _ends(source: Source, recipe: Recipe, first: int, end: int) -> tuple[ndarray, ndarray]:
-    before, behind = (source.look(first + int(share * (end - 1 - first))) for share in recipe.at)
+    before, behind = (source.look(first + int(share * (end - 1 - first)), first, end) for share in recipe.at)
     return before, behind
 
 

@@ -43,6 +43,12 @@ class Recipe:
     """Letters of v, a, s that a clip must have."""
 
 
+    @property
+    def by_shots(self) -> bool:
+        """Whether transitions end clips, whoever finds them."""
+        return self.detector != "none"
+
+
 IMAGEBIND_JOIN = 0.6
 """The distance to which a calibrated ``join`` corresponds."""
 RECIPES = {recipe.name: recipe for recipe in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -140,13 +142,23 @@ def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[Base
         elif process.exitcode and process.exitcode < 0:
             _note_crash(stage, process)
     waiting = stage.leases.counts()[0]
-    context = multiprocessing.get_context("spawn")
+    context = _context(stage.function.__module__)
     while waiting > 0 and len(living) < workers:
         process = context.Process(target=_worker, args=(stage,), daemon=True)
         process.start()
         living.append(process)
         waiting -= 1
     return living
+
+
+@functools.cache
+def _context(module: str) -> BaseContext:
+    """Processes are forked from one that has imported what they need, since importing it takes longer than many a shard."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, module])
+    return context
 
 
 def _note_crash(stage: Stage, process: BaseProcess) -> None:
