@@ -41,7 +41,8 @@ LEAST, MARGIN = 30, 4
 JUDGES = ("content", "adaptive", "hash", "transnetv2_many")
 ENCODERS: list[tuple[str, dict[str, str], int, int]] = [
     ("libx264", {"preset": "veryfast", "crf": "23"}, 25, 3), ("libx264", {"preset": "veryfast", "crf": "34", "g": "250"}, 30, 2),
-    ("mpeg4", {"qscale": "5", "flags": "+qscale"}, 24, 0), ("libvpx-vp9", {"crf": "36", "b": "0", "cpu-used": "8", "deadline": "realtime"}, 50, 0),
+    ("mpeg4", {"qscale": "5", "flags": "+qscale"}, 24, 0),
+    ("libvpx-vp9", {"crf": "36", "b": "0", "cpu-used": "8", "deadline": "realtime"}, 50, 0),
 ]
 """Name, options, frames a second, B-frames; used in turn."""
 STYLE = Style(frames=(8, 48), eases=("linear", "smooth"), distractors=0.5)
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {"hardware": hardware(), "shots": len(shots), "videos": len(videos), "frames": sum(len(video.frames) for _, video in videos),
               "transitions": kinds, "distractors": sum(len(video.distractors) for _, video in videos), "tolerance": options.tolerance,
               "seed": options.seed, "composed": options.public is None, "rows": rows}
-    print(json.dumps(result, indent=1))
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

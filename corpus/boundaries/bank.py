@@ -29,8 +29,8 @@ def synthetic_shots(scenes: int, pictures: Sequence[ndarray], figures: Sequence[
 
 
 def shots_of_video(path: Path) -> list[ndarray]:
-    """Parts of a video in which nothing like a transition is seen: cut wherever two neighbouring frames, or two that are eight frames apart,
-    resemble each other little. Strict on purpose: what is lost is only footage."""
+    """Parts of a video in which nothing like a transition is seen: cut wherever two neighbouring frames, or two that are eight
+    frames apart, resemble each other little. Strict on purpose: what is lost is only footage."""
     frames = np.concatenate([batch.thumbnails for batch in Thumbnails(path)])
     numbers = np.concatenate([features(torch.from_numpy(frames[start : start + 512])).numpy() for start in range(0, len(frames), 512)])
     near, far = (3 * OFFSETS.index(k) for k in (1, 8))
@@ -62,8 +62,8 @@ def varied(shot: ndarray, rng: Rng) -> ndarray:
 
 
 def recorded(frames: ndarray, rng: Rng) -> ndarray:
-    """A composed video as a camera, an editor and an encoder leave it: grey, with black bars, noise, doubled frames, blocks that stay as they
-    were until they change enough or a key frame comes."""
+    """A composed video as a camera, an editor and an encoder leave it: grey, with black bars, noise, doubled frames, blocks that stay as
+    they were until they change enough or a key frame comes."""
     if rng.random() < 0.1:
         frames = np.repeat(frames.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     if rng.random() < 0.15:

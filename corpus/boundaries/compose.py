@@ -62,12 +62,13 @@ class Composed:
 
 
 def compose(shots: Sequence[ndarray], count: int, rng: np.random.Generator, style: Style = Style(), vary: Vary | None = None) -> Composed:
-    """A video of ``count`` shots, and some more in a burst, drawn from ``shots``, which should be 20 frames long or longer. ``vary`` changes
-    a shot before it is used."""
+    """A video of ``count`` shots, and some more in a burst, drawn from ``shots``, which should be 20 frames long or longer. ``vary``
+    changes a shot before it is used."""
     looks = np.stack([look(shot) for shot in shots])
     burst = int(rng.integers(1, count)) if count > 2 and rng.random() < style.bursts else count
     short = range(burst, burst + (int(rng.integers(5, 10)) if burst < count else 0))
-    result, pieces, length, last = Composed(shots[0][:0]), [], 0, int(rng.integers(len(shots)))
+    result, length, last = Composed(shots[0][:0]), 0, int(rng.integers(len(shots)))
+    pieces: list[ndarray] = []
     for number in range(count + len(short)):
         last = next_shot(looks, last, style.alike, rng) if number else last
         piece = _part(shots[last], (5, 24) if number in short else (40, len(shots[last])), rng)

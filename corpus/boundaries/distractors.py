@@ -76,7 +76,7 @@ def pan(frames: ndarray, at: int, rng: Rng) -> Changed:
 
 def shake(frames: ndarray, at: int, rng: Rng) -> Changed:
     n = int(rng.integers(8, 40))
-    on = ((np.arange(len(frames)) >= at) & (np.arange(len(frames)) < at + n)) * rng.uniform(0.02, 0.08)
+    on = np.where((np.arange(len(frames)) >= at) & (np.arange(len(frames)) < at + n), rng.uniform(0.02, 0.08), 0.0)
     dx, dy = rng.normal(size=(2, len(frames))) * on
     return moved(frames, dx, dy, np.ones(len(frames))), at + n
 
@@ -91,9 +91,9 @@ def overlay(frames: ndarray, at: int, rng: Rng) -> Changed:
     colour = rng.integers(0, 256, 3)
     cover = np.ones((bottom - top, right - left))
     if rng.random() < 0.6:  # letters
-        cover = (rng.random(cover.shape) < 0.5).astype(float)
+        cover = np.where(rng.random(cover.shape) < 0.5, 1.0, 0.0)
     over = int(rng.choice((1, 1, 6, 12)))
-    strength = np.clip((np.arange(count) - at + 1) / over, 0, 1) * (np.arange(count) < at + n)
+    strength = np.where(np.arange(count) < at + n, np.clip((np.arange(count) - at + 1) / over, 0, 1), 0.0)
     mask = (strength[:, None, None] * cover)[..., None] * rng.uniform(0.7, 1)
     area = result[:, top:bottom, left:right]
     result[:, top:bottom, left:right] = np.clip(area + (colour - area.astype(np.float32)) * mask, 0, 255).astype(np.uint8)

@@ -4,8 +4,8 @@ Three views of each frame are compared: its colours in place (sensitive to every
 (blind to flashes and exposure), and its histogram of colours (blind to motion). All is read from the products of pairs of frames, so
 that a batch of frames costs three matrix products.
 
-A dissolve is a line: each of its frames lies between the frames around it, x_t = (1 - α) x_{t-k} + α x_{t+k}, which motion hardly ever does.
-α and the share of the difference that the line explains are given for several k.
+A dissolve is a line: each of its frames lies between the frames around it, x_t = (1 - α) x_{t-k} + α x_{t+k}, which motion hardly ever
+does. α and the share of the difference that the line explains are given for several k.
 """
 
 from __future__ import annotations

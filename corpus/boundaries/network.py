@@ -35,6 +35,9 @@ class Block(nn.Module):
 class BoundaryNetwork(nn.Module):
     """0.25 million parameters."""
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(COUNT))

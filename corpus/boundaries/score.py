@@ -46,7 +46,8 @@ class Tally:
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.there + other.there, self.found + other.found, self.false + other.false, self.claimed + other.claimed,
-                     self.right + other.right, self.overlap + other.overlap, self.distractors + other.distractors, self.alarms + other.alarms)
+                     self.right + other.right, self.overlap + other.overlap, self.distractors + other.distractors,
+                     self.alarms + other.alarms)
 
 
 def matched(truth: Sequence[Span], found: Sequence[Span], tolerance: int) -> list[tuple[int, int]]:

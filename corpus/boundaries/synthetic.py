@@ -82,7 +82,8 @@ def scene(pictures: Sequence[ndarray], figures: Sequence[ndarray], rng: Rng) -> 
         low, high = rng.uniform(0, 1, (2, 3)).astype(np.float32)
         ground = low + (high - low) * one + 0.3 * (_noise(rng, rows, columns, 3, 0.9) - 0.5)
         if rng.random() < 0.3:
-            ground = np.where(np.sin(np.arange(columns) * rng.uniform(0.05, 0.6))[None, :, None] > 0, ground, ground * rng.uniform(0.3, 0.9))
+            stripes = np.sin(np.arange(columns) * rng.uniform(0.05, 0.6))[None, :, None] > 0
+            ground = np.where(stripes, ground, ground * rng.uniform(0.3, 0.9))
         for _ in range(int(rng.integers(0, 9))):  # walls, windows, horizons
             top, left = int(rng.integers(rows)), int(rng.integers(columns))
             ground[top : top + int(rng.integers(8, 70)), left : left + int(rng.integers(8, 90))] = rng.uniform(0, 1, 3)
@@ -104,7 +105,8 @@ def film(what: Scene, frames: int, rng: Rng) -> ndarray:
         wave = torch.from_numpy(rng.uniform(0, 2 * np.pi, 4).astype(np.float32))
         speed, size = rng.uniform(5, 60), rng.uniform(0.01, 0.08)
         time = torch.from_numpy(t.astype(np.float32))[:, None, None] * speed * frames / 100
-        grid = grid + size * torch.stack([torch.sin(9 * grid[..., 1] + time + wave[0]), torch.sin(11 * grid[..., 0] + 1.3 * time + wave[1])], -1)
+        across, down = torch.sin(9 * grid[..., 1] + time + wave[0]), torch.sin(11 * grid[..., 0] + 1.3 * time + wave[1])
+        grid = grid + size * torch.stack([across, down], -1)
     result = functional.grid_sample(what.background.expand(frames, -1, -1, -1), grid, padding_mode="reflection", align_corners=False)
     for figure in what.figures:
         if rng.random() < 0.75:

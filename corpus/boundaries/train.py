@@ -1,7 +1,7 @@
 """Trains the boundary network on composed videos: ``python -m omnivast.corpus.boundaries.train --output FILE``
 
-What it needs comes with the project (the pictures of OmniStamps); own pictures and videos (``--pictures``, ``--videos``) make it better. With
-the defaults it takes less than twenty minutes of one core. The same command gives the same weights on the same machine.
+What it needs comes with the project (the pictures of OmniStamps); own pictures and videos (``--pictures``, ``--videos``) make it better.
+With the defaults it takes less than twenty minutes of one core. The same command gives the same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from omnivast.corpus.boundaries.network import KINDS, BoundaryNetwork
 from omnivast.corpus.boundaries.synthetic import figures_of, pictures_of
 from omnivast.corpus.omnistamps.build import SOURCE
 from omnivast.utils.files import write_atomically
-from omnivast.utils.log import progress, setup_logging
+from omnivast.utils.log import Progress, progress, setup_logging
 from omnivast.utils.machine import cores
 from omnivast.utils.random import seed_everything, stable_seed
 
@@ -80,11 +80,12 @@ def loss_of(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def lesson(shots: Sequence[ndarray], count: int, seed: int, workers: int) -> tuple[Tensor, Tensor]:
-    """Numbers (N, 320, COUNT) float16 and targets (N, 320, 4) of ``count`` composed videos. Composing one and reading its numbers takes four
-    times as long as learning from it, so it is done once for all epochs. The result does not depend on ``workers``."""
+    """Numbers (N, 320, COUNT) float16 and targets (N, 320, 4) of ``count`` composed videos. Composing one and reading its numbers takes
+    four times as long as learning from it, so it is done once for all epochs. The result does not depend on ``workers``."""
     numbers, wanted = torch.empty(count, FRAMES, COUNT, dtype=torch.float16), torch.empty(count, FRAMES, 4)
     context = multiprocessing.get_context("fork")
-    with progress(count, "composing", unit="video") as bar, context.Pool(workers, _share, (shots,)) as pool:
+    bar: Progress[int] = progress(count, "composing", unit="video")
+    with bar, context.Pool(workers, _share, (shots,)) as pool:
         for number, (own, targets_of_it) in enumerate(pool.imap(_read, ((seed, number) for number in range(count)), chunksize=8)):
             numbers[number], wanted[number] = torch.from_numpy(own), torch.from_numpy(targets_of_it)
             bar.update()
@@ -115,7 +116,8 @@ def train(numbers: Tensor, wanted: Tensor, epochs: int, seed: int, output: Path,
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     order = torch.cat([torch.randperm(len(numbers)) for _ in range(epochs)]).split(BATCH)
     losses: list[float] = []
-    with progress(len(order), "training", unit="step") as bar:
+    bar: Progress[int] = progress(len(order), "training", unit="step")
+    with bar:
         for step, rows in enumerate(order):
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / len(order)))
@@ -137,7 +139,8 @@ def packed(tensor: Tensor) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m omnivast.corpus.boundaries.train", description="Train the network that finds shot boundaries.")
+    parser = argparse.ArgumentParser(prog="python -m omnivast.corpus.boundaries.train",
+                                     description="Train the network that finds shot boundaries.")
     parser.add_argument("--output", type=as_path, required=True, metavar="FILE", help="where the weights go (.safetensors)")
     parser.add_argument("--composed", type=int, default=2000, help="videos of 320 frames to compose (default 2000)")
     parser.add_argument("--epochs", type=int, default=10, help="how often each is seen (default 10)")
@@ -153,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures, figures = pictures_of(options.pictures), figures_of(SOURCE / "images")
     shots = synthetic_shots(options.scenes, pictures, figures, rng)
     real = [shot for path in options.videos for shot in shots_of_video(path)]
-    log.info("%d synthetic shots, from %d pictures and %d figures; %d shots of %d videos", len(shots), len(pictures), len(figures), len(real),
-             len(options.videos))
+    log.info("%d synthetic shots, from %d pictures and %d figures; %d shots of %d videos", len(shots), len(pictures), len(figures),
+             len(real), len(options.videos))
     shots += real * math.ceil(0.25 * len(shots) / max(1, len(real)))  # a fifth of what is seen, however few they are
     about = {"scenes": options.scenes, "pictures": len(pictures), "figures": len(figures), "real_shots": len(real)}
     train(*lesson(shots, options.composed, options.seed, options.workers or cores()), options.epochs, options.seed, options.output, about)

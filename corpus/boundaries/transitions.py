@@ -1,7 +1,7 @@
 """Two shots → the frames of a transition from one to the other.
 
-All functions take ``tail`` and ``head``, (n, H, W, 3) uint8: the last n frames of the old shot and the first n of the new one, which both go
-on while one turns into the other; they return (n, H, W, 3) uint8. No frame returned is wholly the old or the new shot.
+All functions take ``tail`` and ``head``, (n, H, W, 3) uint8: the last n frames of the old shot and the first n of the new one, which both
+go on while one turns into the other; they return (n, H, W, 3) uint8. No frame returned is wholly the old or the new shot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which distance means "the same shot", for the vectors at hand: read off the run's own cuts.
 
-Pairs of frames half a second or so apart within a shot are alike; pairs on both sides of a cut mostly are not. The distance at which as large a
-share of the first is further apart as of the second is nearer is what 0.6 was to Panda-70M's vectors.
+Pairs of frames half a second or so apart within a shot are alike; pairs on both sides of a cut mostly are not. The distance at which as
+large a share of the first is further apart as of the second is nearer is what 0.6 was to Panda-70M's vectors.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ class Source:
 def clips_of(source: Source, recipe: Recipe) -> tuple[list[Clip], Counter[str]]:
     """In the order of the released code: drop changes, join, drop short, drop still, drop redundant, cut to the longest, trim."""
     dropped: Counter[str] = Counter()
-    pieces = [piece for first, end in spans(source.split.boundaries if recipe.by_shots else [], source.split.frames) for piece in _takes(source, recipe, first, end)]
+    shots = spans(source.split.boundaries if recipe.by_shots else [], source.split.frames)
+    pieces = [piece for first, end in shots for piece in _takes(source, recipe, first, end)]
     clips: list[Clip] = []
     for first, end in pieces:
         looks = _ends(source, recipe, first, end)
@@ -65,13 +66,20 @@ def clips_of(source: Source, recipe: Recipe) -> tuple[list[Clip], Counter[str]]:
             dropped["changes within"] += 1
             continue
         mean = (looks[0] + looks[1]) / 2
-        last = clips[-1] if clips else None
-        if last is not None and recipe.join and last.end == first and source.is_near(last.looks[1], looks[0], recipe.join):
-            if source.seconds(last.first, end) <= recipe.most or recipe.cut_to_most:
-                clips[-1] = Clip(last.first, end, (last.looks[0], looks[1]), (last.mean * last.pieces + mean) / (last.pieces + 1), last.pieces + 1)
-                continue
-        clips.append(Clip(first, end, looks, mean))
-    return [clip for clip in map(lambda clip: _shortened(source, recipe, clip), _kept(source, recipe, clips, dropped))], dropped
+        piece = Clip(first, end, looks, mean)
+        if clips and _belong_together(source, recipe, clips[-1], piece):
+            last = clips.pop()
+            mean = (last.mean * last.pieces + mean) / (last.pieces + 1)
+            piece = Clip(last.first, end, (last.looks[0], looks[1]), mean, last.pieces + 1)
+        clips.append(piece)
+    return [_shortened(source, recipe, clip) for clip in _kept(source, recipe, clips, dropped)], dropped
+
+
+def _belong_together(source: Source, recipe: Recipe, last: Clip, piece: Clip) -> bool:
+    """They follow each other, look alike where they meet, and are not too long together, unless what is too long is cut off later."""
+    if not recipe.join or last.end != piece.first or not source.is_near(last.looks[1], piece.looks[0], recipe.join):
+        return False
+    return recipe.cut_to_most or source.seconds(last.first, piece.end) <= recipe.most
 
 
 def _takes(source: Source, recipe: Recipe, first: int, end: int) -> list[tuple[int, int]]:

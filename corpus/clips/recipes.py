@@ -1,7 +1,7 @@
 """How clips are made, by name: the numbers of Panda-70M's paper and code, of VAST's paper, and the plainest way.
 
-Distances are between unit vectors of frames, as Panda-70M measures them with ImageBind. With other vectors the numbers mean nothing, so they
-are kept as shares of ``join``, and ``join`` is found anew on each run's own cuts (:mod:`omnivast.corpus.clips.calibrate`).
+Distances are between unit vectors of frames, as Panda-70M measures them with ImageBind. With other vectors the numbers mean nothing, so
+they are kept as shares of ``join``, and ``join`` is found anew on each run's own cuts (:mod:`omnivast.corpus.clips.calibrate`).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     done/00007                  finished
 
 A worker that is killed leaves its file in ``taken``. It is put back when its process is seen to be gone, on the same machine at once, on
-others when the file has not been touched for ``STALE`` seconds. Should a worker that was thought dead go on, both write the same results, since
-stages are pure functions, each to a file of its own.
+others when the file has not been touched for ``STALE`` seconds. Should a worker that was thought dead go on, both write the same results,
+since stages are pure functions, each to a file of its own.
 """
 
 from __future__ import annotations

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from omnivast.corpus.engine.leases import Lease, Leases
-from omnivast.corpus.engine.results import Row, ShardResults, lines_of_unfinished
+from omnivast.corpus.engine.results import Row, ShardResults, lines_of_unfinished, whole_lines
+from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, setup_logging
 
 log = logging.getLogger("omnivast")
@@ -115,7 +118,8 @@ def run(stage: Stage, workers: int) -> None:
         done = os.listdir(leases.done)
         return sum(sizes.get(shard, 0) for shard in done) + lines_of_unfinished(stage.folder)
 
-    with Progress(sum(sizes.values()), stage.name, initial=finished(), unit=stage.unit) as bar:
+    bar: Progress[Row] = Progress(sum(sizes.values()), stage.name, initial=finished(), unit=stage.unit)
+    with bar:
         processes: list[BaseProcess] = []
         try:
             while leases.counts()[2] < len(stage.shards):
@@ -131,6 +135,24 @@ def run(stage: Stage, workers: int) -> None:
                 process.join()
 
 
+def forget_failures(stage: Stage) -> int:
+    """Shards of which something failed are done again, from the first item that did; how many there are."""
+    count = 0
+    for shard in stage.shards:
+        final = stage.folder / f"{shard}.jsonl"
+        lines = whole_lines(final)
+        good = next((number for number, line in enumerate(lines) if "failed" in json.loads(line)), None)
+        if good is None:
+            continue
+        count += 1
+        shutil.rmtree(stage.folder / "crashes", ignore_errors=True)
+        write_atomically(stage.folder / "parts" / f"{shard}@again@0.jsonl", b"".join(lines[:good]))
+        final.unlink()
+        with suppress(FileNotFoundError):
+            os.rename(stage.leases.done / shard, stage.leases.todo / shard)
+    return count
+
+
 def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[BaseProcess]:
     """As many processes as there is work for; those that ended are looked at. Raises StageError where one could not write."""
     living = []
@@ -142,9 +164,8 @@ def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[Base
         elif process.exitcode and process.exitcode < 0:
             _note_crash(stage, process)
     waiting = stage.leases.counts()[0]
-    context = _context(stage.function.__module__)
     while waiting > 0 and len(living) < workers:
-        process = context.Process(target=_worker, args=(stage,), daemon=True)
+        process = _context(stage.function.__module__).Process(target=_worker, args=(stage,), daemon=True)
         process.start()
         living.append(process)
         waiting -= 1
@@ -152,7 +173,7 @@ def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[Base
 
 
 @functools.cache
-def _context(module: str) -> BaseContext:
+def _context(module: str) -> Any:
     """Processes are forked from one that has imported what they need, since importing it takes longer than many a shard."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

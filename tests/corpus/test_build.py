@@ -15,6 +15,7 @@ from omnivast.corpus.cut import cut_item
 from omnivast.corpus.engine.workers import work
 from omnivast.corpus.plan import BuildError
 from omnivast.data.media.decode import hear
+from omnivast.data.media.soundtrack import Hearing
 from tests.corpus.videos import BLUE, GREEN, GREY, RED, hertz, write
 
 LONG = [RED] * 40 + [GREEN] * 40 + [BLUE] * 40
@@ -85,6 +86,20 @@ def test_again_and_with_more_videos(videos, tmp_path, here):
         build([str(folder)], folder, "fixed")
 
 
+def test_what_could_not_be_read_is_tried_again_when_asked(tmp_path, here):
+    whole = [write(tmp_path / "v" / f"{name}.mkv", LONG[:80]) for name in "abc"]
+    content = whole[1].read_bytes()
+    whole[1].write_bytes(content[:5000])
+    first = build([str(tmp_path / "v")], tmp_path / "out", "shots")
+    assert first["unreadable"] == 1 and list(first["unreadable_by_reason"])[0].startswith("truncated")
+    whole[1].write_bytes(content)
+    assert build([str(tmp_path / "v")], tmp_path / "out", "shots") == first
+    again = build([str(tmp_path / "v")], tmp_path / "out", "shots", retry=True)
+    assert again["unreadable"] == 0 and again["clips"] == first["clips"] + 2
+    fresh = build([str(tmp_path / "v")], tmp_path / "fresh", "shots")
+    assert fresh == again and (tmp_path / "fresh" / "clips.jsonl").read_bytes() == (tmp_path / "out" / "clips.jsonl").read_bytes()
+
+
 def test_vasts_clips_have_all_modalities_and_come_evenly(videos, tmp_path, here, monkeypatch):
     recipe = build_module.recipe_named("vast")
     monkeypatch.setattr(build_module, "recipe_named", lambda name: recipe.__class__(**{**vars(recipe), "least": 1.0, "join": 0.0}))
@@ -110,11 +125,11 @@ def test_cut_files_begin_and_end_with_the_clip(tmp_path, how):
     row = cut_item(item, {"root": str(tmp_path), "output": str(tmp_path / "clips"), "how": how})
     assert row["file"] == "sub/a_40.mp4" and not list((tmp_path / "clips" / "sub").glob(".*"))
     with av.open(str(tmp_path / "clips" / row["file"])) as container:
-        frames = [frame for frame in container.decode(video=0)]
+        frames = list(container.decode(video=0))
         colours = np.array([frame.to_ndarray(format="rgb24").mean((0, 1)).argmax() for frame in frames])
     kept = [frame for frame in frames if frame.pts is not None and frame.pts >= 0]
     assert len(kept) == 35 and (colours[-35:] == 1).all()
-    sound = hear(tmp_path / "clips" / row["file"], __import__("omnivast.data.media.soundtrack", fromlist=["Hearing"]).Hearing()).waveform
+    sound = hear(tmp_path / "clips" / row["file"], Hearing()).waveform
     assert abs(len(sound) / 16000 - 35 / 25) < 0.2 and abs(hertz(sound[4000:12000]) - 400) < 8
     if how == "encode":
         again = cut_item(item, {"root": str(tmp_path), "output": str(tmp_path / "again"), "how": how})

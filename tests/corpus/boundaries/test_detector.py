@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def shots():
 
 
 def batches(frames, size):
-    return [Batch(frames[start : start + size], np.arange(start, min(start + size, len(frames))), []) for start in range(0, len(frames), size)]
+    parts = [frames[start : start + size] for start in range(0, len(frames), size)]
+    return [Batch(part, np.arange(len(part)), []) for part in parts]
 
 
 def found(finder, frames, size=256):
@@ -77,7 +79,7 @@ def test_numbers_of_still_frames_say_that_nothing_changes():
 def test_the_weights_are_small_and_say_what_they_were_trained_on():
     assert WEIGHTS.stat().st_size < 1_000_000
     with safe_open(WEIGHTS, "pt") as file:
-        assert {"scenes", "pictures", "real_shots", "videos", "epochs", "seed"} <= set(__import__("json").loads(file.metadata()["about"]))
+        assert {"scenes", "pictures", "real_shots", "videos", "epochs", "seed"} <= set(json.loads(file.metadata()["about"]))
 
 
 def answers(length, *spans):
@@ -93,7 +95,8 @@ def test_runs_become_transitions():
     table = answers(100, (10, 10, 0, 0.9), (30, 49, 1, 0.8), (70, 71, 0, 0.4), (80, 81, 0, 0.7))
     table[40, 0] = 0.1  # a hole
     table[81, 0] = 0.95
-    assert transitions_of(table, 0.5) == [Transition(10, 10, "cut", 0.9), Transition(30, 49, "dissolve", 0.8), Transition(81, 81, "cut", 0.95)]
+    wanted = [Transition(10, 10, "cut", 0.9), Transition(30, 49, "dissolve", 0.8), Transition(81, 81, "cut", 0.95)]
+    assert transitions_of(table, 0.5) == wanted
 
 
 def test_transnets_last_old_frame_is_our_first_new_one():

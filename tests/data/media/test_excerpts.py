@@ -23,7 +23,8 @@ def test_names():
 
 def test_the_frames_of_the_part_are_read_and_no_others(tmp_path, corpus, spec):
     write(tmp_path / "v" / "long.mp4", [RED] * 30 + [GREEN] * 30 + [BLUE] * 30)
-    config = corpus.config(vision=str(tmp_path / "v"), vision_sample_num=6, audio_sample_num=1, task="ret%tva", cache_dir=str(tmp_path / "cache"))
+    config = corpus.config(vision=str(tmp_path / "v"), vision_sample_num=6, audio_sample_num=1, task="ret%tva",
+                           cache_dir=str(tmp_path / "cache"))
     parts = {0: Excerpt("long.mp4", 0, 29, 0, 1.2), 1: Excerpt("long.mp4", 30, 59, 1.2, 2.4), 2: Excerpt("long", 60, 89, 2.4, 3.6)}
     whole = ClipReader(config, Task.parse("ret%tva"), spec, training=False)
     for training in (False, True, True):  # the last time from the cache
