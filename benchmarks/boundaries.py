@@ -12,6 +12,7 @@ bootstrap over videos. ``--public`` is for BBC Planet Earth (Zenodo 14873790) an
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from omnivast.corpus.boundaries.others import DETECTORS  # noqa: E402
 from omnivast.corpus.boundaries.score import Tally, interval, rates, tally  # noqa: E402
 from omnivast.corpus.boundaries.thumbnails import Thumbnails  # noqa: E402
 from omnivast.evaluation.protocol import hardware  # noqa: E402
+from omnivast.utils.files import sha256_file  # noqa: E402
 from omnivast.utils.log import progress, setup_logging  # noqa: E402
 
 SIZE = (160, 90)
@@ -105,6 +107,11 @@ def public_videos(folder: Path) -> list[tuple[Path, Composed]]:
     return found
 
 
+def digest(videos: Sequence[tuple[Path, Composed]]) -> str:
+    """Of the encoded videos, by which two results are known to be of the same."""
+    return hashlib.sha256("".join(sha256_file(path) for path, _ in videos).encode()).hexdigest()[:16]
+
+
 def run(name: str, videos: Sequence[tuple[Path, Composed]], tolerance: int) -> dict[str, Any]:
     tallies: list[Tally] = []
     seconds, frames = 0.0, 0
@@ -148,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
              for kind in sorted({one.kind for _, video in videos for one in video.transitions})}
     result = {"hardware": hardware(), "shots": len(shots), "videos": len(videos), "frames": sum(len(video.frames) for _, video in videos),
               "transitions": kinds, "distractors": sum(len(video.distractors) for _, video in videos), "tolerance": options.tolerance,
-              "seed": options.seed, "composed": options.public is None, "rows": rows}
+              "sha256_of_videos": digest(videos), "seed": options.seed, "composed": options.public is None, "rows": rows}
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.plan import Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
 from omnivast.data.media.excerpts import Excerpt
-from omnivast.utils.files import write_atomically
+from omnivast.utils.files import sha256_file, write_atomically
 
 log = logging.getLogger("omnivast")
 STAGES = ("probe", "split", "clips")
@@ -49,25 +49,41 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
-    settings = plan.open(videos, recipe_name, detector or recipe.detector)
-    shards = sorted({row["shard"] for row in plan.sources()})
-    items = partial(items_of, output)
+    settings = plan.open(videos, detector or recipe.detector)
+    sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
-        stage = Stage(name, function, common, output / "work" / name, items, shards)
+        stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes)
         if retry:
             forget_failures(stage)
         run(stage, workers)
     summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
     if last == "clips" and cutting != "references":
-        settings_of_cut = {"root": settings.root, "output": str(output / "clips"), "how": cutting}
-        stage = Stage(f"cut ({cutting})", cut.cut_item, settings_of_cut, output / "work" / f"cut_{cutting}",
-                      partial(clips_of_shard, output), shards, "clip")
+        stage = _cutting(output, settings.root, cutting, sizes)
         run(stage, workers)
-        failed = Counter(row["failed"] for shard in shards for row in read_rows(stage.folder / f"{shard}.jsonl") if "failed" in row)
+        failed = Counter(row["failed"] for shard in sizes for row in read_rows(stage.folder / f"{shard}.jsonl") if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
+
+
+def _cutting(output: Path, root: str, how: str, shards: Iterable[str]) -> Stage:
+    """The stage that writes the chosen clips. Another choice of clips is another stage: what was written for one before stays."""
+    chosen = sha256_file(output / "clips.jsonl")[:12]
+    folder = output / "work" / f"cut_{how}_{chosen}"
+    own: dict[str, list[Row]] = {shard: [] for shard in shards}
+    shard_of = {row["path"]: row["shard"] for row in Plan(output).sources()}
+    for row in read_rows(output / "clips.jsonl"):
+        own[shard_of[row["source"]]].append(row)
+    for shard, rows in own.items():
+        if not (folder / "items" / f"{shard}.jsonl").exists():
+            write_atomically(folder / "items" / f"{shard}.jsonl", b"".join(map(line_of, rows)))
+    return Stage(f"cut ({how})", cut.cut_item, {"root": root, "output": str(output / "clips"), "how": how}, folder,
+                 partial(_items, folder / "items"), {shard: len(rows) for shard, rows in own.items()}, "clip")
+
+
+def _items(folder: Path, shard: str) -> list[Row]:
+    return list(read_rows(folder / f"{shard}.jsonl"))
 
 
 def results(output: Path, stage: str, shards: list[str]) -> Iterator[Row]:
@@ -151,12 +167,6 @@ def _row(source: Row, known: Source, first: int, end: int, present: str, said: s
             "reference": Excerpt(source["path"], first, end - 1, start, stop).name, "first": first, "last": end - 1, "start": start,
             "end": stop, "pts": [int(pts[first]), int(pts[end])], "time_base": str(times.base), "modalities": present, "subtitle": said,
             "pieces": pieces}
-
-
-def clips_of_shard(output: Path, shard: str) -> list[Row]:
-    """The chosen clips of a shard's sources."""
-    own = {row["path"] for row in items_of(output, shard)}
-    return [row for row in read_rows(output / "clips.jsonl") if row["source"] in own]
 
 
 def _cues(path: Path, sidecars: Sidecars) -> list[Cue]:

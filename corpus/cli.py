@@ -106,7 +106,8 @@ def _build(options: argparse.Namespace) -> int:
     if options.clips is not None and options.clips < 1 or options.workers is not None and options.workers < 1:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
-                    choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until, retry=options.retry)
+                    choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
+                    retry=options.retry)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if options.until == "clips":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +26,8 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides what is built."""
+    """What decides what is found in a source. How clips are made of it is decided anew by each call."""
 
-    recipe: str
     detector: str
     root: str
     """The folder below which the sources' paths are."""
@@ -39,16 +39,16 @@ class Plan:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._settings, self._sources = folder / "corpus.json", folder / "sources.jsonl"
+        self._settings, self._sources = folder / "corpus.json", folder / "sources"
 
-    def open(self, videos: Sequence[str], recipe: str, detector: str) -> Settings:
+    def open(self, videos: Sequence[str], detector: str) -> Settings:
         """Write down what is asked, or check that it is what was asked before; sources that were not there before come behind the others.
         Raises BuildError or DataError."""
         found = find_files(videos)
         names = [name for name in found.subtitles if Path(name).suffix.lower() in VIDEO_EXTENSIONS]
         if not names:
             raise BuildError(f"{', '.join(videos)}: holds no video")
-        settings = Settings(recipe, detector, str(found.root))
+        settings = Settings(detector, str(found.root))
         if self._settings.exists():
             self._check(settings)
         elif self.folder.is_dir() and any(path for path in self.folder.iterdir() if path.name != "log"):
@@ -68,14 +68,19 @@ class Plan:
         rows = self.sources()
         known = {row["path"] for row in rows}
         first = int(rows[-1]["shard"]) + 1 if rows else 0
-        new = [{"id": name, "path": name, "shard": f"{first + number // SHARD:05d}"}
-               for number, name in enumerate(name for name in names if name not in known)]
-        if new:
-            write_atomically(self._sources, b"".join(map(line_of, [*rows, *new])))
+        new = [name for name in names if name not in known]
+        for number, start in enumerate(range(0, len(new), SHARD)):
+            shard = f"{first + number:05d}"
+            own = [{"id": name, "path": name, "shard": shard} for name in new[start : start + SHARD]]
+            write_atomically(self._sources / f"{shard}.jsonl", b"".join(map(line_of, own)))
 
     def sources(self) -> list[Row]:
         """``id``, ``path`` below the root, ``shard``."""
-        return list(read_rows(self._sources)) if self._sources.exists() else []
+        return [row for path in sorted(self._sources.glob("*.jsonl")) for row in read_rows(path)]
+
+    def sizes(self) -> dict[str, int]:
+        """Shard → how many sources it has."""
+        return dict(Counter(row["shard"] for row in self.sources()))
 
     def settings(self) -> dict[str, Any]:
         return json.loads(self._settings.read_text())
@@ -83,4 +88,4 @@ class Plan:
 
 def items_of(folder: Path, shard: str) -> list[Row]:
     """The sources of a shard."""
-    return [row for row in Plan(folder).sources() if row["shard"] == shard]
+    return list(read_rows(folder / "sources" / f"{shard}.jsonl"))

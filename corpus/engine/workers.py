@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -48,7 +48,8 @@ class Stage:
     """Where its results and leases are."""
     items: Callable[[str], Sequence[Row]]
     """The items of a shard, in order."""
-    shards: Sequence[str]
+    sizes: Mapping[str, int]
+    """Shard → how many items it has."""
     unit: str = "source"
 
     @property
@@ -111,18 +112,16 @@ def _worker(stage: Stage) -> None:
 def run(stage: Stage, workers: int) -> None:
     """Until every shard is done, by whomever. Raises StageError."""
     leases = stage.leases
-    leases.open(stage.shards)
-    sizes = {shard: len(stage.items(shard)) for shard in stage.shards}
-
+    leases.open(list(stage.sizes))
     def finished() -> int:
         done = os.listdir(leases.done)
-        return sum(sizes.get(shard, 0) for shard in done) + lines_of_unfinished(stage.folder)
+        return sum(stage.sizes.get(shard, 0) for shard in done) + lines_of_unfinished(stage.folder)
 
-    bar: Progress[Row] = Progress(sum(sizes.values()), stage.name, initial=finished(), unit=stage.unit)
+    bar: Progress[Row] = Progress(sum(stage.sizes.values()), stage.name, initial=finished(), unit=stage.unit)
     with bar:
         processes: list[BaseProcess] = []
         try:
-            while leases.counts()[2] < len(stage.shards):
+            while leases.counts()[2] < len(stage.sizes):
                 leases.put_back_the_dead()
                 processes = _kept(stage, processes, workers)
                 time.sleep(POLL)
@@ -138,7 +137,7 @@ def run(stage: Stage, workers: int) -> None:
 def forget_failures(stage: Stage) -> int:
     """Shards of which something failed are done again, from the first item that did; how many there are."""
     count = 0
-    for shard in stage.shards:
+    for shard in stage.sizes:
         final = stage.folder / f"{shard}.jsonl"
         lines = whole_lines(final)
         good = next((number for number, line in enumerate(lines) if "failed" in json.loads(line)), None)

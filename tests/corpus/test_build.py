@@ -36,7 +36,7 @@ def videos(tmp_path_factory):
 def here(monkeypatch):
     """Stages run in this process: starting others takes seconds, and tests/corpus/engine does it."""
     def run(stage, workers):
-        stage.leases.open(stage.shards)
+        stage.leases.open(list(stage.sizes))
         work(stage)
 
     monkeypatch.setattr(build_module, "run", run)
@@ -80,7 +80,7 @@ def test_again_and_with_more_videos(videos, tmp_path, here):
     assert build([str(folder)], tmp_path / "out", "fixed")["sources"] == 2
     after = {path.name: path.read_bytes() for path in (tmp_path / "out" / "work" / "split").glob("*.jsonl")}
     assert sorted(after) == ["00000.jsonl", "00001.jsonl"] and after["00000.jsonl"] == before["00000.jsonl"]
-    with pytest.raises(BuildError, match="another corpus: recipe 'fixed' .asked: 'shots'"):
+    with pytest.raises(BuildError, match="another corpus: detector 'none' .asked: 'ours'"):
         build([str(folder)], tmp_path / "out", "shots")
     with pytest.raises(BuildError, match="did not write"):
         build([str(folder)], folder, "fixed")

