@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -37,6 +38,7 @@ from omnivast.evaluation.protocol import hardware  # noqa: E402
 from omnivast.utils.files import sha256_file  # noqa: E402
 from omnivast.utils.log import progress, setup_logging  # noqa: E402
 
+log = logging.getLogger("omnivast")
 SIZE = (160, 90)
 LEAST, MARGIN = 30, 4
 """Frames of a shot that is used, after so many were taken off each end."""
@@ -150,12 +152,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="omnivast_") as folder:
         shots = [shot for path in progress(options.sources, "cutting into shots") for shot in clean_shots(path)]
         videos = public_videos(options.public) if options.public else composed_videos(shots, options.videos, Path(folder), options.seed)
-        rows = [run(name, videos, options.tolerance) for name in progress(options.detectors, "detectors")]
+        same = "" if options.public else digest(videos)
+        rows = []
+        for name in progress(options.detectors, "detectors"):
+            rows.append(run(name, videos, options.tolerance))
+            log.info("%s", json.dumps(rows[-1]))
     kinds = {kind: sum(one.kind == kind for _, video in videos for one in video.transitions)
              for kind in sorted({one.kind for _, video in videos for one in video.transitions})}
     result = {"hardware": hardware(), "shots": len(shots), "videos": len(videos), "frames": sum(len(video.frames) for _, video in videos),
               "transitions": kinds, "distractors": sum(len(video.distractors) for _, video in videos), "tolerance": options.tolerance,
-              "sha256_of_videos": digest(videos), "seed": options.seed, "composed": options.public is None, "rows": rows}
+              "sha256_of_videos": same, "seed": options.seed, "composed": options.public is None, "rows": rows}
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")

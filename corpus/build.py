@@ -16,6 +16,7 @@ import numpy as np
 from numpy import ndarray
 
 from omnivast.corpus import cut, split
+from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.clips.calibrate import join_distance
 from omnivast.corpus.clips.choose import copies, spread
 from omnivast.corpus.clips.pieces import Source, clips_of
@@ -50,6 +51,7 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
+    DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
     sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:

@@ -30,7 +30,9 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.
 TRIES = 2
 """Crashes of the process itself, within a decoder for instance, after which an item is given up."""
 POLL = 0.2
-"""Seconds between two looks at the folder."""
+"""Seconds between two looks at who works."""
+COUNTED = 2.0
+"""Seconds between two looks at how much is done, for which results are read."""
 
 
 class StageError(RuntimeError):
@@ -96,6 +98,7 @@ def _worker(stage: Stage) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     setup_logging(None)
     parent = os.getppid()
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
@@ -106,13 +109,17 @@ def _worker(stage: Stage) -> None:
         work(stage)
     except OSError as error:
         log.error("%s: %s", stage.name, error)
-        os._exit(3)
+        os._exit(1)
+    except Exception:
+        log.exception("%s: a fault of the program", stage.name)
+        os._exit(1)
 
 
 def run(stage: Stage, workers: int) -> None:
     """Until every shard is done, by whomever. Raises StageError."""
     leases = stage.leases
     leases.open(list(stage.sizes))
+
     def finished() -> int:
         done = os.listdir(leases.done)
         return sum(stage.sizes.get(shard, 0) for shard in done) + lines_of_unfinished(stage.folder)
@@ -120,18 +127,27 @@ def run(stage: Stage, workers: int) -> None:
     bar: Progress[Row] = Progress(sum(stage.sizes.values()), stage.name, initial=finished(), unit=stage.unit)
     with bar:
         processes: list[BaseProcess] = []
+        looked = time.monotonic()
         try:
             while leases.counts()[2] < len(stage.sizes):
                 leases.put_back_the_dead()
                 processes = _kept(stage, processes, workers)
                 time.sleep(POLL)
-                if (more := finished() - bar.count) > 0:
-                    bar.update(more)
+                if time.monotonic() > looked + COUNTED:
+                    looked = _shown(bar, finished())
+            _shown(bar, finished())
         finally:
             for process in processes:
                 process.terminate()
             for process in processes:
                 process.join()
+
+
+def _shown(bar: Progress[Row], count: int) -> float:
+    """Bring the bar up to date; the time."""
+    if count > bar.count:
+        bar.update(count - bar.count)
+    return time.monotonic()
 
 
 def forget_failures(stage: Stage) -> int:
@@ -153,14 +169,14 @@ def forget_failures(stage: Stage) -> int:
 
 
 def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[BaseProcess]:
-    """As many processes as there is work for; those that ended are looked at. Raises StageError where one could not write."""
+    """As many processes as there is work for; those that ended are looked at. Raises StageError where one could not go on."""
     living = []
     for process in processes:
         if process.is_alive():
             living.append(process)
-        elif process.exitcode == 3:
+        elif process.exitcode and process.exitcode > 0:
             raise StageError(f"{stage.name}: a worker could not go on (the line above says why); the same command continues")
-        elif process.exitcode and process.exitcode < 0:
+        elif process.exitcode:
             _note_crash(stage, process)
     waiting = stage.leases.counts()[0]
     while waiting > 0 and len(living) < workers:

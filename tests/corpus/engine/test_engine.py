@@ -148,10 +148,16 @@ def full(item, settings):
     raise OSError(28, "No space left on device")
 
 
+def faulty(item, settings):
+    raise ZeroDivisionError
+
+
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, unbroken):
     with pytest.raises(StageError, match="the same command continues"):
         run(stage(tmp_path / "disk", full), workers=1)
+    with pytest.raises(StageError, match="could not go on"):  # and does not begin anew for ever
+        run(stage(tmp_path / "disk", faulty), workers=2)
     again = stage(tmp_path / "disk")
     run(again, workers=1)
     assert content(again.folder) == unbroken and workers.POLL < 1
