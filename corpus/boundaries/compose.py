@@ -75,8 +75,11 @@ def compose(shots: Sequence[ndarray], count: int, rng: np.random.Generator, styl
         piece = vary(piece, rng) if vary else piece
         piece, own = (piece, []) if number in short else _eventful(piece, rng, style)
         if number:
-            n = 0 if number in short or number == short.stop else _frames_of_join(kind := str(rng.choice(JOINS, p=style.joins)),
-                                                                                  len(pieces[-1]), len(piece), rng, style)
+            # What another transition has taken is left alone.
+            before = length - (result.transitions[-1].last + 1 if result.transitions else 0)
+            behind = min([len(piece), *(one.first for one in own if one.kind == "jump")])
+            kind = "cut" if number in short or number == short.stop else str(rng.choice(JOINS, p=style.joins))
+            n = _frames_of_join(kind, before, behind, rng, style)
             if n:
                 pieces[-1], tail = pieces[-1][:-n], pieces[-1][-n:]
                 length -= n

@@ -54,7 +54,7 @@ def test_every_transition_leaves_neither_shot_whole():
 
 def test_what_is_between_transitions_is_one_shot():
     kinds = set()
-    for seed in range(12):
+    for seed in range(40):
         composed = compose(SHOTS, 6, np.random.default_rng(seed), Style(frames=(6, 30), distractors=0))
         start = 0
         for one in [*composed.transitions, None]:
