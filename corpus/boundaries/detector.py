@@ -15,9 +15,9 @@ from omnivast.corpus.boundaries.thumbnails import HEIGHT, WIDTH, Batch
 
 CHUNK = 512
 """Frames that the network answers for at once, beside those around them that it looks at."""
-THRESHOLD = 0.5
+THRESHOLD = 0.6
 """Probability of lying in a transition that some frame of it must reach."""
-EDGE = 0.35
+EDGE = 0.25
 """The same, of the frames around that one that belong to the transition."""
 GAP = 2
 """Frames below EDGE that do not end a transition that lasts."""

@@ -25,10 +25,10 @@ from omnivast.config.paths import as_path
 from omnivast.corpus.boundaries.bank import recorded, shots_of_video, synthetic_shots, varied
 from omnivast.corpus.boundaries.compose import Composed, Style, compose
 from omnivast.corpus.boundaries.features import COUNT, features
-from omnivast.corpus.boundaries.network import KINDS, BoundaryNetwork
+from omnivast.corpus.boundaries.network import KINDS, BoundaryNetwork, load_network
 from omnivast.corpus.boundaries.synthetic import figures_of, pictures_of
 from omnivast.corpus.omnistamps.build import SOURCE
-from omnivast.utils.files import write_atomically
+from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.utils.log import Progress, progress, setup_logging
 from omnivast.utils.machine import cores
 from omnivast.utils.random import seed_everything, stable_seed
@@ -106,21 +106,25 @@ def _read(key: tuple[int, int]) -> tuple[ndarray, ndarray]:
     return features(torch.from_numpy(frames)).half().numpy(), wanted.numpy()
 
 
-def train(numbers: Tensor, wanted: Tensor, epochs: int, seed: int, output: Path, about: dict[str, object]) -> None:
-    """Write the weights to ``output``, and what they were trained on into their header."""
+def train(numbers: Tensor, wanted: Tensor, epochs: int, seed: int, output: Path, about: dict[str, object],
+          start: Path | None = None) -> None:
+    """Write the weights to ``output``, and what they were trained on into their header. ``start``: weights to go on from, at a quarter of
+    the learning rate."""
     seed_everything(seed, "network")
-    network = BoundaryNetwork()
-    sample = numbers[:200].float().flatten(0, 1)
-    network.mean.copy_(sample.mean(0))
-    network.spread.copy_(sample.std(0) + 1e-3)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    network = load_network(start).train() if start else BoundaryNetwork()
+    if start is None:
+        sample = numbers[:200].float().flatten(0, 1)
+        network.mean.copy_(sample.mean(0))
+        network.spread.copy_(sample.std(0) + 1e-3)
+    rate = LEARNING_RATE * (0.25 if start else 1.0)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
     order = torch.cat([torch.randperm(len(numbers)) for _ in range(epochs)]).split(BATCH)
     losses: list[float] = []
     bar: Progress[int] = progress(len(order), "training", unit="step")
     with bar:
         for step, rows in enumerate(order):
             for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / len(order)))
+                group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / len(order)))
             loss = loss_of(network.of_numbers(numbers[rows].float()), wanted[rows])
             optimiser.zero_grad()
             loss.backward()
@@ -147,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=400, help="synthetic scenes, three shots each (default 400)")
     parser.add_argument("--pictures", type=as_path, nargs="*", default=[], metavar="FOLDER", help="photographs that scenes are made of")
     parser.add_argument("--videos", type=as_path, nargs="*", default=[], metavar="FILE", help="videos whose shots are used too")
+    parser.add_argument("--start", type=as_path, metavar="FILE", help="weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes that compose (default: one per core)")
     options = parser.parse_args(arguments)
@@ -159,8 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.info("%d synthetic shots, from %d pictures and %d figures; %d shots of %d videos", len(shots), len(pictures), len(figures),
              len(real), len(options.videos))
     shots += real * math.ceil(0.25 * len(shots) / max(1, len(real)))  # a fifth of what is seen, however few they are
-    about = {"scenes": options.scenes, "pictures": len(pictures), "figures": len(figures), "real_shots": len(real)}
-    train(*lesson(shots, options.composed, options.seed, options.workers or cores()), options.epochs, options.seed, options.output, about)
+    before = None if options.start is None else sha256_file(options.start)
+    about = {"start": before, "scenes": options.scenes, "pictures": len(pictures), "figures": len(figures), "real_shots": len(real)}
+    train(*lesson(shots, options.composed, options.seed, options.workers or cores()), options.epochs, options.seed, options.output, about,
+          options.start)
     return 0
 
 
