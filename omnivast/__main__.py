@@ -59,6 +59,10 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "omnistamps": Verb("make the clips of OmniStamps, a small benchmark", "omnivast.corpus.omnistamps.__main__"),
         "conversations": Verb("write conversations about the clips of OmniStamps", "omnivast.corpus.omnistamps.converse"),
     },
+    "Corpora": {
+        "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
+        "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
+    },
     "Results": {
         "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),
         "compare": Verb("test whether two results differ by more than chance", "omnivast.evaluation.compare"),

@@ -44,6 +44,9 @@ so it must be a function of the number alone."""
 ORDINARY = Hearing()
 """Mono at 16 kHz."""
 
+PREROLL = 0.5
+"""Seconds that are decoded before a part of a sound: what a decoder first gives after a jump may be wrong."""
+
 Resample = Callable[[Tensor, int, int], Tensor]
 """((samples,) float32, its rate, the rate wanted) → (samples,) at that rate."""
 
@@ -153,13 +156,37 @@ def hear(path: str | Path | Part, hearing: Hearing, resample: Resample | None = 
             return Clip()
         audio.codec_context.thread_count = 1
         track = SoundTrack(replace(hearing, rate=None) if resample else hearing)
-        for frame in cast(Iterator[Any], container.decode(audio)):
+        begins: float | None = None
+        for frame in cast(Iterator[Any], _within(container, audio, hearing.span)):
+            begins = frame.time if begins is None else begins
             track.add(frame)
         waveform, rate = track.waveform(), track.rate or SAMPLE_RATE
+        if waveform is not None and hearing.span is not None:
+            waveform = _cut(waveform, rate, begins or 0.0, *hearing.span)
         wanted = hearing.rate or rate
         if resample and waveform is not None:
             waveform, rate = resample(waveform, rate, wanted), wanted
         return Clip(waveform=waveform, rate=rate)
+
+
+def _within(container: InputContainer, audio: Any, span: tuple[float, float] | None) -> Iterator[Any]:
+    """The decoded sound; of a span no more than what touches it, found by seeking."""
+    if span is None:
+        yield from container.decode(audio)
+        return
+    container.seek(max(0, int((span[0] - PREROLL) * av.time_base)))
+    for frame in cast(Iterator[Any], container.decode(audio)):
+        if frame.time is not None and frame.time >= span[1]:
+            return
+        if frame.time is None or frame.time + frame.samples / frame.sample_rate > span[0]:
+            yield frame
+
+
+def _cut(waveform: Tensor, rate: int, begins: float, start: float, end: float) -> Tensor:
+    """What is heard from ``start`` to ``end`` of a sound whose first sample is heard at ``begins``; silence where it begins later."""
+    late = round((begins - start) * rate)
+    waveform = torch.cat([waveform.new_zeros(late), waveform]) if late > 0 else waveform[-late:]
+    return waveform[: round((end - start) * rate)]
 
 
 def sound_rate(path: str | Path | Part) -> int | None:
@@ -390,6 +417,27 @@ def seconds_of(path: str | Path | Part, sound: bool = False) -> float | None:
         if stream is not None and stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)
         return container.duration / av.time_base if container.duration else None
+
+
+@contextmanager
+def opened_video(path: str | Path | Part) -> Iterator[tuple[InputContainer, Any]]:
+    """A container and its video stream; whatever goes wrong while they are used becomes a MediaError."""
+    path = as_source(path)
+    with _open(path) as container:
+        yield container, _video_stream(container, path)
+
+
+def every_frame(path: str | Path | Part) -> Iterator[Any]:
+    """The frames of a video as FFmpeg's, in the order shown, by one thread; none is kept. Raises MediaError, at the end where the file is
+    truncated."""
+    path = as_source(path)
+    count, end = 0, 0.0
+    with opened_video(path) as (container, video):
+        video.codec_context.thread_count = 1
+        for frame in container.decode(video):
+            count, end = count + 1, max(end, frame.time or 0.0)
+            yield frame
+        _check_whole(path, container, count, end, False)
 
 
 def read_frame_folder(folder: str | Path, choose: Choice, transform: FrameTransform | None = None) -> Clip:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from omnivast.data.media.containers import EXTENSIONS, IMAGE_EXTENSIONS, OTHER_ENDINGS, VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
+from omnivast.data.media.excerpts import excerpt_of
 from omnivast.data.media.regions import region_of
 
 
@@ -24,7 +25,9 @@ class MediaFolder:
         self._names: dict[str, Names] = {}
 
     def find(self, clip_id: str) -> str:
-        """The path of a clip's file or folder. Raises MediaError when there is none or the id leaves the folder."""
+        """The path of a clip's file or folder; of a part of a video, the video's. Raises MediaError when there is none or the id leaves the
+        folder."""
+        clip_id, _ = excerpt_of(clip_id)
         check_id(clip_id)
         path = os.path.join(self.folder, clip_id)
         if self._is_entry(path):

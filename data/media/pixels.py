@@ -20,7 +20,7 @@ class ToPixels:
 
     def __call__(self, frame: av.VideoFrame, size: tuple[int, int]) -> Tensor:
         """``size``: width and height of the video, to which a frame of another size is brought."""
-        rgb = self._reformatter.reformat(frame, *size, "rgb24", **_one_thread())
+        rgb = self._reformatter.reformat(frame, *size, "rgb24", **one_thread())
         image = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
         if frame.rotation % 360:
             image = torch.rot90(image, round(frame.rotation / 90), dims=(1, 2))
@@ -28,7 +28,7 @@ class ToPixels:
 
 
 @functools.cache
-def _one_thread() -> dict[str, int]:
+def one_thread() -> dict[str, int]:
     """The argument that keeps colour conversion on one thread, where this PyAV has it (starting threads costs more than it saves)."""
     try:
         VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), 16, 16, "rgb24", threads=1)

@@ -26,6 +26,7 @@ from omnivast.data.media.containers import EXTENSIONS, IMAGE_EXTENSIONS, SOUND_E
 from omnivast.data.media.decode import Clip
 from omnivast.data.media.decoders import load_decoder
 from omnivast.data.media.errors import MediaError
+from omnivast.data.media.excerpts import Excerpt, excerpt_of
 from omnivast.data.media.folders import MediaFolder, vision_folder
 from omnivast.data.media.parts import Source, identity
 from omnivast.data.media.regions import Region, region_of
@@ -81,12 +82,14 @@ class ClipReader:
         if not (self._vision or self._audio):
             return ClipMedia()
         seen, heard = self.find(clip_id)
+        part = excerpt_of(clip_id)[1]
         frame_count = 0
 
         def choose(count: int) -> list[int]:
             nonlocal frame_count
-            frame_count = count
-            return vision.frame_indices(count, self.config.vision_sample_num or 1, self.training, self._draws(key, "frames"))
+            frame_count = count if part is None else part.frames
+            indices = vision.frame_indices(frame_count, self.config.vision_sample_num or 1, self.training, self._draws(key, "frames"))
+            return indices if part is None else part.of_whole(indices, count)
 
         def plan(count: int) -> list[int]:
             number = self.config.audio_sample_num or 1
@@ -94,10 +97,10 @@ class ClipReader:
                                     self._frontend.last_repeats)
 
         region = region_of(clip_id)[1] if self.config.vision_format == "image_rawimage" else None
-        frames, slices = self._kept(seen, heard, choose, plan, region)
+        frames, slices = self._kept(seen, heard, choose, plan, region, part)
         to_see, to_hear = self.needs_vision and frames is None, heard is not None and slices is None
         if to_see or to_hear:
-            decoded = self._decode(seen if to_see else None, heard if to_hear else None, choose, plan, key, region)
+            decoded = self._decode(seen if to_see else None, heard if to_hear else None, choose, plan, key, region, part)
             frames = decoded[0] if to_see else frames
             slices = decoded[1] if to_hear else slices
         if isinstance(slices, str):
@@ -220,14 +223,14 @@ class ClipReader:
 
     def _decode(
         self, seen: Source | None, heard: Source | None, choose: decode.Choice, plan: decode.Choice, key: tuple[object, ...],
-        region: Region | None,
+        region: Region | None, part: Excerpt | None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """(frames of ``seen``, spectrogram slices of ``heard``); None where the clip has none, or none is asked for. Fills the cache."""
 
         def all_or_chosen(count: int) -> list[int]:
             return list(range(count)) if count <= MAX_FRAMES else choose(count)
 
-        clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key, region)
+        clip = self._decode_files(seen, heard, all_or_chosen if self._cache else choose, key, region, part)
         frames, mel = clip.frames, None
         if clip.waveform is not None:
             mel = self._frontend.log_mel(clip.waveform, self.spec.mel_bins, rate=clip.rate)
@@ -236,19 +239,19 @@ class ClipReader:
             self._cache.write_frames(self._frames_entry(self._cache, seen, region), frames)
             frames = frames[choose(clip.frame_count)]
         if self._cache and heard:
-            self._cache.write_mel(self._mel_entry(self._cache, heard), mel)
+            self._cache.write_mel(self._mel_entry(self._cache, heard, part), mel)
         if mel is None:
             return frames, None
         return frames, audio.take_slices(mel, len(mel), self.spec.mel_bins, plan(len(mel)), self.spec.target_length, self._frontend)
 
     def _kept(self, seen: Source | None, heard: Source | None, choose: decode.Choice, plan: decode.Choice, region: Region | None,
-              ) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
+              part: Excerpt | None) -> tuple[Tensor | None, Tensor | Literal["silent"] | None]:
         """What the cache has of the frames and slices that the task needs."""
         frames, slices = None, None
         if self._cache and self.needs_vision and seen:
             frames = self._cache.frames(self._frames_entry(self._cache, seen, region), choose)
         if self._cache and self.needs_audio and heard:
-            slices = self._cache.slices(self._mel_entry(self._cache, heard), plan, self.spec.target_length, self._frontend)
+            slices = self._cache.slices(self._mel_entry(self._cache, heard, part), plan, self.spec.target_length, self._frontend)
         return frames, slices
 
     def _frames_entry(self, cache: ClipCache, seen: Source, region: Region | None) -> Path:
@@ -257,18 +260,19 @@ class ClipReader:
         other += () if region is None else (str(region),)
         return cache.entry(seen, "frames", self.spec.resolution, self.config.vision_format, self.config.video_decoder, *other)
 
-    def _mel_entry(self, cache: ClipCache, heard: Source) -> Path:
+    def _mel_entry(self, cache: ClipCache, heard: Source, part: Excerpt | None) -> Path:
         other: tuple[object, ...] = () if self.config.audio_backend == "native" else (self.config.audio_backend,)
         other += (self.config.audio_sample_rate,) if self.config.audio_sample_rate else ()
+        other += () if part is None else (part.start, part.end)
         return cache.entry(heard, "mel", self.spec.mel_bins, self.spec.audio_frontend, *other)
 
     def _decode_files(self, seen: Source | None, heard: Source | None, choose: decode.Choice, key: tuple[object, ...],
-                      region: Region | None) -> Clip:
+                      region: Region | None, part: Excerpt | None) -> Clip:
         """Frames and sound of the files, in one pass where they are one file and FFmpeg resamples."""
         transform = vision.frame_transform(self.config.vision_transforms, self.spec.resolution, self.training, (*key, "crop"),
                                            self.spec.resize)
-        hearing = Hearing(self._frontend.rate, self._frontend.first_channel)
-        together = heard == seen and not self._backend.resample
+        hearing = Hearing(self._frontend.rate, self._frontend.first_channel, None if part is None else (part.start, part.end))
+        together = heard == seen and not self._backend.resample and part is None
         clip = Clip()
         if seen:
             if self.config.vision_format in ("video_rawvideo", "video") and not self._is_frames(seen):

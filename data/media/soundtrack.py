@@ -24,10 +24,11 @@ _PART = 16_384
 @dataclass(frozen=True)
 class Hearing:
     """How sound is heard. rate: what it is brought to, Hz; None: that of its first part. first_channel: of several channels the first
-    alone; else their mean."""
+    alone; else their mean. span: from when to when, in seconds; None: all of it."""
 
     rate: int | None = SAMPLE_RATE
     first_channel: bool = False
+    span: tuple[float, float] | None = None
 
 
 class SoundTrack:

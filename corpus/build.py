@@ -1,0 +1,185 @@
+"""A folder of videos → a corpus: probe, split, clips, and their files where they are wanted. Killed at any moment, on any machine, the
+same command goes on, and what comes out is the same to the byte."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from omnivast.corpus import cut, split
+from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.clips.calibrate import join_distance
+from omnivast.corpus.clips.choose import copies, spread
+from omnivast.corpus.clips.pieces import Source, clips_of
+from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
+from omnivast.corpus.engine.results import Row, line_of, read_rows
+from omnivast.corpus.engine.workers import Stage, forget_failures, run
+from omnivast.corpus.plan import Plan, items_of
+from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
+from omnivast.data.media.excerpts import Excerpt
+from omnivast.utils.files import sha256_file, write_atomically
+
+log = logging.getLogger("omnivast")
+STAGES = ("probe", "split", "clips")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen of the clips that a recipe makes."""
+
+    count: int | None = None
+    """Clips of the whole corpus, spread evenly over the sources; None: all."""
+    copies: float = 0.0
+    """Clips of other sources nearer than this share of ``join`` are left out; 0: none."""
+    seed: int = 0
+
+
+def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
+          cutting: str = "references", last: str = "clips", retry: bool = False) -> dict[str, Any]:
+    """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
+    :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
+    could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
+    recipe = recipe_named(recipe_name)
+    plan = Plan(output)
+    settings = plan.open(videos, detector or recipe.detector)
+    DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
+    sizes = plan.sizes()
+    common = {"root": settings.root, "detector": settings.detector}
+    for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
+        stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes)
+        if retry:
+            forget_failures(stage)
+        run(stage, workers)
+    summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
+    if last == "clips" and cutting != "references":
+        stage = _cutting(output, settings.root, cutting, sizes)
+        run(stage, workers)
+        failed = Counter(row["failed"] for shard in sizes for row in read_rows(stage.folder / f"{shard}.jsonl") if "failed" in row)
+        summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
+    write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    return summary
+
+
+def _cutting(output: Path, root: str, how: str, shards: Iterable[str]) -> Stage:
+    """The stage that writes the chosen clips. Another choice of clips is another stage: what was written for one before stays."""
+    chosen = sha256_file(output / "clips.jsonl")[:12]
+    folder = output / "work" / f"cut_{how}_{chosen}"
+    own: dict[str, list[Row]] = {shard: [] for shard in shards}
+    shard_of = {row["path"]: row["shard"] for row in Plan(output).sources()}
+    for row in read_rows(output / "clips.jsonl"):
+        own[shard_of[row["source"]]].append(row)
+    for shard, rows in own.items():
+        if not (folder / "items" / f"{shard}.jsonl").exists():
+            write_atomically(folder / "items" / f"{shard}.jsonl", b"".join(map(line_of, rows)))
+    return Stage(f"cut ({how})", cut.cut_item, {"root": root, "output": str(output / "clips"), "how": how}, folder,
+                 partial(_items, folder / "items"), {shard: len(rows) for shard, rows in own.items()}, "clip")
+
+
+def _items(folder: Path, shard: str) -> list[Row]:
+    return list(read_rows(folder / f"{shard}.jsonl"))
+
+
+def results(output: Path, stage: str, shards: list[str]) -> Iterator[Row]:
+    """The results of a stage, in the order of the sources."""
+    for shard in shards:
+        yield from read_rows(output / "work" / stage / f"{shard}.jsonl")
+
+
+def _summary(plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    """Of what was read so far."""
+    sources = plan.sources()
+    shards = sorted({row["shard"] for row in sources})
+    failed: Counter[str] = Counter()
+    lost: dict[str, str] = {}
+    seconds = 0.0
+    for stage in ("probe", "split"):
+        if (plan.folder / "work" / stage / f"{shards[-1]}.jsonl").exists():
+            for row in results(plan.folder, stage, shards):
+                if "failed" in row:
+                    lost.setdefault(row["id"], row["failed"])
+                elif stage == "probe":
+                    seconds += row["seconds"] or 0.0
+    failed.update(lost.values())
+    return {"recipe": recipe.name, "detector": plan.settings()["detector"], "sources": len(sources), "seconds": round(seconds, 3),
+            "unreadable": sum(failed.values()), "unreadable_by_reason": dict(sorted(failed.items()))}
+
+
+def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
+    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting found. Needs
+    no video and is quick, so it is done anew each time."""
+    output = plan.folder
+    sources = {row["id"]: row for row in plan.sources()}
+    shards = sorted({row["shard"] for row in sources.values()})
+    heard = {row["id"] for row in results(output, "probe", shards) if row.get("sound")}
+    rows = (row for row in results(output, "split", shards) if "failed" not in row)
+    join, errors = join_distance(map(split.Split.from_json, rows), IMAGEBIND_JOIN) if recipe.join else (IMAGEBIND_JOIN, None)
+    dropped: Counter[str] = Counter()
+    boundaries: Counter[str] = Counter()
+    found: list[Row] = []
+    vectors: list[ndarray] = []
+    sidecars = Sidecars()
+    for row in results(output, "split", shards):
+        if "failed" in row:
+            continue
+        source = Source(split.Split.from_json(row), join)
+        boundaries.update(one.kind for one in source.split.boundaries)
+        clips, lost = clips_of(source, recipe)
+        dropped += lost
+        cues = _cues(Path(plan.settings()["root"], sources[row["id"]]["path"]), sidecars)
+        for clip in clips:
+            said = _said(cues, source, clip.first, clip.end)
+            present = "v" + "a" * (row["id"] in heard) + "s" * bool(said)
+            if lacking := set(recipe.modalities) - set(present):
+                dropped["without " + ", ".join({"a": "sound", "s": "subtitle", "v": "picture"}[letter] for letter in sorted(lacking))] += 1
+                continue
+            found.append(_row(sources[row["id"]], source, clip.first, clip.end, present, said, clip.pieces))
+            vectors.append(clip.mean / (np.linalg.norm(clip.mean) + 1e-6))
+    if choice.copies and found:
+        twice = copies(np.stack(vectors).astype(np.float32), choice.copies * join / IMAGEBIND_JOIN)
+        dropped["copies"] = int(twice.sum())
+        found = [row for row, again in zip(found, twice) if not again]
+    if choice.count is not None and choice.count < len(found):
+        chosen = spread([row["source"] for row in found], choice.count, choice.seed)
+        dropped["not chosen"] = len(found) - len(chosen)
+        found = [found[number] for number in chosen]
+    write_atomically(output / "clips.jsonl", b"".join(map(line_of, found)))
+    texts = [{"clip_id": row["reference"], "subtitle": row["subtitle"]} for row in found]
+    write_atomically(output / "annotations.json", json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
+    lengths = [row["end"] - row["start"] for row in found]
+    return {**_summary(plan, recipe), "boundaries": dict(sorted(boundaries.items())), "join_distance": join, "join_errors": errors,
+            "clips": len(found), "clip_seconds": round(sum(lengths), 3),
+            "mean_seconds": round(float(np.mean(lengths)), 3) if found else None, "dropped": dict(sorted(dropped.items()))}
+
+
+def _row(source: Row, known: Source, first: int, end: int, present: str, said: str, pieces: int) -> Row:
+    """One clip: where it is, to the frame, and how it came to be."""
+    times = known.split.times
+    pts = times.pts()
+    start, stop = (round(float(pts[frame] * times.base), 6) for frame in (first, end))
+    return {"id": f"{Path(source['path']).with_suffix('').as_posix()}_{first:07d}_{end:07d}", "source": source["path"],
+            "reference": Excerpt(source["path"], first, end - 1, start, stop).name, "first": first, "last": end - 1, "start": start,
+            "end": stop, "pts": [int(pts[first]), int(pts[end])], "time_base": str(times.base), "modalities": present, "subtitle": said,
+            "pieces": pieces}
+
+
+def _cues(path: Path, sidecars: Sidecars) -> list[Cue]:
+    """The lines of the subtitle file beside a video; none where there is no file with times."""
+    file = sidecars.find(path, transcripts=False)
+    return (read_cues(file) or []) if file else []
+
+
+def _said(cues: list[Cue], source: Source, first: int, end: int) -> str:
+    """What is said in a clip: lines of which the larger part lies in it."""
+    pts, base = source.split.times.pts(), float(source.split.times.base)
+    start, stop = pts[first] * base, pts[end] * base
+    inside = [cue for cue in cues if min(cue.end, stop) - max(cue.start, start) > 0.5 * max(cue.end - cue.start, 1e-3)]
+    return joined(line for cue in inside for line in cue.lines)

@@ -1,0 +1,1 @@
+"""Shots → clips: joined, cut, thinned out and chosen, by named recipes."""

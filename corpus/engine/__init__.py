@@ -1,0 +1,1 @@
+"""Many sources through pure functions, by many processes and machines that share nothing but a folder."""

@@ -1,0 +1,209 @@
+"""Runs a stage over shards of items, by processes of this machine and of others that run the same command on the same folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from omnivast.corpus.engine.leases import Lease, Leases
+from omnivast.corpus.engine.results import Row, ShardResults, lines_of_unfinished, whole_lines
+from omnivast.utils.files import write_atomically
+from omnivast.utils.log import Progress, setup_logging
+
+log = logging.getLogger("omnivast")
+Function = Callable[[Row, dict[str, Any]], Row]
+"""(item, settings) → what is known of it afterwards. The same for the same arguments, whoever calls it and whenever."""
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+TRIES = 2
+"""Crashes of the process itself, within a decoder for instance, after which an item is given up."""
+POLL = 0.2
+"""Seconds between two looks at who works."""
+COUNTED = 2.0
+"""Seconds between two looks at how much is done, for which results are read."""
+
+
+class StageError(RuntimeError):
+    """A stage that cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function over items, in shards."""
+
+    name: str
+    function: Function
+    settings: dict[str, Any]
+    folder: Path
+    """Where its results and leases are."""
+    items: Callable[[str], Sequence[Row]]
+    """The items of a shard, in order."""
+    sizes: Mapping[str, int]
+    """Shard → how many items it has."""
+    unit: str = "source"
+
+    @property
+    def leases(self) -> Leases:
+        return Leases(self.folder / "leases")
+
+
+def work(stage: Stage) -> None:
+    """What a worker does: shard after shard, until there is none left that nobody works on."""
+    while (lease := stage.leases.claim()) is not None:
+        with lease:
+            try:
+                _work_on(stage, lease)
+            except BaseException:
+                lease.give_back()
+                raise
+
+
+def _work_on(stage: Stage, lease: Lease) -> None:
+    results = ShardResults(stage.folder, lease.shard, lease.owner)
+    there = results.open()
+    if there >= 0:
+        for number, item in enumerate(stage.items(lease.shard)):
+            if number < there:
+                continue
+            if lease.lost:
+                results.close()
+                return
+            crashes = stage.folder / "crashes" / f"{lease.shard}.{number}"
+            results.append(_result(stage, item, crashes))
+        results.finish()
+    lease.finish()
+
+
+def _result(stage: Stage, item: Row, crashes: Path) -> Row:
+    if crashes.exists() and crashes.stat().st_size >= TRIES:
+        return {"id": item["id"], "failed": "the process crashed on it"}
+    return stage.function(item, stage.settings)
+
+
+def _worker(stage: Stage) -> None:
+    """A process of its own. It ends with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    setup_logging(None)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        work(stage)
+    except OSError as error:
+        log.error("%s: %s", stage.name, error)
+        os._exit(1)
+    except Exception:
+        log.exception("%s: a fault of the program", stage.name)
+        os._exit(1)
+
+
+def run(stage: Stage, workers: int) -> None:
+    """Until every shard is done, by whomever. Raises StageError."""
+    leases = stage.leases
+    leases.open(list(stage.sizes))
+
+    def finished() -> int:
+        done = os.listdir(leases.done)
+        return sum(stage.sizes.get(shard, 0) for shard in done) + lines_of_unfinished(stage.folder)
+
+    bar: Progress[Row] = Progress(sum(stage.sizes.values()), stage.name, initial=finished(), unit=stage.unit)
+    with bar:
+        processes: list[BaseProcess] = []
+        looked = time.monotonic()
+        try:
+            while leases.counts()[2] < len(stage.sizes):
+                leases.put_back_the_dead()
+                processes = _kept(stage, processes, workers)
+                time.sleep(POLL)
+                if time.monotonic() > looked + COUNTED:
+                    looked = _shown(bar, finished())
+            _shown(bar, finished())
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
+
+
+def _shown(bar: Progress[Row], count: int) -> float:
+    """Bring the bar up to date; the time."""
+    if count > bar.count:
+        bar.update(count - bar.count)
+    return time.monotonic()
+
+
+def forget_failures(stage: Stage) -> int:
+    """Shards of which something failed are done again, from the first item that did; how many there are."""
+    count = 0
+    for shard in stage.sizes:
+        final = stage.folder / f"{shard}.jsonl"
+        lines = whole_lines(final)
+        good = next((number for number, line in enumerate(lines) if "failed" in json.loads(line)), None)
+        if good is None:
+            continue
+        count += 1
+        shutil.rmtree(stage.folder / "crashes", ignore_errors=True)
+        write_atomically(stage.folder / "parts" / f"{shard}@again@0.jsonl", b"".join(lines[:good]))
+        final.unlink()
+        with suppress(FileNotFoundError):
+            os.rename(stage.leases.done / shard, stage.leases.todo / shard)
+    return count
+
+
+def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[BaseProcess]:
+    """As many processes as there is work for; those that ended are looked at. Raises StageError where one could not go on."""
+    living = []
+    for process in processes:
+        if process.is_alive():
+            living.append(process)
+        elif process.exitcode and process.exitcode > 0:
+            raise StageError(f"{stage.name}: a worker could not go on (the line above says why); the same command continues")
+        elif process.exitcode:
+            _note_crash(stage, process)
+    waiting = stage.leases.counts()[0]
+    while waiting > 0 and len(living) < workers:
+        process = _context(stage.function.__module__).Process(target=_worker, args=(stage,), daemon=True)
+        process.start()
+        living.append(process)
+        waiting -= 1
+    return living
+
+
+@functools.cache
+def _context(module: str) -> Any:
+    """Processes are forked from one that has imported what they need, since importing it takes longer than many a shard."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, module])
+    return context
+
+
+def _note_crash(stage: Stage, process: BaseProcess) -> None:
+    """A process that its decoder killed: counted on the item that it worked on, so that the shard does not die of it for ever."""
+    crashed = -(process.exitcode or 0) in CRASHES
+    log.warning("%s: a worker ended by signal %d", stage.name, -(process.exitcode or 0))
+    for path in (stage.folder / "parts").glob(f"*@{process.pid}.jsonl") if crashed else ():
+        number = path.read_bytes().count(b"\n")
+        note = stage.folder / "crashes" / f"{path.stem.split('@')[0]}.{number}"
+        note.parent.mkdir(exist_ok=True)
+        with open(note, "ab") as file:
+            file.write(b"x")

@@ -1,0 +1,159 @@
+"""One source → its transitions, the times of its frames, and what its frames look like at an interval: all from one pass."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+from omnivast.corpus.boundaries.detector import Transition
+from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.boundaries.thumbnails import Batch, Thumbnails, probe
+from omnivast.corpus.clips.looks import WIDTH, look_of
+from omnivast.data.media.errors import MediaError
+
+LOOK_SECONDS = 0.5
+"""Between two frames of which it is kept what they look like."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """The time of every frame, exactly, in little room: differences that repeat are stored once."""
+
+    base: Fraction
+    """Seconds of one unit."""
+    first: int
+    steps: list[list[int]]
+    """[difference to the frame before, how often in a row]"""
+
+    @staticmethod
+    def of(pts: ndarray, base: Fraction) -> Times:
+        steps: list[list[int]] = []
+        for step in np.diff(pts).tolist():
+            if steps and steps[-1][0] == step:
+                steps[-1][1] += 1
+            else:
+                steps.append([step, 1])
+        return Times(base, int(pts[0]) if len(pts) else 0, steps)
+
+    def pts(self) -> ndarray:
+        """(T + 1,) int64: of every frame, and where the last one ends, taken to last as long as the one before it."""
+        table = np.array(self.steps, np.int64).reshape(-1, 2)
+        differences = np.repeat(table[:, 0], table[:, 1])
+        last = int(differences[-1]) if len(differences) else max(1, round(0.04 / self.base))
+        return np.concatenate([[self.first], differences, [last]]).astype(np.int64).cumsum()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"base": str(self.base), "first": self.first, "steps": self.steps}
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> Times:
+        return Times(Fraction(row["base"]), row["first"], row["steps"])
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is known of a source after its pass."""
+
+    fps: float
+    frames: int
+    times: Times
+    boundaries: list[Transition]
+    look_frames: list[int]
+    """Frames of which ``looks`` tells."""
+    looks: ndarray
+    """(N, WIDTH) float16, rows of norm 1."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"fps": self.fps, "frames": self.frames, "times": self.times.to_json(), "boundaries": [vars(one) for one in self.boundaries],
+                "look_frames": self.look_frames, "looks": base64.b64encode(self.looks.astype("<f2").tobytes()).decode()}
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> Split:
+        looks = np.frombuffer(base64.b64decode(row["looks"]), "<f2").reshape(-1, WIDTH)
+        return Split(row["fps"], row["frames"], Times.from_json(row["times"]), [Transition(**one) for one in row["boundaries"]],
+                     row["look_frames"], looks)
+
+
+class _Looks:
+    """What frames look like, every so many seconds."""
+
+    def __init__(self, base: Fraction) -> None:
+        self.base, self._next, self._count = base, float("-inf"), 0
+        self.frames: list[int] = []
+        self._rows: list[ndarray] = []
+
+    def add(self, batch: Batch) -> None:
+        chosen = []
+        for number, pts in enumerate(batch.pts.tolist()):
+            time = float(pts * self.base)
+            if time >= self._next:
+                self._next = max(self._next, time) + LOOK_SECONDS
+                chosen.append(number)
+        if chosen:
+            self._rows.append(look_of(batch.thumbnails[chosen]))
+            self.frames += [self._count + number for number in chosen]
+        self._count += len(batch.pts)
+
+    def rows(self) -> ndarray:
+        return np.concatenate(self._rows) if self._rows else np.empty((0, WIDTH), np.float16)
+
+
+def split(path: Path, detector: str = "ours") -> Split:
+    """Raises MediaError, or ImportError for a detector whose package is missing."""
+    torch.set_num_threads(1)
+    source = probe(path)
+    finder = DETECTORS[detector]()
+    looks = _Looks(source.time_base)
+    pts: list[ndarray] = []
+    for batch in Thumbnails(path, frame_width=finder.frame_width):
+        finder.add(batch)
+        looks.add(batch)
+        pts.append(batch.pts)
+    whole = np.concatenate(pts)
+    times = Times.of(whole, source.time_base)
+    ends = times.pts()
+    fps = len(whole) / float((ends[-1] - ends[0]) * source.time_base)
+    return Split(round(fps, 3), len(whole), times, finder.end(), looks.frames, looks.rows())
+
+
+def probe_item(item: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The stage ``probe``: what the container says, without decoding."""
+    path = Path(settings["root"], item["path"])
+    try:
+        source = probe(path)
+    except MediaError as error:
+        return failed(item, error)
+    return {"id": item["id"], "width": source.width, "height": source.height, "fps": round(source.fps, 3), "codec": source.codec,
+            "sound": source.sound, "seconds": None if source.seconds is None else round(source.seconds, 3)}
+
+
+def split_item(item: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The stage ``split``. A source that cannot be read is a result, not an error."""
+    try:
+        return {"id": item["id"], **split(Path(settings["root"], item["path"]), settings["detector"]).to_json()}
+    except MediaError as error:
+        return failed(item, error)
+
+
+def failed(item: dict[str, Any], error: MediaError) -> dict[str, Any]:
+    """The reason without names, sizes and numbers, so that equal reasons can be counted."""
+    return {"id": item["id"], "failed": error.reason}
+
+
+def spans(boundaries: Sequence[Transition], frames: int) -> list[tuple[int, int]]:
+    """(first frame, frame behind the last) of each shot: what lies between transitions, without a frame of them."""
+    found, start = [], 0
+    for one in boundaries:
+        end = one.first
+        if end > start:
+            found.append((start, end))
+        start = one.first if one.kind == "cut" and one.first == one.last else one.last + 1
+    return [*found, (start, frames)] if frames > start else found
