@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m omnivast avllm", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--size", choices=("quick", "debug"), default="quick",
-                        help="quick: 2,400 training clips, within an hour on two CPU cores; debug: 24 clips and four steps, to try the "
+                        help="quick: 2,400 training clips; debug: 24 clips and four steps, to try the "
                              "script (default quick)")
     result.add_argument("--folder", type=as_path, help="where everything but the clips goes (default output/avllm, or output/avllm_debug)")
     result.add_argument("--data", type=as_path, help="where the clips are built (default datasets/omnistamps/SIZE)")
