@@ -57,7 +57,7 @@ def run(name: str, llm: str, folder: Path, **settings: Any) -> None:
     model = avllm(llm, **RUNS[name])
     bf16 = name == "bfloat16"
     model.precision = torch.bfloat16 if bf16 else None
-    settings = {"save_every": 2, "remove_before_ckpt": False, "grad_norm": 0.5, "precision": "bf16" if bf16 else "float32", **settings}
+    settings = {"save_every": 2, "remove_before_ckpt": False, "grad_norm": 0.5, "learning_rate": 1e-3, "precision": "bf16" if bf16 else "float32", **settings}
     train(config(folder, gradient_accumulation_steps=2, **settings), model, Loader(model))
 
 
@@ -95,11 +95,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def assert_same_training(folder: Path, one: Path, rel: float = 1e-5, change: float = 0.01) -> None:
-    """See test_parallel.py; how far training has moved the weights is seen between steps 2 and 4."""
+    """Losses agree to ``rel``, norms of gradients, which grow with what Adam makes of rounding, to ten times that; weights, see
+    test_parallel.py, by how far training has moved them between steps 2 and 4."""
     mine, theirs = metrics(folder), metrics(one)
     assert len(mine) == len(theirs) == STEPS
     for own, wanted in zip(mine, theirs):
-        assert own == pytest.approx(wanted, rel=rel)
+        assert own.pop("norm") == pytest.approx(wanted.pop("norm"), rel=10 * rel) and own == pytest.approx(wanted, rel=rel)
     mine, theirs, before = weights(folder), weights(one), weights(one, 2)
     assert list(mine) == list(theirs) and distance(mine, theirs) < change * distance(before, theirs)
 
