@@ -33,6 +33,7 @@ from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Names, Reward, Unit, blocks_of
 from omnivast.model.towers import MediaModel, needed
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import on_host, planning, send
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Chats, Texts
@@ -150,15 +151,16 @@ class AudioVisualLLM(MediaModel):
             if media is None:
                 self._stay_in_step(modality)
                 continue
-            present[modality] = batch.present.get(modality, torch.ones(len(batch), dtype=torch.bool)).cpu()
-            rows = present[modality].nonzero().flatten()
-            if not len(rows):
+            with planning():
+                present[modality] = batch.present.get(modality, torch.ones(len(batch), dtype=torch.bool)).cpu()
+            own = on_host(present[modality]).nonzero()[0]
+            if not len(own):
                 self._stay_in_step(modality)
                 continue
-            every = len(rows) == len(batch)
-            given = media if every else media[rows.to(media.device)]
+            every, rows = len(own) == len(batch), send(own, media.device)
+            given = media if every else media[rows]
             for part, found in (self._seen(given) if modality is Modality.VISION else self._heard(given)).items():
-                parts[part] = found if every else found.new_zeros(len(batch), *found.shape[1:]).index_copy(0, rows.to(found.device), found)
+                parts[part] = found if every else found.new_zeros(len(batch), *found.shape[1:]).index_copy(0, rows, found)
         return ClipFeatures(parts, present, said, tuple(batch.clip_ids))
 
     def tower_keys(self) -> dict[Modality, str]:
@@ -238,15 +240,18 @@ class AudioVisualLLM(MediaModel):
 
     def _summed_loss(self, chats: Chats, features: ClipFeatures) -> Tensor:
         """The sum over the words that are learnt of their cross-entropies."""
-        clips = chats.clip.tolist()
-        parts = [self._parts_of(conversation, clip, features) for conversation, clip in zip(chats.conversations, clips)]
+        clips = on_host(chats.clip).tolist()
+        with planning():
+            parts = [self._parts_of(conversation, clip, features) for conversation, clip in zip(chats.conversations, clips)]
         lengths = [len(ids) + sum(own.values()) for ids, own in zip(chats.ids, parts)]
         losses = []
         for together in [list(range(len(lengths)))] if self.in_step else passes(lengths):
-            layout = lay_out([chats.ids[n] for n in together], [parts[n] for n in together], [chats.supervised[n] for n in together])
+            with planning():
+                layout = lay_out([chats.ids[n] for n in together], [parts[n] for n in together], [chats.supervised[n] for n in together])
+                places, words = F.pad(layout.learnt[:, 1:], (0, 1)), layout.ids[layout.learnt]
             inputs = self._inputs(layout, features, [clips[n] for n in together])
-            logits = self._logits(inputs, F.pad(layout.learnt[:, 1:], (0, 1)))
-            losses.append(F.cross_entropy(logits.float(), layout.ids[layout.learnt].to(logits.device), reduction="sum"))
+            logits = self._logits(inputs, places)
+            losses.append(F.cross_entropy(logits.float(), send(on_host(words), logits.device), reduction="sum"))
         return torch.stack(losses).sum()
 
     def _parts_of(self, conversation: Conversation, clip: int, features: ClipFeatures) -> dict[str, int]:
@@ -257,17 +262,18 @@ class AudioVisualLLM(MediaModel):
 
     def _inputs(self, layout: Layout, features: ClipFeatures, clips: Sequence[int]) -> Tensor:
         """(N, L, D): the words and media of conversations about ``clips`` (N)."""
-        words = self.llm.get_input_embeddings()(layout.ids.to(self.device))
-        clip, none = torch.tensor(clips, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        of_parts = {part: clip[layout.parts[part][0]] if part in layout.parts else none for part in PARTS}
+        words = self.llm.get_input_embeddings()(send(on_host(layout.ids), self.device))
+        with planning():
+            clip, none = torch.tensor(clips, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+            of_parts = {part: clip[layout.parts[part][0]] if part in layout.parts else none for part in PARTS}
         return scattered(words, layout, self.projectors(features.parts, of_parts))
 
     def _logits(self, inputs: Tensor, places: Tensor) -> Tensor:
         """(N, L, D) and places (N, L) bool → (M, words), of the places alone. What is empty stands behind each conversation, where nothing
         before it attends to: no mask is needed."""
-        chosen = places.to(inputs.device)
+        rows, columns = send(on_host(places).nonzero(), inputs.device)
         head = cast(nn.Module, self.llm.get_output_embeddings())
-        handle = head.register_forward_pre_hook(lambda _, given: (given[0][chosen],))
+        handle = head.register_forward_pre_hook(lambda _, given: (given[0][rows, columns],))
         try:
             return self.llm(inputs_embeds=inputs, use_cache=False).logits
         finally:
