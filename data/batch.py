@@ -150,9 +150,6 @@ class Batch:
     """(B, F, 3, H, W) uint8; normalisation happens on the device."""
     spectrograms: Tensor | None = None
     """(B, A, T, mel) float32."""
-    features: dict[str, Tensor] = field(default_factory=dict)
-    """Name → (B, tokens, width) float16 in place of frames and spectrograms, where features of frozen towers are kept; zeros for a clip
-    without the track."""
     subtitles: Texts | None = None
     """N = B; a clip without a subtitle has [CLS] [SEP] alone."""
     captions: Captions = field(default_factory=Captions)
@@ -160,6 +157,9 @@ class Batch:
     answers: Texts | None = None
     """Aligned with ``questions``: answer n answers question n. None where a test has no answers."""
     chats: Chats | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """Name → (B, tokens, width) float16 in place of frames and spectrograms, where features of frozen towers are kept; zeros for a clip
+    without the track."""
     question_ids: list[str] = field(default_factory=list)
     question_types: list[str] = field(default_factory=list)
     answer_types: list[str] = field(default_factory=list)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from omnivast.config.conversation import Conversation
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import CaptionKind
 from omnivast.data.vision import RESIZES, Resize, find_resize
-
-if TYPE_CHECKING:
-    from omnivast.data.features import FeatureStore
 
 
 class DataError(ValueError):
@@ -90,13 +87,14 @@ class InputSpec:
     """Clips are to be labelled: evaluation needs no captions."""
     conversations: bool = False
     """Captions, questions and answers are learnt as conversations."""
-    features: FeatureStore | None = None
-    """Where features of frozen towers are kept: they are read in place of the clips, whose frames and slices are those of a test."""
+    features: Any = None
+    """A FeatureStore (data/features.py), or None: where features of frozen towers are kept. They are read in place of the
+    clips, whose frames and slices are those of a test."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
            frame_resize: str = "bicubic", one_caption_length: bool = False, conversations: bool = False,
-           features: FeatureStore | None = None) -> InputSpec:
+           features: Any = None) -> InputSpec:
         """The sizes that a model of this config takes; what follows it as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,

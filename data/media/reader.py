@@ -59,7 +59,7 @@ class ClipReader:
         """Checks settings and folders; ``shards`` stand in place of folders. Raises DataError."""
         self.config, self.spec, self.training, self._shards = config, spec, training, shards
         self.needs_vision, self.needs_audio = (modality in task.modalities for modality in (Modality.VISION, Modality.AUDIO))
-        self.tracks = frozenset(m for m in (Modality.VISION, Modality.AUDIO) if m in task.modalities)
+        self.tracks: frozenset[Modality] = frozenset(m for m in (Modality.VISION, Modality.AUDIO) if m in task.modalities)
         self._where = f"dataset '{config.name}'"
         sounds_in_shards = None if shards is None else shards.holds(SOUND_EXTENSIONS)
         if lacking := next(lacks(config, task, sounds_in_shards), None):

@@ -68,8 +68,8 @@ def lay_out(sequences: Sequence[Sequence[int]], parts: Sequence[Mapping[str, int
                 for part, tokens in own.items():
                     begun.setdefault(part, []).append((row, column))
                     column += tokens
-    places = {part: torch.tensor(found, dtype=torch.int64).T for part, found in begun.items()}
-    return Layout(grid, filled, learnt, {part: (found[0], found[1]) for part, found in places.items()})
+    begins = {part: torch.tensor(found, dtype=torch.int64).T for part, found in begun.items()}
+    return Layout(grid, filled, learnt, {part: (found[0], found[1]) for part, found in begins.items()})
 
 
 def scattered(words: Tensor, layout: Layout, tokens: Mapping[str, Tensor]) -> Tensor:

@@ -36,7 +36,8 @@ def test_groups_that_cannot_be(text, message):
 def test_a_task():
     task = Task.parse("ret%tvas%vt_cap%tva_qa%tv")
     groups = {o: [str(g) for g in task.groups(o)] for o in Objective}
-    assert groups == {Objective.RETRIEVAL: ["tvas", "tv"], Objective.CAPTION: ["tva"], Objective.QA: ["tv"], Objective.MLM: []}
+    assert groups == {Objective.RETRIEVAL: ["tvas", "tv"], Objective.CAPTION: ["tva"], Objective.QA: ["tv"], Objective.MLM: [],
+                      Objective.CHAT: []}
     assert str(task) == "ret%tvas%tv_cap%tva_qa%tv" and Task.parse(str(task)) == task and pickle.loads(pickle.dumps(task)) == task
     assert task.objectives == (Objective.RETRIEVAL, Objective.CAPTION, Objective.QA)
     assert [str(g) for g in task.all_groups] == ["tvas", "tv", "tva"] and task.modalities == (V, A, S)
