@@ -1,7 +1,7 @@
 """What memory each GPU needs to train an Audio-Visual LLM at the paper's size, without a GPU, weights or memory: counted on tensors that have
 shapes alone, as one of several processes under FSDP (training/estimate_sharded.py).
 
-    python scripts/avllm/memory.py config/avllm/finetune_cfg/stage2.json --processes 8 --clips 16
+    python -m omnivast.scripts.avllm.memory config/avllm/finetune_cfg/stage2.json --processes 8 --clips 16
 
 The language model has the shape of Vicuna-7B (or --llm 13b), whatever the config names, and the audio tower that of CLAP.
 """

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+import transformers.masking_utils
 
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
@@ -32,7 +33,9 @@ def llm(tmp_path_factory):
 
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(("tune", "checkpointing"), [("projectors", False), ("lora", True), ("full", True), ("full", False)])
-def test_a_step_needs_what_it_makes(llm, tune, checkpointing, sharded):
+def test_a_step_needs_what_it_makes(llm, tune, checkpointing, sharded, monkeypatch):
+    # Without numbers, transformers cannot see that each row is one sequence, and makes a mask; here it is to make that too.
+    monkeypatch.setattr(transformers.masking_utils, "is_tracing", lambda *_: True)
     model = avllm(llm, llm_tune=tune, checkpointing=checkpointing).train()
     own = batch(model, said=[SAID[1]] * 4)
     found = needs(model, own, CHAT, FLOAT, 4, sharded)
