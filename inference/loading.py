@@ -131,9 +131,8 @@ def _config(content: Mapping[str, Any], file: Path, shared: bool, device: str, p
         if not model.get("llm"):
             raise LoadError(f"{file}: the model has no language model, so llm={str(llm)!r} is of no use")
         model["llm"] = str(as_path(str(llm)))
-    if shared:
-        if str(model["audio_encoder_type"]).startswith("hf:"):
-            model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
+    if shared and str(model["audio_encoder_type"]).startswith("hf:"):
+        model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
     run |= {"device": device, **({"precision": precision} if precision else {})}
     return config_of_model({"run_cfg": run, "model_cfg": model}, file)
 

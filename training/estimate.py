@@ -70,16 +70,18 @@ def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int
 
 def _as_gathered(model: Any) -> None:
     """What FSDP gathers for one pass alone has the type that is computed with, and no gradient that stays."""
-    def drop(parameter: Tensor) -> None:
+    def drop(parameter: torch.Tensor) -> None:
         parameter.grad = None
 
     for unit in model.units():
         if unit.gathered == "step":
             continue
         for module in unit.module.modules():
-            if isinstance(module, nn.Linear) and model.precision is not None:  # the rest is small, and of float32 for some kernels
-                for name, own in list(module._parameters.items()):
-                    module._parameters[name] = None if own is None else nn.Parameter(torch.empty_like(own, dtype=model.precision), own.requires_grad)
+            if not isinstance(module, nn.Linear) or model.precision is None:  # the rest is small, and of float32 for some kernels
+                continue
+            for name, own in list(module._parameters.items()):
+                if own is not None:
+                    module._parameters[name] = nn.Parameter(torch.empty_like(own, dtype=model.precision), own.requires_grad)
         for parameter in unit.module.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(drop)

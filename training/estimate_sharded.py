@@ -1,5 +1,5 @@
-"""What each of several GPUs would need for a step of a training under FSDP2 (or ZeRO-3, which shares the same out), found out by one process
-without any: see estimate.py."""
+"""What each of several GPUs would need for a step of a training under FSDP2 (or ZeRO-3, which shares the same out), found out by one
+process without any: see estimate.py."""
 
 from __future__ import annotations
 

@@ -243,8 +243,8 @@ def _verbs(app: FastAPI, service: Service) -> None:
             if not all(question.strip() for question in asked.question):
                 raise RefusedError(422, "question", "a question is a text that is not empty")
             if len(asked.answer) != len(asked.question) - 1:
-                raise RefusedError(422, "answer", f"{len(asked.question)} question(s) and {len(asked.answer)} answer(s): expected an answer "
-                                                  "to each question but the last")
+                raise RefusedError(422, "answer", f"{len(asked.question)} question(s) and {len(asked.answer)} answer(s): expected an "
+                                                  "answer to each question but the last")
             files = service.files([asked.clip] if asked.clip else [], asked.files, "clip")
             found = await service.look(files, lambda clips: [one.ask(asked.question[-1]) for one in library.model.chat(
                 clips, group=asked.group, beams=asked.beams, so_far=list(zip(asked.question, asked.answer)))], subtitle=asked.subtitle)

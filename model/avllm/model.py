@@ -308,8 +308,8 @@ class AudioVisualLLM(MediaModel):
         lengths = [len(ids) - ids.count(MEDIA) + sum(own.values()) for ids, own in zip(prompts, parts)]
         if max(lengths, default=0) >= self.tokenizer.context:
             clip = clips[lengths.index(max(lengths))]
-            raise ModelError(f"clip '{memory.clip_ids[clip]}': the conversation has {max(lengths):,} tokens with its media, which leaves no "
-                             f"room for an answer: the language model reads {self.tokenizer.context:,} (model_cfg.llm_context)")
+            raise ModelError(f"clip '{memory.clip_ids[clip]}': the conversation has {max(lengths):,} tokens with its media, which leaves "
+                             f"no room for an answer: the language model reads {self.tokenizer.context:,} (model_cfg.llm_context)")
 
         def embed(numbers: list[int]) -> tuple[Tensor, Tensor]:
             layout = lay_out([prompts[n] for n in numbers], [parts[n] for n in numbers], left=True)

@@ -1,5 +1,5 @@
-"""What memory each GPU needs to train an Audio-Visual LLM at the paper's size, without a GPU, weights or memory: counted on tensors that have
-shapes alone, as one of several processes under FSDP (training/estimate_sharded.py).
+"""What memory each GPU needs to train an Audio-Visual LLM at the paper's size, without a GPU, weights or memory: counted on tensors that
+have shapes alone, as one of several processes under FSDP (training/estimate_sharded.py).
 
     python -m omnivast.scripts.avllm.memory config/avllm/finetune_cfg/stage2.json --processes 8 --clips 16
 
@@ -85,8 +85,9 @@ def clips(model: AudioVisualLLM, frames: int, slices: int, words: int) -> Batch:
     learnt = words // 2
     chats = Chats([answering(["?"], ["!"], (Modality.VISION, Modality.AUDIO))] * 2, torch.arange(2),
                   ids=[[MEDIA, *[1] * words]] * 2, supervised=[[False] * (1 + words - learnt) + [True] * learnt] * 2)
-    made = Batch("clips", ["one", "other"], torch.arange(2), empty(frames, 3, cfg.vision_resolution, cfg.vision_resolution, dtype=torch.uint8),
-                 empty(slices, cfg.audio_target_length, cfg.audio_melbins), chats=chats)
+    seen = empty(frames, 3, cfg.vision_resolution, cfg.vision_resolution, dtype=torch.uint8)
+    heard = empty(slices, cfg.audio_target_length, cfg.audio_melbins)
+    made = Batch("clips", ["one", "other"], torch.arange(2), seen, heard, chats=chats)
     made.present = {modality: torch.ones(2, dtype=torch.bool) for modality in (Modality.VISION, Modality.AUDIO)}
     return made
 

@@ -57,7 +57,8 @@ def run(name: str, llm: str, folder: Path, **settings: Any) -> None:
     model = avllm(llm, **RUNS[name])
     bf16 = name == "bfloat16"
     model.precision = torch.bfloat16 if bf16 else None
-    settings = {"save_every": 2, "remove_before_ckpt": False, "grad_norm": 0.5, "learning_rate": 1e-3, "precision": "bf16" if bf16 else "float32", **settings}
+    settings = {"save_every": 2, "remove_before_ckpt": False, "grad_norm": 0.5, "learning_rate": 1e-3,
+                "precision": "bf16" if bf16 else "float32", **settings}
     train(config(folder, gradient_accumulation_steps=2, **settings), model, Loader(model))
 
 
