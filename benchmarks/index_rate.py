@@ -28,13 +28,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.search import STRIDE, WINDOW, join  # noqa: E402
+from benchmarks.search import FADES, join  # noqa: E402
 from omnivast.evaluation.protocol import hardware  # noqa: E402
 from omnivast.inference.index.api import Index  # noqa: E402
 from omnivast.inference.pipeline import Pipeline, load  # noqa: E402
 from omnivast.utils.log import setup_logging  # noqa: E402
 
 log = logging.getLogger("omnivast")
+WINDOW, STRIDE = FADES[0.0]
+"""Seconds, of the moments of joined videos."""
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:

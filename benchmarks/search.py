@@ -7,8 +7,9 @@
 - **nothing matches**: test texts (their clip is there) against texts about triples of facts that no indexed clip has, which differ from
   some clip in one fact alone ("near") or in two ("far"): area under the ROC curve of the best score, and the share of them for which
   something is found at ``at_most_false`` 1 % and 5 %, before and after ``Index.fit`` on the validation clips;
-- **moments**: test clips joined into long videos, in an order drawn from a seed, by hard cuts; for every clip its text is searched, and
-  right is a first result that overlaps the clip's own time by an IoU of at least 0.5.
+- **moments**: test clips joined into long videos, in an order drawn from a seed, by hard cuts or by cross-fades; for every clip its text is
+  searched, and right is a first result that overlaps the clip's own time, from the middle of one fade to that of the next, by an IoU of at
+  least 0.5.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ WEIGHTS: dict[str, dict[str, float]] = {
 FACTS = {"v": "seen", "a": "heard", "s": "said"}
 LENGTHS = (10, 60, 240)
 """Clips of a long video."""
-WINDOW, STRIDE = 2.0, 1.0
+FADES = {0.0: (2.0, 1.0), 0.5: (1.5, 0.5)}
+"""Seconds over which one clip of a long video becomes the next (0: a hard cut) → the window and its stride. Clips of 2 s that fade for half
+a second have 1.5 s of their own, which begin at any half second."""
 
 log = logging.getLogger("omnivast")
 
@@ -111,7 +114,7 @@ def absent_texts(clips: list[dict[str, Any]], known: set[tuple[str, str, str]], 
     return {name: list(texts) for name, texts in found.items()}
 
 
-def moments(model: Pipeline, texts: list[dict[str, Any]], data: Path, count: int, videos: int) -> dict[str, Any]:
+def moments(model: Pipeline, texts: list[dict[str, Any]], data: Path, count: int, videos: int, fade: float) -> dict[str, Any]:
     """``videos`` long videos of ``count`` clips each, indexed, and every clip searched by its text among all of them."""
     order = texts * -(-count * videos // len(texts))
     random.Random(count).shuffle(order)
@@ -120,10 +123,10 @@ def moments(model: Pipeline, texts: list[dict[str, Any]], data: Path, count: int
         for number in range(videos):
             own = order[number * count : (number + 1) * count]
             ends = join([data / "clips" / f"{row['video_id']}.mp4" for row in own], [row["subtitle"] for row in own],
-                        Path(folder, f"{number}.mp4"))
+                        Path(folder, f"{number}.mp4"), fade)
             truth += [(row["desc"], f"{number}.mp4", start, end) for row, (start, end) in zip(own, ends)]
         began = time.perf_counter()
-        index = Index(folder, model, window=WINDOW, stride=STRIDE)
+        index = Index(folder, model, window=FADES[fade][0], stride=FADES[fade][1])
         seconds = time.perf_counter() - began
         results = []
         for text, path, start, end in truth:
@@ -133,38 +136,42 @@ def moments(model: Pipeline, texts: list[dict[str, Any]], data: Path, count: int
             results.append((iou, abs(best.start - start) + abs(best.end - end)))
         minutes = sum(end - start for _, _, start, end in truth) / 60
         close = [error / 2 for iou, error in results if iou >= 0.5]
-        return {"clips_per_video": count, "videos": videos, "moments": len(index),
+        return {"fade_s": fade, "clips_per_video": count, "videos": videos, "moments": len(index),
                 **{f"r1_iou_{least}": _percent([iou >= least for iou, _ in results]) for least in (0.5, 0.7)},
                 "boundary_error_s": round(float(np.mean(close)), 3) if close else None,
                 "minutes_per_minute": round(minutes / (seconds / 60), 1)}
 
 
-def join(paths: Sequence[Path], words: Sequence[str], output: Path) -> list[tuple[float, float]]:
-    """Write one video of several, cut to cut, with its subtitles beside it; (start, end) of each part."""
+def join(paths: Sequence[Path], words: Sequence[str], output: Path, fade: float = 0.0) -> list[tuple[float, float]]:
+    """Write one video of several clips of one size, each becoming the next over ``fade`` seconds (0: cut to cut), with its subtitles beside
+    it; (start, end) of each part, which meet in the middle of a fade."""
     spans: list[tuple[float, float]] = []
     with av.open(str(output), "w") as target:
         video: Any = None
         sound: Any = None
         shown = heard = 0
-        for path in paths:
-            with av.open(str(path)) as source:
-                stream, track = source.streams.video[0], source.streams.audio[0]
-                fps = stream.average_rate or Fraction(25)
-                if video is None:
-                    video = target.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-                    video.width, video.height, video.pix_fmt = stream.width, stream.height, "yuv420p"
-                    sound = target.add_stream("aac", rate=track.rate, layout="mono")
-                begin = shown
-                for frame in source.decode(stream):
-                    frame.pts, frame.time_base = shown, 1 / fps
-                    shown += 1
-                    target.mux(video.encode(frame))
-            rate = track.rate
-            spans.append((begin / float(fps), shown / float(fps)))
-            with av.open(str(path)) as source:
-                samples = np.concatenate([frame.to_ndarray().mean(0) for frame in source.decode(audio=0)])
-            wanted = round(shown / float(fps) * rate) - heard
-            samples = np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))).astype(np.float32)
+        before: tuple[np.ndarray, np.ndarray] | None = None  # the pictures and the sound of the last clip's end, which are still to fade
+        for number, path in enumerate(paths):
+            pictures, samples, fps, rate = _read(path)
+            if video is None:
+                video = target.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
+                video.height, video.width, video.pix_fmt = *pictures.shape[1:3], "yuv420p"
+                sound = target.add_stream("aac", rate=rate, layout="mono")
+            over = round(fade * fps)
+            both = int(over * rate / fps)
+            if before is not None:
+                pictures[:over] = _faded(before[0], pictures[:over]).round()
+                samples[:both] = _faded(before[1], samples[:both])
+            begin = shown + (over / 2 if number else 0)
+            last = number + 1 == len(paths) or not over
+            before = None if last else (pictures[-over:].copy(), samples[-both:].copy())
+            for picture in pictures if last else pictures[:-over]:
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = shown, 1 / fps
+                shown += 1
+                target.mux(video.encode(frame))
+            spans.append((begin / float(fps), (shown + (0 if last else over / 2)) / float(fps)))
+            samples = samples if last else samples[:-both]
             for start in range(0, len(samples), 1024):
                 piece = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")
                 piece.sample_rate, piece.pts = rate, heard
@@ -174,6 +181,23 @@ def join(paths: Sequence[Path], words: Sequence[str], output: Path) -> list[tupl
     cues = [f"{n}\n{_clock(start)} --> {_clock(end)}\n{text}\n" for n, ((start, end), text) in enumerate(zip(spans, words), 1)]
     output.with_suffix(".srt").write_text("\n".join(cues))
     return spans
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, Fraction, int]:
+    """(pictures (F, H, W, 3) uint8, samples (S,) float32 as long as these, frames and samples a second) of a clip."""
+    with av.open(str(path)) as source:
+        fps, rate = source.streams.video[0].average_rate or Fraction(25), source.streams.audio[0].rate
+        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)])
+    with av.open(str(path)) as source:
+        samples = np.concatenate([frame.to_ndarray().mean(0) for frame in source.decode(audio=0)])
+    wanted = round(len(pictures) / fps * rate)
+    return pictures, np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))).astype(np.float32), fps, rate
+
+
+def _faded(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """What goes over what comes, along the first axis."""
+    share = (np.arange(1, len(after) + 1) / (len(after) + 1)).reshape(-1, *[1] * (after.ndim - 1))
+    return (1 - share) * before + share * after
 
 
 def _clock(seconds: float) -> str:
@@ -216,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit = index.fit(options.data / "cap_val.json", media=options.data / "clips")
             result["nothing"] |= {"fitted": nothing(index, texts, absent), "rerank": asdict(fit) if fit else None}
     if "moments" in options.only:
-        result["moments"] = [moments(model, texts, options.data, count, max(1, 240 // count)) for count in LENGTHS]
+        result["moments"] = [moments(model, texts, options.data, count, max(1, 240 // count), fade)
+                             for fade in FADES for count in LENGTHS]
     text = json.dumps(result, indent=1)
     log.info("%s", text)
     if options.json:

@@ -33,11 +33,6 @@ class Sample:
     """(F, 3, H, W) uint8 RGB; None when the task needs no vision."""
     spectrogram: Tensor | None = None
     """(A, T, mel) float32, normalised; None when the task needs no audio."""
-    features: dict[str, Tensor] = field(default_factory=dict)
-    """What frozen towers found in the clip, name → (tokens, width) float16, in place of frames and spectrogram, where it is kept."""
-    frame_count: int = 0
-    slice_count: int = 0
-    """How many frames and slices of sound stand in the tensors above."""
     subtitle: str | None = None
     """None when the task needs no subtitle; "" when the clip has none."""
     captions: dict[CaptionKind, list[str]] = field(default_factory=dict)
@@ -55,6 +50,11 @@ class Sample:
     always, in evaluation where the corpus is one of conversations."""
     row: dict[str, Any] | None = None
     """The whole row of a corpus of conversations."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """What frozen towers found in the clip, name → (tokens, width) float16, in place of frames and spectrogram, where it is kept."""
+    frame_count: int = 0
+    slice_count: int = 0
+    """How many frames and slices of sound stand in ``frames`` and ``spectrogram``, or were seen by the towers."""
     present: dict[Modality, bool] = field(default_factory=dict)
     """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros), for each that is asked for."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)

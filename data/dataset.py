@@ -106,7 +106,7 @@ class IndexedDataset:
                             f"'{config.vision_transforms}' would have no effect; use 'none', or no features_dir")
         self._draws_media = training and spec.features is None
         self.reader = ClipReader(config, self.task, spec, training=self._draws_media, shards=self.shards)
-        self._readers = {frozenset(self.reader.tracks): self.reader}
+        self._readers: dict[frozenset[Modality], ClipReader] = {frozenset(self.reader.tracks): self.reader}
         self._spec, self._converses = spec, spec.conversations and training
         self.annotations = opened.annotations(self.task, optional)
         if self.shards is not None and not config.txt and len(self) < len(self.shards):

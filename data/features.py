@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -20,11 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omnivast.config.tasks import Modality
-from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError
-
-if TYPE_CHECKING:
-    from omnivast.data.dataset import IndexedDataset
 
 Found = dict[str, Tensor]
 """The tensors that a tower makes of one clip, by name; none: the clip has no such track."""
@@ -72,20 +66,3 @@ class FeatureStore:
             temporary.unlink(missing_ok=True)
             raise DataError(f"features_dir '{self.folder}': features could not be written ({error}); free the disk and start again: "
                             "what is there is used") from None
-
-
-def lacking(sources: Sequence[IndexedDataset], store: FeatureStore) -> list[tuple[int, int]]:
-    """(dataset, row) of the clips of which a track's features are not kept, each clip once. Clips that cannot be found are left to who
-    reads them."""
-    seen: set[Path] = set()
-    rows = []
-    for number, source in enumerate(sources):
-        for row in range(len(source)):
-            paths: set[Path] = set()
-            with suppress(MediaError):
-                read_as = source.reader_of(row).read_as(source.annotations[row].clip_id)
-                paths = {store.path(modality, own) for modality, own in read_as.items()} - seen
-            seen |= paths
-            if not all(path.exists() for path in paths):
-                rows.append((number, row))
-    return rows

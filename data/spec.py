@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omnivast.config.conversation import Conversation
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import CaptionKind
+from omnivast.config.tasks import CaptionKind, Modality
 from omnivast.data.vision import RESIZES, Resize, find_resize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
 
 
 class DataError(ValueError):
@@ -31,6 +36,15 @@ class UnreadableError(RuntimeError):
         if len(unreadable) > len(shown):
             shown.append(f"  … and {len(unreadable) - len(shown)} more")
         return cls("\n".join([f"dataset '{name}': {len(unreadable)} unreadable clip(s); {hint}", *shown]))
+
+
+class KeptFeatures(Protocol):
+    """What frozen towers found in clips: a FeatureStore of data/features.py."""
+
+    folder: Path
+
+    def read(self, modality: Modality, read_as: tuple[object, ...]) -> dict[str, Tensor] | None:
+        ...
 
 
 class Tokenizer(Protocol):
@@ -87,14 +101,13 @@ class InputSpec:
     """Clips are to be labelled: evaluation needs no captions."""
     conversations: bool = False
     """Captions, questions and answers are learnt as conversations."""
-    features: Any = None
-    """A FeatureStore (data/features.py), or None: where features of frozen towers are kept. They are read in place of the
-    clips, whose frames and slices are those of a test."""
+    features: KeptFeatures | None = None
+    """Where features of frozen towers are kept: they are read in place of the clips, whose frames and slices are those of a test."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
            frame_resize: str = "bicubic", one_caption_length: bool = False, conversations: bool = False,
-           features: Any = None) -> InputSpec:
+           features: KeptFeatures | None = None) -> InputSpec:
         """The sizes that a model of this config takes; what follows it as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,

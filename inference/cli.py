@@ -422,9 +422,11 @@ def _print_evidence(evidence: Sequence[Any]) -> None:
     for one in evidence:
         what = "frame" if one.track == "seen" else "slice of sound"
         at = "" if one.start is None else f", {_clock(one.start)}–{_clock(one.end)}"
-        _tell(f"  {one.track} in {what} {one.number + 1}{at}: without it, {_words(one.without)}")
-    if not evidence:
-        _tell("  the answer is the same without any one frame or slice of sound")
+        _tell(f"  {one.track} in {what} {one.number + 1}{at}")
+    if evidence:
+        _tell(f"  without {'it' if len(evidence) == 1 else 'these'}: {_words(evidence[-1].without)}")
+    else:
+        _tell("  the answer is the same without frames or slices of sound")
 
 
 def _clock(seconds: float) -> str:

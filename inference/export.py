@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,7 +24,7 @@ from omnivast.config.paths import as_path
 from omnivast.config.tasks import CaptionKind
 from omnivast.config.words import did_you_mean
 from omnivast.data.batch import Texts, make_texts
-from omnivast.inference.loading import Loaded
+from omnivast.inference.loading import Loaded, in_float32
 from omnivast.model.interface import Model
 from omnivast.model.text.pretrained import text_parts
 from omnivast.utils.files import write_atomically
@@ -66,13 +65,17 @@ def export_text(parts: Loaded, path: str | Path, format: Format | None = None) -
     with tempfile.TemporaryDirectory(prefix=".export", dir=path.parent) as folder:
         made = Path(folder, path.name)
         run = _written(_program(parts), made, chosen)
-        difference = _difference(parts, run)
+        with in_float32(parts.model):
+            difference = _difference(parts, run)
         if not difference <= CLOSE:
-            raise ExportError(f"{path}: not written: its vectors differ from the model's by up to {difference:.1e}")
+            raise ExportError(f"{path}: not written: its vectors differ by up to {difference:.1e}, not {CLOSE:.0e} at most, from those "
+                              "that the model computes in float32")
+        own = _difference(parts, run) if parts.model.precision is not None else None
         del run
         _describe(parts, path, chosen)
         made.replace(path)
-    logger.info("%s: vectors differ from the model's by at most %.1e", path, difference)
+    logger.info("%s: float32; its vectors differ by at most %.1e from those that the model computes in float32%s", path, difference,
+                "" if own is None else f", and by {own:.1e} from its own, in {str(parts.model.precision).removeprefix('torch.')}")
     return path
 
 
@@ -107,27 +110,18 @@ def _written(program: torch.export.ExportedProgram, path: Path, format: str) -> 
 
 
 def _difference(parts: Loaded, run: Run) -> float:
-    """The largest difference, over texts alone and together, from what the model computes in float32."""
+    """The largest difference, over texts alone and together, from what the model computes."""
     differences = []
-    with _in_float32(parts.model), torch.inference_mode():
+    with torch.inference_mode():
         for texts in (PROBES, *([text] for text in PROBES)):
             made = _tokens(parts, texts)
             differences.append(float((run(made.ids, made.mask.long()) - parts.model.index_texts(made)["vector"]).abs().max()))
     return float(np.max(differences))  # which keeps NaN, unlike max
 
 
-@contextmanager
-def _in_float32(model: Model) -> Iterator[None]:
-    precision, model.precision = model.precision, None
-    try:
-        yield
-    finally:
-        model.precision = precision
-
-
 def _longest(parts: Loaded) -> int:
     """Tokens of a text, at most."""
-    return parts.sampling.spec.lengths(several_kinds=False).caption[CaptionKind.OMNI]
+    return parts.sampling.lengths.caption[CaptionKind.OMNI]
 
 
 def _tokens(parts: Loaded, texts: Sequence[str]) -> Texts:

@@ -7,7 +7,8 @@ for), ``model.safetensors``, the tokenizer, ``background.json`` (some captions o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from omnivast.config.load import config_of_model
 from omnivast.config.paths import as_path, looked_up
 from omnivast.config.schema import Config
 from omnivast.config.tasks import OF_CAPTIONS, Group, Objective, Task, TaskError
+from omnivast.data.batch import Sample, collate
 from omnivast.data.spec import InputSpec
 from omnivast.inference.reading import Sampling
 from omnivast.model.build import model_of, set_precision
@@ -55,9 +57,27 @@ class Loaded:
     background: Path | None = None
     """The file of a shared folder with captions of the training."""
 
+    def encode(self, groups: Sequence[Group], samples: Sequence[Sample]) -> Any:
+        """The model's features of samples with the same tracks and the same number of frames, of all tracks of ``groups``."""
+        task = Task(((Objective.RETRIEVAL, tuple(groups)),))
+        batch = collate(samples, corpus="clips", tokenizer=self.model.tokenizer, lengths=self.sampling.lengths, task=task)
+        return self.model.encode(batch.to(self.model.device), task.modalities)
 
-def load_parts(place: str | Path, *, device: str = "auto", precision: str | None = None, llm: str | Path | None = None) -> Loaded:
-    """The model at ``place``. Raises LoadError, ConfigError, ModelError, WeightsError."""
+
+@contextmanager
+def in_float32(model: Model) -> Iterator[None]:
+    """Within it the model computes in float32, whatever its precision is; its parameters are float32 always."""
+    precision, model.precision = model.precision, None
+    try:
+        yield
+    finally:
+        model.precision = precision
+
+
+def load_parts(place: str | Path, *, device: str = "auto", precision: str | None = None, frames: int | None = None,
+               slices: int | None = None, llm: str | Path | None = None) -> Loaded:
+    """The model at ``place``. Raises LoadError, ConfigError, ModelError, WeightsError, and ValueError for frames or slices that it cannot
+    take."""
     folder, file = _found(place)
     shared = (folder / FACTS).is_file()
     config_file = folder / CONFIG if shared else folder / "log" / "hps.json"
@@ -73,8 +93,14 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
     report = load_weights(model, weights)
     model.to(torch_device).eval().requires_grad_(False)
     shown = facts["shown"]
-    spec = InputSpec.of(config.model_cfg, model.audio_frontend, frame_resize=model.frame_resize)
-    sampling = Sampling(spec, shown["frames"], shown["slices"], shown["transform"])
+    spec = InputSpec.of(config.model_cfg, model.audio_frontend, frame_resize=model.frame_resize,
+                        one_caption_length=model.one_caption_length)
+    sampling = Sampling(spec, shown["frames"] if frames is None else frames, shown["slices"] if slices is None else slices,
+                        shown["transform"])
+    for what, asked in (("frames", sampling.frames), ("slices", sampling.slices)):
+        if asked < 1 or asked > (model.most_samples or asked):
+            takes = "1 or more" if model.most_samples is None else f"1 to {model.most_samples}"
+            raise ValueError(f"{what} {asked}: this model takes {takes}")
     groups = {Objective(name): tuple(Group.parse(group) for group in own) for name, own in facts["groups"].items()}
     background = folder / BACKGROUND
     return Loaded(model, config, sampling, groups, report, facts, background if background.is_file() else None)

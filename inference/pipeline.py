@@ -11,7 +11,7 @@ What a clip may be is said in clips.py. Every method takes one clip, or a list o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,15 +24,15 @@ import torch
 from torch.nn.functional import pad
 
 from omnivast.config.paths import as_path
-from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, Task, TaskError
-from omnivast.data.batch import Batch, Sample, Texts, collate, make_texts
+from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, TaskError
+from omnivast.data.batch import Sample, Texts, make_texts
 from omnivast.inference import export, sharing
 from omnivast.inference.background import background_texts
 from omnivast.inference.chat import Chat
 from omnivast.inference.clips import Clip, ClipError, Clips
-from omnivast.inference.evidence import evidence_of
+from omnivast.inference.evidence import Part, evidence_of, leave_out
 from omnivast.inference.loading import HUB, Loaded, load_parts
-from omnivast.inference.results import Answer, Caption, Embedding
+from omnivast.inference.results import Answer, Caption, Embedding, Evidence
 from omnivast.model.interface import Rows
 from omnivast.utils.log import Progress, progress
 from omnivast.utils.machine import cores
@@ -49,16 +49,18 @@ TOKENS = 32
 """See ``embed_texts``."""
 
 
-def load(place: str | Path, *, device: str = "auto", precision: str | None = None, llm: str | Path | None = None) -> Pipeline:
+def load(place: str | Path, *, device: str = "auto", precision: str | None = None, frames: int | None = None,
+         slices: int | None = None, llm: str | Path | None = None) -> Pipeline:
     """The model at ``place``: the output folder of a run, a checkpoint in one, a folder written by ``save_pretrained``, or
     ``hf-hub:org/name``.
 
     Args:
         device: as ``run_cfg.device``: auto, cpu, cuda, cuda:1 …
         precision: auto, float32, bf16 or fp16; None: as the model was trained.
+        frames, slices: of pictures and of sound that the model is shown of a clip, such as more of a long one; None: as it was tested.
         llm: where the language model of an Audio-Visual LLM lies now, if not where its training found it.
     """
-    return Pipeline(load_parts(place, device=device, precision=precision, llm=llm), str(place))
+    return Pipeline(load_parts(place, device=device, precision=precision, frames=frames, slices=slices, llm=llm), str(place))
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class _Seen:
 
     numbers: list[int]
     clips: list[Clip]
-    batch: Batch
+    samples: list[Sample]
     features: Any
     group: Group
     """The largest of the groups that they are looked at by."""
@@ -79,7 +81,7 @@ class Pipeline:
     def __init__(self, parts: Loaded, place: str) -> None:
         self.parts, self.place = parts, _absolute(place)
         self.model, self.sampling = parts.model, parts.sampling
-        self._lengths = self.sampling.spec.lengths(several_kinds=False)
+        self._lengths = self.sampling.lengths
 
     def groups(self, objective: Objective | str) -> tuple[Group, ...]:
         """The groups that the model does "ret", "cap", "qa" or "chat" by, the largest first; none for what it was not trained for.
@@ -195,20 +197,24 @@ class Pipeline:
             memory = self.model.memory(seen.features)
             if sample:
                 draws = torch.stack([torch.rand(n, longest, generator=generator(seed, "caption", clip.name)) for clip in seen.clips])
-                found = self.model.sample_captions(memory, seen.group, draws=draws, top_k=TOP_K)
+                found = self.model.scored_samples(memory, seen.group, draws=draws, top_k=TOP_K)
             else:
-                found = self.model.best_captions(memory, seen.group, beam_size=width, max_length=longest,
-                                                 length_penalty=self.model.length_penalty)
-            for clip, texts in zip(seen.clips, found):
-                yield Caption(clip.name, texts[0], seen.group.key, tuple(texts[:n]), _missing(clip, self._modalities("cap")))
+                found = self.model.scored_captions(memory, seen.group, beam_size=width, max_length=longest,
+                                                   length_penalty=self.model.length_penalty)
+            for clip, candidates in zip(seen.clips, found):
+                texts, scores = zip(*candidates[:n])
+                yield Caption(clip.name, texts[0], seen.group.key, texts, _missing(clip, self._modalities("cap")), scores)
 
         return self._each(clips, Objective.CAPTION, group, captioned, "captioning")
 
     def answer(self, clips: Any, question: str | Sequence[str], *, group: str | None = None, beams: int | None = None,
-               evidence: bool = False) -> Any:
+               evidence: bool = False, without: Collection[tuple[str, int]] = ()) -> Any:
         """:class:`Answer` to a question about a clip. With several clips a list; with several questions a list for each clip.
 
-        ``evidence``: answer again without each frame and each slice of sound, and name those without which the answer is another.
+        Args:
+            evidence: name the frames and slices of sound without which the answer is another; see :mod:`omnivast.inference.evidence`.
+                Raises ValueError for a family that does not say how likely an answer is.
+            without: frames ("seen", n) and slices ("heard", n) that the model is not shown, from 0; as evidence names them.
         """
         questions = [question] if isinstance(question, str) else list(question)
         if not questions or not all(isinstance(text, str) and text.strip() for text in questions):
@@ -218,19 +224,36 @@ class Pipeline:
 
         def answered(seen: _Seen) -> Iterator[Any]:
             texts = make_texts([questions] * len(seen.clips), self.model.tokenizer, self._lengths.question)
-            def ask(features: Any) -> list[str]:
-                return self.model.answer(self.model.memory(features), seen.group, texts, beam_size=width)
-
-            answers = ask(seen.features)
-            reasons = evidence_of(self.parts, seen.batch, seen.group, [clip for clip in seen.clips for _ in questions], answers, ask
-                                  ) if evidence else [None] * len(answers)
-            found = iter(zip(answers, reasons))
-            for clip in seen.clips:
+            memory = self.model.memory(seen.features)
+            answers = self.model.answer(memory, seen.group, texts, beam_size=width)
+            scores = self.model.answer_scores(memory, seen.group, texts, answers)
+            found = iter(zip(answers, [None] * len(answers) if scores is None else scores))
+            for row, clip in enumerate(seen.clips):
                 missing = _missing(clip, self._modalities("qa"))
-                own = [Answer(clip.name, text, words, seen.group.key, missing, why) for text, (words, why) in zip(questions, found)]
+                own = [Answer(clip.name, text, words, seen.group.key, missing,
+                              self._evidence(seen, row, text, words, width) if evidence else None, score)
+                       for text, (words, score) in zip(questions, found)]
                 yield own[0] if isinstance(question, str) else own
 
-        return self._each(clips, Objective.QA, group, answered, "answering")
+        return self._each(clips, Objective.QA, group, answered, "answering", without=without)
+
+    def _evidence(self, seen: _Seen, row: int, question: str, answer: str, width: int) -> tuple[Evidence, ...]:
+        """What the answer about one of these clips depends on."""
+        model, group = self.model, seen.group
+
+        def asked(count: int) -> Texts:
+            return make_texts([[question]] * count, model.tokenizer, self._lengths.question)
+
+        def ask(features: Any, count: int) -> list[str]:
+            return model.answer(model.memory(features), group, asked(count), beam_size=width)
+
+        def score(features: Any, count: int) -> list[float]:
+            found = model.answer_scores(model.memory(features), group, asked(count), [answer] * count)
+            if found is None:
+                raise ValueError(f"{type(model).__name__} does not say how likely an answer is, by which one could tell what it depends on")
+            return found
+
+        return evidence_of(self.parts, seen.samples[row], group, seen.clips[row], answer, ask, score)
 
     def chat(self, clips: Any, questions: str | Sequence[str] | None = None, *, group: str | None = None, beams: int | None = None,
              tokens: int | None = None, system: str | None = None, so_far: Sequence[tuple[str, str]] = ()) -> Any:
@@ -263,8 +286,9 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------------------- clips
 
     def _each(self, clips: Any, objective: Objective, group: str | None, use: Callable[[_Seen], Iterator[Any]], verb: str,
-              every: bool = False) -> Any:
-        """``use`` of all clips, in their order; one result where one clip was given. ``every``: of all groups, not of one."""
+              every: bool = False, without: Collection[Part] = ()) -> Any:
+        """``use`` of all clips, in their order; one result where one clip was given. ``every``: of all groups, not of one. ``without``:
+        frames and slices to leave out."""
         self._need(objective)
         listed, single = _listed(clips)
         results: list[Any] = [None] * len(listed)
@@ -272,7 +296,7 @@ class Pipeline:
             ready = [opened.open(clip, f"clip {number}" if len(listed) > 1 else "") for number, clip in enumerate(listed)]
             groups = [self._groups_for(clip, objective, group, every) for clip in ready]
             bar: Progress[Any] | None = progress(len(ready), verb, unit="clips") if len(ready) >= QUIET else None
-            for seen in self._encoded(ready, groups):
+            for seen in self._encoded(ready, groups, without):
                 for number, result in zip(seen.numbers, use(seen), strict=True):
                     results[number] = result
                 if bar is not None:
@@ -290,7 +314,7 @@ class Pipeline:
         raise ValueError(f"this model was not trained for '{objective.value}'; it was for "
                          f"{', '.join(known.value for known in self.parts.groups) or 'nothing that is known'}")
 
-    def _encoded(self, clips: Sequence[Clip], groups: Sequence[tuple[Group, ...]]) -> Iterator[_Seen]:
+    def _encoded(self, clips: Sequence[Clip], groups: Sequence[tuple[Group, ...]], without: Collection[Part] = ()) -> Iterator[_Seen]:
         """Batches of clips that are looked at alike: the same groups, the same number of frames, the same tracks."""
         def alike(number: int) -> tuple[Any, ...]:
             clip = clips[number]
@@ -309,10 +333,9 @@ class Pipeline:
             for place, numbers in enumerate(batches):
                 ahead += [read(batches[place + 1])] if place + 1 < len(batches) else []
                 samples: list[Sample] = [future.result() for future in ahead.pop(0)]
-                task = Task(((Objective.RETRIEVAL, groups[numbers[0]]),))
-                batch = collate(samples, corpus="clips", tokenizer=self.model.tokenizer, lengths=self._lengths, task=task)
-                features = self.model.encode(batch.to(self.model.device), task.modalities)
-                yield _Seen(numbers, [clips[n] for n in numbers], batch, features, groups[numbers[0]][0])
+                samples = [leave_out(self.sampling, sample, without) for sample in samples] if without else samples
+                features = self.parts.encode(groups[numbers[0]], samples)
+                yield _Seen(numbers, [clips[n] for n in numbers], samples, features, groups[numbers[0]][0])
 
     def _groups_for(self, clip: Clip, objective: Objective, asked: str | None, every: bool) -> tuple[Group, ...]:
         """The groups to look at a clip by: all that it has the tracks of, or the one asked for, or the largest that it has the tracks of

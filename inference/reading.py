@@ -15,7 +15,7 @@ from omnivast.data.audio import Frontend, find_frontend
 from omnivast.data.batch import Sample
 from omnivast.data.media import decode, images
 from omnivast.data.media.soundtrack import Hearing
-from omnivast.data.spec import InputSpec
+from omnivast.data.spec import InputSpec, TextLengths
 from omnivast.data.vision import FrameTransform
 from omnivast.inference.clips import Clip
 
@@ -31,6 +31,11 @@ class Sampling:
     """Slices of sound, chosen likewise."""
     transform: Literal["none", "crop_flip"] = "none"
     """``vision_transforms`` of the dataset that the model was tested or trained on."""
+
+    @property
+    def lengths(self) -> TextLengths:
+        """The most tokens of each kind of text: those of a test whose clips have captions of one kind."""
+        return self.spec.lengths(several_kinds=False)
 
     def read(self, clip: Clip, modalities: Collection[Modality]) -> Sample:
         """The clip as a model takes it. A modality that is asked for and not there is silence or an empty subtitle, and ``present`` says

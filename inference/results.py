@@ -34,18 +34,23 @@ class Caption:
     candidates: tuple[str, ...]
     """All captions that were asked for, the best first."""
     missing: tuple[str, ...] = ()
+    scores: tuple[float | None, ...] = field(default=(), compare=False)
+    """Of each candidate the log-probability; of a beam search over the length to the power of its penalty, which is what it orders by. None
+    where the family does not say."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A frame or a slice of sound without which the answer is another."""
+    """A frame or a slice of sound, one of those without which the answer is another."""
 
     track: str
     """"seen" or "heard"."""
     number: int
     """Of the frames or slices that the model was shown, from 0."""
+    drop: float
+    """How much the answer's log-probability falls when it goes too, after those named before it."""
     without: str
-    """The answer without it."""
+    """The answer without it and those named before it."""
     start: float | None = None
     end: float | None = None
     """The part of the clip, in seconds, that it stands for; None for what has no times."""
@@ -61,7 +66,9 @@ class Answer:
     group: str
     missing: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] | None = None
-    """Where it was asked for: all that the answer alone depends on, in the order of the clip."""
+    """Where it was asked for: what the answer depends on, what counts most first. Without all of it the answer is another."""
+    score: float | None = field(default=None, compare=False)
+    """The log-probability of the answer; None where the family does not say."""
 
 
 def as_json(result: Any) -> dict[str, Any]:

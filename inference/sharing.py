@@ -6,9 +6,8 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from omnivast.config.load import resolved
@@ -16,7 +15,6 @@ from omnivast.config.tasks import Group, Objective
 from omnivast.evaluation import protocol
 from omnivast.inference.background import background_texts
 from omnivast.inference.loading import BACKGROUND, CONFIG, FACTS, HUB, LLM, RUN_KEYS, WEIGHTS, Loaded, LoadError
-from omnivast.model.avllm.mark import fingerprint
 from omnivast.model.encoders.hf_audio import hf_folder
 from omnivast.model.interface import Model
 from omnivast.model.text.pretrained import text_parts
@@ -96,11 +94,7 @@ def push_to_hub(parts: Loaded, name: str, *, licence: str | None = None, private
 def _state(parts: Loaded) -> dict[str, Any]:
     """Tensors by name, those that stand under several names once."""
     kept, seen = {}, set()
-    state = parts.model.state_dict()
-    if parts.config.model_cfg.llm_tune == "full" and parts.config.model_cfg.llm is not None:  # it lies in a folder of its own
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("llm.")}
-        state["llm_mark.mark"] = torch.tensor(list(fingerprint(cast(Any, parts.model).llm)), dtype=torch.uint8)
-    for name, tensor in state.items():
+    for name, tensor in parts.model.state_to_share().items():
         place = (tensor.data_ptr(), tensor.shape) if tensor.numel() else name
         if place not in seen:
             seen.add(place)

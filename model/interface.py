@@ -33,6 +33,8 @@ encoder of texts beside the text tower, ``head`` everything outside the towers."
 Tower = Literal["vision", "audio", "text", "clip", "txt"]
 Reward = Callable[[str, CaptionKind, Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
 """(corpus, caption kind, clip ids (B), captions of each clip) → the reward of each caption."""
+Scored = tuple[str, float | None]
+"""A text and its score; None: not known."""
 Own = TypeVar("Own", bound="Features")
 
 
@@ -185,7 +187,7 @@ class Model(nn.Module):
         ``draws``, so that a resumed run repeats them and the number of processes does not count."""
         raise NotImplementedError
 
-    def weight(self, batch: Batch) -> float | None:
+    def loss_weight(self, batch: Batch) -> float | None:
         """How much the losses of a batch count beside those of the other processes and of the step's other batches, such as how many words
         they are the mean of; known on the host. None: all count the same."""
         return None
@@ -317,6 +319,15 @@ class Model(nn.Module):
         """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
         raise ValueError(f"{type(self).__name__} does not draw captions; set run_cfg.generate_by to beam")
 
+    def scored_captions(self, memory: Any, group: Group, *, beam_size: int, max_length: int, length_penalty: float) -> list[list[Scored]]:
+        """``best_captions``, each with its log-probability over its length to the power of the penalty. Default: None, it is not known."""
+        found = self.best_captions(memory, group, beam_size=beam_size, max_length=max_length, length_penalty=length_penalty)
+        return [[(text, None) for text in own] for own in found]
+
+    def scored_samples(self, memory: Any, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[Scored]]:
+        """``sample_captions``, each with its log-probability among all texts, not among those of the ``top_k``. Default: None."""
+        return [[(text, None) for text in own] for own in self.sample_captions(memory, group, draws=draws, top_k=top_k)]
+
     def answer(self, memory: Any, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
         """The answer to every question; ``questions.clip`` names its memory row."""
         raise ValueError(f"{type(self).__name__} does not answer questions")
@@ -330,6 +341,16 @@ class Model(nn.Module):
         """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights,
         and its tokenizer, as one of transformers; the folder's path."""
         raise ValueError(f"{type(self).__name__} has no language model that can be exported by itself")
+
+    def state_to_share(self) -> dict[str, Tensor]:
+        """The state dict, but for a language model that was trained itself, which lies beside it: as ``export_language_model`` writes it
+        whole, and frozen from then on."""
+        return self.state_dict()
+
+    def answer_scores(self, memory: Any, group: Group, questions: Texts, answers: Sequence[str]) -> list[float] | None:
+        """The log-probability of a given answer to every question, each of its tokens predicted behind those before it. Default: None, it
+        is not known."""
+        return None
 
     def learn_from_reward(self, reward: Reward, *, candidates: int, search: Literal["sample", "beam"],
                           baseline: Literal["greedy", "mean"]) -> None:

@@ -6,23 +6,32 @@ Letters: B clips, F frames, A slices of sound, N tokens of one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from omnivast.config.schema import ModelConfig
-from omnivast.config.tasks import Modality, Task
+from omnivast.config.tasks import Group, Modality, Task
 from omnivast.model.encoders.base import AudioEncoder, Encoder, VisionEncoder
 from omnivast.model.encoders.build import build_audio
-from omnivast.model.interface import Model, Reward, Tower, Unit
+from omnivast.model.interface import Model, Reward, Scored, Tower, Unit
 from omnivast.model.objectives.generation import MaskTokens
 from omnivast.model.objectives.self_critical import SelfCritical
-from omnivast.model.text.bert import TextModel
-from omnivast.model.text.self_critical import Captioner, learn_from_reward
+from omnivast.model.text.bert import DecoderState, TextModel
+from omnivast.model.text.generate import log_likelihoods, sample
+from omnivast.model.text.layout import Grid
+from omnivast.model.text.memory import Memory
+from omnivast.model.text.plan import shared_rows
+from omnivast.model.text.self_critical import Captioner, Ids, learn_from_reward
 from omnivast.model.text.tokenizer import Tokenizer
+from omnivast.utils.transfer import on_host
+
+if TYPE_CHECKING:
+    from omnivast.data.batch import Texts
 
 MODULES: dict[Tower, str] = {"vision": "vision_encoder", "audio": "audio_encoder", "text": "multimodal_encoder"}
 """The name under which a model holds each of its towers."""
@@ -146,6 +155,82 @@ class TowerModel(MediaModel):
         """See :func:`omnivast.model.text.self_critical.learn_from_reward`."""
         learn_from_reward(cast(Captioner, self), SelfCritical(reward, candidates, search, baseline))
 
+    # ----------------------------------------------------------------------------------------------------------- generation
+
+    def caption_ids(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float) -> list[list[Ids]]:
+        """Ids of the ``beam_size`` best captions of every memory row that the family's search finds, the best first."""
+        raise NotImplementedError
+
+    def begun_answers(self, memory: Memory, group: Group, questions: Texts, texts: np.ndarray) -> DecoderState:
+        """What answers are written from: the questions ``texts`` (M · R,), which stand side by side for each memory row."""
+        raise NotImplementedError
+
+    @property
+    def answer_words(self) -> int:
+        """The most tokens of an answer."""
+        raise NotImplementedError
+
+    def caption_prompt(self, rows: int) -> tuple[Grid, Grid] | None:
+        """Ids and mask (rows, P) of what stands before captions."""
+        return None
+
+    def most_caption_words(self, asked: int) -> int:
+        """The most tokens of a generated caption where ``asked`` were asked for."""
+        return asked
+
+    def begun_captions(self, memory: Memory, group: Group) -> DecoderState:
+        """What captions are written from."""
+        return self.multimodal_encoder.start(memory, group, self.caption_prompt(len(memory)))
+
+    def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float | None = None,
+                      ) -> list[list[str]]:
+        """The ``beam_size`` best captions of every memory row that the family's search finds, the best first."""
+        return self._decoded(self._best_ids(memory, group, beam_size, max_length, length_penalty))
+
+    def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
+        """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
+        return self._decoded(self._sampled_ids(memory, group, draws, top_k))
+
+    def scored_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float | None = None,
+                        ) -> list[list[Scored]]:
+        """See Model; the lengths that are divided by count [CLS], as in the search."""
+        penalty = self.length_penalty if length_penalty is None else length_penalty
+        return self._scored(memory, group, self._best_ids(memory, group, beam_size, max_length, penalty), max_length, penalty)
+
+    def scored_samples(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[Scored]]:
+        """See Model."""
+        return self._scored(memory, group, self._sampled_ids(memory, group, draws, top_k), draws.shape[-1], 0.0)
+
+    def answer_scores(self, memory: Memory, group: Group, questions: Texts, answers: Sequence[str]) -> list[float]:
+        """See Model. Of an answer as many tokens count as the model writes."""
+        used, texts, rows = question_rows(questions)
+        ids = [row[1:-1] for row in self.tokenizer.encode(list(answers), self.answer_words + 2)]
+        with self.mixed():
+            state = self.begun_answers(memory.rows(used), group, questions, texts)
+            found = log_likelihoods(self.multimodal_encoder, state, self.tokenizer, [[ids[text]] for text in texts], self.answer_words,
+                                    self.masks)
+        return [found[row][0] for row in rows]
+
+    def _best_ids(self, memory: Memory, group: Group, beams: int, longest: int, penalty: float | None) -> list[list[Ids]]:
+        with self.mixed():
+            return self.caption_ids(memory, group, beam_size=beams, max_length=self.most_caption_words(longest),
+                                    length_penalty=self.length_penalty if penalty is None else penalty)
+
+    def _sampled_ids(self, memory: Memory, group: Group, draws: Tensor, top_k: int) -> list[list[Ids]]:
+        draws = draws[..., : self.most_caption_words(draws.shape[-1])]
+        with self.mixed():
+            return sample(self.multimodal_encoder, self.begun_captions(memory, group), self.tokenizer, draws, top_k, self.masks)
+
+    def _scored(self, memory: Memory, group: Group, ids: list[list[Ids]], longest: int, penalty: float) -> list[list[Scored]]:
+        with self.mixed():
+            found = log_likelihoods(self.multimodal_encoder, self.begun_captions(memory, group), self.tokenizer, ids,
+                                    self.most_caption_words(longest), self.masks)
+        return [[(text, total / (1 + len(own)) ** penalty) for text, total, own in zip(*rows)]
+                for rows in zip(self._decoded(ids), found, ids)]
+
+    def _decoded(self, ids: list[list[Ids]]) -> list[list[str]]:
+        return [[self.tokenizer.decode(own) for own in clip] for clip in ids]
+
     @property
     def mask_ids(self) -> MaskTokens:
         return MaskTokens(self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.mask, self.multimodal_encoder.sizes.vocab_size)
@@ -161,6 +246,13 @@ def tower_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
     for tower in ("vision_encoder", "audio_encoder"):
         found[f"{tower}_type"] = "set" if any(name.startswith(f"{tower}.") for name in state) else "null"
     return found
+
+
+def question_rows(questions: Texts) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(the memory rows that questions ask about, the questions by their numbers as a decoder has them: those of a memory row side by side,
+    as many for each; the decoder's row of every question)."""
+    used, grid, cell = shared_rows(on_host(questions.clip))
+    return used, grid.T.flatten(), [p % len(used) * len(grid) + p // len(used) for p in cell.tolist()]
 
 
 def needed(value: Given | None, name: str) -> Given:

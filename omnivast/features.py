@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omnivast.config.schema import Config
 from omnivast.config.tasks import Modality
 from omnivast.data.batch import Sample, collate
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.features import FeatureStore, lacking
+from omnivast.data.features import FeatureStore
 from omnivast.data.loader import BatchStream, Key, data_loader, workers
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.reader import ClipMedia
@@ -84,3 +85,20 @@ def _encode(model: Model, source: IndexedDataset, row: int, media: ClipMedia, st
 def _no_tokenizer() -> Any:
     """Nothing is said of a clip that is encoded alone."""
     return None
+
+
+def lacking(sources: Sequence[IndexedDataset], store: FeatureStore) -> list[tuple[int, int]]:
+    """(dataset, row) of the clips of which a track's features are not kept, each clip once. Clips that cannot be found are left to who
+    reads them."""
+    seen: set[Path] = set()
+    rows = []
+    for number, source in enumerate(sources):
+        for row in range(len(source)):
+            paths: set[Path] = set()
+            with suppress(MediaError):
+                read_as = source.reader_of(row).read_as(source.annotations[row].clip_id)
+                paths = {store.path(modality, own) for modality, own in read_as.items()} - seen
+            seen |= paths
+            if not all(path.exists() for path in paths):
+                rows.append((number, row))
+    return rows

@@ -58,8 +58,9 @@ def main(argv: Sequence[str]) -> None:
             check_origin(start, config.model_cfg, testing=run.zero_shot or not training, partly=bool(run.allow_missing))
         model = model_of(config, load_towers=start is None and not resuming)
         as_asked = resolved(config)
+        store = FeatureStore(run.features_dir) if run.features_dir else None
         spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length,
-                            model.conversations, FeatureStore(run.features_dir) if run.features_dir else None)
+                            model.conversations, store)
         loader, eval_loaders = build_loaders(config, model.tokenizer, spec, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None
@@ -71,9 +72,8 @@ def main(argv: Sequence[str]) -> None:
             file = Path(run.output_dir, "log", "hps.json" if training else "hps_testing.json")
             write_atomically(file, json.dumps(as_asked, indent=2) + "\n")
         model.to(device)
-        if spec.features is not None and not run.dry_run:
-            keep_features(model, [*(loader.parts if loader else ()), *(tested.part for tested in eval_loaders)], spec.features, config,
-                          resuming)
+        if store is not None and not run.dry_run:
+            keep_features(model, [*(loader.parts if loader else ()), *(tested.part for tested in eval_loaders)], store, config, resuming)
         set_reward(model, run, loader)
         if run.dry_run:
             require(config, spec)

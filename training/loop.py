@@ -207,7 +207,7 @@ class Trainer:
         for micro in range(accumulation):
             if len(read) == micro:
                 waited += self.read(batches, index, read)
-            if micro == 0 and self.model.weight(read[0]) is not None:
+            if micro == 0 and self.model.loss_weight(read[0]) is not None:
                 waited += sum(self.read(batches, index, read) for _ in range(accumulation - 1))
                 counts_for = self.shares(read)
             batch = read[micro]
@@ -247,7 +247,7 @@ class Trainer:
 
     def shares(self, read: list[Batch]) -> list[float]:
         """How much each of a step's batches counts, by its weight (Model.weight): 1 on the mean of all batches of all processes."""
-        weights = torch.tensor([self.model.weight(batch) or 0.0 for batch in read], dtype=torch.float64)
+        weights = torch.tensor([self.model.loss_weight(batch) or 0.0 for batch in read], dtype=torch.float64)
         total = weights.sum().to(self.device, torch.float32)
         if distributed.world_size() > 1:
             torch.distributed.all_reduce(total)

@@ -18,21 +18,21 @@ class DeadlineError(TimeoutError):
 
 
 def within(seconds: float, function: Callable[..., Result], *args: Any) -> Result:
-    """``function(*args)``, run in this process's reading thread. What it raises is raised here.
+    """``function(*args)``, run in the caller's reading thread. What it raises is raised here.
 
     Raises DeadlineError when it takes longer than ``seconds``. It is then abandoned in its thread (a daemon, which does not keep the
     process from ending), and the next call gets a new thread.
     """
-    thread = _threads.get(os.getpid())
-    if thread is None:
-        _threads.clear()  # a forked process has none of its parent's threads
-        thread = _threads[os.getpid()] = _ReadingThread()
+    process, thread = getattr(_caller, "reading", (None, None))
+    if thread is None or process != os.getpid():  # a forked process has none of its parent's threads
+        thread = _ReadingThread()
+        _caller.reading = os.getpid(), thread
     thread.calls.put((function, args))
     try:
         value, error = thread.results.get(timeout=seconds)
     except BaseException as stopped:  # an interruption too leaves a call behind whose result nobody takes
         thread.calls.put(None)
-        del _threads[os.getpid()]
+        del _caller.reading
         if isinstance(stopped, queue.Empty):
             raise DeadlineError(f"not done within {seconds:g} s") from None
         raise
@@ -60,5 +60,5 @@ class _ReadingThread(threading.Thread):
             del call, function, args
 
 
-_threads: dict[int, _ReadingThread] = {}
-"""Process id → its thread."""
+_caller = threading.local()
+"""Of each calling thread: ``reading``, the process and the thread that reads for it. Two callers of one would get each other's results."""

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from omnivast.config.tasks import Group, Modality, Objective, Task
+from omnivast.config.tasks import Group, Modality, Objective
 from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.annotations.sidecars import Sidecars
-from omnivast.data.batch import Sample, collate
+from omnivast.data.batch import Sample
 from omnivast.data.media.errors import MediaError
 from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.index import share
@@ -289,16 +289,8 @@ def embed(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample], sha
 def _encode(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample]) -> dict[str, Rows]:
     """Group → what the model compares samples by that have all its tracks."""
     with torch.inference_mode():
-        features = encode(parts, groups, samples)
+        features = parts.encode(groups, samples)
         return {group.key: parts.model.index_clips(features, group).to("cpu") for group in groups}
-
-
-def encode(parts: Loaded, groups: Sequence[Group], samples: Sequence[Sample]) -> Any:
-    """The model's features of samples that are :func:`alike`, of all tracks of these groups."""
-    task = Task(((Objective.RETRIEVAL, tuple(groups)),))
-    lengths = parts.sampling.spec.lengths(several_kinds=False)
-    batch = collate(samples, corpus="index", tokenizer=parts.model.tokenizer, lengths=lengths, task=task)
-    return parts.model.encode(batch.to(parts.model.device), task.modalities)
 
 
 def alike(samples: Sequence[Sample]) -> list[list[int]]:

@@ -24,7 +24,7 @@ import torch
 from omnivast.config.tasks import CaptionKind, Group, Modality
 from omnivast.data.batch import Sample, Texts, make_texts
 from omnivast.inference.index.again import as_indexed_moment, read_again
-from omnivast.inference.index.build import BATCH, alike, encode
+from omnivast.inference.index.build import BATCH, alike
 from omnivast.inference.index.known import is_clip
 from omnivast.inference.index.query import Found, Part, Searcher
 from omnivast.inference.index.sure import QueryError
@@ -160,7 +160,7 @@ def _match(parts: Loaded, known: Sequence[Group], weights: Mapping[Modality, flo
         return np.full(len(pairs), np.nan, np.float32)
     total = np.zeros(len(pairs), np.float32)
     with torch.inference_mode():
-        features = encode(parts, [group for _, group in mixed], samples)
+        features = parts.encode([group for _, group in mixed], samples)
         for share, group in mixed:
             memory = parts.model.memory(parts.model.matching_features(features, list(group)))
             for start in range(0, len(pairs), PAIRS):

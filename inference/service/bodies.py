@@ -208,6 +208,7 @@ class CaptionReply(BaseModel):
     text: str
     group: str
     candidates: list[str]
+    scores: list[float | None] = Field(description="Log-probability of each candidate; of a beam search over its length to a power.")
     missing: list[str]
 
 
@@ -218,6 +219,7 @@ class AnswerReply(BaseModel):
     question: str
     text: str
     group: str
+    score: float | None = Field(description="Log-probability of the answer.")
     missing: list[str]
 
 

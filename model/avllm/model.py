@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnivast.config.conversation import Conversation, asking, captioning
+from omnivast.config.conversation import Conversation, answering, asking, captioning
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.avllm.features import ClipFeatures
@@ -226,7 +226,7 @@ class AudioVisualLLM(MediaModel):
 
     # ------------------------------------------------------------------------------------------------------------- training
 
-    def weight(self, batch: Batch) -> float | None:
+    def loss_weight(self, batch: Batch) -> float | None:
         """Words that are learnt."""
         return float(needed(batch.chats, "conversations").learnt)
 
@@ -291,6 +291,25 @@ class AudioVisualLLM(MediaModel):
         conversations = [asking(question, group) for question in questions.raw]
         return self.reply(memory, conversations, questions.clip.tolist(), beam_size=beam_size, max_length=self.config.max_answer_len)
 
+    def answer_scores(self, memory: ClipFeatures, group: Group, questions: Texts, answers: Sequence[str]) -> list[float] | None:
+        conversations = [answering([question], [answer], group) for question, answer in zip(questions.raw, answers)]
+        return self.reply_scores(memory, conversations, questions.clip.tolist())
+
+    def reply_scores(self, memory: ClipFeatures, conversations: Sequence[Conversation], clips: Sequence[int]) -> list[float]:
+        """The log-probability of the last answer of each conversation about a clip of ``memory``, its end included."""
+        written = [self.tokenizer.template.encode(conversation, self._said_in(memory, conversation, clip), self._name(memory, clip))
+                   for conversation, clip in zip(conversations, clips)]
+        begins = [len(self._prompt(memory, conversation.asking(len(conversation.answers) - 1), clip))
+                  for conversation, clip in zip(conversations, clips)]
+        scores = []
+        for own, begin, conversation, clip in zip(written, begins, conversations, clips):
+            learnt = [number >= begin and is_learnt for number, is_learnt in enumerate(own.supervised)]
+            layout = lay_out([own.ids], [self._parts_of(conversation, clip, memory)], [learnt])
+            with torch.no_grad(), self.mixed():
+                logits = self._logits(self._inputs(layout, memory, [clip]), F.pad(layout.learnt[:, 1:], (0, 1))).float()
+            scores.append(-float(F.cross_entropy(logits, layout.ids[layout.learnt].to(logits.device), reduction="sum")))
+        return scores
+
     def best_captions(self, memory: ClipFeatures, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 1.0,
                       ) -> list[list[str]]:
         return self._replies(memory, [captioning(group)] * len(memory), range(len(memory)), max_length, beams=beam_size,
@@ -320,8 +339,21 @@ class AudioVisualLLM(MediaModel):
         return [[self.tokenizer.decode(ids) for ids in texts] for texts in found]
 
     def _prompt(self, memory: ClipFeatures, conversation: Conversation, clip: int) -> list[int]:
-        given = memory.subtitles[clip] if memory.subtitles and Modality.SUBTITLE in conversation.modalities else None
-        return self.tokenizer.template.prompt(conversation, given, f"clip '{memory.clip_ids[clip]}'")
+        return self.tokenizer.template.prompt(conversation, self._said_in(memory, conversation, clip), self._name(memory, clip))
+
+    def _said_in(self, memory: ClipFeatures, conversation: Conversation, clip: int) -> str | None:
+        """The subtitle that is given with a conversation."""
+        return memory.subtitles[clip] if memory.subtitles and Modality.SUBTITLE in conversation.modalities else None
+
+    def _name(self, memory: ClipFeatures, clip: int) -> str:
+        return f"clip '{memory.clip_ids[clip]}'"
+
+    def state_to_share(self) -> dict[str, Tensor]:
+        state = self.state_dict()
+        if self.config.llm_tune != "full":
+            return state
+        mark = torch.tensor(list(fingerprint(self.llm)), dtype=torch.uint8)
+        return {name: tensor for name, tensor in state.items() if not name.startswith("llm.")} | {"llm_mark.mark": mark}
 
     def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
         """See interface.py. Raises ModelError for an adapter where there is none."""

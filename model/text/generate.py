@@ -1,4 +1,5 @@
-"""Text from a memory: greedy search, beam search, top-k sampling, over the cached keys and values of bert.py.
+"""Text from a memory: greedy search, beam search, top-k sampling, and how likely a given text is, over the cached keys and values of
+bert.py.
 
 The text so far is followed by one [MASK], and the token predicted there is appended (released VAST). The cache makes each
 step two positions long, whatever the length of the text. The device finds the best words, the host keeps the texts: it waits for the
@@ -7,6 +8,7 @@ device once per token, for all rows together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -180,3 +182,26 @@ def sample(model: TextModel, state: DecoderState, tokenizer: Tokenizer, draws: T
         if all(done):
             break
     return [texts[i * number:(i + 1) * number] for i in range(clips)]
+
+
+@torch.no_grad()
+def log_likelihoods(model: TextModel, state: DecoderState, tokenizer: Tokenizer, texts: Sequence[Sequence[Sequence[int]]], max_length: int,
+                    mask: bool = True) -> list[list[float]]:
+    """The log-probability of given texts, as ids without [CLS] and [SEP], when each token is predicted behind those before it (teacher
+    forcing): of each row of ``state`` the same number of texts. That of [SEP] is included, unless a text is ``max_length`` long."""
+    number, device = len(texts[0]), state.seen.device
+    rows = [[*ids, tokenizer.sep][:max_length] for own in texts for ids in own]
+    longest = max(map(len, rows))
+    padded = np.array([row + [tokenizer.pad] * (longest - len(row)) for row in rows])
+    targets, lengths = send((np.ascontiguousarray(padded.T), np.array(list(map(len, rows)))), device)
+    tokens, totals = torch.full((state.rows,), tokenizer.cls, device=device), torch.zeros(len(rows), device=device)
+    for step, target in enumerate(targets):
+        log_probs = model.step(state, tokens, tokenizer.mask if mask else None).float().log_softmax(-1)
+        if step == 0:
+            repeated = send(np.repeat(np.arange(state.rows), number), device)
+            state.reorder(repeated)
+            log_probs = log_probs[repeated]
+        totals += torch.where(step < lengths, log_probs.gather(1, target[:, None]).squeeze(1), 0.0)
+        tokens = target
+    found = to_host(totals).tolist()
+    return [found[row * number : (row + 1) * number] for row in range(len(texts))]

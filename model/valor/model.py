@@ -12,6 +12,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,12 +27,10 @@ from omnivast.model.heads import ContrastiveHead, condition_projection
 from omnivast.model.interface import MODELS, ModelError, Role, Rows, Tower
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
 from omnivast.model.text.clip_tokenizer import ClipTokenizer, load_clip_tokenizer
-from omnivast.model.text.generate import sample
 from omnivast.model.text.memory import Memory
-from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
-from omnivast.model.towers import TowerModel, needed
+from omnivast.model.towers import Ids, TowerModel, needed, question_rows
 from omnivast.model.valor.alignment import slot_logits
 from omnivast.model.valor.cross import kind_of_cross_attention
 from omnivast.model.valor.features import ClipFeatures
@@ -346,24 +345,15 @@ class VALOR(TowerModel):
 
     # ----------------------------------------------------------------------------------------------------------- generation
 
-    def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 0.0,
-                      ) -> list[list[str]]:
-        """At most ``max_generation_len`` tokens. VALOR divides by no length: raises ValueError for another ``length_penalty`` than 0."""
+    def caption_ids(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float) -> list[list[Ids]]:
+        """See TowerModel. VALOR divides by no length: raises ValueError for another ``length_penalty`` than 0."""
         if length_penalty:
             raise ValueError(f"VALOR's beam search has no length penalty, but it was asked for one of {length_penalty:g}")
-        with self.mixed():
-            rows = self._searched(self._begun(memory, group), beam_size, min(max_length, self.caption_words))
-        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
+        return self._searched(self.begun_captions(memory, group), beam_size, max_length)
 
-    def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
-        """At most ``max_generation_len`` tokens, as by beam search."""
-        draws = draws[..., : self.caption_words]
-        with self.mixed():
-            rows = sample(self.multimodal_encoder, self._begun(memory, group), self.tokenizer, draws, top_k, self.masks)
-        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
-
-    def _begun(self, memory: Memory, group: Group) -> DecoderState:
-        return self.multimodal_encoder.start(memory, group, self.caption_prompt(len(memory)))
+    def most_caption_words(self, asked: int) -> int:
+        """``max_generation_len`` tokens at most."""
+        return min(asked, self.caption_words)
 
     def _searched(self, state: DecoderState, beams: int, longest: int) -> list[list[list[int]]]:
         return best_texts(self.multimodal_encoder, state, self.tokenizer, beams, longest, self.masks)
@@ -383,13 +373,20 @@ class VALOR(TowerModel):
 
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
-        used, grid, place = shared_rows(on_host(questions.clip))
-        ids, mask = self.prompts.question(questions.ids, questions.mask)
-        texts = grid.T.flatten()
+        used, texts, rows = question_rows(questions)
         with self.mixed():
-            state = self.multimodal_encoder.start(memory.rows(used), group, (ids[texts], mask[texts]))
-            found = self._searched(state, beam_size, self.config.max_generation_len)
-        return [found[p % len(used) * len(grid) + p // len(used)][0] for p in place.tolist()]
+            found = self._searched(self.begun_answers(memory.rows(used), group, questions, texts), beam_size, self.answer_words)
+        return [found[row][0] for row in rows]
+
+    @property
+    def answer_words(self) -> int:
+        """The most tokens of an answer."""
+        return self.config.max_generation_len
+
+    def begun_answers(self, memory: Memory, group: Group, questions: Texts, texts: np.ndarray) -> DecoderState:
+        """See TowerModel."""
+        ids, mask = self.prompts.question(questions.ids, questions.mask)
+        return self.multimodal_encoder.start(memory, group, (ids[texts], mask[texts]))
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int) -> list[str]:
         return [self.tokenizer.decode(row) for row in self.answer_ids(memory, group, questions, beam_size=beam_size)]

@@ -21,14 +21,13 @@ from omnivast.model.heads import ContrastiveHead, condition_projection
 from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.objectives.contrastive import CONTRASTS, cosines, prefix
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
-from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts, sample
+from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory
 from omnivast.model.text.padded import padded_states
-from omnivast.model.text.plan import shared_rows
 from omnivast.model.text.pretrained import text_parts
 from omnivast.model.text.tokenizer import Tokenizer
-from omnivast.model.towers import TowerModel, needed
+from omnivast.model.towers import Ids, TowerModel, needed, question_rows
 from omnivast.model.vast.contrast import check_added
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.heads import MatchingHead
@@ -221,13 +220,21 @@ class VAST(TowerModel):
     def answer_ids(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                    length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[list[int]]:
         """Ids of the answer to every question; ``questions.clip`` names its memory row."""
-        used, grid, cell = shared_rows(on_host(questions.clip))
-        texts = grid.T.flatten()
-        prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
+        used, texts, rows = question_rows(questions)
         with self.mixed():
-            state = self.multimodal_encoder.start(memory.rows(used), group, prompts, self.config.max_caption_len)
-            answers = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.config.max_answer_len, length_penalty)
-        return [answers[p % len(used) * len(grid) + p // len(used)] for p in cell.tolist()]
+            state = self.begun_answers(memory.rows(used), group, questions, texts)
+            answers = beam_search(self.multimodal_encoder, state, self.tokenizer, beam_size, self.answer_words, length_penalty)
+        return [answers[row] for row in rows]
+
+    @property
+    def answer_words(self) -> int:
+        """The most tokens of an answer."""
+        return self.config.max_answer_len
+
+    def begun_answers(self, memory: Memory, group: Group, questions: Texts, texts: np.ndarray) -> DecoderState:
+        """See TowerModel."""
+        prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
+        return self.multimodal_encoder.start(memory, group, prompts, self.config.max_caption_len)
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[str]:
@@ -240,24 +247,11 @@ class VAST(TowerModel):
         """The most tokens of a caption that is learnt from a reward."""
         return self.config.max_caption_len
 
-    def caption_prompt(self, rows: int) -> None:
-        """VAST's captions have no prompt."""
-
     def searched(self, state: DecoderState, beams: int) -> list[list[list[int]]]:
         """See text/self_critical.py."""
         return best_texts(self.multimodal_encoder, state, self.tokenizer, beams, self.caption_words, CAPTION_LENGTH_PENALTY)
 
-    def best_captions(self, memory: Memory, group: Group, *, beam_size: int, max_length: int,
-                      length_penalty: float = CAPTION_LENGTH_PENALTY) -> list[list[str]]:
-        """The ``beam_size`` best captions of every memory row that beam search finds, the best first."""
-        with self.mixed():
-            state = self.multimodal_encoder.start(memory, group)
-            rows = best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, max_length, length_penalty)
-        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
-
-    def sample_captions(self, memory: Memory, group: Group, *, draws: Tensor, top_k: int = 10) -> list[list[str]]:
-        """Captions of every memory row by top-k sampling; ``draws`` (M, captions per row, tokens at most) uniform in [0, 1)."""
-        with self.mixed():
-            state = self.multimodal_encoder.start(memory, group)
-            rows = sample(self.multimodal_encoder, state, self.tokenizer, draws, top_k)
-        return [[self.tokenizer.decode(ids) for ids in clip] for clip in rows]
+    def caption_ids(self, memory: Memory, group: Group, *, beam_size: int, max_length: int, length_penalty: float) -> list[list[Ids]]:
+        """See TowerModel."""
+        state = self.begun_captions(memory, group)
+        return best_texts(self.multimodal_encoder, state, self.tokenizer, beam_size, max_length, length_penalty)

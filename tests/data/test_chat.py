@@ -12,12 +12,13 @@ from omnivast.config.conversation import DESCRIBE, Turn
 from omnivast.config.tasks import Modality, Objective
 from omnivast.data.annotations.rows import AnnotationError
 from omnivast.data.dataset import IndexedDataset
-from omnivast.data.features import FeatureStore, lacking
+from omnivast.data.features import FeatureStore
 from omnivast.data.joined import JoinedDataset
 from omnivast.data.loader import EvalLoader, TrainLoader
 from omnivast.data.mixture import Mixture
 from omnivast.data.order import phases_of
 from omnivast.data.spec import DataError
+from omnivast.features import lacking
 from tests.data.conftest import WordTokenizer, vast_rows
 from tests.media_factory import write_wav
 

@@ -73,7 +73,7 @@ def test_an_onnx_file(model, tmp_path):
 def test_nothing_is_written_that_differs_from_the_model(model, tmp_path, monkeypatch):
     (tmp_path / "text.pt2").write_text("an earlier one")
     monkeypatch.setattr(export, "CLOSE", -1.0)
-    with pytest.raises(ExportError, match="text.pt2: not written: its vectors differ from the model's by up to"):
+    with pytest.raises(ExportError, match="text.pt2: not written: its vectors differ by up to .* the model computes in float32"):
         model.export_text(tmp_path / "text.pt2")
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("text.pt2", "an earlier one")]
 

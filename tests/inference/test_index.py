@@ -14,6 +14,7 @@ from omnivast.data.media.errors import MediaError
 from omnivast.inference.index import build
 from omnivast.inference.index.api import Index
 from omnivast.inference.index.store import BadIndexError, Store, read_meta
+from omnivast.inference.loading import Loaded
 from omnivast.inference.pipeline import load
 from tests.media_factory import write_video
 
@@ -96,8 +97,8 @@ def test_a_long_file_is_read_and_encoded_a_batch_at_a_time(model, files, monkeyp
     monkeypatch.setattr(build, "BATCH", 99)
     whole = Index(files, model, folder=files.parent / "whole", window=0.5, stride=0.25)
     monkeypatch.setattr(build, "BATCH", 4)
-    sizes, encode = [], build.encode
-    monkeypatch.setattr(build, "encode", lambda parts, groups, samples: sizes.append(len(samples)) or encode(parts, groups, samples))
+    sizes, encode = [], Loaded.encode
+    monkeypatch.setattr(Loaded, "encode", lambda parts, groups, samples: sizes.append(len(samples)) or encode(parts, groups, samples))
     parts = Index(files, model, folder=files.parent / "parts", window=0.5, stride=0.25)
     assert len(parts) == len(whole) > 30
     assert max(sizes) == 4

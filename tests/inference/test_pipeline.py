@@ -79,6 +79,17 @@ def test_captions_by_what_is_there(model, paths):
     assert model.caption(paths[0], group="va").group == "va"
 
 
+def test_captions_and_answers_say_how_likely_they_are(model, paths):
+    three = model.caption(paths[0], n=3)
+    assert len(three.scores) == 3 and list(three.scores) == pytest.approx(sorted(three.scores, reverse=True), abs=1e-4)
+    drawn = model.caption(paths[0], n=2, sample=True)
+    assert len(drawn.scores) == 2 and max(drawn.scores) < 0
+    answers = model.answer(paths[:2], ["what is the man doing?", "who is running?"])
+    for path, own in zip(paths, answers):
+        for one in own:
+            assert one.score == pytest.approx(model.answer(path, one.question).score, abs=1e-4)
+
+
 def test_answers_to_one_and_to_several_questions(model, paths):
     one = model.answer(paths[0], "what is the man doing?")
     both = model.answer(paths[:2], ["what is the man doing?", "who is running?"])

@@ -1,5 +1,8 @@
 """What a model family gets for nothing, and what VAST says of itself where others used to look inside."""
 
+import dataclasses
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,7 @@ from omnivast.config.tasks import Group, Task
 from omnivast.model.build import build_model
 from omnivast.model.interface import Model, ModelError, Rows
 from omnivast.model.vast.model import VAST
-from tests.model.tiny import CONFIG, vast
+from tests.model.tiny import ANSWERS, CONFIG, VALOR, batch, valor, vast
 
 
 class Plain(Model):
@@ -84,3 +87,41 @@ def test_a_family_is_found_by_its_name():
 def test_the_sigmoid_loss_brings_its_parameters():
     names = [{name for name, _ in vast(contrastive_loss=loss).named_parameters()} for loss in ("softmax", "sigmoid")]
     assert names[0] - names[1] == {"contra_temp"} and names[1] - names[0] == {"contra_scale", "contra_bias"}
+
+
+@pytest.mark.parametrize("make", [vast, valor, partial(valor, caption_type="lm")], ids=["vast", "valor", "valor, lm"])
+@torch.no_grad()
+def test_captions_and_answers_have_scores(make):
+    """Those of a search are in its order, and as likely as its texts are when they are predicted word by word."""
+    model, own = make().eval(), batch(VALOR if make is not vast else CONFIG)
+    group = Group.parse("tva")
+    memory = model.memory(model.encode(own, group.modalities))
+    asked = {"beam_size": 3, "max_length": 8, "length_penalty": model.length_penalty}
+    found = model.scored_captions(memory, group, **asked)
+    assert [[text for text, _ in clip] for clip in found] == model.best_captions(memory, group, **asked)
+    for clip in found:
+        scores = [score for _, score in clip]
+        assert max(scores) < 0 and scores == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
+    draws = torch.rand(4, 2, 8, generator=torch.Generator().manual_seed(0))
+    drawn = model.scored_samples(memory, group, draws=draws)
+    assert [[text for text, _ in clip] for clip in drawn] == model.sample_captions(memory, group, draws=draws)
+    assert all(score < 0 for clip in drawn for _, score in clip)
+    each = model.answer_scores(memory, group, own.questions, ANSWERS)
+    assert max(each) < 0 and len({round(score, 3) for score in each}) == 4
+    of_first = dataclasses.replace(own.questions, clip=torch.zeros(4, dtype=torch.int64))
+    together = model.answer_scores(memory, group, of_first, ANSWERS)
+    assert together[0] == pytest.approx(each[0], abs=1e-4) and together[1] != pytest.approx(each[1], abs=1e-4)
+
+
+def test_a_family_that_does_not_say_has_no_scores():
+    class Writes(Plain):
+        def best_captions(self, memory, group, **settings):
+            return [["a", "b"]]
+
+        def sample_captions(self, memory, group, **settings):
+            return [["c"]]
+
+    model, group = Writes(), Group.parse("tv")
+    assert model.scored_captions(None, group, beam_size=2, max_length=3, length_penalty=0.0) == [[("a", None), ("b", None)]]
+    assert model.scored_samples(None, group, draws=torch.rand(1, 1, 1)) == [[("c", None)]]
+    assert model.answer_scores(None, group, None, ["d"]) is None

@@ -21,7 +21,7 @@ class Weighted(Toy):
     def __init__(self):
         super().__init__(dropout=0.0, batch_norm=False)
 
-    def weight(self, batch):
+    def loss_weight(self, batch):
         return float(words(batch).sum())
 
     def forward(self, batch, task, draws):

@@ -161,6 +161,20 @@ def test_a_stuck_decoder_is_left_behind(corpus, spec, tokenizer, monkeypatch):
     stuck.set()
 
 
+def test_callers_in_several_threads_get_their_own_results():
+    begun, found = threading.Barrier(2, timeout=60), {}
+
+    def call(name):
+        found[name] = within(300, lambda: (begun.wait(), name)[1])
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in ("one", "other")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert found == {"one": "one", "other": "other"}
+
+
 def test_deadline():
     caller = threading.get_ident()
     assert within(300, threading.get_ident) == within(300, threading.get_ident) != caller

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from omnivast.config.tasks import Group, Modality
-from omnivast.model.text.generate import beam_search, best_texts, sample
+from omnivast.model.text.generate import beam_search, best_texts, log_likelihoods, sample
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.plan import CrossPass
 from tests.model.tiny import MODALITIES, copy_of, memory, text_model
@@ -206,3 +206,19 @@ def test_the_best_texts_of_beam_search_are_different_and_in_order():
         # A hypothesis that ends at the last place scores without its [SEP], as in the transformers library.
         scores = [total(model, clips, row, ids, len(ids) < 5) / (1 + len(ids)) ** 0.6 for ids in own]
         assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@torch.no_grad()
+def test_the_likelihood_of_given_texts_is_that_of_their_words_one_after_the_other(asked):
+    """Two texts of every clip; one fills the most words there may be, so that its end is not predicted, and one has none."""
+    model, clips = small_model(ends=1.0), memory(3)
+    prompt, offset = (questions(), 8) if asked else (None, 0)
+    texts = [[[5, 6], [7, 8, 9, 10]], [[4], []], [[11, 5, 4], [9, 9]]]
+    found = log_likelihoods(model, model.start(copy_of(clips), GROUP, prompt, offset), WORDS, texts, 4)
+    for row, own in enumerate(texts):
+        for ids, likelihood in zip(own, found[row]):
+            words = [*ids, WORDS.sep][:4]
+            wanted = sum(float(recomputed(model, clips, row, ids[:n], prompt, offset).log_softmax(-1)[word])
+                         for n, word in enumerate(words))
+            assert likelihood == pytest.approx(wanted, abs=1e-4)
