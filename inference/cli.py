@@ -246,18 +246,22 @@ def export(arguments: Sequence[str] | None = None) -> int:
                         help="default: as the path ends; without an ending, folder. Of a model with a language model: adapter, a folder "
                              "for peft; llm, a folder for transformers, the adapter merged")
     parser.add_argument("--licence", help="with a folder: of the model, for its card, such as mit")
+    parser.add_argument("--llm-by-path", action="store_true", help="with a folder: name the place of a frozen or adapted language model "
+                                                                   "instead of copying it")
     _settings(parser)
 
     def run(options: argparse.Namespace) -> int:
         whole = (options.format or ("" if options.path.suffix else "folder")) == "folder"
         if options.licence is not None and not whole:
             raise ValueError("--licence goes with a folder, which has a card")
+        if options.llm_by_path and not whole:
+            raise ValueError("--llm-by-path goes with a folder")
         model = _model(options)
         if options.format in ("adapter", "llm"):
             path = model.export_language_model(options.path, whole=options.format == "llm")
         else:
-            path = model.save_pretrained(options.path, licence=options.licence) if whole else model.export_text(options.path,
-                                                                                                               options.format)
+            path = model.save_pretrained(options.path, licence=options.licence, copy_llm=not options.llm_by_path) if whole else \
+                model.export_text(options.path, options.format)
         _print_json({"path": str(path)}) if options.json else _tell(str(path))
         return 0
 

@@ -30,6 +30,10 @@ from omnivast.utils import distributed
 
 HUB = "hf-hub:"
 WEIGHTS, CONFIG, FACTS, BACKGROUND = "model.safetensors", "config.json", "inference.json", "background.json"
+LLM = "llm"
+"""Subfolder with the language model of an Audio-Visual LLM."""
+LANGUAGE_MODEL = tuple(f"{LLM}/*{ending}" for ending in (".safetensors", ".gguf", ".model", ".jinja"))
+"""What of it is no JSON."""
 RUN_KEYS = ("seed", "precision", "beam_size", "beam_size_qa")
 """Settings of a run that decide what a loaded model says."""
 
@@ -71,7 +75,7 @@ def in_float32(model: Model) -> Iterator[None]:
 
 
 def load_parts(place: str | Path, *, device: str = "auto", precision: str | None = None, frames: int | None = None,
-               slices: int | None = None) -> Loaded:
+               slices: int | None = None, llm: str | Path | None = None) -> Loaded:
     """The model at ``place``. Raises LoadError, ConfigError, ModelError, WeightsError, and ValueError for frames or slices that it cannot
     take."""
     folder, file = _found(place)
@@ -82,7 +86,7 @@ def load_parts(place: str | Path, *, device: str = "auto", precision: str | None
     weights = file or (folder / WEIGHTS if shared else start_weights(None, str(folder)))
     if weights is None:
         raise LoadError(f"{folder}: holds no weights")
-    config = _config(content, config_file, shared, device, precision)
+    config = _config(content, config_file, shared, device, precision, llm)
     model = model_of(config, load_towers=False)
     torch_device = distributed.setup(config.run_cfg.device)
     config, _ = set_precision(model, config, torch_device)
@@ -141,16 +145,20 @@ def _first(datasets: Iterable[Mapping[str, Any]], key: str, default: Any) -> Any
     return next((dataset[key] for dataset in datasets if dataset.get(key)), default)
 
 
-def _config(content: Mapping[str, Any], file: Path, shared: bool, device: str, precision: str | None) -> Config:
+def _config(content: Mapping[str, Any], file: Path, shared: bool, device: str, precision: str | None,
+            llm: str | Path | None) -> Config:
     """The config of a model alone, without the datasets and the training of its run."""
     run = {key: value for key, value in (content.get("run_cfg") or {}).items() if key in RUN_KEYS}
     model = {**content["model_cfg"], "pretrained": False, "inherit_keys": []}
-    if model.get("tokenizer") and not shared:
-        model["tokenizer"] = _near(file, str(model["tokenizer"]))
-    if shared:  # its paths are inside the folder
-        model["tokenizer"] = str(file.parent / model["tokenizer"])
-        if str(model["audio_encoder_type"]).startswith("hf:"):
-            model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
+    for key in ("tokenizer", "llm"):
+        if model.get(key):  # paths of a shared folder are inside it, but for a language model that was not copied
+            model[key] = str(file.parent / model[key]) if shared else _near(file, str(model[key]))
+    if llm is not None:
+        if not model.get("llm"):
+            raise LoadError(f"{file}: the model has no language model, so llm={str(llm)!r} is of no use")
+        model["llm"] = str(as_path(str(llm)))
+    if shared and str(model["audio_encoder_type"]).startswith("hf:"):
+        model["audio_encoder_type"] = f"hf:{file.parent / str(model['audio_encoder_type']).removeprefix('hf:')}"
     run |= {"device": device, **({"precision": precision} if precision else {})}
     return config_of_model({"run_cfg": run, "model_cfg": model}, file)
 
@@ -185,6 +193,7 @@ def _from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", "*.txt", "*.md", WEIGHTS]))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", "*.txt", "*.md", WEIGHTS,
+                                                                                                       *LANGUAGE_MODEL]))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, ValueError) as error:
         raise LoadError(f"{HUB}{name}: cannot be fetched: {str(error).splitlines()[0]}") from None

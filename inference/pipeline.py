@@ -1,9 +1,10 @@
-"""A trained model for one's own clips: embed, score, caption, answer.
+"""A trained model for one's own clips: embed, score, caption, answer, chat.
 
     model = omnivast.load("output/quickstart/pretrain")
     model.caption("clip.mp4").text
     model.answer("clip.mp4", "what is heard?").text
     model.score(["a dog barks"], ["clip.mp4", "other.mp4"])
+    chat = model.chat("clip.mp4"); chat.ask("what is heard?"); chat.ask("is it loud?")
 
 What a clip may be is said in clips.py. Every method takes one clip, or a list of them, and returns one result or a list.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from omnivast.config.tasks import CaptionKind, Group, Modality, Objective, TaskE
 from omnivast.data.batch import Sample, Texts, make_texts
 from omnivast.inference import export, sharing
 from omnivast.inference.background import background_texts
+from omnivast.inference.chat import Chat
 from omnivast.inference.clips import Clip, ClipError, Clips
 from omnivast.inference.evidence import Part, evidence_of, leave_out
 from omnivast.inference.loading import HUB, Loaded, load_parts
@@ -47,7 +50,7 @@ TOKENS = 32
 
 
 def load(place: str | Path, *, device: str = "auto", precision: str | None = None, frames: int | None = None,
-         slices: int | None = None) -> Pipeline:
+         slices: int | None = None, llm: str | Path | None = None) -> Pipeline:
     """The model at ``place``: the output folder of a run, a checkpoint in one, a folder written by ``save_pretrained``, or
     ``hf-hub:org/name``.
 
@@ -55,8 +58,9 @@ def load(place: str | Path, *, device: str = "auto", precision: str | None = Non
         device: as ``run_cfg.device``: auto, cpu, cuda, cuda:1 …
         precision: auto, float32, bf16 or fp16; None: as the model was trained.
         frames, slices: of pictures and of sound that the model is shown of a clip, such as more of a long one; None: as it was tested.
+        llm: where the language model of an Audio-Visual LLM lies now, if not where its training found it.
     """
-    return Pipeline(load_parts(place, device=device, precision=precision, frames=frames, slices=slices), str(place))
+    return Pipeline(load_parts(place, device=device, precision=precision, frames=frames, slices=slices, llm=llm), str(place))
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,31 @@ class Pipeline:
         self._lengths = self.sampling.lengths
 
     def groups(self, objective: Objective | str) -> tuple[Group, ...]:
-        """The groups that the model does "ret", "cap" or "qa" by, the largest first; none for what it was not trained for."""
-        return self.parts.groups.get(Objective(objective), ())
+        """The groups that the model does "ret", "cap", "qa" or "chat" by, the largest first; none for what it was not trained for.
+
+        A model of conversations is asked for captions and answers as for anything else, by any of the tracks that it knows, so that one
+        that was trained by conversations alone does all three."""
+        wanted = Objective(objective)
+        own = self.parts.groups.get(wanted, ())
+        if not self.model.conversations or wanted not in self.model.objectives:
+            return own
+        return self._conversed if wanted is Objective.CHAT else own or self._conversed
+
+    @cached_property
+    def _conversed(self) -> tuple[Group, ...]:
+        """All groups of the tracks that a model of conversations was trained with: each conversation says which it is about."""
+        known = {modality for groups in self.parts.groups.values() for group in groups for modality in group}
+        tracks = [modality for modality in Modality if modality in known]
+        return tuple(Group(some) for size in range(len(tracks), 0, -1) for some in combinations(tracks, size))
 
     def background(self) -> list[str]:
         """Texts about other clips than one's own, by which it can be told what a score means: captions that the model was trained on, as
         far as their files are at hand or, in a shared folder, kept."""
         return background_texts(self.parts)
 
-    def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> Path:
+    def save_pretrained(self, folder: str | Path, *, licence: str | None = None, copy_llm: bool = True) -> Path:
         """Write the model as a folder that others can load; see :func:`omnivast.inference.sharing.save_pretrained`."""
-        return sharing.save_pretrained(self.parts, folder, licence=licence)
+        return sharing.save_pretrained(self.parts, folder, licence=licence, copy_llm=copy_llm)
 
     def push_to_hub(self, name: str, *, licence: str | None = None, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face Hub as ``org/name``; see :func:`omnivast.inference.sharing.push_to_hub`."""
@@ -133,6 +151,8 @@ class Pipeline:
         ``few_sizes``: beside some texts that nobody asked for, so that the model sees few numbers of texts and of tokens: oneDNN keeps
         megabytes for every size that it has met in bf16, which a program that embeds texts for months would notice.
         """
+        if Objective.RETRIEVAL not in self.model.objectives:
+            self._need(Objective.RETRIEVAL)
         listed = self._texts([texts] if isinstance(texts, str) else texts)
         with torch.inference_mode():
             found = self.model.index_texts(_few_sizes(listed) if few_sizes else listed).to("cpu")
@@ -146,6 +166,7 @@ class Pipeline:
             group: the tracks to look at, such as "va"; None: the largest group that all clips have the tracks of.
             by: the similarity by which retrieval searches or, of a model that has one, the matching head, as a probability.
         """
+        self._need(Objective.RETRIEVAL)
         texts = [texts] if isinstance(texts, str) else list(texts)
         with Clips() as opened:
             listed = [opened.open(clip) for clip in _listed(clips)[0]]
@@ -234,15 +255,41 @@ class Pipeline:
 
         return evidence_of(self.parts, seen.samples[row], group, seen.clips[row], answer, ask, score)
 
+    def chat(self, clips: Any, questions: str | Sequence[str] | None = None, *, group: str | None = None, beams: int | None = None,
+             tokens: int | None = None, system: str | None = None, so_far: Sequence[tuple[str, str]] = ()) -> Any:
+        """A conversation about a clip, of a model with a language model: :class:`~omnivast.inference.chat.Chat`, whose ``ask`` answers the
+        next question. The clip is looked at once. With several clips a list.
+
+        Args:
+            questions: asked at once, one after the other; then the :class:`Answer` to one, or a list of those to several, in place of the
+                Chat.
+            group: the tracks to look at; None: all that the clip has of those that the model was trained with. The subtitle is given as
+                text.
+            beams: width of the search; None: as the model is tested.
+            tokens: of an answer at most; None: as the model is tested.
+            system: what the language model is told beforehand.
+            so_far: questions and their answers that have been said already.
+        """
+        asked = [questions] if isinstance(questions, str) else questions
+        run, longest = self.parts.config.run_cfg, tokens or self.parts.config.model_cfg.max_answer_len
+
+        def begun(seen: _Seen) -> Iterator[Any]:
+            for place, clip in enumerate(seen.clips):
+                memory = self.model.memory(seen.features).rows(torch.tensor([place]))
+                chat = Chat(self.model, memory, clip.name, seen.group, missing=_missing(clip, self._modalities("chat")), system=system,
+                            beams=beams or run.beam_size, tokens=longest, so_far=so_far)
+                answers = [chat.ask(question) for question in asked or ()]
+                yield chat if asked is None else answers[0] if isinstance(questions, str) else answers
+
+        return self._each(clips, Objective.CHAT, group, begun, "looking")
+
     # ------------------------------------------------------------------------------------------------------------- clips
 
     def _each(self, clips: Any, objective: Objective, group: str | None, use: Callable[[_Seen], Iterator[Any]], verb: str,
               every: bool = False, without: Collection[Part] = ()) -> Any:
         """``use`` of all clips, in their order; one result where one clip was given. ``every``: of all groups, not of one. ``without``:
         frames and slices to leave out."""
-        if not self.groups(objective):
-            raise ValueError(f"this model was not trained for '{objective.value}'; it was for "
-                             f"{', '.join(known.value for known in self.parts.groups) or 'nothing that is known'}")
+        self._need(objective)
         listed, single = _listed(clips)
         results: list[Any] = [None] * len(listed)
         with Clips() as opened, torch.inference_mode():
@@ -257,6 +304,15 @@ class Pipeline:
             if bar is not None:
                 bar.close()
         return results[0] if single else results
+
+    def _need(self, objective: Objective) -> None:
+        """Raise ValueError for what the model does not do."""
+        if self.groups(objective):
+            return
+        if objective is Objective.CHAT and not self.model.conversations:
+            raise ValueError(f"{type(self.model).__name__} has no language model to converse with; ask it with answer()")
+        raise ValueError(f"this model was not trained for '{objective.value}'; it was for "
+                         f"{', '.join(known.value for known in self.parts.groups) or 'nothing that is known'}")
 
     def _encoded(self, clips: Sequence[Clip], groups: Sequence[tuple[Group, ...]], without: Collection[Part] = ()) -> Iterator[_Seen]:
         """Batches of clips that are looked at alike: the same groups, the same number of frames, the same tracks."""

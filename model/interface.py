@@ -341,6 +341,12 @@ class Model(nn.Module):
         """Write the language model's adapter as a folder of peft or, with ``whole``, all of it with the adapter merged into its weights,
         and its tokenizer, as one of transformers; the folder's path."""
         raise ValueError(f"{type(self).__name__} has no language model that can be exported by itself")
+
+    def state_to_share(self) -> dict[str, Tensor]:
+        """The state dict, but for a language model that was trained itself, which lies beside it: as ``export_language_model`` writes it
+        whole, and frozen from then on."""
+        return self.state_dict()
+
     def answer_scores(self, memory: Any, group: Group, questions: Texts, answers: Sequence[str]) -> list[float] | None:
         """The log-probability of a given answer to every question, each of its tokens predicted behind those before it. Default: None, it
         is not known."""

@@ -101,7 +101,8 @@ class MediaModel(Model):
 
     def mixed(self) -> AbstractContextManager:
         """Autocast to ``precision`` (torch.bfloat16 or float16); nothing when it is None."""
-        return torch.autocast(self.device.type, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
+        kind = "cpu" if self.device.type == "meta" else self.device.type  # shapes alone
+        return torch.autocast(kind, dtype=self.precision or torch.bfloat16, enabled=self.precision is not None)
 
     def vision_tokens(self, frames: Tensor) -> Tensor:
         """(B, F, 3, H, W) uint8, or float already normalised → (B, F, N, width)."""

@@ -38,6 +38,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Your own clips": {
         "caption": Verb("caption videos, pictures and sounds", "omnivast.inference.cli", main="caption"),
         "answer": Verb("answer questions about a video, picture or sound", "omnivast.inference.cli", main="answer"),
+        "chat": Verb("converse about a video, picture or sound, with a model that has a language model", "omnivast.inference.cli_chat",
+                     main="chat"),
         "index": Verb("make a folder of videos searchable, or bring its index up to date", "omnivast.inference.cli", main="index"),
         "search": Verb("find moments by what is seen, heard and said in them", "omnivast.inference.cli", main="search"),
         "embed": Verb("vectors of clips, to use elsewhere", "omnivast.inference.cli", main="embed"),

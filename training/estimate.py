@@ -20,10 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
-from omnivast.data.batch import Batch, Captions, Texts
+from omnivast.data.batch import Batch, Captions, Chats, Texts
 from omnivast.model.device_kind import pretending
 from omnivast.utils.fake import LiveBytes, without_numbers
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import on_host
 
 CARDS = (32, 80, 141)
 """Memory of the GPUs (in GB of 10^9 bytes) for which the largest batch is stated: V100, A100 and H100, H200."""
@@ -41,8 +42,11 @@ class Need:
     peak: int
 
 
-def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int) -> Need:
+def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int, sharded: bool = False) -> Need:
     """A step of ``model`` with ``clips`` clips like those of ``batch``, in the precision that a GPU would take.
+
+    ``model`` may lie on the device "meta". ``sharded``: as one of several processes under FSDP, whose blocks have the weights that they
+    compute with in that precision already, and hand the gradient of each weight on as soon as it is there.
 
     Layers that may be skipped are all run. Attention keeps nothing but its inputs, as torch's fused kernels do.
     """
@@ -54,12 +58,33 @@ def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int
             if hasattr(module, "layerdrop"):
                 module.layerdrop = 0.0
         sized = sized.map_media(lambda x: torch.empty((clips, *x.shape[1:]), dtype=x.dtype, device="cpu"))
-        media = [x for x in (sized.frames, sized.spectrograms) if x is not None]
+        if sharded:
+            _as_gathered(fake)
+        media = [x for x in (sized.frames, sized.spectrograms, *sized.features.values()) if x is not None]
         with LiveBytes([*fake.parameters(), *fake.buffers(), *media]) as live:
             loss = fake(sized, task, StepRandom(0, 0))["loss"]
             activations = live.now
             loss.backward()
     return Need(clips, activations, live.peak)
+
+
+def _as_gathered(model: Any) -> None:
+    """What FSDP gathers for one pass alone has the type that is computed with, and no gradient that stays."""
+    def drop(parameter: torch.Tensor) -> None:
+        parameter.grad = None
+
+    for unit in model.units():
+        if unit.gathered == "step":
+            continue
+        for module in unit.module.modules():
+            if not isinstance(module, nn.Linear) or model.precision is None:  # the rest is small, and of float32 for some kernels
+                continue
+            for name, own in list(module._parameters.items()):
+                if own is not None:
+                    module._parameters[name] = nn.Parameter(torch.empty_like(own, dtype=model.precision), own.requires_grad)
+        for parameter in unit.module.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(drop)
 
 
 def repeated(batch: Batch, clips: int) -> Batch:
@@ -73,8 +98,17 @@ def repeated(batch: Batch, clips: int) -> Batch:
     captions = Captions({kind: again(texts) for kind, texts in batch.captions.texts.items()}, batch.captions.sources)
     subtitles, questions, answers = (x and again(x) for x in (batch.subtitles, batch.questions, batch.answers))
     return replace(batch, clip_ids=[batch.clip_ids[row] for row in rows], index=batch.index[rows], subtitles=subtitles,
-                   captions=captions, questions=questions, answers=answers,
+                   captions=captions, questions=questions, answers=answers, chats=batch.chats and _chats_again(batch.chats, rows.tolist()),
                    present={modality: torch.ones(clips, dtype=torch.bool, device="cpu") for modality in batch.present})
+
+
+def _chats_again(chats: Chats, rows: list[int]) -> Chats:
+    """The conversations about clips ``rows`` of a batch, in which each may stand several times."""
+    about = on_host(chats.clip).tolist()
+    chosen = [(place, number) for place, row in enumerate(rows) for number, clip in enumerate(about) if clip == row]
+    own = {name: [values[number] for _, number in chosen] for name in ("conversations", "rows", "subtitles", "ids", "supervised")
+           if (values := getattr(chats, name))}
+    return Chats(clip=torch.tensor([place for place, _ in chosen], dtype=torch.int64), **own)
 
 
 def largest(fixed: int, small: Need, large: Need, memory: int) -> int:

@@ -33,6 +33,7 @@ from omnivast.inference.service.library import Library
 from omnivast.inference.service.metrics import Metrics
 from omnivast.inference.service.uploads import Limits, RefusedError, Uploaded, received
 from omnivast.inference.service.worker import BusyError, Worker
+from omnivast.model.interface import ModelError
 from omnivast.version import VERSION
 
 PAGE = Path(__file__).with_name("page")
@@ -122,6 +123,8 @@ class Service:
             for file in files:
                 message = message.replace(str(file.path), file.name)
             raise RefusedError(422, name, message) from None
+        except ModelError as error:  # a conversation that a language model cannot be given
+            raise RefusedError(422, None, str(error)) from None
         except DeadlineError:
             raise RefusedError(422, name, f"could not be looked at within {self.limits.work:g} s") from None
 
@@ -191,6 +194,7 @@ def _verbs(app: FastAPI, service: Service) -> None:
     async def search(request: Request) -> Response:
         """The moments that fit best, the best first."""
         async with service.body(request, bodies.Search) as asked:
+            _known(library, "ret", "compare clips and texts")
             index = service.searched()
             texts = [(sign, text) for sign, texts in ((1.0, asked.text), (-1.0, asked.without)) for text in texts if text.strip()]
             like = service.files(asked.like, asked.files, "like")
@@ -230,6 +234,21 @@ def _verbs(app: FastAPI, service: Service) -> None:
             found = await service.look(files, lambda clips: library.model.answer(clips, asked.question, group=asked.group,
                                                                                  beams=asked.beams), subtitle=asked.subtitle)
             return Reply({"results": [as_json(one) for own in found for one in own]})
+
+    @app.post("/api/chat", response_model=bodies.results(bodies.AnswerReply), openapi_extra=_takes(bodies.Chat), responses=REFUSALS)
+    async def chat(request: Request) -> Response:
+        """The answer to the last question of a conversation about a clip."""
+        async with service.body(request, bodies.Chat) as asked:
+            _known(library, "chat", "converse", asked.group)
+            if not all(question.strip() for question in asked.question):
+                raise RefusedError(422, "question", "a question is a text that is not empty")
+            if len(asked.answer) != len(asked.question) - 1:
+                raise RefusedError(422, "answer", f"{len(asked.question)} question(s) and {len(asked.answer)} answer(s): expected an "
+                                                  "answer to each question but the last")
+            files = service.files([asked.clip] if asked.clip else [], asked.files, "clip")
+            found = await service.look(files, lambda clips: [one.ask(asked.question[-1]) for one in library.model.chat(
+                clips, group=asked.group, beams=asked.beams, so_far=list(zip(asked.question, asked.answer)))], subtitle=asked.subtitle)
+            return Reply({"results": [as_json(one) for one in found]})
 
     @app.post("/api/embed", response_model=bodies.results(bodies.EmbedReply), openapi_extra=_takes(bodies.Embed), responses=REFUSALS)
     async def embed(request: Request) -> Response:

@@ -114,6 +114,17 @@ class Answer(OfGroup):
     _lists = field_validator("question", mode="before")(_listed)
 
 
+class Chat(OfGroup):
+    """The next question of a conversation about it. The service keeps nothing: the client sends what was said before."""
+
+    question: Annotated[list[Annotated[str, Field(min_length=1, max_length=2000)]], Field(
+        min_length=1, max_length=64, description="All questions so far, the one to be answered last.")]
+    answer: Annotated[list[Text], Field(max_length=63)] = Field([], description="The answers to all questions but the last.")
+    beams: int | None = Field(None, ge=1, le=10)
+
+    _lists = field_validator("question", "answer", mode="before")(_listed)
+
+
 class Embed(OneClip):
     """Texts, or a clip, or both."""
 
@@ -130,7 +141,7 @@ class Add(Body):
 
 
 Some = TypeVar("Some", bound=Body)
-FILES: dict[type[Body], str] = {Search: "like", Caption: "clip", Answer: "clip", Embed: "clip", Add: "clip"}
+FILES: dict[type[Body], str] = {Search: "like", Caption: "clip", Answer: "clip", Chat: "clip", Embed: "clip", Add: "clip"}
 """The field in which files are given."""
 
 
@@ -231,7 +242,7 @@ class IndexReply(BaseModel):
     total: int
     faults: dict[str, str] = Field(description="Files that could not be read, at most 50 of them.")
     tracks: list[str] = Field(description="What a search can weigh: seen, heard, said.")
-    verbs: list[str] = Field(description="What the model was trained for: search, caption, answer.")
+    verbs: list[str] = Field(description="What the model was trained for: search, caption, answer, chat.")
     uploads: bool = Field(description="Whether files may be added.")
     follows: bool = Field(description="Whether it is of a folder, and can be brought up to date with it.")
     model: str

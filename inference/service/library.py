@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.inference.index.api import Index
+from omnivast.inference.index.build import find
 from omnivast.inference.index.weights import track_weights
 from omnivast.inference.moments import STRIDE, WINDOW
 from omnivast.inference.pipeline import Pipeline
@@ -32,7 +33,7 @@ class StoppedError(Exception):
 
 
 class Library:
-    """An index, opened; None while a new one is being made.
+    """An index, opened; None while a new one is being made. Of a model that compares no texts with clips, the files of a folder alone.
 
     Args:
         folder: where the index lies.
@@ -43,6 +44,7 @@ class Library:
     def __init__(self, model: Pipeline, index: Index | None, folder: Path, source: Path | None, uploads: bool) -> None:
         self.model, self.folder, self.source, self.uploads = model, folder, source, uploads and source is not None
         self.index: Index | None = None
+        self.root: Path | None = None
         self.paths: frozenset[str] = frozenset()
         self.faults: dict[str, str] = {}
         self.moments = 0
@@ -60,11 +62,10 @@ class Library:
     def path(self, given: str, field: str) -> Path:
         """The file of a path in the index. Nothing else can be reached: not what the index does not hold, and nothing outside its root,
         wherever links lead. Raises RefusedError."""
-        index = self.index
-        if index is None or given not in self.paths:
+        if self.root is None or given not in self.paths:
             raise RefusedError(404, field, "is not in the index")
         try:
-            root = index.root.resolve(strict=True)
+            root = self.root.resolve(strict=True)
             path = (root / given).resolve(strict=True)
         except (OSError, ValueError):
             raise RefusedError(404, field, "the file is gone") from None
@@ -119,10 +120,7 @@ class Library:
                     return
                 self._again, self.state = False, "indexing"
             try:
-                window, stride = self._windows()
-                made = Index(self.source or self.folder, self.model, folder=self.folder, window=window, stride=stride,
-                             on_progress=self._watch(time.monotonic()))
-                self._use(made)
+                self._look_through() if self.model.groups("ret") else self._list()
                 self.state, self.error = "ready", ""
             except StoppedError:
                 logger.info("%s: goes on when it is next served", self.folder)
@@ -130,6 +128,16 @@ class Library:
             except Exception as error:  # what is wrong with a folder, or a full disk, must not end the service
                 logger.warning("%s: could not be brought up to date: %s", self.folder, error)
                 self.state, self.error = "failed", str(error)
+
+    def _look_through(self) -> None:
+        window, stride = self._windows()
+        self._use(Index(self.source or self.folder, self.model, folder=self.folder, window=window, stride=stride,
+                        on_progress=self._watch(time.monotonic())))
+
+    def _list(self) -> None:
+        """The files are there to be captioned and asked about; nothing is searched."""
+        files = find(self.source or self.folder)
+        self.root, self.paths = files.root, frozenset(files.by_path)
 
     def _windows(self) -> tuple[float, float]:
         """As they are in the index that is there."""
@@ -153,14 +161,14 @@ class Library:
         index.searcher.prepare(track_weights(None))  # or the first search would wait for it
         files = index.store.files()
         faults = {path: file.fault.replace(f"{index.root}/", "") for path, file in files.items() if file.fault}
-        self.index, self.moments = index, len(index)
+        self.index, self.root, self.moments = index, index.root, len(index)
         self.paths = frozenset(path for path in files if path not in faults)
         self.faults = dict(list(faults.items())[:FAULTS])
 
     def status(self) -> dict[str, Any]:
         """What ``/api/index`` tells."""
         groups = {modality.value for group in self.model.groups("ret") for modality in group}
-        verbs = {"search": "ret", "caption": "cap", "answer": "qa"}
+        verbs = {"search": "ret", "caption": "cap", "answer": "qa", "chat": "chat"}
         return {"state": self.state, "error": self.error or None, "files": len(self.paths), "moments": self.moments, "done": self.done,
                 "total": self.total, "faults": self.faults,
                 "tracks": [name for name, letter in (("seen", "v"), ("heard", "a"), ("said", "s")) if letter in groups],

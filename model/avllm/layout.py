@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omnivast.model.avllm.template import MEDIA
+from omnivast.utils.transfer import on_host, send
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,12 @@ def scattered(words: Tensor, layout: Layout, tokens: Mapping[str, Tensor]) -> Te
 
     Raises ValueError where a part has tokens of more or fewer conversations than have it.
     """
-    none = torch.zeros(0, dtype=torch.int64)
     for part, own in tokens.items():
-        rows, columns = layout.parts.get(part, (none, none))
+        rows, columns = map(on_host, layout.parts[part]) if part in layout.parts else (np.zeros(0, np.int64), np.zeros(0, np.int64))
         if len(rows) != len(own):
             raise ValueError(f"{len(own)} conversations have {part} tokens, but there are places for those of {len(rows)}")
-        places = columns[:, None] + torch.arange(own.shape[1])
-        words = words.index_put((rows[:, None].to(words.device), places.to(words.device)), own.to(words.dtype))
+        places = send((rows[:, None], columns[:, None] + np.arange(own.shape[1])), words.device)
+        words = words.index_put(places, own.to(words.dtype))
     return words
 
 

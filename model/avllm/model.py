@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnivast.config.conversation import Conversation, asking, captioning
+from omnivast.config.conversation import Conversation, answering, asking, captioning
 from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.avllm.features import ClipFeatures
@@ -33,6 +33,7 @@ from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Names, Reward, Unit, blocks_of
 from omnivast.model.towers import MediaModel, needed
 from omnivast.utils.random import StepRandom
+from omnivast.utils.transfer import on_host, planning, send
 
 if TYPE_CHECKING:
     from omnivast.data.batch import Batch, Chats, Texts
@@ -150,15 +151,16 @@ class AudioVisualLLM(MediaModel):
             if media is None:
                 self._stay_in_step(modality)
                 continue
-            present[modality] = batch.present.get(modality, torch.ones(len(batch), dtype=torch.bool)).cpu()
-            rows = present[modality].nonzero().flatten()
-            if not len(rows):
+            with planning():
+                present[modality] = batch.present.get(modality, torch.ones(len(batch), dtype=torch.bool)).cpu()
+            own = on_host(present[modality]).nonzero()[0]
+            if not len(own):
                 self._stay_in_step(modality)
                 continue
-            every = len(rows) == len(batch)
-            given = media if every else media[rows.to(media.device)]
+            every, rows = len(own) == len(batch), send(own, media.device)
+            given = media if every else media[rows]
             for part, found in (self._seen(given) if modality is Modality.VISION else self._heard(given)).items():
-                parts[part] = found if every else found.new_zeros(len(batch), *found.shape[1:]).index_copy(0, rows.to(found.device), found)
+                parts[part] = found if every else found.new_zeros(len(batch), *found.shape[1:]).index_copy(0, rows, found)
         return ClipFeatures(parts, present, said, tuple(batch.clip_ids))
 
     def tower_keys(self) -> dict[Modality, str]:
@@ -238,15 +240,18 @@ class AudioVisualLLM(MediaModel):
 
     def _summed_loss(self, chats: Chats, features: ClipFeatures) -> Tensor:
         """The sum over the words that are learnt of their cross-entropies."""
-        clips = chats.clip.tolist()
-        parts = [self._parts_of(conversation, clip, features) for conversation, clip in zip(chats.conversations, clips)]
+        clips = on_host(chats.clip).tolist()
+        with planning():
+            parts = [self._parts_of(conversation, clip, features) for conversation, clip in zip(chats.conversations, clips)]
         lengths = [len(ids) + sum(own.values()) for ids, own in zip(chats.ids, parts)]
         losses = []
         for together in [list(range(len(lengths)))] if self.in_step else passes(lengths):
-            layout = lay_out([chats.ids[n] for n in together], [parts[n] for n in together], [chats.supervised[n] for n in together])
+            with planning():
+                layout = lay_out([chats.ids[n] for n in together], [parts[n] for n in together], [chats.supervised[n] for n in together])
+                places, words = F.pad(layout.learnt[:, 1:], (0, 1)), layout.ids[layout.learnt]
             inputs = self._inputs(layout, features, [clips[n] for n in together])
-            logits = self._logits(inputs, F.pad(layout.learnt[:, 1:], (0, 1)))
-            losses.append(F.cross_entropy(logits.float(), layout.ids[layout.learnt].to(logits.device), reduction="sum"))
+            logits = self._logits(inputs, places)
+            losses.append(F.cross_entropy(logits.float(), send(on_host(words), logits.device), reduction="sum"))
         return torch.stack(losses).sum()
 
     def _parts_of(self, conversation: Conversation, clip: int, features: ClipFeatures) -> dict[str, int]:
@@ -257,17 +262,18 @@ class AudioVisualLLM(MediaModel):
 
     def _inputs(self, layout: Layout, features: ClipFeatures, clips: Sequence[int]) -> Tensor:
         """(N, L, D): the words and media of conversations about ``clips`` (N)."""
-        words = self.llm.get_input_embeddings()(layout.ids.to(self.device))
-        clip, none = torch.tensor(clips, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        of_parts = {part: clip[layout.parts[part][0]] if part in layout.parts else none for part in PARTS}
+        words = self.llm.get_input_embeddings()(send(on_host(layout.ids), self.device))
+        with planning():
+            clip, none = torch.tensor(clips, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+            of_parts = {part: clip[layout.parts[part][0]] if part in layout.parts else none for part in PARTS}
         return scattered(words, layout, self.projectors(features.parts, of_parts))
 
     def _logits(self, inputs: Tensor, places: Tensor) -> Tensor:
         """(N, L, D) and places (N, L) bool → (M, words), of the places alone. What is empty stands behind each conversation, where nothing
         before it attends to: no mask is needed."""
-        chosen = places.to(inputs.device)
+        rows, columns = send(on_host(places).nonzero(), inputs.device)
         head = cast(nn.Module, self.llm.get_output_embeddings())
-        handle = head.register_forward_pre_hook(lambda _, given: (given[0][chosen],))
+        handle = head.register_forward_pre_hook(lambda _, given: (given[0][rows, columns],))
         try:
             return self.llm(inputs_embeds=inputs, use_cache=False).logits
         finally:
@@ -285,6 +291,25 @@ class AudioVisualLLM(MediaModel):
         conversations = [asking(question, group) for question in questions.raw]
         return self.reply(memory, conversations, questions.clip.tolist(), beam_size=beam_size, max_length=self.config.max_answer_len)
 
+    def answer_scores(self, memory: ClipFeatures, group: Group, questions: Texts, answers: Sequence[str]) -> list[float] | None:
+        conversations = [answering([question], [answer], group) for question, answer in zip(questions.raw, answers)]
+        return self.reply_scores(memory, conversations, questions.clip.tolist())
+
+    def reply_scores(self, memory: ClipFeatures, conversations: Sequence[Conversation], clips: Sequence[int]) -> list[float]:
+        """The log-probability of the last answer of each conversation about a clip of ``memory``, its end included."""
+        written = [self.tokenizer.template.encode(conversation, self._said_in(memory, conversation, clip), self._name(memory, clip))
+                   for conversation, clip in zip(conversations, clips)]
+        begins = [len(self._prompt(memory, conversation.asking(len(conversation.answers) - 1), clip))
+                  for conversation, clip in zip(conversations, clips)]
+        scores = []
+        for own, begin, conversation, clip in zip(written, begins, conversations, clips):
+            learnt = [number >= begin and is_learnt for number, is_learnt in enumerate(own.supervised)]
+            layout = lay_out([own.ids], [self._parts_of(conversation, clip, memory)], [learnt])
+            with torch.no_grad(), self.mixed():
+                logits = self._logits(self._inputs(layout, memory, [clip]), F.pad(layout.learnt[:, 1:], (0, 1))).float()
+            scores.append(-float(F.cross_entropy(logits, layout.ids[layout.learnt].to(logits.device), reduction="sum")))
+        return scores
+
     def best_captions(self, memory: ClipFeatures, group: Group, *, beam_size: int, max_length: int, length_penalty: float = 1.0,
                       ) -> list[list[str]]:
         return self._replies(memory, [captioning(group)] * len(memory), range(len(memory)), max_length, beams=beam_size,
@@ -300,6 +325,10 @@ class AudioVisualLLM(MediaModel):
         prompts = [self._prompt(memory, conversation, clip) for conversation, clip in zip(conversations, clips)]
         parts = [self._parts_of(conversation, clip, memory) for conversation, clip in zip(conversations, clips)]
         lengths = [len(ids) - ids.count(MEDIA) + sum(own.values()) for ids, own in zip(prompts, parts)]
+        if max(lengths, default=0) >= self.tokenizer.context:
+            clip = clips[lengths.index(max(lengths))]
+            raise ModelError(f"clip '{memory.clip_ids[clip]}': the conversation has {max(lengths):,} tokens with its media, which leaves "
+                             f"no room for an answer: the language model reads {self.tokenizer.context:,} (model_cfg.llm_context)")
 
         def embed(numbers: list[int]) -> tuple[Tensor, Tensor]:
             layout = lay_out([prompts[n] for n in numbers], [parts[n] for n in numbers], left=True)
@@ -310,8 +339,21 @@ class AudioVisualLLM(MediaModel):
         return [[self.tokenizer.decode(ids) for ids in texts] for texts in found]
 
     def _prompt(self, memory: ClipFeatures, conversation: Conversation, clip: int) -> list[int]:
-        given = memory.subtitles[clip] if memory.subtitles and Modality.SUBTITLE in conversation.modalities else None
-        return self.tokenizer.template.prompt(conversation, given, f"clip '{memory.clip_ids[clip]}'")
+        return self.tokenizer.template.prompt(conversation, self._said_in(memory, conversation, clip), self._name(memory, clip))
+
+    def _said_in(self, memory: ClipFeatures, conversation: Conversation, clip: int) -> str | None:
+        """The subtitle that is given with a conversation."""
+        return memory.subtitles[clip] if memory.subtitles and Modality.SUBTITLE in conversation.modalities else None
+
+    def _name(self, memory: ClipFeatures, clip: int) -> str:
+        return f"clip '{memory.clip_ids[clip]}'"
+
+    def state_to_share(self) -> dict[str, Tensor]:
+        state = self.state_dict()
+        if self.config.llm_tune != "full":
+            return state
+        mark = torch.tensor(list(fingerprint(self.llm)), dtype=torch.uint8)
+        return {name: tensor for name, tensor in state.items() if not name.startswith("llm.")} | {"llm_mark.mark": mark}
 
     def export_language_model(self, folder: str | Path, *, whole: bool) -> Path:
         """See interface.py. Raises ModelError for an adapter where there is none."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from omnivast.config.tasks import Modality
+from omnivast.utils.transfer import on_host, send
 
 PARTS = {"temporal": Modality.VISION, "spatial": Modality.VISION, "auditory": Modality.AUDIO}
 """The parts of a clip's tokens, in their order, and the track that each is of."""
@@ -61,10 +63,10 @@ class Projectors(nn.Module):
         """
         found = {}
         for part, project in self.project.items():
-            index = clips[part]
-            used, place = index.unique(return_inverse=True)
+            index = on_host(clips[part])
             given = features[part] if part in features else torch.zeros(0, 1, self.widths[part], device=next(project.parameters()).device)
-            tokens = project(given[used.to(given.device)])[place.to(given.device)]
+            used, place = send(np.unique(index, return_inverse=True), given.device)
+            tokens = project(given[used])[place]
             if part in self.boundaries:
                 first, last = (end.to(tokens.dtype).expand(len(index), 1, -1) for end in self.boundaries[part])
                 tokens = torch.cat([first, tokens, last], 1)

@@ -12,6 +12,8 @@ import torch
 from omnivast.inference.pipeline import Pipeline, load
 from tests.media_factory import write_image, write_video, write_wav
 from tests.model import tiny
+from tests.model.avllm.tiny import avllm, make_llm
+from tests.model.avllm.tiny import config as avllm_config
 
 TASK = "ret%tvas%tva%tvs%tv%ta%ts_cap%tva%tv%ta_qa%tva%tv"
 CAPTIONS = [f"a {colour} {thing}" for colour in ("red", "big", "small", "old", "new") for thing in ("car", "dog", "street", "onion", "man")]
@@ -52,4 +54,29 @@ def media(tmp_path_factory) -> Path:
     write_wav(folder / "sound.wav", seconds=1.0)
     (folder / "cut.mp4").write_bytes((folder / "said.mp4").read_bytes()[:500])
     (folder / "notes.txt").write_text("no clip")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talking(tmp_path_factory) -> Path:
+    """The output folder of a run of a tiny Audio-Visual LLM with adapters, which was never trained."""
+    return run_of_avllm(tmp_path_factory.mktemp("talking"), llm_tune="lora")
+
+
+def run_of_avllm(folder: Path, task: str = "chat%tvas", **changes) -> Path:
+    """Write a run of a tiny Audio-Visual LLM that was never trained; its language model lies in ``llm`` below ``folder``."""
+    llm = make_llm(folder / "llm")
+    config = avllm_config(llm, llm_subtitle="prompt", **changes)
+    model = avllm(llm, llm_subtitle="prompt", **changes)
+    noise = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or (config.llm_tune == "full" and name.startswith("llm.") and parameter.ndim > 1):
+            parameter.data.add_(torch.randn(parameter.shape, generator=noise), alpha=0.05)
+    train = {"name": "own", "task": task, "txt": "chats.json", "vision_sample_num": 2, "audio_sample_num": 2}
+    hps = {"run_cfg": {"precision": "float32", "beam_size": 2}, "model_cfg": dataclasses.asdict(config),
+           "data_cfg": {"train": [train], "val": []}}
+    for name in ("log", "ckpt"):
+        (folder / name).mkdir()
+    (folder / "log" / "hps.json").write_text(json.dumps(hps))
+    torch.save(model.state_dict(), folder / "ckpt" / "model_step_7.pt")
     return folder

@@ -68,8 +68,9 @@ class FullySharded(ShardedEngine):
         self._replace(lambda parameter: torch.empty_like(parameter, device="cpu"))
         self.model.load_state_dict(weights)
         with torch.no_grad():
-            for part, whole in zip(self.trained.parameters(), self.model.parameters()):
-                part.copy_(shards.share_of(whole.detach(), part))
+            for part, (name, whole) in zip(self.trained.parameters(), self.model.named_parameters()):
+                if name in weights:  # what a checkpoint leaves out stays: a frozen language model comes from its own file
+                    part.copy_(shards.share_of(whole.detach(), part))
         self._drop()
         parameters = shards.named_parameters(self.optimizer)
         read = shards.read(folder, step, optimizer, parameters) if shards.is_sharded(optimizer) else shards.share(optimizer, parameters)

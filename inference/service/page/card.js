@@ -94,7 +94,8 @@ export function card(source, { moment = null, weights = null, verbs = [], onLike
   } else find('.where').hidden = true;
   find('.play').onclick = () => play(made);
   find('.caption').hidden = !verbs.includes('caption');
-  find('.ask').hidden = !verbs.includes('answer');
+  const turns = [], converses = verbs.includes('chat');
+  find('.ask').hidden = !converses && !verbs.includes('answer');
   find('.like').hidden = !onLike;
   find('.like').onclick = onLike;
   find('.caption').onclick = () => tell(made, find('.caption'), '/api/caption', { clip: source.file || source.path }, found => [[found.text]]);
@@ -102,7 +103,14 @@ export function card(source, { moment = null, weights = null, verbs = [], onLike
   find('.question').onsubmit = event => {
     event.preventDefault();
     const fields = { clip: source.file || source.path, question: find('.question input').value };
-    tell(made, find('.question button'), '/api/answer', fields, found => [[found.text, found.question]]);
+    if (!converses) return tell(made, find('.question button'), '/api/answer', fields, found => [[found.text, found.question]]);
+    // The service keeps nothing of a conversation: all of it is sent again. A form leaves out what is empty.
+    const said = { clip: fields.clip, question: [...turns.map(turn => turn[0]), fields.question], answer: turns.map(turn => turn[1] || ' ') };
+    tell(made, find('.question button'), '/api/chat', said, found => {
+      turns.push([found.question, found.text]);
+      find('.question input').value = '';
+      return [[found.text, found.question]];
+    });
   };
   return made;
 }

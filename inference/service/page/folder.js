@@ -6,7 +6,8 @@ const find = id => document.getElementById(id);
 const many = (count, word) => `${count.toLocaleString('en')} ${word}${count === 1 ? '' : 's'}`;
 
 function show(found) {
-  find('folder').textContent = `${many(found.moments, 'moment')} in ${many(found.files, 'file')}, searched by ${found.model}`;
+  const files = many(found.files, 'file');
+  find('folder').textContent = found.verbs.includes('search') ? `${many(found.moments, 'moment')} in ${files}, searched by ${found.model}` : `${files}, looked at by ${found.model}`;
   find('indexing').hidden = found.state !== 'indexing';
   const bar = find('progress');
   if (found.total) { bar.max = found.total; bar.value = found.done; } else bar.removeAttribute('value');

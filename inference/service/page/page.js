@@ -7,10 +7,12 @@ import { form, post } from './server.js';
 const find = id => document.getElementById(id);
 const TRACKS = ['seen', 'heard', 'said'], PAUSE = 250;
 const HINT = 'Describe what is seen, heard or said, or give a file: what comes nearest is shown as moments that play.';
+const UNSEARCHED = 'Give a picture, a sound or a clip, to have it captioned and to ask about it.';
 let own = null;      // the file that results are to be like, of this machine
 let like = '';       // or the path of one in the index
 let index = { verbs: [], tracks: TRACKS, uploads: false };
 let number = 0;      // of the search whose results are shown
+let known = false;   // whether the service has told what it can do
 
 // ---------------------------------------------------------------------------------------------------------------- the query
 
@@ -56,6 +58,7 @@ function shown(slider) {
 async function search({ keep = 'push' } = {}) {
   const asked = query(), mine = ++number, list = find('results');
   if (keep) history[`${keep}State`](null, '', address(asked));
+  if (known && !index.verbs.includes('search')) return say(own ? '' : UNSEARCHED);
   document.title = asked.text ? `${asked.text} · OmniVAST` : 'OmniVAST';
   if (isEmpty(asked)) { list.replaceChildren(); return say(HINT); }
   list.classList.add('old');
@@ -185,11 +188,12 @@ document.onkeydown = event => {
   }
 };
 
-let known = false;
 const watching = watch(found => {
   index = found;
   for (const track of TRACKS) find(track).parentElement.hidden = !found.tracks.includes(track);
-  if (!known) search({ keep: '' });
+  find('search').classList.toggle('unsearched', !found.verbs.includes('search'));
+  const first = !known;
   known = true;
+  if (first) search({ keep: '' });
 });
 fromAddress();

@@ -15,8 +15,8 @@ hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not install
 
 EXAMPLES = 15
 """Requests of each route, and as many that break the rules of the file."""
-ROUTES = [("/api/search", "POST"), ("/api/caption", "POST"), ("/api/answer", "POST"), ("/api/embed", "POST"), ("/api/index", "POST"),
-          ("/api/index", "GET"), ("/api/health", "GET"), ("/api/metrics", "GET"), ("/media/{path}", "GET")]
+ROUTES = [("/api/search", "POST"), ("/api/caption", "POST"), ("/api/answer", "POST"), ("/api/chat", "POST"), ("/api/embed", "POST"),
+          ("/api/index", "POST"), ("/api/index", "GET"), ("/api/health", "GET"), ("/api/metrics", "GET"), ("/media/{path}", "GET")]
 
 
 @pytest.fixture(scope="module")

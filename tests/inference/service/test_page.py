@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from omnivast.inference.index.api import Index
+from omnivast.inference.pipeline import load
 from omnivast.inference.service.run import open_library
 from tests.browser import listening
 from tests.inference.service.conftest import PATIENCE, serving, until
@@ -65,6 +66,11 @@ def films(media, model, tmp_path_factory):
 @pytest.fixture
 def page(chromium, films):
     """The page, opened, with its ``errors``; none may be written to the console, and nothing asked of another host."""
+    yield from opened_page(chromium, films.url, "moments")
+
+
+def opened_page(chromium, url, shown):
+    """Until its line about the folder has ``shown``."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
     opened = context.new_page()
     opened.set_default_timeout(60_000)
@@ -72,10 +78,10 @@ def page(chromium, films):
     foreign = []
     opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    ours = (films.url, f"blob:{films.url}", "data:")
+    ours = (url, f"blob:{url}", "data:")
     opened.on("request", lambda request: None if request.url.startswith(ours) else foreign.append(request.url))
-    opened.goto(films.url)
-    wait(opened, "document.getElementById('folder').textContent.includes('moments')")
+    opened.goto(url)
+    wait(opened, f"document.getElementById('folder').textContent.includes('{shown}')")
     yield opened
     context.close()
     assert errors == [] and foreign == []
@@ -280,3 +286,28 @@ def test_the_token_is_asked_for(chromium, make):
         opened.keyboard.press("Enter")
         wait(opened, "document.getElementById('folder')?.textContent.includes('moments')")
         context.close()
+
+
+@pytest.fixture
+def talk(chromium, talking, media):
+    """The page of a model that converses and cannot search."""
+    from omnivast.inference.service.app import Service
+
+    with serving(Service(open_library(media, load(talking)))) as one:
+        yield from opened_page(chromium, one.url, "looked at by")
+
+
+def test_a_conversation_about_ones_own_clip(talk, talking, media):
+    assert not talk.locator("#text").is_visible() and not talk.locator("#weights").is_visible() and talk.locator("#choose").is_visible()
+    assert talk.locator("#status").text_content().startswith("Give a picture, a sound or a clip")
+    talk.set_input_files("#file", media / "silent.mp4")
+    card, questions = talk.locator("#own article"), ["What is it?", "Is there a cat?"]
+    card.locator(".ask").click()
+    for number, question in enumerate(questions, 1):
+        card.locator(".question input").fill(question)
+        talk.keyboard.press("Enter")
+        wait(talk, f"document.querySelectorAll('#own .said small:first-child').length === {number}")
+        assert card.locator(".question input").input_value() == ""
+    said = card.locator(".said > p").all_text_contents()
+    for line, one in zip(said, load(talking).chat(media / "silent.mp4", questions), strict=True):
+        assert line == f"{one.question}{one.text or '(no words)'}has no sound, no subtitle"

@@ -190,6 +190,19 @@ def test_beams_and_draws_do_not_depend_on_what_is_searched_beside(model):
 
 
 @torch.no_grad()
+def test_scores_are_the_loss_of_the_answer(model):
+    own = batch(model)
+    features = model.encode(own, CHAT.modalities)
+    scores = model.reply_scores(features, own.chats.conversations, own.chats.clip.tolist())
+    losses = [float(loss_of(model, batch(model, rows=[row]))) * sum(own.chats.supervised[row]) for row in range(4)]
+    assert [scores[row] for row in (0, 2, 3)] == pytest.approx([-losses[row] for row in (0, 2, 3)], rel=1e-5)
+    first = own.chats.conversations[1].asking(0)
+    answered = dataclasses.replace(first, turns=own.chats.conversations[1].turns[:2])
+    before = model.reply_scores(features, [answered], [1])[0]
+    assert before + scores[1] == pytest.approx(-losses[1], rel=1e-5)  # of two answers, what each adds
+
+
+@torch.no_grad()
 def test_questions_are_answered_by_clip(model):
     own, group = batch(model), Group.parse("ta")
     features = model.encode(own, CHAT.modalities)
