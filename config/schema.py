@@ -295,6 +295,8 @@ class ModelConfig:
                 "behind the media (captions, as LLaVA's first stage)", newer=True, of=("avllm",))
     llm_projector: Literal["linear", "mlp"] = setting("linear", "AVLLM: what brings tokens of the towers into the language model: a linear "
                                                                 "layer, or two with GELU", newer=True, of=("avllm",))
+    llm_normalise: bool = setting(True, "AVLLM: tokens of the towers are brought to mean 0 and variance 1 before their projector, and "
+                                        "begin as long as words; false: neither (equation 4 as written)", newer=True, of=("avllm",))
     llm_boundary_tokens: bool = setting(True, "AVLLM: learnt vectors stand before and after each kind of media tokens", newer=True,
                                         of=("avllm",))
     llm_audio_pool: Literal["mean", "none"] = setting("mean", "AVLLM: one token for each slice of sound, the mean of the tower's; or all "

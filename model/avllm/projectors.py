@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivast.config.tasks import Modality
@@ -40,13 +41,33 @@ class Projectors(nn.Module):
         width: D.
         kind: a linear layer, or two with GELU.
         boundaries: whether there are learnt vectors around each part.
+        length: of a word's vector. Towers' tokens are brought to mean 0 and variance 1, and all tokens begin about as long as words: those
+            of a tower as it is may be ten times as long, which the language model learns to read more slowly. None: neither.
     """
 
-    def __init__(self, widths: Mapping[str, int], width: int, kind: Literal["linear", "mlp"], boundaries: bool) -> None:
+    def __init__(self, widths: Mapping[str, int], width: int, kind: Literal["linear", "mlp"], boundaries: bool,
+                 length: Tensor | None = None) -> None:
         super().__init__()
         self.widths = dict(widths)
+        self.normalise = length is not None
         self.project = nn.ModuleDict({part: _projector(own, width, kind) for part, own in widths.items()})
-        self.boundaries = nn.ParameterDict({part: nn.Parameter(0.02 * torch.randn(2, width)) for part in widths} if boundaries else {})
+        ends = {part: nn.Parameter(0.02 * torch.randn(2, width)) for part in widths} if boundaries else {}
+        self.boundaries = nn.ParameterDict(ends)
+        if length is not None:
+            self._begin(length)
+
+    @torch.no_grad()
+    def _begin(self, length: Tensor) -> None:
+        """Scale what is learnt so that tokens begin about as long as words."""
+        for part, project in self.project.items():
+            last = project if isinstance(project, nn.Linear) else project[-1]
+            last.bias.zero_()
+            last.weight.mul_(length / project(self._normalised(torch.randn(64, self.widths[part]))).norm(dim=1).mean())
+        for ends in self.boundaries.values():
+            ends.mul_(length / ends.norm(dim=1, keepdim=True))
+
+    def _normalised(self, tokens: Tensor) -> Tensor:
+        return F.layer_norm(tokens.float(), tokens.shape[-1:]) if self.normalise else tokens
 
     def forward(self, features: Mapping[str, Tensor], clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each part's tokens as they stand in the conversations that have it.
@@ -66,7 +87,7 @@ class Projectors(nn.Module):
             index = on_host(clips[part])
             given = features[part] if part in features else torch.zeros(0, 1, self.widths[part], device=next(project.parameters()).device)
             used, place = send(np.unique(index, return_inverse=True), given.device)
-            tokens = project(given[used])[place]
+            tokens = project(self._normalised(given[used]))[place]
             if part in self.boundaries:
                 first, last = (end.to(tokens.dtype).expand(len(index), 1, -1) for end in self.boundaries[part])
                 tokens = torch.cat([first, tokens, last], 1)

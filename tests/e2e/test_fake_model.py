@@ -117,7 +117,7 @@ def test_it_is_reported(trained, tmp_path):
 def test_what_it_cannot_do_is_said(run_program, tmp_path):
     fake = FAMILIES["fake"]
     outcome = run_program([*arguments(fake, tmp_path / "a"), "--model_type", "fale"])
-    message = "model_cfg.model_type: unknown model 'fale'; valid are fake, gram, valor, vast. Did you mean"
+    message = "model_cfg.model_type: unknown model 'fale'; valid are avllm, fake, gram, valor, vast. Did you mean"
     assert outcome.status == 2 and message in outcome.text
     outcome = run_program(arguments(fake, tmp_path / "b", "--scst_finetuning", "true"))
     assert outcome.status == 2 and "Fake cannot be trained from a reward" in outcome.text

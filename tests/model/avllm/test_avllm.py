@@ -45,7 +45,9 @@ def inputs_of(model, own, row):
     parts = [words(torch.tensor(ids[:place], dtype=torch.int64))]
     for part, modality in (("temporal", Modality.VISION), ("spatial", Modality.VISION), ("auditory", Modality.AUDIO)):
         if modality in modalities:
-            parts += [ends[part][:1], project[part](features.parts[part][row]), ends[part][1:]]
+            found = features.parts[part][row]
+            found = (found - found.mean(-1, keepdim=True)) / (found.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+            parts += [ends[part][:1], project[part](found), ends[part][1:]]
     return torch.cat([*parts, words(torch.tensor(ids[place + 1 :], dtype=torch.int64))])
 
 
