@@ -70,7 +70,7 @@ class AudioVisualLLM(MediaModel):
             self.audio_encoder = build_audio(config)
         widths = {part: getattr(self, f"{modality.word}_encoder").width for part, modality in PARTS.items()
                   if hasattr(self, f"{modality.word}_encoder")}
-        length = self.llm.get_input_embeddings().weight.detach().float().norm(dim=1).mean() if config.llm_normalise else None
+        length = llm.get_input_embeddings().weight.detach().float().norm(dim=1).mean() if config.llm_normalise else None
         self.projectors = Projectors(widths, self.width, config.llm_projector, config.llm_boundary_tokens, length)
         self.configure()
         leave_out_frozen(self, "llm.")

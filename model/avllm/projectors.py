@@ -60,7 +60,7 @@ class Projectors(nn.Module):
     def _begin(self, length: Tensor) -> None:
         """Scale what is learnt so that tokens begin about as long as words."""
         for part, project in self.project.items():
-            last = project if isinstance(project, nn.Linear) else project[-1]
+            *_, last = (layer for layer in project.modules() if isinstance(layer, nn.Linear))
             last.bias.zero_()
             last.weight.mul_(length / project(self._normalised(torch.randn(64, self.widths[part]))).norm(dim=1).mean())
         for ends in self.boundaries.values():
