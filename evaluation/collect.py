@@ -48,6 +48,25 @@ class Encoded:
         return self.model.memory(self.features)
 
 
+class Entries:
+    """What an evaluator of answers has found: (row of the annotation file, entry), of this process."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, dict[str, Any]]] = []
+
+    def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """What ``add`` returned in an earlier run."""
+        self._entries.extend((row, entry) for row, entry in found)
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Those of all processes in the order of the annotation file, on each of them. Raises ValueError, on each, where there are none:
+        one that failed alone would keep the others waiting."""
+        found = [entry for _, entry in in_annotation_order(self._entries)]
+        if not found:
+            raise ValueError("no answer to score")
+        return found
+
+
 class Evaluator(Protocol):
     """Tests one objective on one dataset; on every process."""
 

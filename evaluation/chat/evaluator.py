@@ -3,13 +3,12 @@ and scored by exact match as questions are (evaluation/questions), also per type
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omnivast.config.conversation import Conversation
 from omnivast.config.tasks import Modality, Objective
 from omnivast.data.batch import Batch
-from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, in_annotation_order
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Entries, Outcome
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.questions.evaluator import answer_metrics
 from omnivast.evaluation.questions.marking import Marking
@@ -25,7 +24,7 @@ KEPT = ("type", "synonyms", "other")
 """Fields of a row that stand beside its answers in the result."""
 
 
-class ChatEvaluator:
+class ChatEvaluator(Entries):
     """Answers batch by batch (:meth:`add`), then scores (:meth:`finish`).
 
     Args:
@@ -37,9 +36,9 @@ class ChatEvaluator:
     """
 
     def __init__(self, model: Model, group: str, *, beam_size: int, max_length: int, marking: Marking | None = None) -> None:
+        super().__init__()
         self.marking = marking or Marking()
         self.model, self.group, self.beam_size, self.max_length = model, group, beam_size, max_length
-        self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
         """One batch. Returns what was found, for :meth:`take`. Raises ValueError when it has no conversations."""
@@ -64,15 +63,9 @@ class ChatEvaluator:
         self._entries.extend(numbered)
         return numbered
 
-    def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """What :meth:`add` returned in an earlier run."""
-        self._entries.extend((row, entry) for row, entry in found)
-
     def finish(self) -> Outcome:
         """Metrics of all processes' answers under the group's name, see ``answer_metrics``. Called on every process."""
-        predictions = [entry for _, entry in in_annotation_order(self._entries)]
-        if not predictions:  # On every process: one that fails alone would keep the others waiting.
-            raise ValueError("no answer to score")
+        predictions = self.predictions()
         metrics, intervals = distributed.computed_once(lambda: answer_metrics(predictions, [self.group], self.marking.synonyms))
         facts = {
             "clips": len({entry["clip_id"] for entry in predictions}),

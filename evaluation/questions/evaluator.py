@@ -12,7 +12,7 @@ import numpy as np
 
 from omnivast.config.tasks import Group, Objective
 from omnivast.data.batch import Batch
-from omnivast.evaluation.collect import EVALUATORS, Encoded, Outcome, in_annotation_order
+from omnivast.evaluation.collect import EVALUATORS, Encoded, Entries, Outcome
 from omnivast.evaluation.metrics import bootstrap
 from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.synonyms import Synonyms
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("omnivast")
 
 
-class QAEvaluator:
+class QAEvaluator(Entries):
     """Answers batch by batch (:meth:`add`), then scores (:meth:`finish`).
 
     Args:
@@ -46,10 +46,10 @@ class QAEvaluator:
         self, model: Model, groups: Sequence[Group], *, beam_size: int, people: Mapping[int, list[str]] | None = None,
         source: str = "the annotation", marking: Marking | None = None,
     ) -> None:
+        super().__init__()
         self.model, self.groups, self.marking = model, tuple(groups), marking or Marking()
         self.beam_size, self.source = beam_size, source
         self.people = people or {}
-        self._entries: list[tuple[int, dict[str, Any]]] = []
 
     def add(self, batch: Batch, encoded: Encoded) -> list[tuple[int, dict[str, Any]]]:
         """One batch. Returns what was found, for :meth:`take`. Raises ValueError when questions, or some answers, are missing."""
@@ -82,15 +82,9 @@ class QAEvaluator:
         self._entries.extend(numbered)
         return numbered
 
-    def take(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """What :meth:`add` returned in an earlier run."""
-        self._entries.extend((row, entry) for row, entry in found)
-
     def finish(self) -> Outcome:
         """Metrics by group, see :func:`answer_metrics`, of all processes' questions. Called on every process."""
-        predictions = [entry for _, entry in in_annotation_order(self._entries)]
-        if not predictions:  # On every process: one that fails alone would keep the others waiting.
-            raise ValueError("no answer to score")
+        predictions = self.predictions()
         groups = [str(group) for group in self.groups]
         answered = "answer" in predictions[0]
         metrics, intervals = ({g: {} for g in groups}, {}) if not answered else distributed.computed_once(

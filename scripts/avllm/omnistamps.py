@@ -10,13 +10,12 @@ import argparse
 import importlib.util
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from omnivast.config.files import find_config
 from omnivast.config.paths import as_path
-from omnivast.scripts.omnistamps.stages import Recipe, StageError, Stages, positive
+from omnivast.scripts.omnistamps.stages import Recipe, StageError, Stages, positive, run_script
 from omnivast.utils.files import sha256_file
 
 CONFIGS = "config/avllm/omnistamps"
@@ -130,11 +129,4 @@ def packaged_llm() -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     options = parser().parse_args(arguments)
-    began = time.monotonic()
-    try:
-        converse(options)
-    except StageError as error:
-        print(f"\navllm: {error}", file=sys.stderr)
-        return error.status
-    print(f"this call took {(time.monotonic() - began) / 60:.1f} min")
-    return 0
+    return run_script("avllm", lambda: converse(options))

@@ -21,6 +21,7 @@ from omnivast.evaluation.report.cases import ClipFiles
 from omnivast.evaluation.report.charts import Dots, dot_chart
 from omnivast.evaluation.report.page import Card, Line, Report, loss_chart
 from omnivast.evaluation.report.run_report import short
+from omnivast.scripts.omnistamps.stages import MissingResult, read_result
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import read_jsonl
 
@@ -32,10 +33,6 @@ OF_VAST = {"seen": "vision", "heard": "audio", "said": "subtitle", "seen_heard":
 """Track → what the quickstart calls such questions."""
 TRAININGS = {"stage1": "Stage 1: captions, projectors alone", "stage2": "Stage 2: conversations", "blind": "The same without media"}
 SHOWN_CLIPS = 12
-
-
-class MissingResult(RuntimeError):  # noqa: N818 (named for what the user meets)
-    """A file that an earlier stage writes is not there; the message names both."""
 
 
 @dataclass
@@ -77,12 +74,7 @@ def read_inputs(folder: Path, data: Path, quickstart: Path) -> Inputs:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingResult(f"{path} is absent: run the stages with bash scripts/avllm/omnistamps.sh") from None
-    except ValueError as error:
-        raise MissingResult(f"{path} is not JSON ({error}): run its stage again") from None
+    return read_result(path, "run the stages with bash scripts/avllm/omnistamps.sh")
 
 
 # ------------------------------------------------------------------------------------------------------------------ numbers

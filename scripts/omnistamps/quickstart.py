@@ -10,13 +10,12 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from omnivast.config.paths import as_path
-from omnivast.scripts.omnistamps.stages import CLIPS, CONFIGS, Recipe, StageError, Stages, positive
+from omnivast.scripts.omnistamps.stages import CLIPS, CONFIGS, Recipe, Stages, positive, run_script
 from omnivast.utils.files import sha256_file, write_atomically
 
 TASKS = {"ret": "retrieval", "cap": "captions", "qa": "questions"}
@@ -84,11 +83,4 @@ def _complete_seconds(path: Path, seconds: dict[str, float]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     options = parser().parse_args(arguments)
-    began = time.monotonic()
-    try:
-        quickstart(options)
-    except StageError as error:
-        print(f"\nquickstart: {error}", file=sys.stderr)
-        return error.status
-    print(f"this call took {(time.monotonic() - began) / 60:.1f} min")
-    return 0
+    return run_script("quickstart", lambda: quickstart(options))

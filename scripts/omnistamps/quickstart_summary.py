@@ -24,6 +24,7 @@ from omnivast.evaluation.report.cases import ClipFiles
 from omnivast.evaluation.report.charts import Dots, dot_chart
 from omnivast.evaluation.report.page import Card, Cell, Line, Report, loss_chart
 from omnivast.evaluation.report.run_report import short, training_charts
+from omnivast.scripts.omnistamps.stages import MissingResult, read_result
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import read_jsonl
 
@@ -39,10 +40,6 @@ GROUP_WORDS = {"v": "vision", "a": "audio", "s": "subtitle"}
 RECALLS = ("r1", "r5", "r10")
 CAPTION_SCORES = ("bleu4", "rougeL", "cider", "facts_named")
 SHOWN_CLIPS, SHOWN_REFERENCES = 12, 2
-
-
-class MissingResult(RuntimeError):  # noqa: N818 (named for what the user meets)
-    """A file that an earlier stage of the quickstart writes is not there; the message names both."""
 
 
 @dataclass
@@ -81,7 +78,7 @@ def read_inputs(folder: Path, data: Path) -> Inputs:
         cap=_result(folder, "cap"),
         qa=_result(folder, "qa"),
         zero_shot=_result(folder, "pretrain_ret", "ret") if (folder / "test_pretrain_ret").is_dir() else None,
-        seconds=_json(folder / "seconds.json", "run the stages with bash scripts/quickstart.sh, which times them"),
+        seconds=read_result(folder / "seconds.json", "run the stages with bash scripts/quickstart.sh, which times them"),
         clips={clip["clip_id"]: clip for clip in _data(data, "clips.json")},
         subtitles={row["video_id"]: row.get("subtitle", "") for row in _data(data, "ret_test.json")},
         ceilings=_data(data, "ceilings.json"),
@@ -96,20 +93,11 @@ def _result(folder: Path, stage: str, objective: str | None = None) -> dict[str,
     found = sorted(folder.glob(pattern))
     if not found:
         raise MissingResult(f"{folder / pattern} is absent: run the testing stage 'test_{stage}' first (bash scripts/quickstart.sh)")
-    return _json(found[0], f"run the testing stage 'test_{stage}' again")
+    return read_result(found[0], f"run the testing stage 'test_{stage}' again")
 
 
 def _data(data: Path, name: str) -> Any:
-    return _json(data / name, f"build the clips first: python -m omnivast omnistamps --size quick --output {data}")
-
-
-def _json(path: Path, remedy: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingResult(f"{path} is absent: {remedy}") from None
-    except ValueError as error:
-        raise MissingResult(f"{path} is not JSON ({error}): {remedy}") from None
+    return read_result(data / name, f"build the clips first: python -m omnivast omnistamps --size quick --output {data}")
 
 
 # ------------------------------------------------------------------------------------------------------------------ numbers

@@ -49,6 +49,32 @@ class StageError(RuntimeError):
         self.status = status
 
 
+class MissingResult(RuntimeError):  # noqa: N818 (named for what the user meets)
+    """A file that a stage should have written is absent or damaged; the message says which stage to run."""
+
+
+def read_result(path: Path, remedy: str) -> Any:
+    """The JSON that a stage wrote. Raises MissingResult, which ends with ``remedy``."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingResult(f"{path} is absent: {remedy}") from None
+    except ValueError as error:
+        raise MissingResult(f"{path} is not JSON ({error}): {remedy}") from None
+
+
+def run_script(name: str, work: Callable[[], None]) -> int:
+    """Do a script's work and say how long it took, or why it ended. Returns the exit status."""
+    began = time.monotonic()
+    try:
+        work()
+    except StageError as error:
+        print(f"\n{name}: {error}", file=sys.stderr)
+        return error.status
+    print(f"this call took {(time.monotonic() - began) / 60:.1f} min")
+    return 0
+
+
 class Recipe:
     """The configs of one size of OmniStamps, as command lines of ``omnivast train`` and ``omnivast test``."""
 
