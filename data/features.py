@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from omnivast.config.tasks import Modality
 from omnivast.data.spec import DataError
+from omnivast.utils.files import make_writable
 
 Found = dict[str, Tensor]
 """The tensors that a tower makes of one clip, by name; none: the clip has no such track."""
@@ -34,9 +34,7 @@ class FeatureStore:
         self.keys: Mapping[Modality, str] = {}
         """What tells the towers from others; set when their weights are known."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            make_writable(self.folder)
         except OSError as error:
             raise DataError(f"features_dir '{folder}' cannot be written: {error.strerror or error}") from None
 

@@ -8,18 +8,29 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omnivast.config.paths import as_path
-from omnivast.inference.cli import _common, _main, _model, _parser, _plain, _print_json, _print_missing, _say, _tell, _words
+from omnivast.inference.terminal import (
+    add_common,
+    as_plain,
+    in_words,
+    load_model,
+    parser_of,
+    print_json,
+    print_missing,
+    run_verb,
+    say,
+    tell,
+)
 
 PROMPT = "> "
 
 
 def chat(arguments: Sequence[str] | None = None) -> int:
     """``omnivast chat clip.mp4 --model RUN``"""
-    parser = _parser("chat", "Converse about a video, picture or sound with a model that has a language model (model_type avllm). Without "
-                             "questions they are asked for, line by line; an empty line ends it.")
+    parser = parser_of("chat", "Converse about a video, picture or sound with a model that has a language model (model_type avllm). "
+                               "Without questions they are asked for, line by line; an empty line ends it.")
     parser.add_argument("clip", type=as_path, help="the file")
     parser.add_argument("question", nargs="*", help="questions, each in quotes, asked one after the other; the model knows those before")
-    _common(parser)
+    add_common(parser)
     parser.add_argument("--beams", type=int, help="width of the beam search; 1: greedy (default: as the model is tested)")
     parser.add_argument("--tokens", type=int, help="of an answer at most (default: as the model is tested)")
     parser.add_argument("--system", help="what the language model is told beforehand")
@@ -30,27 +41,28 @@ def chat(arguments: Sequence[str] | None = None) -> int:
         for name in ("beams", "tokens"):
             if (value := getattr(options, name)) is not None and value < 1:
                 raise ValueError(f"--{name} is at least 1; got {value}")
-        opened = _model(options).chat(options.clip, group=options.group, beams=options.beams, tokens=options.tokens, system=options.system)
+        opened = load_model(options).chat(options.clip, group=options.group, beams=options.beams, tokens=options.tokens,
+                                          system=options.system)
         if options.json:
-            _print_json({"results": [_plain(opened.ask(question)) for question in options.question]})
+            print_json({"results": [as_plain(opened.ask(question)) for question in options.question]})
             return 0
-        _print_missing([opened])
+        print_missing([opened])
         for question in options.question or _typed():
             if sys.stdin.isatty() and not options.question:
                 _reply(opened, question)
             else:
-                _tell(f"{question}\n  {_words(opened.ask(question).text)}")
+                tell(f"{question}\n  {in_words(opened.ask(question).text)}")
         return 0
 
-    return _main(parser, run, arguments)
+    return run_verb(parser, run, arguments)
 
 
 def _reply(opened: Any, question: str) -> None:
     """An answer to what a person typed; what cannot be answered does not end the conversation."""
     try:
-        _tell(_words(opened.ask(question).text))
+        tell(in_words(opened.ask(question).text))
     except ValueError as error:
-        _say(f"omnivast: {error}")
+        say(f"omnivast: {error}")
 
 
 def _typed() -> Iterator[str]:
@@ -62,7 +74,7 @@ def _typed() -> Iterator[str]:
         try:
             line = input(PROMPT).strip()
         except EOFError:
-            _tell("")
+            tell("")
             return
         if not line:
             return

@@ -246,7 +246,7 @@ class Trainer:
         return time.monotonic() - began
 
     def shares(self, read: list[Batch]) -> list[float]:
-        """How much each of a step's batches counts, by its weight (Model.weight): 1 on the mean of all batches of all processes."""
+        """How much each of a step's batches counts, by its weight (Model.loss_weight): 1 on the mean of all batches of all processes."""
         weights = torch.tensor([self.model.loss_weight(batch) or 0.0 for batch in read], dtype=torch.float64)
         total = weights.sum().to(self.device, torch.float32)
         if distributed.world_size() > 1:

@@ -35,6 +35,13 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     return path
 
 
+def make_writable(folder: Path) -> None:
+    """Make a folder, if it is not there. Raises OSError where nothing can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as file:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ from torch import Tensor
 from omnivast.data.audio import Frontend, take_slices
 from omnivast.data.media.parts import Source, identity
 from omnivast.data.spec import DataError
+from omnivast.utils.files import make_writable
 
 MAX_FRAMES = 64
 MAX_MEL = 16_384
@@ -42,9 +42,7 @@ class ClipCache:
         self.folder = Path(folder)
         self._warned = False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            make_writable(self.folder)
         except OSError as error:
             raise DataError(f"cache_dir '{folder}' cannot be written: {error.strerror or error}") from None
 

@@ -1,4 +1,4 @@
-"""Batches that count by their weight (Model.weight): a step's loss is the mean over what all of them are the mean of."""
+"""Batches that count by their weight (Model.loss_weight): a step's loss is the mean over what all of them are the mean of."""
 
 import pytest
 import torch
