@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.clips.calibrate import join_distance
 from omnivast.corpus.clips.choose import copies, spread
 from omnivast.corpus.clips.pieces import Source, clips_of
@@ -26,7 +27,7 @@ from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.plan import Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
 from omnivast.data.media.excerpts import Excerpt
-from omnivast.utils.files import sha256_file, write_atomically
+from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
 STAGES = ("probe", "split", "clips")
@@ -61,31 +62,12 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         run(stage, workers)
     summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
     if last == "clips" and cutting != "references":
-        stage = _cutting(output, settings.root, cutting, sizes)
+        stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
         run(stage, workers)
-        failed = Counter(row["failed"] for shard in sizes for row in read_rows(stage.folder / f"{shard}.jsonl") if "failed" in row)
+        failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
-
-
-def _cutting(output: Path, root: str, how: str, shards: Iterable[str]) -> Stage:
-    """The stage that writes the chosen clips. Another choice of clips is another stage: what was written for one before stays."""
-    chosen = sha256_file(output / "clips.jsonl")[:12]
-    folder = output / "work" / f"cut_{how}_{chosen}"
-    own: dict[str, list[Row]] = {shard: [] for shard in shards}
-    shard_of = {row["path"]: row["shard"] for row in Plan(output).sources()}
-    for row in read_rows(output / "clips.jsonl"):
-        own[shard_of[row["source"]]].append(row)
-    for shard, rows in own.items():
-        if not (folder / "items" / f"{shard}.jsonl").exists():
-            write_atomically(folder / "items" / f"{shard}.jsonl", b"".join(map(line_of, rows)))
-    return Stage(f"cut ({how})", cut.cut_item, {"root": root, "output": str(output / "clips"), "how": how}, folder,
-                 partial(_items, folder / "items"), {shard: len(rows) for shard, rows in own.items()}, "clip")
-
-
-def _items(folder: Path, shard: str) -> list[Row]:
-    return list(read_rows(folder / f"{shard}.jsonl"))
 
 
 def results(output: Path, stage: str, shards: list[str]) -> Iterator[Row]:
