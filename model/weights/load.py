@@ -163,7 +163,11 @@ def load_weights(model: Model, path: str | Path, allow_missing: Sequence[str] = 
         raise WeightsError(f"{path}: {why}" + "; ".join(problems) + "\nIf that is intended (run_cfg.allow_missing; what it names keeps its "
                            f"initial values or is left unread): --allow_missing {shlex.join(starts)}")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted}, strict=False)
-    for kind, names in (("missing, left as initialised", missing), ("unknown, left unread", unexpected), ("interpolated", interpolated)):
+    own = [name for name in missing if begins(name, model.names.apart)]
+    if own:
+        log.info("%s: without %s, which begin as this model makes them", path, " and ".join(sorted({n.split(".")[0] for n in own})))
+    lost = [name for name in missing if name not in own]
+    for kind, names in (("missing, left as initialised", lost), ("unknown, left unread", unexpected), ("interpolated", interpolated)):
         if names:
             log.warning("%s: %d tensor(s) %s: %s%s", path, len(names), kind, ", ".join(names[:4]), " …" if len(names) > 4 else "")
     return LoadReport(str(path), sha256_file(path), missing, unexpected, dropped, tuple(interpolated))
