@@ -1,4 +1,4 @@
-"""A folder of videos → a corpus: probe, split, clips, and their files where they are wanted. Killed at any moment, on any machine, the
+"""A folder of videos → a corpus: probe, split, subtitles, clips, and their files where they are wanted. Killed at any moment, on any machine, the
 same command goes on, and what comes out is the same to the byte."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,15 +22,18 @@ from omnivast.corpus.clips.calibrate import join_distance
 from omnivast.corpus.clips.choose import copies, spread
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
+from omnivast.corpus.engine.here import one_by_one, run_here
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.plan import Plan, items_of
-from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
+from omnivast.corpus.subtitles.speech import runs_a_model
+from omnivast.corpus.subtitles.stage import Speech, subtitles_stage, told
+from omnivast.data.annotations.sidecars import joined
 from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
-STAGES = ("probe", "split", "clips")
+STAGES = ("probe", "split", "subtitles", "clips")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Choice:
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips", retry: bool = False) -> dict[str, Any]:
+          cutting: str = "references", last: str = "clips", retry: bool = False, speech: Speech = Speech()) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
     could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
@@ -53,6 +56,7 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
+    speech.check()
     sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
@@ -60,7 +64,18 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         if retry:
             forget_failures(stage)
         run(stage, workers)
-    summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
+    said = None
+    if STAGES.index(last) >= STAGES.index("subtitles"):
+        said = subtitles_stage(output, speech)
+        if retry:
+            forget_failures(said)
+        if runs_a_model(speech.asr):
+            run_here(said, one_by_one(said))
+        else:
+            run(said, workers)
+    summary = _summary(plan, recipe) if said is None or last != "clips" else make_clips(plan, recipe, choice, said)
+    if said is not None:
+        summary["subtitles"] = told(results(output, said.folder.name, list(said.sizes)))
     if last == "clips" and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
         run(stage, workers)
@@ -95,9 +110,9 @@ def _summary(plan: Plan, recipe: Recipe) -> dict[str, Any]:
             "unreadable": sum(failed.values()), "unreadable_by_reason": dict(sorted(failed.items()))}
 
 
-def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
-    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting found. Needs
-    no video and is quick, so it is done anew each time."""
+def make_clips(plan: Plan, recipe: Recipe, choice: Choice, said_in: Stage) -> dict[str, Any]:
+    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting and
+    ``said_in``, the stage ``subtitles``, found. Needs no video and is quick, so it is done anew each time."""
     output = plan.folder
     sources = {row["id"]: row for row in plan.sources()}
     shards = sorted({row["shard"] for row in sources.values()})
@@ -108,17 +123,15 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
     boundaries: Counter[str] = Counter()
     found: list[Row] = []
     vectors: list[ndarray] = []
-    sidecars = Sidecars()
-    for row in results(output, "split", shards):
+    for row, words in zip(results(output, "split", shards), results(output, said_in.folder.name, shards), strict=True):
         if "failed" in row:
             continue
         source = Source(split.Split.from_json(row), join)
         boundaries.update(one.kind for one in source.split.boundaries)
         clips, lost = clips_of(source, recipe)
         dropped += lost
-        cues = _cues(Path(plan.settings()["root"], sources[row["id"]]["path"]), sidecars)
         for clip in clips:
-            said = _said(cues, source, clip.first, clip.end)
+            said = _said(words.get("cues", ()), source, clip.first, clip.end)
             present = "v" + "a" * (row["id"] in heard) + "s" * bool(said)
             if lacking := set(recipe.modalities) - set(present):
                 dropped["without " + ", ".join({"a": "sound", "s": "subtitle", "v": "picture"}[letter] for letter in sorted(lacking))] += 1
@@ -153,15 +166,9 @@ def _row(source: Row, known: Source, first: int, end: int, present: str, said: s
             "pieces": pieces}
 
 
-def _cues(path: Path, sidecars: Sidecars) -> list[Cue]:
-    """The lines of the subtitle file beside a video; none where there is no file with times."""
-    file = sidecars.find(path, transcripts=False)
-    return (read_cues(file) or []) if file else []
-
-
-def _said(cues: list[Cue], source: Source, first: int, end: int) -> str:
-    """What is said in a clip: lines of which the larger part lies in it."""
+def _said(cues: Iterable[Mapping[str, Any]], source: Source, first: int, end: int) -> str:
+    """What is said in a clip: cues of which the larger part lies in it."""
     pts, base = source.split.times.pts(), float(source.split.times.base)
     start, stop = pts[first] * base, pts[end] * base
-    inside = [cue for cue in cues if min(cue.end, stop) - max(cue.start, start) > 0.5 * max(cue.end - cue.start, 1e-3)]
-    return joined(line for cue in inside for line in cue.lines)
+    return joined(cue["text"] for cue in cues
+                  if min(cue["end"], stop) - max(cue["start"], start) > 0.5 * max(cue["end"] - cue["start"], 1e-3))

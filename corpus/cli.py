@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.config.paths import as_path
+from omnivast.corpus import cli_speech
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.build import STAGES, Choice, build
 from omnivast.corpus.clips.pieces import Source, clips_of
@@ -21,6 +22,7 @@ from omnivast.corpus.engine.workers import StageError
 from omnivast.corpus.plan import BuildError
 from omnivast.corpus.split import Split
 from omnivast.corpus.split import split as split_video
+from omnivast.corpus.subtitles.speech import SpeechSetupError
 from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.media.containers import VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
@@ -95,6 +97,7 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
                         "before it (in ImageBind's scale, 0.3 as in Panda-70M; default: none)")
     parser.add_argument("--cut", choices=WAYS, default="references", help="write no files (default), encode each clip, or copy packets "
                         "from key frame to key frame")
+    cli_speech.add_options(parser)
     parser.add_argument("--until", choices=STAGES, default="clips", help="the last stage (default: clips)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
@@ -107,7 +110,7 @@ def _build(options: argparse.Namespace) -> int:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
                     choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
-                    retry=options.retry)
+                    retry=options.retry, speech=cli_speech.speech_of(options))
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if options.until == "clips":
@@ -118,12 +121,17 @@ def _build(options: argparse.Namespace) -> int:
     return 1 if summary["unreadable"] else 0
 
 
+def transcribe(arguments: Sequence[str] | None = None) -> int:
+    """``omnivast transcribe VIDEOS --json OUT``"""
+    return _main(cli_speech.parser(), cli_speech.transcribe, arguments)
+
+
 def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     setup_logging(None)
     try:
         return does(options)
-    except (BuildError, RecipeError, DataError, MediaError, StageError, ImportError, OSError) as error:
+    except (BuildError, RecipeError, DataError, MediaError, StageError, SpeechSetupError, ImportError, OSError) as error:
         log.error("%s: %s", parser.prog.split()[-1], error)
         return 2
     except KeyboardInterrupt:

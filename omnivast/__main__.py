@@ -63,6 +63,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Corpora": {
         "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
+        "transcribe": Verb("find what is said in videos, and when", "omnivast.corpus.cli", main="transcribe"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
     },
     "Results": {
