@@ -1,12 +1,12 @@
-"""A folder of videos → a corpus: probe, split, subtitles, clips, and their files where they are wanted. Killed at any moment, on any machine, the
-same command goes on, and what comes out is the same to the byte."""
+"""A folder of videos → a corpus: probe, split, subtitles, clips, captions, and files of clips where they are wanted. Killed at any
+moment, on any machine, the same command goes on, and what comes out is the same to the byte."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from numpy import ndarray
 
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.captions.stage import caption
+from omnivast.corpus.captions.teachers import Teacher
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.clips.calibrate import join_distance
 from omnivast.corpus.clips.choose import copies, spread
@@ -33,7 +35,10 @@ from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
-STAGES = ("probe", "split", "subtitles", "clips")
+STAGES = ("probe", "split", "subtitles", "clips", "captions")
+
+
+FILES_ALONE = Speech()
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,12 @@ class Choice:
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips", retry: bool = False, speech: Speech = Speech()) -> dict[str, Any]:
+          cutting: str = "references", last: str = STAGES[-1], retry: bool = False, speech: Speech = FILES_ALONE,
+          teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
-    could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
+    could not be read, and clips that a teacher could not caption, are tried again. ``teachers``: who captions. Raises BuildError,
+    RecipeError, DataError, StageError, SpeechSetupError, TeacherError, EndpointError."""
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
@@ -64,8 +71,9 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         if retry:
             forget_failures(stage)
         run(stage, workers)
+    wanted = STAGES[: STAGES.index(last) + 1]
     said = None
-    if STAGES.index(last) >= STAGES.index("subtitles"):
+    if "subtitles" in wanted:
         said = subtitles_stage(output, speech)
         if retry:
             forget_failures(said)
@@ -73,14 +81,16 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
             run_here(said, one_by_one(said))
         else:
             run(said, workers)
-    summary = _summary(plan, recipe) if said is None or last != "clips" else make_clips(plan, recipe, choice, said)
+    summary = _summary(plan, recipe) if said is None or "clips" not in wanted else make_clips(plan, recipe, choice, said)
     if said is not None:
         summary["subtitles"] = told(results(output, said.folder.name, list(said.sizes)))
-    if last == "clips" and cutting != "references":
+    if "clips" in wanted and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
         run(stage, workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
+    if "captions" in wanted and teachers:
+        _, summary["captions"] = caption(output, Path(settings.root), teachers, retry)
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
 

@@ -39,11 +39,11 @@ def speech_of(options: argparse.Namespace) -> Speech:
 
 def parser() -> argparse.ArgumentParser:
     """Of ``transcribe``."""
-    made = argparse.ArgumentParser(prog="python -m omnivast transcribe", description="Find what is said in videos or sounds, and when: from "
-                                   "the subtitle file beside each, from a track inside it or, with --asr, from its speech.")
+    made = argparse.ArgumentParser(prog="python -m omnivast transcribe", description="Find what is said in videos or sounds, and when: "
+                                   "from the subtitle file beside each, from a track inside it or, with --asr, from its speech.")
     made.add_argument("videos", nargs="+", metavar="VIDEO", help="files, patterns, or folders with all below them")
-    made.add_argument("--json", type=as_path, metavar="OUT", help="where the result goes: a file, or for several videos a folder with a file "
-                      "for each; default: standard output")
+    made.add_argument("--json", type=as_path, metavar="OUT", help="where the result goes: a file, or for several videos a folder with a "
+                      "file for each; default: standard output")
     add_options(made)
     return made
 

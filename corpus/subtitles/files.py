@@ -14,6 +14,7 @@ from omnivast.data.annotations.sidecars import TIMED, Sidecars, read_cues
 
 JSON = (".json", ".json3")
 """``NAME.json`` of Whisper, ``NAME.en.json3`` of yt-dlp. Others that are called so, such as a description of the video, are passed over."""
+LISTS = ("segments", "chunks", "transcription", "events", "cues")
 TEXT_KEYS = ("text", "word", "content", "transcript")
 STARTS, ENDS, LENGTHS = ("start", "start_time", "begin", "from"), ("end", "end_time", "stop", "to"), ("duration", "dur")
 CONFIDENCES = ("confidence", "probability", "score")
@@ -37,7 +38,8 @@ def read_files(video: Path, files: Sequence[str]) -> Subtitles | None:
 def _timed(path: Path) -> Subtitles:
     cues = [Cue(cue.start, cue.end, "\n".join(cue.lines)) for cue in read_cues(path) or ()]
     middle = re.search(r"\.([A-Za-z]{2,3}(?:[_-][A-Za-z0-9]+)*)$", path.stem)
-    head = re.match(r"WEBVTT[^\n]*\n(?:[^\n]+\n)*?Language: *(\S+)", path.read_text(encoding="utf-8", errors="replace")[:500].lstrip("\ufeff"))
+    begins = path.read_text(encoding="utf-8", errors="replace")[:500].lstrip("\ufeff")
+    head = re.match(r"WEBVTT[^\n]*\n(?:[^\n]+\n)*?Language: *(\S+)", begins)
     language = middle[1] if middle else head[1] if head else None
     return Subtitles(clean(cues), language_of(language), cast(From, path.suffix.lower()[1:]), path.name)
 
@@ -72,8 +74,7 @@ def cues_of_json(content: Any) -> Subtitles | None:
     if isinstance(content, dict):
         told = content.get("result")
         language = content.get("language") or (told.get("language") if isinstance(told, dict) else None)
-        rows = next((content[key] for key in ("segments", "chunks", "transcription", "events", "cues") if isinstance(content.get(key), list)),
-                    None)
+        rows = next((content[key] for key in LISTS if isinstance(content.get(key), list)), None)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return None
     cues = [cue for row in rows for cue in _cue(row)]

@@ -123,7 +123,8 @@ class Command:
     def _run(self, path: Path, patience: float) -> Subtitles:
         words = [word.replace("{wav}", str(path)) for word in self._words]
         words += [] if any("{wav}" in word for word in self._words) else [str(path)]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              start_new_session=True) as process:
             try:
                 out, errors = process.communicate(timeout=patience)
             except BaseException as error:

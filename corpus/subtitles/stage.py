@@ -20,8 +20,7 @@ from omnivast.corpus.models import fingerprint
 from omnivast.corpus.plan import Plan
 from omnivast.corpus.subtitles.cues import Subtitles
 from omnivast.corpus.subtitles.files import read_files, sidecars
-from omnivast.corpus.subtitles.speech import (Command, Recogniser, SpeechError, SpeechSetupError, recognise, recogniser,
-                                              runs_a_model)
+from omnivast.corpus.subtitles.speech import Command, Recogniser, SpeechError, SpeechSetupError, recognise, recogniser, runs_a_model
 from omnivast.corpus.subtitles.tracks import read_track
 from omnivast.corpus.subtitles.voice import Voice
 from omnivast.data.annotations.sidecars import Sidecars

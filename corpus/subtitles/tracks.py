@@ -20,8 +20,9 @@ def read_track(video: Path, language: str) -> Subtitles | None:
         for stream in tracks:
             read = READERS[stream.codec_context.name]
             container.seek(0)
-            cues = [Cue(float(packet.pts * packet.time_base), float((packet.pts + (packet.duration or 0)) * packet.time_base), read(bytes(packet)))
-                    for packet in container.demux(stream) if packet.pts is not None and packet.size]
+            packets = [(packet.pts, packet.pts + (packet.duration or 0), bytes(packet)) for packet in container.demux(stream)
+                       if packet.pts is not None and packet.size]
+            cues = [Cue(float(start * stream.time_base), float(end * stream.time_base), read(content)) for start, end, content in packets]
             if found := clean(cues):
                 return Subtitles(found, language_of(stream.language), "track", f"{stream.index} ({stream.codec_context.name})")
     return None

@@ -18,8 +18,8 @@ TWO = [Cue(0.2, 1.0, "first words"), Cue(1.7, 3.0, "other words")]
 
 
 @pytest.mark.parametrize("content, language", [
-    ({"segments": [{"start": 0.2, "end": 1.0, "text": " first words"}, {"start": 1.7, "end": 3.0, "text": "other words"}], "language": "en"},
-     "en"),
+    ({"language": "en", "segments": [{"start": 0.2, "end": 1.0, "text": " first words"},
+                                     {"start": 1.7, "end": 3.0, "text": "other words"}]}, "en"),
     ({"chunks": [{"timestamp": [0.2, 1.0], "text": "first words"}, {"timestamp": [1.7, 3.0], "text": "other\nwords"}]}, None),
     ({"transcription": [{"timestamps": {"from": "00:00:00,200", "to": "00:00:01,000"}, "offsets": {"from": 200, "to": 1000},
                          "text": " first words"}, {"offsets": {"from": 1700, "to": 3000}, "text": "other words"}],
@@ -48,12 +48,14 @@ def test_confidence_is_kept():
 
 
 def test_what_is_no_words_is_left_out():
-    rows = [Cue(3, 4, "(laughs) come\n in"), Cue(0, 1, "[Music]"), Cue(1, 2, "♪♪"), Cue(2, 3, "♪ la la ♪"), Cue(5, 4, "back"), Cue(4, 5, " ")]
+    rows = [Cue(3, 4, "(laughs) come\n in"), Cue(0, 1, "[Music]"), Cue(1, 2, "♪♪"), Cue(2, 3, "♪ la la ♪"), Cue(5, 4, "back"),
+            Cue(4, 5, " ")]
     assert [cue.text for cue in clean(rows)] == ["la la", "(laughs) come in"]
 
 
 def test_languages_by_their_short_code():
-    assert [language_of(code) for code in ("eng", "en-US", "en_orig", "ger", "de", "und", "", None)] == ["en", "en", "en", "de", "de"] + [None] * 3
+    codes = ("eng", "en-US", "en_orig", "ger", "de", "und", "", None)
+    assert [language_of(code) for code in codes] == ["en", "en", "en", "de", "de", None, None, None]
 
 
 def test_the_first_file_that_has_words_counts(tmp_path):

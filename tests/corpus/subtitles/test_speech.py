@@ -15,7 +15,7 @@ from omnivast.corpus import cli
 from omnivast.corpus.subtitles import voice
 from omnivast.corpus.subtitles.cues import Cue
 from omnivast.corpus.subtitles.files import sidecars
-from omnivast.corpus.subtitles.speech import (Command, SpeechError, SpeechSetupError, recognise, recogniser, repeats_itself, write_wav)
+from omnivast.corpus.subtitles.speech import Command, SpeechError, SpeechSetupError, recognise, recogniser, repeats_itself, write_wav
 from omnivast.corpus.subtitles.stage import Speech, subtitles_of
 from omnivast.corpus.subtitles.voice import RATE, Stretch, Voice, together
 from omnivast.data.media.decode import hear

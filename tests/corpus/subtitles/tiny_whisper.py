@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (GenerationConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor,
-                          WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizerFast)
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizerFast,
+)
 
 
 def make_whisper(folder):
@@ -18,9 +24,8 @@ def make_whisper(folder):
     times = [f"<|{step / 50:.2f}|>" for step in range(1501)]
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
     tokenizer.add_tokens([AddedToken(time) for time in times])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=marks[0], bos_token=marks[0], unk_token=marks[0], pad_token=marks[0])
-    wrapped.save_pretrained(folder)
-    fast = WhisperTokenizerFast(tokenizer_object=tokenizer, eos_token=marks[0], bos_token=marks[0], unk_token=marks[0], pad_token=marks[0])
+    fast = WhisperTokenizerFast(tokenizer_object=tokenizer, eos_token=marks[0], bos_token=marks[0], unk_token=marks[0],
+                                pad_token=marks[0])
     ids = {mark: fast.convert_tokens_to_ids(mark) for mark in (*marks, times[0])}
     extractor = WhisperFeatureExtractor(feature_size=8, sampling_rate=16000, hop_length=160, chunk_length=30, n_fft=400)
     WhisperProcessor(extractor, fast).save_pretrained(folder)

@@ -120,30 +120,14 @@ def test_the_words_of_subtitle_files(tmp_path):
 
 def test_captions_that_roll_up_count_once_when_they_are_new(tmp_path):
     """As YouTube's automatic recognition writes them, by way of yt-dlp: each line twice, with a cue of 10 ms between."""
-    (tmp_path / "a.en.vtt").write_text("""WEBVTT
-Kind: captions
-Language: en
-
-00:00:00.080 --> 00:00:02.470 align:start position:0%
- 
-hello<00:00:00.320><c> and</c><00:00:00.480><c> welcome</c>
-
-00:00:02.470 --> 00:00:02.480 align:start position:0%
-hello and welcome
- 
-
-00:00:02.480 --> 00:00:05.000 align:start position:0%
-hello and welcome
-to<00:00:02.800><c> the</c><00:00:03.000><c> show</c>
-
-00:00:05.000 --> 00:00:05.010 align:start position:0%
-to the show
- 
-
-00:00:05.010 --> 00:00:07.000 align:start position:0%
-to the show
-to the show
-""")
+    place = "align:start position:0%"
+    (tmp_path / "a.en.vtt").write_text("\n".join([
+        "WEBVTT", "Kind: captions", "Language: en", "",
+        f"00:00:00.080 --> 00:00:02.470 {place}", " ", "hello<00:00:00.320><c> and</c><00:00:00.480><c> welcome</c>", "",
+        f"00:00:02.470 --> 00:00:02.480 {place}", "hello and welcome", " ", "",
+        f"00:00:02.480 --> 00:00:05.000 {place}", "hello and welcome", "to<00:00:02.800><c> the</c><00:00:03.000><c> show</c>", "",
+        f"00:00:05.000 --> 00:00:05.010 {place}", "to the show", " ", "",
+        f"00:00:05.010 --> 00:00:07.000 {place}", "to the show", "to the show", ""]))
     cues = read_cues(tmp_path / "a.en.vtt")
     assert [(cue.start, cue.end, joined(cue.lines)) for cue in cues] == [
         (0.08, 2.47, "hello and welcome"), (2.48, 5.0, "to the show"), (5.01, 7.0, "to the show")]
