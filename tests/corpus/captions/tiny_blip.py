@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *"a the red green blue wall dog man runs sits on in".split()]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "the", "red", "green", "blue", "wall", "dog", "man", "runs",
+         "sits", "on", "in"]
 
 
 def make_blip(folder):
