@@ -18,6 +18,7 @@ from numpy import ndarray
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.captions.stage import caption
+from omnivast.corpus.captions.stage import check as check_teachers
 from omnivast.corpus.captions.teachers import Teacher
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.clips.calibrate import join_distance
@@ -64,6 +65,9 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
     speech.check()
+    wanted = STAGES[: STAGES.index(last) + 1]
+    if "captions" in wanted:
+        check_teachers(output, Path(settings.root), teachers)
     sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
@@ -71,7 +75,6 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         if retry:
             forget_failures(stage)
         run(stage, workers)
-    wanted = STAGES[: STAGES.index(last) + 1]
     said = None
     if "subtitles" in wanted:
         said = subtitles_stage(output, speech)

@@ -24,6 +24,14 @@ CAPTIONER = 1
 OPENED: dict[Kind, Callable[[Teacher, Path], Results]] = {"omnivast": OurCaptioner, "pictures": PictureCaptioner, "endpoint": ChatCaptioner}
 
 
+def check(output: Path, root: Path, teachers: Sequence[Teacher]) -> None:
+    """Open each teacher and let it go again, unless clips were captioned before: what is missing is missed before hours of other work.
+    Raises TeacherError, EndpointError."""
+    if not (output / "captions.jsonl").exists():
+        for teacher in teachers:
+            OPENED[teacher.kind](teacher, root)
+
+
 def caption(output: Path, root: Path, teachers: Sequence[Teacher], retry: bool = False) -> tuple[Stage, dict[str, Any]]:
     """Have all clips of a corpus captioned, or go on. Returns the stage, whose results are ``{"id", "captions": [{"kind", "text", "by",
     "model", "prompt", "seed", "score"}], "lacking": {teacher: reason}}``, and what the summary says. They are also written to

@@ -32,7 +32,8 @@ class OurCaptioner:
 
     def __init__(self, teacher: Teacher, root: Path) -> None:
         try:
-            self._parts = load_parts(teacher.folder or "")
+            # On CPUs the precision would be chosen by a measurement, which must not decide about captions.
+            self._parts = load_parts(teacher.folder or "", precision=None if torch.cuda.is_available() else "float32")
         except ValueError as error:  # of the config, the weights or the model
             raise TeacherError(f"the captioner '{teacher.name}': {error}") from None
         self._teacher = teacher

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
 from functools import partial
 
 import pytest
@@ -9,6 +13,16 @@ import pytest
 from omnivast.corpus.engine.here import batches, one_by_one, run_here
 from omnivast.corpus.engine.results import read_rows
 from omnivast.corpus.engine.workers import Stage, redo_from
+
+
+def child(does):
+    process = os.fork()
+    if process == 0:
+        try:
+            does()
+        finally:
+            os._exit(0)
+    return process
 
 
 def items(shard):
@@ -57,6 +71,38 @@ def test_batches_are_the_same_wherever_one_begins(tmp_path):
     assert done == [["b0", "b1"], ["b2", "b3"], ["b4"]]
     for name in ("a.jsonl", "b.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path):
+    """Two processes, killed again and again, each while rows are written: the files are those of an unbroken run, and of a batch that was
+    begun no more is made again than that batch."""
+    whole, broken = stage_in(tmp_path / "whole"), stage_in(tmp_path / "broken")
+    run_here(whole, partial(in_batches, []))
+    log = tmp_path / "log"
+
+    def slowly(seen, there):
+        for batch, known in batches(seen, there, 2):
+            with open(log, "a") as file:
+                file.write(f"{batch[0]['id']}\n")
+            time.sleep(0.04)
+            for row in [{"id": item["id"], "with": [one["id"] for one in batch]} for item in batch][known:]:
+                yield row
+                time.sleep(0.02)
+
+    draws, kills = random.Random(0), 0
+    for number in range(200):
+        if broken.leases.done.is_dir() and broken.leases.counts()[2] == 2:
+            break
+        children = [child(lambda: run_here(broken, slowly)) for _ in range(2)]
+        time.sleep(draws.uniform(0.02, 0.12) * (1 + number / 20))  # more and more, for slow machines
+        for process in children:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        kills += 2
+    assert kills >= 2
+    for name in ("a.jsonl", "b.jsonl"):
+        assert (whole.folder / name).read_bytes() == (broken.folder / name).read_bytes()
+    assert len(log.read_text().splitlines()) <= 6 + kills
 
 
 def test_a_shard_is_done_again_from_an_item_on(tmp_path):
