@@ -85,9 +85,9 @@ class OurCaptioner:
                         continue
                     texts[sample.clip_id] += [self._caption(kind, text, score) for text, score in drawn if text.strip()]
         rows: list[Row] = []
-        for clip, sample in zip(clips, read):
-            if isinstance(sample, MediaError):
-                rows.append({"id": clip["id"], "failed": sample.reason})
+        for clip, found in zip(clips, read):
+            if isinstance(found, MediaError):
+                rows.append({"id": clip["id"], "failed": found.reason})
             elif not texts[clip["id"]]:
                 rows.append({"id": clip["id"], "failed": "its captions end before the first word"})
             else:

@@ -91,10 +91,10 @@ def _cue(row: dict[str, Any]) -> Iterator[Cue]:
         if text.strip():
             yield Cue(start, start + row.get("dDurationMs", 0) / 1000, text)
         return
-    text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
+    said = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
     times = _times(row)
-    if text is not None and times is not None:
-        yield Cue(*times, text, _confidence(row))
+    if said is not None and times is not None:
+        yield Cue(*times, said, _confidence(row))
 
 
 def _times(row: dict[str, Any]) -> tuple[float, float] | None:

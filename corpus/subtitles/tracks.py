@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import av
 
 from omnivast.corpus.subtitles.cues import Cue, Subtitles, clean, language_of
 from omnivast.data.media.decode import opened_video
@@ -18,11 +21,11 @@ def read_track(video: Path, language: str) -> Subtitles | None:
         tracks = [stream for stream in container.streams.subtitles if stream.codec_context and stream.codec_context.name in READERS]
         tracks.sort(key=lambda stream: (language_of(stream.language) != language, stream.index))
         for stream in tracks:
-            read = READERS[stream.codec_context.name]
+            read, base = READERS[stream.codec_context.name], stream.time_base or Fraction(1, av.time_base)
             container.seek(0)
             packets = [(packet.pts, packet.pts + (packet.duration or 0), bytes(packet)) for packet in container.demux(stream)
                        if packet.pts is not None and packet.size]
-            cues = [Cue(float(start * stream.time_base), float(end * stream.time_base), read(content)) for start, end, content in packets]
+            cues = [Cue(float(start * base), float(end * base), read(content)) for start, end, content in packets]
             if found := clean(cues):
                 return Subtitles(found, language_of(stream.language), "track", f"{stream.index} ({stream.codec_context.name})")
     return None

@@ -106,7 +106,8 @@ def _cues(text: str) -> list[Cue]:
 def _unrolled(cues: list[Cue]) -> list[Cue]:
     """Without lines that only stay, moved up, from the cue before; cues that had nothing else are gone."""
     found: list[Cue] = []
-    before, words = Cue(0.0, 0.0, ()), ()
+    before = Cue(0.0, 0.0, ())
+    words: tuple[str, ...] = ()
     for cue in cues:
         own = tuple(joined([line]) for line in cue.lines)
         count = next((number for number in range(min(len(words), len(own)), 0, -1) if words[-number:] == own[:number]), 0)
