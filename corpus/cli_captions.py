@@ -14,6 +14,8 @@ from omnivast.corpus.captions.cover import cover, read_judgements
 from omnivast.corpus.captions.teachers import TeacherError
 
 log = logging.getLogger("omnivast")
+MANY, REPEATED = 50, 0.1
+"""Of so many clips or more, the share with one and the same caption from which on a captioner's work is in doubt."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +30,9 @@ def say(summary: dict[str, Any]) -> None:
     for name, own in summary["teachers"].items():
         kinds = ", ".join(f"{count} {kind}" for kind, count in own["captions"].items()) or "none"
         log.info("captions by %s: %s, of %d clips", name, kinds, own["clips"])
+        often = own["most_often"]
+        if own["clips"] >= MANY and often["clips"] > REPEATED * own["clips"]:
+            log.warning("%s wrote the same of %d of %d clips: %s", name, often["clips"], own["clips"], often["text"])
         for reason, count in own["failed"].items():
             log.warning("%d clips have no caption by %s: %s", count, name, reason)
 

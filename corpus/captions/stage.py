@@ -69,9 +69,10 @@ def _together(clip: str, found: dict[str, dict[str, Row]]) -> Row:
 
 
 def _told(rows: Any) -> dict[str, Any]:
-    """Clips with captions, captions by kind, their words on average, and clips without by reason."""
+    """Clips with captions, captions by kind, their words on average, the one that was written most often, and clips without by reason."""
     kinds: Counter[str] = Counter()
     failed: Counter[str] = Counter()
+    texts: Counter[str] = Counter()
     words = clips = 0
     for row in rows:
         if "failed" in row:
@@ -79,9 +80,11 @@ def _told(rows: Any) -> dict[str, Any]:
             continue
         clips += 1
         kinds.update(caption["kind"] for caption in row["captions"])
+        texts.update({caption["text"] for caption in row["captions"]})
         words += sum(len(caption["text"].split()) for caption in row["captions"])
+    often = min(texts.items(), key=lambda pair: (-pair[1], pair[0]), default=None)
     return {"clips": clips, "captions": dict(sorted(kinds.items())), "words": round(words / kinds.total(), 2) if kinds else None,
-            "failed": dict(sorted(failed.items()))}
+            "most_often": None if often is None else {"text": often[0], "clips": often[1]}, "failed": dict(sorted(failed.items()))}
 
 
 def _prompts(teachers: Sequence[Teacher]) -> dict[str, str]:

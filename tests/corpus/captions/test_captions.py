@@ -11,6 +11,7 @@ import threading
 import pytest
 from PIL import Image
 
+from omnivast.corpus import cli_captions
 from omnivast.corpus.captions import vast
 from omnivast.corpus.captions.chat import problem_of
 from omnivast.corpus.captions.frames import jpeg, pictures
@@ -60,6 +61,7 @@ def test_five_of_what_is_seen_and_five_of_what_is_heard(corpus, run):
             assert set(one) == {"kind", "text", "by", "model", "prompt", "seed", "score"} and one["text"].strip()
             assert (one["by"], one["prompt"], one["seed"]) == ("cap", None, 0) and one["score"] < 0 and len(one["model"]) == 16
     assert len({one["text"] for one in found["a_0"]["captions"]}) > 1
+    assert told["teachers"]["cap"]["most_often"]["clips"] >= 1
     assert told["teachers"]["cap"]["captions"] == {"audio": 10, "vision": 20} and told["teachers"]["cap"]["failed"] == {}
 
 
@@ -223,6 +225,15 @@ def test_another_teacher_asks_the_others_nothing(corpus):
         stage, told = caption(*corpus, [teacher(url), Teacher("other", endpoint=url, model="large")])
         assert {body["model"] for body in asked[before:]} == {"large"}
     assert [one["by"] for one in clip_results(stage)["a_0"]["captions"]] == ["qwen", "other"] == list(told["teachers"])
+
+
+def test_a_caption_that_is_written_again_and_again_is_told(caplog):
+    own = {"clips": 60, "captions": {"vision": 60}, "words": 3.0, "most_often": {"text": "a service error", "clips": 7}, "failed": {}}
+    cli_captions.say({"teachers": {"qwen": own}})
+    assert "qwen wrote the same of 7 of 60 clips: a service error" in caplog.text
+    caplog.clear()
+    cli_captions.say({"teachers": {"qwen": {**own, "most_often": {"text": "a dog", "clips": 5}}}})
+    assert "the same" not in caplog.text
 
 
 @pytest.mark.parametrize("text, finish, problem", [
