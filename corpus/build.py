@@ -59,7 +59,7 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
     could not be read, and clips that a teacher could not caption, are tried again. ``teachers``: who captions. Raises BuildError,
-    RecipeError, DataError, StageError, SpeechSetupError, TeacherError, EndpointError."""
+    RecipeError, DataError, StageError."""
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)

@@ -15,8 +15,7 @@ from omnivast.config.paths import as_path
 from omnivast.corpus import cli_captions, cli_speech
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.build import STAGES, Choice, build
-from omnivast.corpus.captions.cover import JudgementError
-from omnivast.corpus.captions.teachers import TeacherError, read_teachers
+from omnivast.corpus.captions.teachers import read_teachers
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, RecipeError, recipe_named
 from omnivast.corpus.cut import WAYS
@@ -24,12 +23,10 @@ from omnivast.corpus.engine.workers import StageError
 from omnivast.corpus.plan import BuildError
 from omnivast.corpus.split import Split
 from omnivast.corpus.split import split as split_video
-from omnivast.corpus.subtitles.speech import SpeechSetupError
 from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.media.containers import VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError
-from omnivast.utils.endpoint import EndpointError
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import progress, setup_logging
 from omnivast.utils.machine import cores
@@ -142,8 +139,7 @@ def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], 
     setup_logging(None)
     try:
         return does(options)
-    except (BuildError, RecipeError, DataError, MediaError, StageError, SpeechSetupError, TeacherError, JudgementError, EndpointError,
-            ImportError, OSError) as error:
+    except (BuildError, RecipeError, DataError, MediaError, StageError, ImportError, OSError) as error:
         log.error("%s: %s", parser.prog.split()[-1], error)
         return 2
     except KeyboardInterrupt:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnivast.data.spec import DataError
+
 GOOD = {"1", "true", "yes", "y", "good"}
 BAD = {"0", "false", "no", "n", "bad", ""}
 
 
-class JudgementError(ValueError):
+class JudgementError(DataError):
     """A file of judgements that cannot be read; the message says where and what was expected."""
 
 

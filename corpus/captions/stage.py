@@ -16,7 +16,8 @@ from omnivast.corpus.captions.vast import OurCaptioner
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.engine.here import Results, run_here
 from omnivast.corpus.engine.results import Row, line_of
-from omnivast.corpus.engine.workers import Stage, forget_failures
+from omnivast.corpus.engine.workers import Stage, StageError, forget_failures
+from omnivast.utils.endpoint import EndpointError
 from omnivast.utils.files import write_atomically
 
 CAPTIONER = 1
@@ -26,16 +27,23 @@ OPENED: dict[Kind, Callable[[Teacher, Path], Results]] = {"omnivast": OurCaption
 
 def check(output: Path, root: Path, teachers: Sequence[Teacher]) -> None:
     """Open each teacher and let it go again, unless clips were captioned before: what is missing is missed before hours of other work.
-    Raises TeacherError, EndpointError."""
+    Raises TeacherError, StageError."""
     if not (output / "captions.jsonl").exists():
         for teacher in teachers:
-            OPENED[teacher.kind](teacher, root)
+            _opened(teacher, root)
+
+
+def _opened(teacher: Teacher, root: Path) -> Results:
+    try:
+        return OPENED[teacher.kind](teacher, root)
+    except EndpointError as error:
+        raise StageError(f"the captioner '{teacher.name}': {error}") from None
 
 
 def caption(output: Path, root: Path, teachers: Sequence[Teacher], retry: bool = False) -> tuple[Stage, dict[str, Any]]:
     """Have all clips of a corpus captioned, or go on. Returns the stage, whose results are ``{"id", "captions": [{"kind", "text", "by",
     "model", "prompt", "seed", "score"}], "lacking": {teacher: reason}}``, and what the summary says. They are also written to
-    ``captions.jsonl``, a row a clip. ``retry``: clips of which a teacher wrote none are tried again. Raises TeacherError, EndpointError."""
+    ``captions.jsonl``, a row a clip. ``retry``: clips of which a teacher wrote none are tried again. Raises TeacherError, StageError."""
     found: dict[str, dict[str, Row]] = {}
     for teacher in teachers:
         stage = _stage(output, f"captions_{teacher.name}", {"teacher": teacher.decisive, "captioner": CAPTIONER})
@@ -43,7 +51,10 @@ def caption(output: Path, root: Path, teachers: Sequence[Teacher], retry: bool =
             forget_failures(stage)
         stage.leases.open(list(stage.sizes))
         if stage.leases.counts()[2] < len(stage.sizes):
-            run_here(stage, OPENED[teacher.kind](teacher, root))
+            try:
+                run_here(stage, _opened(teacher, root))
+            except EndpointError as error:
+                raise StageError(f"the captioner '{teacher.name}': {error}; the same command goes on") from None
         found[teacher.name] = clip_results(stage)
     whole = _stage(output, "captions", {"teachers": [teacher.decisive for teacher in teachers], "captioner": CAPTIONER})
     for shard in whole.sizes:

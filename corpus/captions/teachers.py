@@ -20,6 +20,7 @@ from omnivast.config.paths import as_path
 from omnivast.config.words import did_you_mean
 from omnivast.corpus.captions.prompts import INPUTS
 from omnivast.corpus.models import fingerprint
+from omnivast.corpus.plan import BuildError
 
 Kind = Literal["omnivast", "pictures", "endpoint"]
 OURS = ("log/hps.json", "inference.json")
@@ -28,7 +29,7 @@ CAPTIONS = {"omnivast": 5, "pictures": 1, "endpoint": 1}
 """Of each kind that a model writes of a clip: five as in VAST, one as in Panda-70M."""
 
 
-class TeacherError(ValueError):
+class TeacherError(BuildError):
     """A model that cannot write captions here; the message says what was expected."""
 
 

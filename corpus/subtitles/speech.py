@@ -23,6 +23,7 @@ from torch import Tensor
 
 from omnivast.config.extras import import_extra
 from omnivast.config.paths import as_path
+from omnivast.corpus.plan import BuildError
 from omnivast.corpus.subtitles.cues import Cue, Subtitles, clean, language_of
 from omnivast.corpus.subtitles.files import cues_of_json
 from omnivast.corpus.subtitles.voice import RATE, Stretch, Voice
@@ -42,7 +43,7 @@ class SpeechError(RuntimeError):
     """Speech that could not be recognised; the message is the reason, without names, so that equal ones can be counted."""
 
 
-class SpeechSetupError(ValueError):
+class SpeechSetupError(BuildError):
     """A recogniser that there is not; the message says what was expected."""
 
 

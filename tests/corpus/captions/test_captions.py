@@ -19,9 +19,9 @@ from omnivast.corpus.captions.prompts import Knowledge, info_of, prompt_hash, te
 from omnivast.corpus.captions.stage import caption
 from omnivast.corpus.captions.teachers import Teacher, TeacherError, read_teachers
 from omnivast.corpus.clip_stages import clip_results
+from omnivast.corpus.engine.workers import StageError
 from omnivast.data.media.errors import MediaError
 from omnivast.utils import endpoint
-from omnivast.utils.endpoint import EndpointError
 from tests.corpus.captions.small_corpus import make_corpus, make_run
 from tests.corpus.captions.tiny_blip import make_blip
 from tests.utils.chat_server import chat_server, said
@@ -191,7 +191,7 @@ def test_a_server_that_dies_loses_nothing_and_is_asked_again_for_what_was_in_fli
 
     alive = threading.Event()
     with chat_server(answer) as (url, _):
-        with pytest.raises(EndpointError):
+        with pytest.raises(StageError, match="the captioner 'qwen': the endpoint .*503.*; the same command goes on"):
             caption(*corpus, [teacher(url, concurrency=1)])
         first = set(asked_for)
         alive.set()
