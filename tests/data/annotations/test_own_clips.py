@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from omnivast.data.annotations.own_clips import find_files, look_into
-from omnivast.data.annotations.sidecars import Sidecars, read_sidecar
+from omnivast.data.annotations.sidecars import Sidecars, joined, read_cues, read_sidecar
 from omnivast.data.spec import DataError
 from tests.media_factory import write_image, write_json, write_sound, write_video, write_wav
 
@@ -118,6 +118,24 @@ def test_the_words_of_subtitle_files(tmp_path):
         assert read_sidecar(tmp_path / name) == words
 
 
+def test_captions_that_roll_up_count_once_when_they_are_new(tmp_path):
+    """As YouTube's automatic recognition writes them, by way of yt-dlp: each line twice, with a cue of 10 ms between."""
+    place = "align:start position:0%"
+    (tmp_path / "a.en.vtt").write_text("\n".join([
+        "WEBVTT", "Kind: captions", "Language: en", "",
+        f"00:00:00.080 --> 00:00:02.470 {place}", " ", "hello<00:00:00.320><c> and</c><00:00:00.480><c> welcome</c>", "",
+        f"00:00:02.470 --> 00:00:02.480 {place}", "hello and welcome", " ", "",
+        f"00:00:02.480 --> 00:00:05.000 {place}", "hello and welcome", "to<00:00:02.800><c> the</c><00:00:03.000><c> show</c>", "",
+        f"00:00:05.000 --> 00:00:05.010 {place}", "to the show", " ", "",
+        f"00:00:05.010 --> 00:00:07.000 {place}", "to the show", "to the show", ""]))
+    cues = read_cues(tmp_path / "a.en.vtt")
+    assert [(cue.start, cue.end, joined(cue.lines)) for cue in cues] == [
+        (0.08, 2.47, "hello and welcome"), (2.48, 5.0, "to the show"), (5.01, 7.0, "to the show")]
+    (tmp_path / "b.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nNo.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n \n"
+                                    "3\n00:00:09,000 --> 00:00:10,000\nNo.\nI mean it.\n")
+    assert [cue.lines for cue in read_cues(tmp_path / "b.srt")] == [("No.",), ("No.",), ("No.", "I mean it.")]
+
+
 def test_which_of_several_subtitle_files(tmp_path):
     clip = tmp_path / "clip.v2.mp4"
     expected = ["clip.v2.txt", "clip.v2.de.vtt", "clip.v2.en-GB.vtt", "clip.v2.vtt", "clip.v2.srt"]
@@ -127,3 +145,6 @@ def test_which_of_several_subtitle_files(tmp_path):
         (tmp_path / name).write_text("x")
         assert Sidecars().find(clip) == tmp_path / name
     assert Sidecars().find(tmp_path / "clip.mp4", transcripts=False) is None
+    assert Sidecars(language="de").all(clip)[:3] == [tmp_path / f"clip.v2.{ending}" for ending in ("srt", "vtt", "de.vtt")]
+    (tmp_path / "clip.v2.json").write_text("x")
+    assert Sidecars(more=(".json",)).all(clip)[-2:] == [tmp_path / "clip.v2.json", tmp_path / "clip.v2.txt"]
