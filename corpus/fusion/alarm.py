@@ -11,8 +11,8 @@ WINDOW = 100
 """Last replies that are looked at."""
 LEAST = 20
 """Replies before which nothing is said."""
-SHARES = {"empty": 0.3, "refusal": 0.3, "repeated": 0.3}
-"""Of the replies in the window."""
+SHARE = 0.3
+"""Of the replies in the window that may be empty, or refusals, or all the same."""
 
 
 class FusionAlarmError(StageError):
@@ -37,11 +37,9 @@ class Alarm:
         empties = [text for text in self._last if empty(text)]
         refusals = [text for text in self._last if refuses(text)]
         common = Counter(text for text in self._last if not empty(text)).most_common(1)
-        for name, texts in (("empty", empties), ("refusal", refusals), ("repeated", [text for text, count in common for _ in range(count)])):
-            if len(texts) > SHARES[name] * len(self._last):
-                raise FusionAlarmError(f"of the last {len(self._last)} replies of the language model {len(texts)} are {_WORDS[name]}"
-                                  f"{f' ({texts[0][:120]!r})' if name != 'empty' else ''}: the run stops; nothing that passed the check "
-                                  "is lost, and the same command asks again", set(texts))
-
-
-_WORDS = {"empty": "empty", "refusal": "refusals", "repeated": "the same"}
+        repeated = [text for text, count in common for _ in range(count)]
+        for name, texts in (("empty", empties), ("refusals", refusals), ("the same", repeated)):
+            if len(texts) > SHARE * len(self._last):
+                raise FusionAlarmError(f"of the last {len(self._last)} replies of the language model {len(texts)} are {name}"
+                                       f"{f' ({texts[0][:120]!r})' if texts[0].strip() else ''}: the run stops; what passed the check is "
+                                       "kept, and the same command asks for these again", set(texts))

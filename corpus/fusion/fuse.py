@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections import Counter
@@ -14,9 +15,10 @@ from omnivast.corpus.engine.results import Row
 from omnivast.corpus.fusion.alarm import Alarm, FusionAlarmError
 from omnivast.corpus.fusion.check import problems
 from omnivast.corpus.fusion.prompt import prompt_hash, prompt_of
-from omnivast.corpus.fusion.safety import UNSAFE, without_names, words_of
+from omnivast.corpus.fusion.safety import NAMES, UNSAFE, without_names, words_of
 from omnivast.corpus.fusion.sentence import sentence
 from omnivast.corpus.fusion.sources import Facts, facts_of
+from omnivast.corpus.fusion.vocabulary import HEARD, SEEN
 from omnivast.corpus.fusion.writers import Writer, writer_of
 from omnivast.utils.random import stable_seed
 
@@ -26,6 +28,10 @@ DRAWS = 3
 """Draws after which captions of which no two agree are given up."""
 REASONS = 12
 """That a row keeps, of the replies that were not taken."""
+CHECK = 1
+"""Raise it when the same replies would be judged otherwise."""
+DECISIVE = ("model", "prompt", "tries", "fallback", "seed", "check", "words")
+"""Settings that decide what comes out."""
 LLM, SENTENCE, OUT = "llm", "sentence", "left out"
 
 
@@ -51,8 +57,8 @@ class Fusing:
         unsafe = next((word for text in self._texts() if (word := self._unsafe(text))), None)
         if unsafe:
             self._leave_out("unsafe: a source")
-        elif not self.facts.kinds:
-            self._leave_out("no caption and no subtitle")
+        elif not {SEEN, HEARD} & set(self.facts.kinds):
+            self._leave_out("no caption")
         elif disagreeing:
             self._leave_out(*(f"{name} captions disagree" for name in disagreeing))
 
@@ -162,8 +168,10 @@ def settings_of(*, llm: str | None = None, endpoint: str | None = None, model: s
     """The settings of the stage. ``style``: None takes "short" for a model in this process and "long" for one behind an endpoint."""
     style = style or ("short" if llm else "long")
     lists = {"names": names and str(names), "unsafe": unsafe and str(unsafe)}
+    words = "\n".join(words_of(names, NAMES).lines + words_of(unsafe, UNSAFE).lines)
     return {"llm": llm, "endpoint": endpoint, "model": model or Path(llm or "").name, "style": style, "prompt": prompt_hash(style),
-            "tries": tries, "fallback": fallback, "seed": seed, **lists, "concurrency": concurrency, "per_minute": per_minute,
+            "tries": tries, "fallback": fallback, "seed": seed, **lists, "check": CHECK,
+            "words": hashlib.sha256(words.encode()).hexdigest()[:12], "concurrency": concurrency, "per_minute": per_minute,
             "requests": requests, "tokens": tokens, "seconds": seconds, "key_variable": key_variable, "replies": ""}
 
 

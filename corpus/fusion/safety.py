@@ -16,7 +16,7 @@ _NAMED = r"[A-Z][\w’'-]*[\w]"
 _INTRODUCED = re.compile(rf"\b((?:my|his|her|your|our) name is|(?:I am|I'm|I’m|is|was|are) (?:called|named)|named|called) "
                          rf"({_NAMED}(?: {_NAMED})*)")
 _TITLED = re.compile(rf"\b(?:{'|'.join(TITLES)})\.? {_NAMED}(?: {_NAMED})*")
-_BEFORE = re.compile(r"\b(a|an|the|my|his|her|our|their|your|this|that|young|old|little|dear|poor) $", re.I)
+_BEFORE = re.compile(r"\b(a|an|the|my|his|her|our|their|your|this|that|young|old|little|dear|poor|late) $", re.I)
 
 
 class Words:

@@ -67,7 +67,8 @@ class Remote:
                 if "forget" in row:
                     self._known = {key: reply for key, reply in self._known.items() if reply.text not in row["forget"]}
                 else:
-                    self._known[row.pop("key")] = Reply(**row)
+                    key = row.pop("key")
+                    self._known[key] = Reply(**row)
         self._kept = JsonlWriter(folder / f"{this_host()}@{os.getpid()}.jsonl")
 
     def write(self, prompts: Sequence[list[Message]], number: int) -> list[list[Reply]]:
