@@ -88,8 +88,8 @@ class Truth:
         """Things, colours, motions and numbers in a sentence that are not the clip's."""
         text = _plain(text)
         own = self.nouns(clip)
-        found = [thing for thing in self._things.findall(text) if not any(re.search(rf"\b{re.escape(thing)}\b", noun) for noun in own)
-                 and not re.search(rf"\b{re.escape(thing)}s?\b", item["subtitle"])]
+        told = " | ".join([*own, item["subtitle"], clip.background])  # an orange background is no orange
+        found = [thing for thing in self._things.findall(text) if not re.search(rf"\b{re.escape(thing)}s?\b", told)]
         rest = self._things.sub(" ", text)
         found += [colour for colour in BACKGROUNDS if colour != clip.background and re.search(rf"\b{colour}\b", rest)]
         found += [number for number in NUMBERS if number != clip.number and re.search(rf"\b{number}\b", rest)]

@@ -104,7 +104,9 @@ def _sense(words: Sequence[Token], first: int, end: int, facts: Facts) -> str | 
 def _tells(token: Token, facts: Facts) -> str | None:
     """The sense that a word is of: by itself, or since only what is known by that sense has the word."""
     if token.stem in SENSES:
-        return SENSES[token.stem]
+        # "someone says: we walked far to look at a fox": the look is part of what is said.
+        quoted = SAID in facts.kinds and token.stem in facts.kinds[SAID].words and SENSES[token.stem] != SAID
+        return None if quoted else SENSES[token.stem]
     having = [name for name, kind in facts.kinds.items() if token.stem in kind.words]
     named = {stem for kind in facts.kinds.values() for phrase in kind.needed for stem in phrase.stems}
     return SEEN if token.content and having == [SEEN] and token.stem not in named else None

@@ -21,8 +21,8 @@ EXAMPLES = (
      "On a snowy hill a boy is falling while the sound of an engine is heard, and a voice says: we had to wait two hours for a ticket."),
     ("Seen: a dusty road with a bus driving by", "Heard: you can hear a church bell",
      "Said: did you know that a friend of mine has lost her shoes",
-     "A dusty road with a bus driving by is shown while a church bell is heard, and a voice says: did you know that a friend of mine has "
-     "lost her shoes."),
+     "On a dusty road a bus is driving by while a church bell is heard, and a voice says: did you know that a friend of mine has lost her "
+     "shoes."),
 )
 """Of a clip each: what is seen, heard and said, and its caption."""
 LABELS = {SEEN: "Seen", HEARD: "Heard", SAID: "Said"}

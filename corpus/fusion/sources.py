@@ -68,7 +68,7 @@ def _agreed(texts: Sequence[str]) -> Kind:
 
 
 def _common(read: Sequence[Sequence[Token]], most: int) -> list[tuple[Phrase, int]]:
-    """Things, by the most words that so many captions have, and how many do."""
+    """Things, by the most words that so many captions have ("red flag" and not "flag" where most say so), and how many do."""
     found: dict[tuple[str, ...], tuple[Phrase, int]] = {}
     for words in read:
         for phrase in phrases(words):
@@ -76,11 +76,11 @@ def _common(read: Sequence[Sequence[Token]], most: int) -> list[tuple[Phrase, in
                 shorter = Phrase(phrase.stems[first:], phrase.words[first:], phrase.place + first, phrase.article, phrase.where)
                 by = sum(contains(other, shorter.stems) is not None for other in read)
                 if by >= most:
-                    known_already = found.get(shorter.stems)
-                    if known_already is None or known_already[0].where > shorter.where:
+                    before = found.get(shorter.stems)
+                    if before is None or before[0].where > shorter.where:
                         found[shorter.stems] = (shorter, by)
                     break
-    return list(found.values())
+    return [one for stems, one in found.items() if not any(other != stems and other[-len(stems) :] == stems for other in found)]
 
 
 def _likeness(read: Sequence[Sequence[Token]], number: int, others: Iterable[int]) -> int:

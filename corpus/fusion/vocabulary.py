@@ -31,7 +31,7 @@ EXCLUSIVE = (COLOURS, NUMBERS,
 """Of each set only one is true of the same thing."""
 SEEN, HEARD, SAID = "vision", "audio", "subtitle"
 CUES = {
-    SEEN: _words("see sees seen seeing saw show shows shown showing appear appears appearing appeared visible look looks looking view "
+    SEEN: _words("see sees seen seeing show shows shown showing appear appears appearing appeared visible look looks looking view "
                  "screen picture pictures image images video clip footage scene watch watching display displayed frame"),
     HEARD: _words("hear hears heard hearing sound sounds sounding noise noises audible listen listening audio recording soundtrack"),
     SAID: _words("say says said saying voice voices talk talks talking talked speak speaks speaking spoken speaker mention mentions "

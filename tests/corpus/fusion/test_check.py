@@ -61,6 +61,16 @@ def test_a_wrong_detail_is_outvoted_and_an_undecided_one_is_not_told():
     assert {"green", "red"} & undecided.words == set()
 
 
+def test_the_longest_name_that_most_captions_have():
+    facts = facts_of(["look at a red flag", "a red flag moves up", "a blue and yellow flag is moving"], PIG, SAID)
+    assert [phrase.words for phrase in facts.kinds["vision"].needed] == [("red", "flag")] and "blue" not in facts.words
+
+
+def test_words_of_sight_within_what_is_said():
+    facts = facts_of(COW, PIG, "we walked far just to look at a fox")
+    assert problems("A cow moves left while a pig is heard, and a voice says: we walked far just to look at a fox.", facts) == []
+
+
 def test_captions_of_which_no_two_agree():
     facts = facts_of(["a cow on grass", "a frog in water", "an empty street"], PIG, SAID)
     assert facts.kinds["vision"].disagreement and not facts.kinds["audio"].disagreement
