@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     def add(name: str, **more: Any) -> None:
         parser.add_argument(f"--{prefix}{name}", dest=f"fuse_{name.replace('-', '_')}", **more)
 
-    add("llm", metavar="PATH", help="the language model: a folder of transformers or a .gguf file, run in this process")
+    add("llm", type=as_path, metavar="PATH", help="the language model: a folder of transformers or a .gguf file, run in this process")
     add("endpoint", metavar="URL", help="or an endpoint like OpenAI's (vLLM, llama.cpp's server): what stands before /chat/completions")
     add("model", metavar="NAME", help="the model asked for there")
     add("style", choices=STYLES, help="of the prompt: long has the instruction in full, short has examples, for models below a billion "
@@ -67,6 +67,7 @@ def settings_from(options: argparse.Namespace) -> dict[str, Any] | None:
     wrong = [name for name in numbers if given[name] is not None and given[name] <= 0]
     if wrong:
         raise BuildError(f"--{wrong[0].replace('_', '-')}: expected more than 0")
+    given["llm"] = given["llm"] and str(given["llm"])
     return settings_of(**given, seed=options.seed)
 
 

@@ -153,8 +153,8 @@ def summary_of(rows: Iterable[Row]) -> dict[str, Any]:
     rows = list(rows)
     how = Counter(row.get("how", "failed") for row in rows)
     left_out = Counter(reason for row in rows if row.get("how") == OUT for reason in row["reasons"][-1:])
-    rejected = Counter(reason for row in rows for reason in {reason.split(":")[0] for reason in row.get("reasons", ())
-                                                             if row["how"] != OUT or row["tries"]})
+    refused = [row["reasons"][: -1 if row["how"] == OUT else None] for row in rows if row.get("tries")]
+    rejected = Counter(kind for reasons in refused for kind in {reason.split(":")[0] for reason in reasons})
     words = [len(row["omni"].split()) for row in rows if row.get("omni")]
     return {"clips": len(rows), LLM: how[LLM], SENTENCE: how[SENTENCE], "left_out": how[OUT], "failed": how["failed"],
             "left_out_by_reason": dict(sorted(left_out.items())), "clips_with_a_rejected_reply_by_reason": dict(sorted(rejected.items())),

@@ -38,7 +38,8 @@ class LocalModel:
             raise StageError(f"--llm '{path}': its tokenizer has no chat template; expected a model trained to follow instructions")
         self.name = Path(path).name
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.llm = llm.to(self.device, DTYPES[resolve("auto", self.device, llm.config.hidden_size).name])
+        width = llm.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+        self.llm = llm.to(self.device, DTYPES[resolve("auto", self.device, width).name])
         self._cache_name = "cache" if "cache" in inspect.signature(llm.forward).parameters else "past_key_values"
         self._shared: tuple[list[int], Any] = ([], None)
 
