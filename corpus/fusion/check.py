@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from omnivast.corpus.fusion import vocabulary as known
-from omnivast.corpus.fusion.language import Phrase, Token, contains, tokens
+from omnivast.corpus.fusion.language import Phrase, Token, contains, places, tokens
 from omnivast.corpus.fusion.sources import KINDS, Facts
 from omnivast.corpus.fusion.vocabulary import SAID, SEEN
 
@@ -80,12 +80,12 @@ def _by_the_wrong_sense(words: Sequence[Token], facts: Facts) -> list[str]:
     found = []
     for name, kind in facts.kinds.items():
         for phrase in kind.needed:
-            place = contains(words, phrase.stems)
             others = [other for key, other in facts.kinds.items() if key != name]
-            if place is None or any(set(phrase.stems) <= other.words for other in others):
+            if any(set(phrase.stems) <= other.words for other in others):
                 continue
-            sense = _sense(words, place, place + len(phrase.stems), facts)
-            if sense not in (None, name):
+            senses = {_sense(words, first, end, facts) for first, end in places(words, phrase.stems)}
+            # What is only said has to be told as said, each time.
+            if senses - ({SAID} if name == SAID else {None, name}):
                 found.append(" ".join(phrase.words))
     return found
 

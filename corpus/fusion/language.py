@@ -139,13 +139,17 @@ def _more(words: Sequence[Token], place: int) -> tuple[list[Token], int]:
     return list(words[start:place]), place
 
 
-def contains(words: Sequence[Token], stems: Sequence[str]) -> int | None:
-    """Where these stems stand side by side, function words aside; None where they do not."""
+def places(words: Sequence[Token], stems: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where these stems stand side by side, function words aside: the first word, and the one behind the last."""
     own = [token for token in words if token.content]
     for first in range(len(own) - len(stems) + 1):
         if all(_agrees(own[first + n].stem, wanted) for n, wanted in enumerate(stems)):
-            return own[first].place
-    return None
+            yield own[first].place, own[first + len(stems) - 1].place + 1
+
+
+def contains(words: Sequence[Token], stems: Sequence[str]) -> int | None:
+    """The first such place; None where there is none."""
+    return next((first for first, _ in places(words, stems)), None)
 
 
 def _agrees(said: str, wanted: str) -> bool:

@@ -19,10 +19,10 @@ EXAMPLES = (
      "A woman is slicing tomatoes on a wooden board while a knife is chopping, and a voice says: now add a pinch of salt."),
     ("Seen: on a snowy hill a boy is falling", "Heard: the sound of an engine", "Said: we had to wait two hours for a ticket",
      "On a snowy hill a boy is falling while the sound of an engine is heard, and a voice says: we had to wait two hours for a ticket."),
-    ("Seen: a dusty road with a bus driving by", "Heard: you can hear a church bell",
+    ("Seen: there is a bus driving by on a dusty road", "Heard: you can hear a church bell",
      "Said: did you know that a friend of mine has lost her shoes",
-     "On a dusty road a bus is driving by while a church bell is heard, and a voice says: did you know that a friend of mine has lost her "
-     "shoes."),
+     "There is a bus driving by on a dusty road while a church bell is heard, and a voice says: did you know that a friend of mine has "
+     "lost her shoes."),
 )
 """Of a clip each: what is seen, heard and said, and its caption."""
 LABELS = {SEEN: "Seen", HEARD: "Heard", SAID: "Said"}

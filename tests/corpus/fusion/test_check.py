@@ -89,6 +89,7 @@ def test_a_general_word_agrees_with_a_special_one():
     (GOOD.replace("two weeks", "three weeks"), ["no source: three"]),
     (GOOD.replace("A cow", "A red cow"), ["no source: red cow"]), (GOOD.replace("is heard", "is not heard"), ["no source: not"]),
     ("A pig moves left on a red background while a cow is heard, and a voice speaks of an otter.", ["sense: cow", "sense: pig"]),
+    (GOOD.replace("moves left", "moves left as an otter"), ["sense: otter"]),
     ("An otter is shown while a pig is heard and a voice talks about a cow.", ["sense: cow", "sense: otter"])])
 def test_what_is_wrong_is_said(text, wrong):
     assert problems(text, FACTS) == wrong
