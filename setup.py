@@ -15,7 +15,7 @@ setup(
     package_dir={"omnivast": "omnivast", **{f"omnivast.{room}": room for room in ROOMS}, PICTURES: "datasets/omnistamps"},
     package_data={
         "omnivast.config": ["**/*.json"],
-        "omnivast.corpus": ["boundaries/weights/*.safetensors"],
+        "omnivast.corpus": ["boundaries/weights/*.safetensors", "fusion/words/*.txt"],
         "omnivast.data": ["**/*.json"],
         "omnivast.evaluation": ["**/*.json", "**/*.css"],
         "omnivast.inference": ["service/page/*"],

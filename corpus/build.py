@@ -1,5 +1,5 @@
-"""A folder of videos → a corpus: probe, split, subtitles, clips, captions, and files of clips where they are wanted. Killed at any
-moment, on any machine, the same command goes on, and what comes out is the same to the byte."""
+"""A folder of videos → a corpus: probe, split, subtitles, clips, captions, one caption of all of a clip, and files of clips where they are
+wanted. Killed at any moment, on any machine, the same command goes on, and what comes out is the same to the byte."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
 from omnivast.corpus.engine.here import one_by_one, run_here
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
-from omnivast.corpus.plan import Plan, items_of
+from omnivast.corpus.fusion.stage import check_writer, fuse_clips
+from omnivast.corpus.plan import BuildError, Plan, items_of
 from omnivast.corpus.subtitles.speech import runs_a_model
 from omnivast.corpus.subtitles.stage import Speech, subtitles_stage, told
 from omnivast.data.annotations.sidecars import joined
@@ -36,7 +37,7 @@ from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
-STAGES = ("probe", "split", "subtitles", "clips", "captions")
+STAGES = ("probe", "split", "subtitles", "clips", "captions", "fuse")
 
 
 FILES_ALONE = Speech()
@@ -55,12 +56,17 @@ class Choice:
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
           cutting: str = "references", last: str = STAGES[-1], retry: bool = False, speech: Speech = FILES_ALONE,
-          teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
+          teachers: Sequence[Teacher] = (), fusion: dict[str, Any] | None = None, captions: Path | None = None) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
-    could not be read, and clips that a teacher could not caption, are tried again. ``teachers``: who captions. Raises BuildError,
-    RecipeError, DataError, StageError."""
+    could not be read, and clips that a teacher could not caption, are tried again. ``teachers``: who captions. ``fusion``: settings of
+    :mod:`omnivast.corpus.fusion`, by which the captions of each clip, those of the teachers or those in the file ``captions`` (rows with
+    ``id`` and ``captions``), become one. Raises BuildError, RecipeError, DataError, StageError."""
     recipe = recipe_named(recipe_name)
+    if fusion is not None:
+        if captions is None and not teachers:
+            raise BuildError("captions are to be fused, but there are none: give --captioner NAME or --captions FILE")
+        check_writer(fusion)
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
@@ -94,6 +100,8 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     if "captions" in wanted and teachers:
         _, summary["captions"] = caption(output, Path(settings.root), teachers, retry)
+    if "fuse" in wanted and fusion is not None:
+        summary["fuse"] = fuse_clips(output, {row["id"]: row for row in read_rows(captions or output / "captions.jsonl")}, fusion)
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
 

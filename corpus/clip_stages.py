@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,30 @@ KEY = 12
 """Characters of a hash in the name of a folder."""
 
 
-def clip_stage(output: Path, name: str, function: Function, settings: dict[str, Any], decisive: tuple[str, ...] = ()) -> Stage:
+def clip_stage(output: Path, name: str, function: Function, settings: dict[str, Any], decisive: tuple[str, ...] = (),
+               known: Mapping[str, Row] | None = None, at_once: int = 0) -> Stage:
     """A stage whose items are the rows of ``clips.jsonl``, in the shards of their sources.
 
     Its results lie in ``work/<name>_<hash>``: another choice of clips, or another value of one of the ``decisive`` keys of ``settings``
     (those that change results), is another folder, and what was made for one before stays. ``function``: (clip, settings) → result with
     the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
+    ``known``: clip → what stages before found, which its item has too, and which is decisive. ``at_once``: see :class:`Stage`.
     """
-    chosen = sha256_file(output / "clips.jsonl") + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
+    known = known or {}
+    found = hashlib.sha256(b"".join(line_of(known[clip]) for clip in sorted(known))).hexdigest() if known else ""
+    chosen = sha256_file(output / "clips.jsonl") + found + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
     plan = Plan(output)
     own: dict[str, list[Row]] = {shard: [] for shard in plan.sizes()}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
     for row in read_rows(output / "clips.jsonl"):
-        own[shard_of[row["source"]]].append(row)
+        own[shard_of[row["source"]]].append({**row, **known.get(row["id"], {})})
     for shard, rows in own.items():
         path = folder / "items" / f"{shard}.jsonl"
         if not path.exists():
             write_atomically(path, b"".join(map(line_of, rows)))
     sizes = {shard: len(rows) for shard, rows in own.items()}
-    return Stage(name, function, settings, folder, partial(_items, folder / "items"), sizes, "clip")
+    return Stage(name, function, settings, folder, partial(_items, folder / "items"), sizes, "clip", at_once)
 
 
 def clip_results(stage: Stage) -> dict[str, Row]:

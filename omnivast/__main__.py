@@ -65,6 +65,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
         "transcribe": Verb("find what is said in videos, and when", "omnivast.corpus.cli", main="transcribe"),
         "teachers": Verb("choose captioners by people's judgements of their captions", "omnivast.corpus.cli", main="teachers"),
+        "fuse": Verb("join captions of picture and sound, and what is said, into one, by a language model", "omnivast.corpus.fusion.cli"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
     },
     "Results": {

@@ -24,8 +24,9 @@ from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, setup_logging
 
 log = logging.getLogger("omnivast")
-Function = Callable[[Row, dict[str, Any]], Row]
-"""(item, settings) → what is known of it afterwards. The same for the same arguments, whoever calls it and whenever."""
+Function = Callable[[Any, dict[str, Any]], Any]
+"""(item, settings) → what is known of it afterwards; with ``Stage.at_once`` of a list of items, a list. The same for the same arguments,
+whoever calls it and whenever. A StageError from it ends the run."""
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 TRIES = 2
 """Crashes of the process itself, within a decoder for instance, after which an item is given up."""
@@ -53,6 +54,8 @@ class Stage:
     sizes: Mapping[str, int]
     """Shard → how many items it has."""
     unit: str = "source"
+    at_once: int = 0
+    """Items that the function takes together, always the same ones; 0: it takes one, and no list."""
 
     @property
     def leases(self) -> Leases:
@@ -74,22 +77,22 @@ def _work_on(stage: Stage, lease: Lease) -> None:
     results = ShardResults(stage.folder, lease.shard, lease.owner)
     there = results.open()
     if there >= 0:
-        for number, item in enumerate(stage.items(lease.shard)):
-            if number < there:
-                continue
+        items, step = stage.items(lease.shard), max(1, stage.at_once)
+        for first in range(there - there % step, len(items), step):
             if lease.lost:
                 results.close()
                 return
-            crashes = stage.folder / "crashes" / f"{lease.shard}.{number}"
-            results.append(_result(stage, item, crashes))
+            crashes = stage.folder / "crashes" / f"{lease.shard}.{max(first, there)}"
+            for row in _results(stage, items[first : first + step], crashes)[max(0, there - first) :]:
+                results.append(row)
         results.finish()
     lease.finish()
 
 
-def _result(stage: Stage, item: Row, crashes: Path) -> Row:
+def _results(stage: Stage, items: Sequence[Row], crashes: Path) -> list[Row]:
     if crashes.exists() and crashes.stat().st_size >= TRIES:
-        return {"id": item["id"], "failed": "the process crashed on it"}
-    return stage.function(item, stage.settings)
+        return [{"id": item["id"], "failed": "the process crashed on it"} for item in items]
+    return stage.function(items, stage.settings) if stage.at_once else [stage.function(items[0], stage.settings)]
 
 
 def _worker(stage: Stage) -> None:
@@ -107,7 +110,7 @@ def _worker(stage: Stage) -> None:
     threading.Thread(target=watch, daemon=True).start()
     try:
         work(stage)
-    except OSError as error:
+    except (OSError, StageError) as error:
         log.error("%s: %s", stage.name, error)
         os._exit(1)
     except Exception:

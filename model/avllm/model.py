@@ -22,7 +22,6 @@ from omnivast.config.tasks import Group, Modality, Objective, Task
 from omnivast.model.avllm.features import ClipFeatures
 from omnivast.model.avllm.generate import generate
 from omnivast.model.avllm.layout import Layout, lay_out, passes, scattered
-from omnivast.model.avllm.llm import context_of, load_llm
 from omnivast.model.avllm.mark import LanguageModelMark, fingerprint, leave_out_frozen
 from omnivast.model.avllm.projectors import PARTS, Projectors, pooled_frames, pooled_slices
 from omnivast.model.avllm.template import MEDIA, ChatTemplate
@@ -31,6 +30,7 @@ from omnivast.model.avllm.tuning import save_adapter, save_merged, tuned
 from omnivast.model.encoders.base import Encoder
 from omnivast.model.encoders.build import build_audio, build_vision
 from omnivast.model.interface import MODELS, Model, ModelError, Names, Reward, Unit, blocks_of
+from omnivast.model.text.llm import context_of, load_llm
 from omnivast.model.towers import MediaModel, needed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import on_host, planning, send

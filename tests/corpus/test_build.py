@@ -13,6 +13,8 @@ from omnivast.corpus import cli
 from omnivast.corpus.build import Choice, build
 from omnivast.corpus.cut import cut_item
 from omnivast.corpus.engine.workers import work
+from omnivast.corpus.fusion import stage as stage_module
+from omnivast.corpus.fusion.fuse import settings_of
 from omnivast.corpus.plan import BuildError
 from omnivast.data.media.decode import hear
 from omnivast.data.media.soundtrack import Hearing
@@ -70,6 +72,27 @@ def test_a_corpus_and_what_is_said_of_it(videos, tmp_path, here):
     assert json.loads((tmp_path / "one" / "summary.json").read_text()) == summary
     first = json.loads((tmp_path / "one" / "annotations.json").read_text())[0]
     assert first == {"clip_id": "a.mp4#frames=0-39&t=0-1.6", "subtitle": "first words"}
+
+
+def test_captions_of_the_clips_are_fused(videos, tmp_path, here, monkeypatch):
+    monkeypatch.setattr(stage_module, "run", build_module.run)
+    names = [f"a_{first:07d}_{first + 40:07d}" for first in (0, 40, 80)]
+    captions = [{"kind": "vision", "text": "a cow"}, {"kind": "audio", "text": "a bell is heard"}]
+    rows = [{"id": name, "captions": captions} for name in names[:2]]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"fusion": None, "captions": tmp_path / "captions.jsonl"}
+    with chat_server(lambda number, body: (200, said("A cow is shown while a bell is heard and first words."), {})) as (url, asked):
+        settings["fusion"] = settings_of(endpoint=url, model="small", tries=1)
+        summary = build([str(videos)], tmp_path / "out", "shots", **settings)
+        assert len(asked) == 3  # one asks whether it is there
+        assert build([str(videos)], tmp_path / "out", "shots", **settings) == summary and len(asked) == 4
+    found = stage_module.fused_clips(tmp_path / "out", {row["id"]: row for row in rows}, settings["fusion"])
+    assert [found[name]["how"] for name in names] == ["llm", "sentence", "left out"] and found[names[2]]["reasons"] == ["no caption"]
+    assert found[names[1]]["omni"] == "A cow; in the audio: a bell is heard; someone says: other words."
+    fused = summary["fuse"]
+    assert (fused["llm"], fused["sentence"], fused["left_out"], fused["model"]) == (1, 1, 5, "small")
+    with pytest.raises(BuildError, match="give --captions FILE"):
+        build([str(videos)], tmp_path / "out", "shots", fusion=settings["fusion"])
 
 
 def test_again_and_with_more_videos(videos, tmp_path, here):

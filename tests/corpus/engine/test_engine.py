@@ -161,3 +161,23 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, unbroken):
     again = stage(tmp_path / "disk")
     run(again, workers=1)
     assert content(again.folder) == unbroken and workers.POLL < 1
+
+
+def two(items, settings):
+    if items[0]["id"] == settings.get("stops at"):
+        raise StageError("the model is gone")
+    return [{"id": item["id"], "with": [other["id"] for other in items]} for item in items]
+
+
+def test_items_may_be_taken_together_and_an_error_of_the_stage_is_said(tmp_path, capfd):
+    """Always the same items, wherever a run ends."""
+    whole = Stage("test", two, {}, tmp_path / "whole", items_of, dict.fromkeys(SHARDS[:2], 7), at_once=3)
+    run(whole, 2)
+    assert [len(row["with"]) for row in read_rows(whole.folder / "00001.jsonl")] == [3, 3, 3, 3, 3, 3, 1]
+    broken = Stage("test", two, {"stops at": "00000/3"}, tmp_path / "broken", items_of, dict.fromkeys(SHARDS[:2], 7), at_once=3)
+    with pytest.raises(StageError, match="the same command continues"):
+        run(broken, 1)
+    assert "the model is gone" in capfd.readouterr().err
+    again = Stage("test", two, {}, broken.folder, items_of, broken.sizes, at_once=3)
+    run(again, 1)
+    assert content(again.folder) == content(whole.folder)

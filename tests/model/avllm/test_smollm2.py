@@ -12,8 +12,8 @@ import torch
 
 from omnivast.config.conversation import Conversation, Turn
 from omnivast.config.schema import ModelConfig
-from omnivast.model.avllm.llm import load_llm
 from omnivast.model.avllm.template import ChatTemplate
+from omnivast.model.text.llm import load_llm
 
 TEXT = (
     "A rainbow is an arc of colours that appears in the sky when sunlight shines through drops of rain. Each drop bends the light as it "

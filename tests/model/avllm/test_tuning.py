@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.avllm.llm import load_llm
 from omnivast.model.avllm.tuning import adapter_state, has_adapter, load_adapter_state, merged, save_adapter, targets, tuned
 from omnivast.model.interface import ModelError
+from omnivast.model.text.llm import load_llm
 from tests.model.avllm.tiny import avllm, make_llm
 from tests.model.tiny import vast
 

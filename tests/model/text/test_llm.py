@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from omnivast.config.schema import ModelConfig
-from omnivast.model.avllm.gguf import read_head
-from omnivast.model.avllm.llm import check_llm, context_of, load_llm
 from omnivast.model.interface import ModelError
+from omnivast.model.text.gguf import read_head
+from omnivast.model.text.llm import check_llm, context_of, load_llm
 from tests.model.avllm.tiny import make_llm
 
 

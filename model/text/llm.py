@@ -16,8 +16,8 @@ from omnivast.config.extras import is_installed, not_installed
 from omnivast.config.paths import looked_up
 from omnivast.config.schema import ModelConfig
 from omnivast.config.words import did_you_mean
-from omnivast.model.avllm.gguf import read_head
 from omnivast.model.interface import ModelError
+from omnivast.model.text.gguf import read_head
 
 log = logging.getLogger("omnivast")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

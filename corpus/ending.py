@@ -1,0 +1,31 @@
+"""How the verbs of corpora end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+from collections.abc import Callable, Sequence
+
+from omnivast.corpus.clips.recipes import RecipeError
+from omnivast.corpus.engine.workers import StageError
+from omnivast.corpus.plan import BuildError
+from omnivast.data.media.errors import MediaError
+from omnivast.data.spec import DataError
+from omnivast.utils.log import setup_logging
+
+log = logging.getLogger("omnivast")
+
+
+def ended(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
+    """Do what is asked; the exit status: 2, behind one sentence, for what cannot be done."""
+    options = parser.parse_args(arguments)
+    setup_logging(None)
+    try:
+        return does(options)
+    except (BuildError, RecipeError, DataError, MediaError, StageError, ImportError, OSError) as error:
+        log.error("%s: %s", parser.prog.split()[-1], error)
+        return 2
+    except KeyboardInterrupt:
+        log.error("stopped; the same command goes on")
+        return 128 + signal.SIGINT
