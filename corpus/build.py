@@ -16,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 
 from omnivast.corpus import cut, split
-from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.boundaries.others import DETECTORS, version_of
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.clips.calibrate import join_distance
 from omnivast.corpus.clips.choose import copies, spread
@@ -24,13 +24,14 @@ from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
+from omnivast.corpus.pack.stage import pack
 from omnivast.corpus.plan import Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
 from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
-STAGES = ("probe", "split", "clips")
+STAGES = ("probe", "split", "clips", "pack")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
+    plan.note(detector_version=version_of(settings.detector))
     sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
@@ -60,13 +62,16 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         if retry:
             forget_failures(stage)
         run(stage, workers)
-    summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
-    if last == "clips" and cutting != "references":
+    chosen = STAGES.index(last) >= STAGES.index("clips")
+    summary = make_clips(plan, recipe, choice) if chosen else _summary(plan, recipe)
+    if chosen and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
         run(stage, workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    if last == "pack":
+        return pack(output, cutting="encode" if cutting == "references" else cutting, workers=workers)
     return summary
 
 

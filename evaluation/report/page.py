@@ -158,11 +158,11 @@ class Report:
             self._parts.append(f'<div class="charts{" wide" if wide else ""}">{drawn}</div>')
         return self
 
-    def gallery(self, cards: Iterable[Card]) -> Report:
-        """Cases as cards."""
+    def gallery(self, cards: Iterable[Card], *, wall: bool = False) -> Report:
+        """Cases as cards. ``wall``: smaller ones, more of them side by side."""
         cards = list(cards)
         self._plain.extend(map(_plain_card, cards))
-        self._parts.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
+        self._parts.append(f'<div class="cards{" wall" if wall else ""}">{"".join(map(_card, cards))}</div>')
         return self
 
     def html(self) -> str:
