@@ -29,8 +29,7 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     clips, deciding = sha256_file(output / "clips.jsonl"), {key: settings[key] for key in decisive}
     chosen = clips + json.dumps(deciding, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
-    note = json.dumps({"folder": folder.name, "clips": clips, "settings": deciding}, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(output / "work" / f"{name}.json", note)
+    note_latest(output, name, {"folder": folder.name, "clips": clips, "settings": deciding})
     plan = Plan(output)
     own: dict[str, list[Row]] = {shard: [] for shard in plan.sizes()}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
@@ -65,8 +64,13 @@ class Latest:
         return read_rows(path)
 
 
+def note_latest(output: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write down which folder is that of the latest call of a stage."""
+    write_atomically(output / "work" / f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
 def latest(output: Path, name: str) -> Latest | None:
-    """The latest call of a stage; None where it was not run on the clips that are chosen now."""
+    """The latest call of a stage over clips; None where it was not run on those that are chosen now."""
     path = output / "work" / f"{name}.json"
     if not path.exists():
         return None
@@ -74,6 +78,15 @@ def latest(output: Path, name: str) -> Latest | None:
     if note["clips"] != sha256_file(output / "clips.jsonl"):
         return None
     return Latest(name, output / "work" / note["folder"], note["settings"])
+
+
+def latest_of_sources(output: Path, name: str) -> Latest | None:
+    """The same of a stage over sources, in folders ``<name>_<hash>``: the one that was noted, or the only one that there is."""
+    path = output / "work" / f"{name}.json"
+    if path.exists():
+        return Latest(name, output / "work" / json.loads(path.read_text(encoding="utf-8"))["folder"], {})
+    folders = [path for path in (output / "work").glob(f"{name}_*") if path.is_dir()]
+    return Latest(name, folders[0], {}) if len(folders) == 1 else None
 
 
 def _items(folder: Path, shard: str) -> list[Row]:

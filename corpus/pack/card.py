@@ -61,14 +61,14 @@ def _long(seconds: float) -> str:
 def _facts(report: Report, summary: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     packed, made_by, seconds, spread = summary["packed"], summary["packed"]["made_by"], found["seconds"], found["clips_per_source"]
     report.section("What is in it")
-    thresholds = ", ".join(f"{name} {value if not isinstance(value, (list, tuple)) else ' and '.join(map(str, value))}"
-                           for name, value in made_by["thresholds"].items())
+    thresholds = ", ".join(_setting(name, value) for name, value in made_by["thresholds"].items())
     rows = [
         ("clips", f"{found['clips']:,}, {seconds['mean']:.1f} s on average ({seconds['least']:g} to {seconds['most']:g} s)"),
         ("sources", f"{found['sources_with_clips']:,} of {found['sources']:,} have clips, {spread['mean']:.1f} on average, "
                     f"{spread['least']:g} to {spread['most']:g}"),
         ("tracks", ", ".join(f"{_tracks(letters)}: {count:,}" for letters, count in found["modalities"].items())),
-        ("files", f"{packed['shards']:,} tar shards, {packed['bytes'] / 2**20:,.1f} MiB, clips cut by {packed['cut']}"),
+        ("files", f"{packed['shards']:,} tar shard{'s' if packed['shards'] > 1 else ''}, {packed['bytes'] / 2**20:,.1f} MiB, clips cut by "
+                  f"{packed['cut']}"),
         ("shots by", " ".join(filter(None, (made_by["detector"], made_by["detector_version"] and f"({made_by['detector_version']})")))),
         ("recipe", f"{made_by['recipe']}: {thresholds}"),
     ]
@@ -77,6 +77,12 @@ def _facts(report: Report, summary: Mapping[str, Any], found: Mapping[str, Any])
     report.table(["", "corpus"], [[name, Cell(text, "left")] for name, text in rows])
     report.charts([bar_chart("Lengths of clips", found["seconds_histogram"], x_label="seconds"),
                    bar_chart("Clips of a source (sources)", found["clips_per_source_histogram"], x_label="clips")])
+
+
+def _setting(name: str, value: Any) -> str:
+    """``cut to most``, ``take 30``, ``at 0.1 and 0.9``."""
+    words = "" if value is True else " and ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{name.replace('_', ' ')} {words}".strip()
 
 
 def _tracks(letters: str) -> str:
@@ -111,7 +117,7 @@ def _making(report: Report, found: Mapping[str, Any]) -> None:
         total, tries = sum(fusion["how"].values()), fusion["tries"]
         report.section("How captions were fused", f"{tries['mean']:.1f} tries a clip on average, {tries['most']:g} at most.")
         report.table(["omni caption", "clips", "share"], [[HOW_WORDS.get(how, how), f"{count:,}", f"{100 * count / total:.1f} %"]
-                                                         for how, count in fusion["how"].items()])
+                                                         for how, count in sorted(fusion["how"].items(), key=lambda pair: -pair[1])])
 
 
 def _lost(report: Report, summary: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from omnivast.corpus.clip_stages import Latest, latest
+from omnivast.corpus.clip_stages import Latest, latest, latest_of_sources
 from omnivast.corpus.clips.recipes import recipe_named
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.plan import BuildError, Plan
@@ -25,8 +25,9 @@ STAGES = ("captions", "fuse")
 def write_rows(plan: Plan, summary: dict[str, Any], cutting: str) -> Path:
     """``rows.jsonl``: an annotation row for each chosen clip, in their order, with ``history``.
 
-    ``history``: source, frames, pts, time base and pieces; ``made_by`` (detector, recipe and its thresholds); ``file`` (how it was cut,
-    size, SHA-256); all that the stages say of captions and of their fusion; ``lost`` with stage and reason where the clip is left out.
+    ``history``: source, frames, pts, time base and pieces; ``made_by`` (detector, recipe and its thresholds, folders of the stages);
+    ``file`` (size, SHA-256); ``subtitles``, ``captions`` and ``fuse``, all that these stages say; ``lost`` with stage and reason where
+    the clip is left out.
     ``summary``: of the build. ``cutting``: how files were cut. Raises BuildError.
     """
     output = plan.folder
@@ -39,23 +40,28 @@ def write_rows(plan: Plan, summary: dict[str, Any], cutting: str) -> Path:
 
 
 def _rows(plan: Plan, summary: dict[str, Any], cutting: str) -> Iterator[Row]:
-    output, made_by = plan.folder, _made_by(plan, summary)
+    output = plan.folder
     stages = {name: found for name in (f"cut_{cutting}", *STAGES) if (found := latest(output, name)) is not None}
+    spoken = latest_of_sources(output, "subtitles")
+    folders = [stage.folder.name for stage in (spoken, *stages.values()) if stage is not None]
+    made_by = {**_made_by(plan, summary), "cut": cutting, "stages": folders}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
     ids: set[str] = set()
     for shard, clips in groupby(read_rows(output / "clips.jsonl"), key=lambda clip: shard_of[clip["source"]]):
         found = {name: {row["id"]: row for row in stage.of_shard(shard)} for name, stage in stages.items()}
+        said = {row["id"]: row for row in spoken.of_shard(shard)} if spoken else {}
         for clip in clips:
             if clip["id"] in ids:
                 raise BuildError(f"two sources have clips named '{clip['id']}': they differ in their extension alone; rename one of them")
             ids.add(clip["id"])
             own = {name.partition("_")[0]: _of_clip(stages[name], rows, clip["id"]) for name, rows in found.items()}
-            yield _row(clip, {**made_by, "cut": cutting}, own)
+            yield _row(clip, made_by, own, _spoken(said.get(clip["source"], {}), clip))
 
 
 def _of_clip(stage: Latest, rows: dict[str, Row], clip: str) -> Row:
     if clip not in rows:
-        raise BuildError(f"the stage {stage.name} has no result for the clip '{clip}'; remove {stage.folder} and repeat the command that ran it")
+        raise BuildError(f"the stage {stage.name} has no result for the clip '{clip}'; remove {stage.folder} and repeat the command that "
+                         "ran it")
     return rows[clip]
 
 
@@ -69,7 +75,15 @@ def _made_by(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
             "recipe": summary["recipe"], "thresholds": thresholds, "join_distance": summary.get("join_distance")}
 
 
-def _row(clip: Row, made_by: dict[str, Any], results: dict[str, Row]) -> Row:
+def _spoken(source: Row, clip: Row) -> dict[str, Any]:
+    """What the stage ``subtitles`` says of a clip: where its words come from, and the cues that it shows."""
+    if not source.get("from"):
+        return {}
+    cues = [cue for cue in source["cues"] if cue["end"] > clip["start"] and cue["start"] < clip["end"]]
+    return {"subtitles": {**{key: value for key, value in source.items() if key not in ("id", "cues")}, "cues": cues}}
+
+
+def _row(clip: Row, made_by: dict[str, Any], results: dict[str, Row], spoken: dict[str, Any]) -> Row:
     texts: dict[str, Any] = {}
     captions = results.get("captions", {}).get("captions", [])
     for kind, field in FIELD_OF.items():
@@ -79,7 +93,7 @@ def _row(clip: Row, made_by: dict[str, Any], results: dict[str, Row]) -> Row:
     if fused.get("omni"):
         texts[OMNI] = fused["omni"]
     known = {key: value for key, value in clip.items() if key not in ("id", "subtitle")}
-    said = {"captions": captions} if "captions" in results else {}
+    said = {**spoken, **({"captions": captions} if "captions" in results else {})}
     said |= {"fuse": {key: value for key, value in fused.items() if key != "id"}} if "fuse" in results else {}
     file = {key: value for key, value in results.get("cut", {}).items() if key != "id"}
     lost = _lost(results, texts)

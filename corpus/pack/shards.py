@@ -18,7 +18,7 @@ from omnivast.utils.files import sha256_file, write_atomically
 SHARD_BYTES = 2**30
 """After which a shard is closed."""
 GROUPS = {"vas": "tvas%tva%tvs%tv%ta", "va": "tva%tv%ta", "vs": "tvs%tv", "v": "tv"}
-"""Modalities that all clips have → the groups that a training on fused captions learns."""
+"""Modalities that clips have → the groups that a training on fused captions learns; what a clip lacks is told to the model as missing."""
 
 
 def kept(output: Path) -> Iterator[tuple[int, Row]]:
@@ -68,15 +68,15 @@ def write_annotations(output: Path) -> dict[str, dict[str, Any]]:
     for kind, field in {**FIELD_OF, "omni": OMNI}.items():
         fields = ("clip_id", *FIELD_OF.values(), OMNI, "subtitle") if kind == "omni" else ("clip_id", field)
         path = output / "annotations" / f"{kind}.json"
-        clips, common = 0, set("vas")
+        clips, there = 0, set[str]()
         for _, row in kept(output):
             if field in row:
-                clips, common = clips + 1, common & set(row["history"]["modalities"])
+                clips, there = clips + 1, there | set(row["history"]["modalities"])
         if not clips:
             path.unlink(missing_ok=True)
             continue
         write_atomically(path, _list({key: row[key] for key in fields if key in row} for _, row in kept(output) if field in row))
-        groups = GROUPS["".join(letter for letter in "vas" if letter in common)] if kind == "omni" else f"t{kind[0]}"
+        groups = GROUPS["".join(letter for letter in "vas" if letter in there)] if kind == "omni" else f"t{kind[0]}"
         found[kind] = {"txt": f"annotations/{kind}.json", "clips": clips, "task": f"ret%{groups}_cap%{groups}"}
     return found
 
