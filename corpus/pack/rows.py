@@ -93,7 +93,7 @@ def _row(clip: Row, made_by: dict[str, Any], results: dict[str, Row], spoken: di
     if fused.get("omni"):
         texts[OMNI] = fused["omni"]
     known = {key: value for key, value in clip.items() if key not in ("id", "subtitle")}
-    said = {**spoken, **({"captions": captions} if "captions" in results else {})}
+    said = {**spoken, **{key: value for key, value in results.get("captions", {}).items() if key != "id"}}
     said |= {"fuse": {key: value for key, value in fused.items() if key != "id"}} if "fuse" in results else {}
     file = {key: value for key, value in results.get("cut", {}).items() if key != "id"}
     lost = _lost(results, texts)
