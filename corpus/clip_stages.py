@@ -26,10 +26,8 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     (those that change results), is another folder, and what was made for one before stays. ``function``: (clip, settings) → result with
     the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
     """
-    clips, deciding = sha256_file(output / "clips.jsonl"), {key: settings[key] for key in decisive}
-    chosen = clips + json.dumps(deciding, sort_keys=True)
+    chosen = sha256_file(output / "clips.jsonl") + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
-    note_latest(output, name, {"folder": folder.name, "clips": clips, "settings": deciding})
     plan = Plan(output)
     own: dict[str, list[Row]] = {shard: [] for shard in plan.sizes()}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
@@ -40,6 +38,8 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
         if not path.exists():
             write_atomically(path, b"".join(map(line_of, rows)))
     sizes = {shard: len(rows) for shard, rows in own.items()}
+    note_latest(output, name, {"folder": folder.name, "clips": sha256_file(output / "clips.jsonl"),
+                               "settings": {key: settings[key] for key in decisive}})
     return Stage(name, function, settings, folder, partial(_items, folder / "items"), sizes, "clip")
 
 

@@ -102,8 +102,8 @@ def compose_video(video: Video, folder: Path, source: str, speaks: bool, srt: bo
         sounds.append(np.clip(sound, -1, 1))
         start, end = at / RATE, (at + count) / RATE
         said = [start + PAUSE, start + PAUSE + len(words) / SOUND_RATE if len(words) else end - PAUSE]
-        told.append({"video": f"{video.name}.mp4", "clip_id": scene.job.clip_id, "first": at, "last": at + count - 1, "start": round(start, 6),
-                     "end": round(end, 6), "said": [round(time, 3) for time in said], "subtitle": scene.subtitle})
+        told.append({"video": f"{video.name}.mp4", "clip_id": scene.job.clip_id, "first": at, "last": at + count - 1,
+                     "start": round(start, 6), "end": round(end, 6), "said": [round(time, 3) for time in said], "subtitle": scene.subtitle})
         at += count
     write_atomically(folder / f"{video.name}.mp4", encode(np.concatenate(frames), np.concatenate(sounds), RATE))
     if srt:
@@ -131,7 +131,8 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{thousandths:03d}"
 
 
-def compose_all(data: Path, output: Path, clips: int | None, *, speaks: bool, srt: bool, workers: int, seed: int = 0) -> list[dict[str, Any]]:
+def compose_all(data: Path, output: Path, clips: int | None, *, speaks: bool, srt: bool, workers: int, seed: int = 0
+                ) -> list[dict[str, Any]]:
     """Compose what is not there yet, and write ``scenes.json``; its scenes, in order. Other settings than before begin anew."""
     settings = {"data": sha_of(data), "clips": clips, "speaks": speaks, "srt": srt, "seed": seed}
     marker = output / "truth" / "settings"

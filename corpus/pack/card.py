@@ -93,8 +93,8 @@ def _captions(report: Report, found: Mapping[str, Any]) -> None:
     texts = found["texts"]
     if not texts:
         return
-    report.section("Captions and subtitles", "Words of a text, on average and at the median; beside them the means that the VAST paper gives "
-                   "for VAST-27M. Different: of all texts of the kind.")
+    report.section("Captions and subtitles", "Words of a text, on average and at the median; beside them the means that the VAST paper "
+                   "gives for VAST-27M. Different: of all texts of the kind.")
     rows = [[kind, f"{own['clips']:,}", f"{own['texts']:,}", own["words"]["mean"], f"{own['words']['median']:g}", PAPER_WORDS.get(kind),
              f"{100 * own['different'] / own['texts']:.1f} %"] for kind, own in texts.items()]
     report.table(["kind", "clips", "texts", "words", "median", "VAST-27M", "different"], rows)
@@ -121,8 +121,8 @@ def _making(report: Report, found: Mapping[str, Any]) -> None:
 
 
 def _lost(report: Report, summary: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    report.section("What was lost where", "In the order of the stages. Sources that could not be read, pieces and clips that a recipe drops, "
-                   "and clips that a later stage left out.")
+    report.section("What was lost where", "In the order of the stages. Sources that could not be read, pieces and clips that a "
+                   "recipe drops, and clips that a later stage left out.")
     if not found["lost"]:
         report.text("Nothing was.")
         return
@@ -133,8 +133,8 @@ def _lost(report: Report, summary: Mapping[str, Any], found: Mapping[str, Any]) 
 def _training(report: Report, packed: Mapping[str, Any]) -> None:
     if not packed["annotations"]:
         return
-    report.section("To train on it", 'A dataset of a config: {"type": "srcindexed", "shards": ["CORPUS/shards"], "txt": …, "task": …}, with '
-                   "CORPUS, the folder of this card, before the file.")
+    report.section("To train on it", 'A dataset of a config: {"type": "srcindexed", "shards": ["CORPUS/shards"], "txt": …, "task": …}, '
+                   "with CORPUS, the folder of this card, before the file.")
     rows = [[kind, f"{own['clips']:,}", Cell(own["txt"], "left"), Cell(own["task"], "left")] for kind, own in packed["annotations"].items()]
     report.table(["captions", "clips", "txt", "task"], rows)
 

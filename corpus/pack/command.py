@@ -17,10 +17,10 @@ from omnivast.utils.machine import cores
 
 def main(arguments: Sequence[str]) -> int:
     """``omnivast pack CORPUS``; where no corpus comes first, ``omnivast pack --txt …``. The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m omnivast pack", description="Pack a corpus that `omnivast build` made: tar shards with "
-                                     "the clips, their texts and their history, annotation files, an index (pyarrow), statistics and a card. "
-                                     "The same command goes on where it was stopped. Without a corpus: media folders and an annotation file, "
-                                     "as below.")
+    parser = argparse.ArgumentParser(prog="python -m omnivast pack", description="Pack a corpus that `omnivast build` made: tar shards "
+                                     "with the clips, their texts and their history, annotation files, an index (pyarrow), statistics and "
+                                     "a card. The same command goes on where it was stopped. Without a corpus: media folders and an "
+                                     "annotation file, as below.")
     parser.add_argument("corpus", metavar="CORPUS", type=as_path, help="the folder that build wrote, with its clips chosen")
     parser.add_argument("--cut", choices=WAYS[1:], default="encode", help="how clips become files (default: encode, to the frame)")
     parser.add_argument("--shard-size", type=folders.as_bytes, default=folders.as_bytes("1G"), metavar="BYTES",
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 def _pack(options: argparse.Namespace) -> int:
     if options.shown < 0 or options.workers is not None and options.workers < 1:
         raise BuildError("--workers: expected 1 or more; --shown: 0 or more")
-    summary = pack(options.corpus, cutting=options.cut, workers=options.workers or cores(), shard_size=options.shard_size, shown=options.shown)
+    summary = pack(options.corpus, cutting=options.cut, workers=options.workers or cores(), shard_size=options.shard_size,
+                   shown=options.shown)
     cli.tell_packed(summary["packed"], options.corpus)
     return 0

@@ -24,8 +24,9 @@ def write_index(output: Path, shards: list[dict[str, Any]]) -> Path:
 
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     schema = pa.schema([
-        ("clip_id", text), ("source", text), ("start", number), ("end", number), ("first", whole), ("last", whole), ("pts", pa.list_(whole)),
-        ("time_base", text), ("modalities", text), ("subtitle", text), ("vision_cap", pa.list_(text)), ("audio_cap", pa.list_(text)),
+        ("clip_id", text), ("source", text), ("start", number), ("end", number), ("first", whole), ("last", whole),
+        ("pts", pa.list_(whole)), ("time_base", text),
+        ("modalities", text), ("subtitle", text), ("vision_cap", pa.list_(text)), ("audio_cap", pa.list_(text)),
         (OMNI, text), ("how", text), ("shard", text), ("lost_stage", text), ("lost_reason", text), ("history", text)])
 
     def write(file: BinaryIO) -> None:

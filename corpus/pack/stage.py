@@ -28,8 +28,8 @@ def pack(output: Path, *, cutting: str = "encode", workers: int = 1, shard_size:
     """Pack the corpus in ``output``, or go on packing, and return its summary with ``packed``.
 
     ``cutting``: how clips become files, where they are none yet: "encode", to the frame, or "keyframes". ``shard_size``: bytes after which
-    a shard is closed. ``shown``: clips on the card. What is written is the same to the byte whatever the number of workers, and whoever was
-    stopped when. Raises BuildError, DataError, StageError, OSError.
+    a shard is closed. ``shown``: clips on the card. What is written is the same to the byte whatever the number of workers, and
+    whoever was stopped when. Raises BuildError, DataError, StageError, OSError.
     """
     plan, summary = Plan(output), _summary(output)
     settings = {"root": plan.settings()["root"], "output": str(output / "clips"), "how": cutting}
@@ -40,8 +40,8 @@ def pack(output: Path, *, cutting: str = "encode", workers: int = 1, shard_size:
     found = statistics(output, summary)
     first = next(read_rows(output / ROWS))
     summary["packed"] = {
-        "cut": cutting, "clips": found["clips"], "shards": len(manifest["shards"]), "bytes": sum(one["bytes"] for one in manifest["shards"]),
-        "lost": dict(sorted(_lost(output).items())), "annotations": annotations, "made_by": first["history"]["made_by"]}
+        "cut": cutting, "clips": found["clips"], "shards": len(manifest["shards"]),
+        "bytes": sum(one["bytes"] for one in manifest["shards"]), "lost": dict(sorted(_lost(output).items())), "annotations": annotations, "made_by": first["history"]["made_by"]}
     if is_installed("pyarrow"):
         write_index(output, manifest["shards"])
     else:

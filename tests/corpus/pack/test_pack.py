@@ -78,8 +78,8 @@ def test_a_training_reads_the_shards_with_and_without_the_annotation_files(corpu
                      max_answer_len=6)
     for own in [*packed["annotations"].values(), {"txt": "", "clips": 4, "task": "ret%tvas"}]:
         txt = str(corpus / own["txt"]) if own["txt"] else ""
-        config = DatasetConfig(name="mine", type="srcindexed", shards=[str(corpus / "shards")], txt=txt, task=own["task"], epoch=1, n_workers=0,
-                               vision=None, vision_sample_num=2, audio_sample_num=1, batch_size=2)
+        config = DatasetConfig(name="mine", type="srcindexed", shards=[str(corpus / "shards")], txt=txt, task=own["task"], epoch=1,
+                               n_workers=0, vision=None, vision_sample_num=2, audio_sample_num=1, batch_size=2)
         read, lost = read_all(config, spec)
         assert (len(read), lost) == (own["clips"], {})
 
@@ -89,7 +89,7 @@ def test_shards_are_reused_and_replaced_when_rows_change(corpus, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in (corpus / "shards").glob("*.tar")}
     pack(corpus, shard_size=1)
     assert {path.name: path.stat().st_mtime_ns for path in (corpus / "shards").glob("*.tar")} == before
-    run_here(clip_stage(corpus, "fuse", lambda clip, settings: {"id": clip["id"], "omni": "other words", "how": "llm"}, {"long": 1}, ("long",)))
+    run_here(clip_stage(corpus, "fuse", lambda clip, _: {"id": clip["id"], "omni": "other words", "how": "llm"}, {"long": 1}, ("long",)))
     assert pack(corpus)["packed"]["shards"] == 1 and len(list((corpus / "shards").glob("*.tar"))) == 1
     assert {row.get("vast_cap") for row in rows_of(corpus)} == {"other words"}
 
@@ -107,8 +107,10 @@ def test_a_stage_over_other_clips_or_one_that_was_stopped(corpus):
 
 
 def test_the_subtitles_of_a_source_are_told_clip_by_clip(corpus):
-    cues = [{"start": 0.2, "end": 1.0, "text": "first words", "confidence": 0.9}, {"start": 1.7, "end": 3.0, "text": "other words", "confidence": None}]
-    rows = [{"id": "a.mp4", "cues": cues, "language": "en", "from": "srt"}, {"id": "c.mkv", "failed": "x"}, {"id": "deep/b.mp4", "cues": [], "from": None}]
+    cues = [{"start": 0.2, "end": 1.0, "text": "first words", "confidence": 0.9},
+            {"start": 1.7, "end": 3.0, "text": "other words", "confidence": None}]
+    rows = [{"id": "a.mp4", "cues": cues, "language": "en", "from": "srt"}, {"id": "c.mkv", "failed": "x"},
+            {"id": "deep/b.mp4", "cues": [], "from": None}]
     (corpus / "work" / "subtitles_0123").mkdir()
     (corpus / "work" / "subtitles_0123" / "00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pack(corpus)
