@@ -62,15 +62,15 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
         if retry:
             forget_failures(stage)
         run(stage, workers)
-    chosen = STAGES.index(last) >= STAGES.index("clips")
-    summary = make_clips(plan, recipe, choice) if chosen else _summary(plan, recipe)
-    if chosen and cutting != "references":
+    wanted = STAGES[: STAGES.index(last) + 1]
+    summary = _summary(plan, recipe) if "clips" not in wanted else make_clips(plan, recipe, choice)
+    if "clips" in wanted and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
         run(stage, workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    if last == "pack":
+    if "pack" in wanted:
         return pack(output, cutting="encode" if cutting == "references" else cutting, workers=workers)
     return summary
 

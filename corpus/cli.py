@@ -18,6 +18,7 @@ from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, RecipeError, recipe_named
 from omnivast.corpus.cut import WAYS
 from omnivast.corpus.engine.workers import StageError
+from omnivast.corpus.pack import command
 from omnivast.corpus.plan import BuildError
 from omnivast.corpus.split import Split
 from omnivast.corpus.split import split as split_video
@@ -43,7 +44,7 @@ def split(arguments: Sequence[str] | None = None) -> int:
                         "(pip install \"omnivast[scenes]\") and TransNetV2 (\"omnivast[transnetv2]\")")
     parser.add_argument("--recipe", choices=list(RECIPES), default="shots", help="how clips are made of shots (default: each shot of a "
                         "second or more is one)")
-    return guarded(parser, _split, arguments)
+    return _main(parser, _split, arguments)
 
 
 def _split(options: argparse.Namespace) -> int:
@@ -99,7 +100,7 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
-    return guarded(parser, _build, arguments)
+    return _main(parser, _build, arguments)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -110,25 +111,24 @@ def _build(options: argparse.Namespace) -> int:
                     retry=options.retry)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
-    if STAGES.index(options.until) >= STAGES.index("clips"):
+    if "clips" in summary:
         log.info("%d clips, %.1f seconds on average, of %d sources: %s", summary["clips"], summary["mean_seconds"] or 0, summary["sources"],
                  options.output / "annotations.json")
         for reason, count in summary["dropped"].items():
             log.info("  dropped: %s: %d", reason, count)
     if "packed" in summary:
-        tell_packed(summary["packed"], options.output)
+        command.say(summary["packed"], options.output)
     return 1 if summary["unreadable"] else 0
 
 
-def tell_packed(packed: dict[str, Any], output: Path) -> None:
-    """What was packed, and where to look."""
-    log.info("%d clips in %d shards: %s, with card.html and index.parquet beside", packed["clips"], packed["shards"], output / "shards")
-    for stage, count in packed["lost"].items():
-        log.info("  lost at the stage %s: %d", stage, count)
+def pack(arguments: Sequence[str]) -> int:
+    """``omnivast pack CORPUS``, or, where no corpus comes first, ``omnivast pack --txt …``"""
+    if not arguments or arguments[0].startswith("-"):
+        return command.pack_folders(arguments)
+    return _main(command.parser(), command.pack_corpus, arguments)
 
 
-def guarded(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
-    """What a command line asks for, with errors that the user can mend in a line. The exit status."""
+def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     setup_logging(None)
     try:

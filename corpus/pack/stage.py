@@ -41,7 +41,8 @@ def pack(output: Path, *, cutting: str = "encode", workers: int = 1, shard_size:
     first = next(read_rows(output / ROWS))
     summary["packed"] = {
         "cut": cutting, "clips": found["clips"], "shards": len(manifest["shards"]),
-        "bytes": sum(one["bytes"] for one in manifest["shards"]), "lost": dict(sorted(_lost(output).items())), "annotations": annotations, "made_by": first["history"]["made_by"]}
+        "bytes": sum(one["bytes"] for one in manifest["shards"]), "lost": dict(sorted(_lost(output).items())),
+        "annotations": annotations, "made_by": first["history"]["made_by"]}
     if is_installed("pyarrow"):
         write_index(output, manifest["shards"])
     else:

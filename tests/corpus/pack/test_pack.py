@@ -13,8 +13,9 @@ import time
 import pytest
 
 from omnivast.config.schema import DatasetConfig
+from omnivast.corpus import cli
 from omnivast.corpus.clip_stages import clip_stage
-from omnivast.corpus.pack import command, stage
+from omnivast.corpus.pack import stage
 from omnivast.corpus.pack.stage import pack
 from omnivast.corpus.plan import BuildError
 from omnivast.data.spec import InputSpec
@@ -174,9 +175,9 @@ def test_the_card_is_laid_out_without_faults(tmp_path, monkeypatch):
 
 
 def test_bad_input_is_one_message(corpus, tmp_path, caplog):
-    assert command.main([str(tmp_path / "nothing")]) == 2 and "no corpus whose clips are chosen" in caplog.text
-    assert command.main([str(corpus), "--workers", "0"]) == 2
-    assert command.main([str(corpus), "--shown", "2"]) == 0 and command.main(["--txt", "x", "--output", str(tmp_path / "o")]) == 2
+    assert cli.pack([str(tmp_path / "nothing")]) == 2 and "no corpus whose clips are chosen" in caplog.text
+    assert cli.pack([str(corpus), "--workers", "0"]) == 2
+    assert cli.pack([str(corpus), "--shown", "2"]) == 0 and cli.pack(["--txt", "x", "--output", str(tmp_path / "o")]) == 2
 
 
 @pytest.mark.slow
