@@ -94,10 +94,10 @@ def _captions(report: Report, found: Mapping[str, Any]) -> None:
     if not texts:
         return
     report.section("Captions and subtitles", "Words of a text, on average and at the median; beside them the means that the VAST paper "
-                   "gives for VAST-27M. Different: of all texts of the kind.")
+                   "gives for VAST-27M. Unlike: percent of the texts of a kind that are different ones.")
     rows = [[kind, f"{own['clips']:,}", f"{own['texts']:,}", own["words"]["mean"], f"{own['words']['median']:g}", PAPER_WORDS.get(kind),
-             f"{100 * own['different'] / own['texts']:.1f} %"] for kind, own in texts.items()]
-    report.table(["kind", "clips", "texts", "words", "median", "VAST-27M", "different"], rows)
+             100 * own["different"] / own["texts"]] for kind, own in texts.items()]
+    report.table(["kind", "clips", "texts", "words", "median", "VAST-27M", "unlike"], rows)
     repeated = [[kind, f"{own['most_repeated']['times']:,}", Cell(own["most_repeated"]["text"], "left")] for kind, own in texts.items()
                 if own["most_repeated"]["times"] > 1]
     if repeated:
@@ -135,7 +135,7 @@ def _training(report: Report, packed: Mapping[str, Any]) -> None:
         return
     report.section("To train on it", 'A dataset of a config: {"type": "srcindexed", "shards": ["CORPUS/shards"], "txt": …, "task": …}, '
                    "with CORPUS, the folder of this card, before the file.")
-    rows = [[kind, f"{own['clips']:,}", Cell(own["txt"], "left"), Cell(own["task"], "left")] for kind, own in packed["annotations"].items()]
+    rows = [[kind, Cell(f"{own['clips']:,}", "left"), Cell(own["txt"], "left"), Cell(own["task"], "left")] for kind, own in packed["annotations"].items()]
     report.table(["captions", "clips", "txt", "task"], rows)
 
 

@@ -5,7 +5,7 @@ The videos are composed from OmniStamps: a scene for each training clip, with a 
 apt-get install espeak-ng; without it nothing is spoken). What is said is read from .srt files, or recognised with --asr. The captioner is
 trained on true captions of other scenes, composed in the same way from another seed. Both models are tested on OmniStamps' test clips.
 
-Writes proof.json and proof.html. Run again, it reuses what is done and continues what was interrupted. What follows -- goes to `omnivast
+`bash scripts/corpus/proof.sh` installs what it needs first. Writes proof.json and proof.html. Run again, it reuses what is done and continues what was interrupted. What follows -- goes to `omnivast
 build`: how captions are fused, for instance.
 """
 
@@ -21,7 +21,6 @@ from typing import Any
 
 from omnivast.config.paths import as_path
 from omnivast.data.media.excerpts import Excerpt
-from omnivast.scripts.corpus.proof_numbers import Inputs, numbers, page, verdict
 from omnivast.scripts.omnistamps.stages import (
     CLIPS,
     CONFIGS,
@@ -184,13 +183,16 @@ def _config(recipe: Recipe, folder: Path, arm: Arm, name: str) -> Path:
 
 def report(folder: Path, data: Path) -> int:
     """proof.json, proof.html and proof.md of the stages' results; the exit status."""
+    # Here, because --help comes before anything is installed.
+    from omnivast.scripts.corpus.proof_numbers import Inputs, numbers, page, verdict
+
     try:
         found = numbers(Inputs.read(folder, data, tuple(ARMS)))
     except MissingResult as error:
         print(f"proof: {error}", file=sys.stderr)
         return 2
     write_atomically(folder / "proof.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    path = page(found, ARMS).write(folder / "proof.html")
+    path = page(found).write(folder / "proof.html")
     print(f"{verdict(found)}\n{folder / 'proof.json'}\n{path}")
     return 0
 

@@ -120,17 +120,17 @@ def verdict(found: Mapping[str, Any]) -> str:
     return f"vas R@1 on OmniStamps' test clips: {built:.1f} % trained on the built corpus, {true:.1f} % on the true annotations{reached}"
 
 
-def page(found: Mapping[str, Any], arms: Mapping[str, str]) -> Report:
+def page(found: Mapping[str, Any]) -> Report:
     """The same as a page."""
     corpus = found["corpus"]
     report = Report("From raw videos to a corpus: the proof", f"{found['composed']}, {found['test_clips']} test clips")
     report.section("Retrieval", "The same small VAST, trained for as many steps on both and tested on the same clips; % of test texts "
                    "whose clip comes first.").text(verdict(found) + ".")
     groups = list(found["retrieval"]["true"])
-    over = [("", 1), *((words, 2) for words in arms.values())]
+    arms = {"built": "corpus", "true": "truth"}
     report.table(["group", *["contrastive", "re-ranked"] * len(arms)], [
         [group, *(found["retrieval"][arm].get(group, {}).get(stage, {}).get("r1") for arm in arms for stage in ("itc", "itm"))]
-        for group in groups], over=over)
+        for group in groups], over=[("", 1), *((words, 2) for words in arms.values())])
     report.section("The corpus beside the truth", "A clip is of one scene where it shows nine tenths of it and little else.")
     shares = [*((f"omni caption names what is {fact}", corpus["named"][fact]) for fact in FACTS), ("… all three", corpus["named"]["all"]),
               ("… a thing of another scene", corpus["others"]), ("subtitle, word for word", corpus["subtitles"])]
