@@ -119,6 +119,7 @@ def speech_of(text: str) -> np.ndarray:
     done = subprocess.run([SPEAKER, "--stdout", "-v", "en-us", "-s", "160", "--", text], capture_output=True, timeout=PATIENCE)
     if done.returncode or not done.stdout:
         raise RuntimeError(f"{SPEAKER} ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-200:]}")
+    container: Any
     with av.open(io.BytesIO(done.stdout)) as container:
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=SOUND_RATE)
         parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]

@@ -135,7 +135,8 @@ def _training(report: Report, packed: Mapping[str, Any]) -> None:
         return
     report.section("To train on it", 'A dataset of a config: {"type": "srcindexed", "shards": ["CORPUS/shards"], "txt": …, "task": …}, '
                    "with CORPUS, the folder of this card, before the file.")
-    rows = [[kind, Cell(f"{own['clips']:,}", "left"), Cell(own["txt"], "left"), Cell(own["task"], "left")] for kind, own in packed["annotations"].items()]
+    rows = [[kind, *(Cell(text, "left") for text in (f"{own['clips']:,}", own["txt"], own["task"]))]
+            for kind, own in packed["annotations"].items()]
     report.table(["captions", "clips", "txt", "task"], rows)
 
 

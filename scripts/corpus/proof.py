@@ -5,8 +5,8 @@ The videos are composed from OmniStamps: a scene for each training clip, with a 
 apt-get install espeak-ng; without it nothing is spoken). What is said is read from .srt files, or recognised with --asr. The captioner is
 trained on true captions of other scenes, composed in the same way from another seed. Both models are tested on OmniStamps' test clips.
 
-`bash scripts/corpus/proof.sh` installs what it needs first. Writes proof.json and proof.html. Run again, it reuses what is done and continues what was interrupted. What follows -- goes to `omnivast
-build`: how captions are fused, for instance.
+`bash scripts/corpus/proof.sh` installs what it needs first. Writes proof.json and proof.html. Run again, it reuses what is done and
+continues what was interrupted. What follows -- goes to `omnivast build`: how captions are fused, for instance.
 """
 
 from __future__ import annotations

@@ -125,10 +125,10 @@ def page(found: Mapping[str, Any]) -> Report:
     corpus = found["corpus"]
     report = Report("From raw videos to a corpus: the proof", f"{found['composed']}, {found['test_clips']} test clips")
     report.section("Retrieval", "The same small VAST, trained for as many steps on both and tested on the same clips; % of test texts "
-                   "whose clip comes first.").text(verdict(found) + ".")
+                   "whose clip comes first, by the contrastive score (ITC) and re-ranked by matching (ITM).").text(verdict(found) + ".")
     groups = list(found["retrieval"]["true"])
     arms = {"built": "corpus", "true": "truth"}
-    report.table(["group", *["contrastive", "re-ranked"] * len(arms)], [
+    report.table(["group", *["ITC", "ITM"] * len(arms)], [
         [group, *(found["retrieval"][arm].get(group, {}).get(stage, {}).get("r1") for arm in arms for stage in ("itc", "itm"))]
         for group in groups], over=[("", 1), *((words, 2) for words in arms.values())])
     report.section("The corpus beside the truth", "A clip is of one scene where it shows nine tenths of it and little else.")

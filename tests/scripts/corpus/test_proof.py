@@ -28,7 +28,8 @@ def row(first, last, omni="", subtitle="", lost=None):
 
 
 def test_a_clip_is_of_the_scene_that_it_shows_nearly_whole():
-    rows = [row(0, 95, "A cow, a dog and an apple tree.", "One apple tree!"), row(100, 180), row(0, 199), row(100, 199, lost={"stage": "fuse"})]
+    rows = [row(0, 95, "A cow, a dog and an apple tree.", "One apple tree!"), row(100, 180), row(0, 199),
+            row(100, 199, lost={"stage": "fuse"})]
     found = beside_the_truth(rows, SCENES, CLIPS)
     assert (found["scenes"], found["clips"], found["clips_of_one_scene"], found["scenes_found"]) == (2, 3, 1, 1)
     assert found["named"] == {"seen": 100.0, "heard": 100.0, "said": 100.0, "all": 100.0}
@@ -48,7 +49,8 @@ def results(tmp_path):
     for arm in proof.ARMS:
         write(tmp_path / f"test_{arm}" / "results" / "omnistamps.ret.json", json.loads(result.read_text()))
     write(tmp_path / "videos" / "scenes.json", [{**scene, "clip_id": f"test{n}"} for n, scene in enumerate(SCENES)])
-    write(tmp_path / "corpus" / "statistics.json", {"fusion": {"how": {"llm": 2}}, "lost": [{"stage": "cut", "count": 1, "reason": "gone"}]})
+    lost = [{"stage": "cut", "count": 1, "reason": "gone"}]
+    write(tmp_path / "corpus" / "statistics.json", {"fusion": {"how": {"llm": 2}}, "lost": lost})
     (tmp_path / "corpus" / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (row(0, 99, "an owl"), row(100, 199))))
     return tmp_path
 
@@ -89,7 +91,8 @@ def test_both_are_trained_alike_on_clips_of_their_own(tmp_path):
     for arm in (true, built):
         for name in ("pretrain", "finetune_ret"):
             config = load_config(recipe.training(proof._config(recipe, tmp_path, arm, name)))
-            found[arm.name, name] = [(one.task, one.steps, one.batch_size, one.type, one.shards, one.vision) for one in config.data_cfg.train]
+            found[arm.name, name] = [(one.task, one.steps, one.batch_size, one.type, one.shards, one.vision)
+                                     for one in config.data_cfg.train]
             assert {one.txt for one in config.data_cfg.train} <= {str(arm.pretrain), str(arm.ret)}
     for name in ("pretrain", "finetune_ret"):
         assert [one[:3] for one in found["true", name]] == [one[:3] for one in found["built", name]]
