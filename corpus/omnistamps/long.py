@@ -26,10 +26,13 @@ import av
 import numpy as np
 
 from omnivast.config.paths import as_path
+from omnivast.corpus.omnistamps.annotations import annotation_files
 from omnivast.corpus.omnistamps.build import SOURCE
 from omnivast.corpus.omnistamps.compose import SOUND_RATE, Job, encode, frames_of, sound_of
-from omnivast.corpus.omnistamps.facts import read_stamps
-from omnivast.utils.files import write_atomically
+from omnivast.corpus.omnistamps.facts import draw_clips, entities_of, read_stamps, size_named
+from omnivast.corpus.omnistamps.picks import SIZES
+from omnivast.corpus.omnistamps.texts import write_texts
+from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.utils.log import progress, setup_logging
 from omnivast.utils.machine import cores
 from omnivast.utils.random import stable_seed
@@ -83,6 +86,15 @@ def videos_of(data: Path, clips: int | None, seed: int = 0) -> list[Video]:
     mixed = [scenes[place] for place in order]
     return [Video(f"long{number:04d}", tuple(mixed[start : start + SCENES]), stable_seed(seed, "video", str(number)))
             for number, start in enumerate(range(0, len(mixed), SCENES))]
+
+
+def draw_texts(size: str, seed: int, folder: Path) -> None:
+    """The facts and texts of a set of this size, without its media, where :func:`videos_of` looks for them."""
+    choice, stamps = size_named(size), read_stamps(SOURCE)
+    clips = draw_clips(entities_of(choice, stamps), choice.clips, seed, choice.cells)
+    files = annotation_files(clips, {clip.clip_id: write_texts(clip, stamps, seed) for clip in clips}, stamps)
+    for name in ("clips.json", "ret_train.json", "pretrain_train.json"):
+        write_atomically(folder / name, json.dumps(files[name], indent=0) + "\n")
 
 
 def compose_video(video: Video, folder: Path, source: str, speaks: bool, srt: bool) -> str:
@@ -163,7 +175,7 @@ def compose_all(data: Path, output: Path, clips: int | None, *, speaks: bool, sr
 
 def sha_of(data: Path) -> str:
     """Which set it is."""
-    return json.loads((data / "build.json").read_text())["media_sha256"]
+    return sha256_file(data / "clips.json") + sha256_file(data / "ret_train.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,6 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m omnivast.corpus.omnistamps.long", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=as_path, required=True, metavar="FOLDER", help="a set of OmniStamps; its training clips are used")
+    parser.add_argument("--draw", choices=list(SIZES), metavar="SIZE", help="draw facts and texts of a set of this size "
+                        "into --data first")
+    parser.add_argument("--seed", type=int, default=0, help="of the videos, and of what --draw draws (default 0)")
     parser.add_argument("--output", type=as_path, required=True, metavar="FOLDER", help="where the videos go")
     parser.add_argument("--clips", type=int, metavar="N", help="so many scenes (default: one for each training clip)")
     parser.add_argument("--no-srt", action="store_true", help="no subtitle files: what is said can be heard alone")
@@ -185,8 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not speaks:
         log.warning("nothing is spoken%s; the subtitles stand in .srt files", "" if options.silent else f": {SPEAKER} is not installed")
     try:
+        if options.draw:
+            draw_texts(options.draw, options.seed, options.data)
         scenes = compose_all(options.data, options.output, options.clips, speaks=speaks, srt=not options.no_srt,
-                             workers=options.workers or cores())
+                             workers=options.workers or cores(), seed=options.seed)
     except (OSError, ValueError) as error:
         log.error("%s", error)
         return 2

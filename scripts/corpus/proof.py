@@ -35,7 +35,7 @@ from omnivast.scripts.omnistamps.stages import (
 from omnivast.utils.files import sha256_file, write_atomically
 
 ARMS = {"built": "the built corpus", "true": "the true annotations"}
-STAGES = 6 + 4 * len(ARMS) + 1
+STAGES = 5 + 4 * len(ARMS) + 1
 ENOUGH = 95.0
 """Percent of the R@1 with the true annotations that the built corpus is to reach."""
 TEACHER_TASK = "ret%tv%ta_cap%tv%ta"
@@ -83,7 +83,7 @@ def proof(options: argparse.Namespace) -> None:
     inputs = {"clips": stages.build("building the clips of OmniStamps", recipe)}
     compose = _Composer(stages, options)
     scenes = compose("videos", "composing long videos of them", recipe.data, folder / "videos", inputs)
-    teacher = _teacher(stages, options, compose, folder, cache)
+    teacher = _teacher(stages, recipe, compose, folder, cache)
     flags = [*(("--asr", options.asr) if options.asr else ()), *options.build]
     build = [sys.executable, "-m", "omnivast", "build", str(folder / "videos"), "--output", str(folder / "corpus"), "--recipe", "vast",
              "--until", "pack", "--captioner", str(folder / "teacher"), *flags]
@@ -105,22 +105,19 @@ class _Composer:
         self._stages, self._flags = stages, ["--no-srt"] if options.asr else []
         self._flags += ["--clips", str(options.clips)] if options.clips else []
 
-    def __call__(self, name: str, title: str, data: Path, videos: Path, inputs: dict[str, str]) -> str:
+    def __call__(self, name: str, title: str, data: Path, videos: Path, inputs: dict[str, str], *flags: str) -> str:
         """The hash of what is true of them."""
-        command = [sys.executable, "-m", "omnivast.corpus.omnistamps.long", "--data", str(data), "--output", str(videos), *self._flags]
+        command = [sys.executable, "-m", "omnivast.corpus.omnistamps.long", "--data", str(data), "--output", str(videos)]
+        command += [*flags, *self._flags]
         self._stages.command(name, title, command, inputs)
         return sha256_file(videos / "scenes.json")
 
 
-def _teacher(stages: Stages, options: argparse.Namespace, compose: _Composer, folder: Path, cache: Flags) -> Path:
+def _teacher(stages: Stages, recipe: Recipe, compose: _Composer, folder: Path, cache: Flags) -> Path:
     """The weights of a captioner that has learnt from true captions of other scenes."""
-    data = folder / "taught" / "clips"
-    build = [sys.executable, "-m", "omnivast", "omnistamps", "--size", options.size, "--seed", "1", "--output", str(data)]
-    stages.command("taught", "building other clips, for the captioner", build, {})
-    scenes = compose("taught_videos", "composing long videos of those", data, folder / "taught" / "videos",
-                     {"clips": sha256_file(data / "build.json")})
-    arm = _true(folder / "taught" / "videos", data, folder / "taught", "taught")
-    recipe = Recipe(options.size, data, options.steps)
+    texts, videos = folder / "taught" / "texts", folder / "taught" / "videos"
+    scenes = compose("taught", "composing other long videos, for the captioner", texts, videos, {}, "--draw", recipe.size, "--seed", "1")
+    arm = _true(videos, texts, folder / "taught", "taught")
     config = json.loads(recipe.config("pretrain").read_text(encoding="utf-8"))
     own = next(dataset for dataset in config["data_cfg"]["train"] if dataset["txt"].endswith("pretrain_train.json"))
     own |= {"task": TEACHER_TASK, "steps": TEACHER_STEPS * own["steps"], "txt": str(arm.pretrain), **arm.media}

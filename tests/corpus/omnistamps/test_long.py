@@ -74,6 +74,15 @@ def test_every_clip_has_one_scene():
     assert sorted(names) == [f"train{n:05d}" for n in range(24)] and names != sorted(names)
 
 
+def test_texts_alone_are_as_those_of_a_set(tmp_path):
+    long.draw_texts("debug", 0, tmp_path / "t")
+    for name in ("clips.json", "ret_train.json", "pretrain_train.json"):
+        assert json.loads((tmp_path / "t" / name).read_text()) == json.loads((DATA / name).read_text())
+    assert main(["--data", str(tmp_path / "u"), "--draw", "debug", "--seed", "1", "--output", str(tmp_path / "v"), "--clips", "1",
+                 "--silent"]) == 0
+    assert json.loads((tmp_path / "u" / "clips.json").read_text()) != json.loads((DATA / "clips.json").read_text())
+
+
 def test_bad_input_is_one_message(tmp_path, monkeypatch, caplog):
     (tmp_path / "x").write_text("mine")
     assert main(["--data", str(DATA), "--output", str(tmp_path), "--silent"]) == 2 and "did not write" in caplog.text
