@@ -48,13 +48,13 @@ def _rows(plan: Plan, summary: dict[str, Any], cutting: str) -> Iterator[Row]:
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
     ids: set[str] = set()
     for shard, clips in groupby(read_rows(output / "clips.jsonl"), key=lambda clip: shard_of[clip["source"]]):
-        found = {name: {row["id"]: row for row in stage.of_shard(shard)} for name, stage in stages.items()}
+        results = {name: {row["id"]: row for row in stage.of_shard(shard)} for name, stage in stages.items()}
         said = {row["id"]: row for row in spoken.of_shard(shard)} if spoken else {}
         for clip in clips:
             if clip["id"] in ids:
                 raise BuildError(f"two sources have clips named '{clip['id']}': they differ in their extension alone; rename one of them")
             ids.add(clip["id"])
-            own = {name.partition("_")[0]: _of_clip(stages[name], rows, clip["id"]) for name, rows in found.items()}
+            own = {name.partition("_")[0]: _of_clip(stages[name], rows, clip["id"]) for name, rows in results.items()}
             yield _row(clip, made_by, own, _spoken(said.get(clip["source"], {}), clip))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def statistics(output: Path, summary: dict[str, Any]) -> dict[str, Any]:
             teachers.setdefault(_teacher(caption), _Teacher()).add(caption.get("score"))
         if "fuse" in history:
             fusion[history["fuse"].get("how", "failed")] += 1
-            tries.add(_number(history["fuse"].get("tries")))
+            tries.add(history["fuse"].get("tries") or 0)
         if "lost" in history:
             lost[history["lost"]["stage"], history["lost"]["reason"]] += 1
             continue
@@ -149,11 +149,6 @@ def _teacher(caption: Row) -> str:
     """Kind, name, model and prompt in a line."""
     named = [caption["kind"], caption.get("by"), caption.get("model"), caption.get("prompt") and f"prompt {caption['prompt'][:12]}"]
     return " · ".join(str(part) for part in dict.fromkeys(named) if part)
-
-
-def _number(tries: Any) -> float:
-    """How often was tried, where a stage lists the tries too."""
-    return float(len(tries) if isinstance(tries, Iterable) else tries or 0)
 
 
 def _hash(text: str) -> bytes:

