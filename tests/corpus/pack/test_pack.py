@@ -130,6 +130,12 @@ def test_a_file_that_is_gone_or_cut_off_is_named_before_anything_is_written(corp
     assert not list((corpus / "shards").glob("*.tar"))
 
 
+def test_clips_may_be_copied_from_key_frame_to_key_frame(corpus):
+    assert pack(corpus, cutting="keyframes")["packed"]["cut"] == "keyframes"
+    assert {row["history"]["made_by"]["cut"] for row in rows_of(corpus)} == {"keyframes"}
+    assert len(members(corpus / "shards")[f"{KEPT[1]}.mp4"]) == rows_of(corpus)[1]["history"]["file"]["bytes"]
+
+
 def test_two_sources_of_one_name_are_refused(corpus):
     first = (corpus / "clips.jsonl").read_bytes().splitlines(keepends=True)[0]
     (corpus / "clips.jsonl").write_bytes(first + first)
