@@ -1,5 +1,5 @@
-"""A folder of videos → a corpus: probe, split, subtitles, clips, captions, one caption of all of a clip, and files of clips where they are
-wanted. Killed at any moment, on any machine, the same command goes on, and what comes out is the same to the byte."""
+"""A folder of videos → a corpus: probe, split, subtitles, clips, captions, one caption of all of a clip, shards, and files of
+clips where they are wanted. Killed at any moment, on any machine, the same command goes on, and what comes out is the same to the byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 
 from omnivast.corpus import cut, split
-from omnivast.corpus.boundaries.others import DETECTORS
+from omnivast.corpus.boundaries.others import DETECTORS, version_of
 from omnivast.corpus.captions.stage import caption
 from omnivast.corpus.captions.stage import check as check_teachers
 from omnivast.corpus.captions.teachers import Teacher
@@ -29,6 +29,7 @@ from omnivast.corpus.engine.here import one_by_one, run_here
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.fusion.stage import check_writer, fuse_clips
+from omnivast.corpus.pack.stage import pack
 from omnivast.corpus.plan import BuildError, Plan, items_of
 from omnivast.corpus.subtitles.speech import runs_a_model
 from omnivast.corpus.subtitles.stage import Speech, subtitles_stage, told
@@ -37,9 +38,7 @@ from omnivast.data.media.excerpts import Excerpt
 from omnivast.utils.files import write_atomically
 
 log = logging.getLogger("omnivast")
-STAGES = ("probe", "split", "subtitles", "clips", "captions", "fuse")
-
-
+STAGES = ("probe", "split", "subtitles", "clips", "captions", "fuse", "pack")
 FILES_ALONE = Speech()
 
 
@@ -70,6 +69,7 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
+    plan.note(detector_version=version_of(settings.detector))
     speech.check()
     wanted = STAGES[: STAGES.index(last) + 1]
     if "captions" in wanted:
@@ -103,6 +103,8 @@ def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | 
     if "fuse" in wanted and fusion is not None:
         summary["fuse"] = fuse_clips(output, {row["id"]: row for row in read_rows(captions or output / "captions.jsonl")}, fusion)
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    if "pack" in wanted:
+        return pack(output, cutting="encode" if cutting == "references" else cutting, workers=workers)
     return summary
 
 

@@ -20,6 +20,7 @@ from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, recipe_named
 from omnivast.corpus.cut import WAYS
 from omnivast.corpus.ending import ended
 from omnivast.corpus.fusion import cli as fusing
+from omnivast.corpus.pack import command
 from omnivast.corpus.plan import BuildError
 from omnivast.corpus.split import Split
 from omnivast.corpus.split import split as split_video
@@ -126,7 +127,16 @@ def _build(options: argparse.Namespace) -> int:
         cli_captions.say(summary["captions"])
     if "fuse" in summary:
         fusing.tell(summary["fuse"])
+    if "packed" in summary:
+        command.say(summary["packed"], options.output)
     return 1 if summary["unreadable"] else 0
+
+
+def pack(arguments: Sequence[str]) -> int:
+    """``omnivast pack CORPUS``, or, where no corpus comes first, ``omnivast pack --txt …``"""
+    if not arguments or arguments[0].startswith("-"):
+        return command.pack_folders(arguments)
+    return ended(command.parser(), command.pack_corpus, arguments)
 
 
 def transcribe(arguments: Sequence[str] | None = None) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omnivast.corpus.engine.results import Row, line_of, read_rows
 from omnivast.corpus.engine.workers import Function, Stage
-from omnivast.corpus.plan import Plan
+from omnivast.corpus.plan import BuildError, Plan
 from omnivast.utils.files import sha256_file, write_atomically
 
 KEY = 12
@@ -41,12 +42,55 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
         if not path.exists():
             write_atomically(path, b"".join(map(line_of, rows)))
     sizes = {shard: len(rows) for shard, rows in own.items()}
+    note_latest(output, name, {"folder": folder.name, "clips": sha256_file(output / "clips.jsonl"),
+                               "settings": {key: settings[key] for key in decisive}})
     return Stage(name, function, settings, folder, partial(_items, folder / "items"), sizes, "clip", at_once)
 
 
 def clip_results(stage: Stage) -> dict[str, Row]:
     """Clip → what the stage found, those that failed too."""
     return {row["id"]: row for shard in stage.sizes for row in read_rows(stage.folder / f"{shard}.jsonl")}
+
+
+@dataclass(frozen=True)
+class Latest:
+    """Where the results of the latest call of a stage over the clips are, and the settings that decided them."""
+
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+
+    def of_shard(self, shard: str) -> Iterator[Row]:
+        """Raises BuildError where the stage has not come so far."""
+        path = self.folder / f"{shard}.jsonl"
+        if not path.exists():
+            raise BuildError(f"the stage {self.name} is not finished ({path} is absent); repeat the command that ran it")
+        return read_rows(path)
+
+
+def note_latest(output: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write down which folder is that of the latest call of a stage."""
+    write_atomically(output / "work" / f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def latest(output: Path, name: str) -> Latest | None:
+    """The latest call of a stage over clips; None where it was not run on those that are chosen now."""
+    path = output / "work" / f"{name}.json"
+    if not path.exists():
+        return None
+    note = json.loads(path.read_text(encoding="utf-8"))
+    if note["clips"] != sha256_file(output / "clips.jsonl"):
+        return None
+    return Latest(name, output / "work" / note["folder"], note["settings"])
+
+
+def latest_of_sources(output: Path, name: str) -> Latest | None:
+    """The same of a stage over sources, in folders ``<name>_<hash>``: the one that was noted, or the only one that there is."""
+    path = output / "work" / f"{name}.json"
+    if path.exists():
+        return Latest(name, output / "work" / json.loads(path.read_text(encoding="utf-8"))["folder"], {})
+    folders = [path for path in (output / "work").glob(f"{name}_*") if path.is_dir()]
+    return Latest(name, folders[0], {}) if len(folders) == 1 else None
 
 
 def _items(folder: Path, shard: str) -> list[Row]:

@@ -85,6 +85,12 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         return json.loads(self._settings.read_text())
 
+    def note(self, **facts: Any) -> None:
+        """Write down what is good to know of a corpus besides; what was noted first stays."""
+        known = self.settings()
+        if facts.keys() - known.keys():
+            write_atomically(self._settings, json.dumps({**facts, **known}, indent=1) + "\n")
+
 
 def items_of(folder: Path, shard: str) -> list[Row]:
     """The sources of a shard."""

@@ -55,7 +55,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Data": {
         "check": Verb("look over a config's datasets and open every clip before a run does", "omnivast.check"),
         "stats": Verb("count clips, captions, words and audio concepts of annotation files", "omnivast.scripts.tools.annotation_stats"),
-        "pack": Verb("pack media and annotations into tar shards", "omnivast.data.shards.pack", ("pack",)),
+        "pack": Verb("pack a corpus, or media and annotations, into tar shards", "omnivast.corpus.cli", main="pack"),
         "verify": Verb("read shards whole and compare them with what was packed", "omnivast.data.shards.pack", ("verify",)),
         "formats": Verb("list the media formats and annotation fields that are read", "omnivast.data.formats"),
         "omnistamps": Verb("make the clips of OmniStamps, a small benchmark", "omnivast.corpus.omnistamps.__main__"),

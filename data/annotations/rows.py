@@ -35,6 +35,10 @@ MEDIA_KEYS = ("video", "videos", "image", "images", "audio", "audios")
 FIELDS = (*ID_KEYS, *CAPTION_KEYS, "subtitle", *QA_KEYS)
 
 
+UNREAD = ("history",)
+"""What a row may hold beside its fields: how a clip and its texts came to be."""
+
+
 class AnnotationError(DataError):
     """An annotation file that cannot be used."""
 
@@ -197,7 +201,7 @@ class RowReader:
         if shape in self._valid_shapes:
             return
         for key in shape:
-            if key not in FIELDS and key not in self._ignored:
+            if key not in FIELDS and key not in UNREAD and key not in self._ignored:
                 near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.5)
                 hint = f"did you mean '{near[0]}'? " if near else f"valid are {', '.join(FIELDS)}; "
                 raise AnnotationError(f'{where}: unknown field \'{key}\'; {hint}To leave it unread: "ignore_fields": ["{key}"]')

@@ -21,7 +21,7 @@ import os
 import re
 import tarfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +83,34 @@ class Sample:
     text: bytes | None
 
 
+Survey = Callable[[dict[str, Any]], Iterator[Sample]]
+
+
 def pack(packing: Packing) -> dict[str, Any]:
     """Write what is not written yet, and read all of it back; what ``shards.json`` then says. Raises DataError and OSError."""
-    output = Path(packing.output)
+    source = _Source(packing)
+    return write_shards(Path(packing.output), packing.name, packing.shard_size, source.settings, source.survey)
+
+
+def write_shards(output: Path, name: str, shard_size: int, settings: dict[str, Any], survey: Survey, *,
+                 anew: bool = False) -> dict[str, Any]:
+    """Write what is not written yet of the samples that ``survey`` gives, and read all of it back; what ``shards.json`` then says.
+
+    ``settings``: what decides what is in the shards. ``survey``: (what is written) → the samples from the first row on that is in no
+    shard yet; it also notes in what it is given how many samples there are in all (``samples``). ``anew``: shards of other settings are
+    replaced, otherwise they are an error. Raises DataError and OSError.
+    """
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / MANIFEST, "packed"):
-        source = _Source(packing)
-        manifest = _begun(output, source.settings)
+        manifest = _begun(output, settings, anew)
         if not manifest["complete"]:
-            samples = source.survey(manifest)
+            samples = survey(manifest)
             write_atomically(output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            for leftover in [*output.glob(f".{packing.name}-*.tar.*.tmp"), *output.glob(f".{MANIFEST}.*.tmp")]:
+            whole = {shard["name"] for shard in manifest["shards"]}
+            for leftover in [*output.glob(f".{name}-*.tar.*.tmp"), *output.glob(f".{MANIFEST}.*.tmp"),
+                             *(path for path in output.glob(f"{name}-*.tar") if path.name not in whole)]:
                 leftover.unlink()
-            _write_shards(output, packing, samples, manifest)
+            _write_shards(output, name, shard_size, samples, manifest)
         faults = verify([str(output / shard["name"]) for shard in manifest["shards"]])
     if faults:
         raise DataError(f"{output}: {len(faults)} of the shards do not hold what was packed: see above; remove them and repeat the same "
@@ -199,13 +214,15 @@ def _items(path: str) -> Iterator[Any]:
         raise AnnotationError(f"{path}: not JSON: {error}") from None
 
 
-def _begun(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _begun(output: Path, settings: dict[str, Any], anew: bool) -> dict[str, Any]:
     """What an earlier call has written: its whole shards up to the first that is absent or of another size."""
     manifest = read_manifest(output)
     if manifest is None:
         others = sorted(output.glob("*.tar"))
         if others:
             raise DataError(f"{output}: there are shards of another origin, such as {others[0].name}; choose another --output")
+        return {"settings": settings, "complete": False, "shards": []}
+    if manifest["settings"] != settings and anew:
         return {"settings": settings, "complete": False, "shards": []}
     if manifest["settings"] != settings:
         old, new = manifest["settings"], settings
@@ -225,14 +242,14 @@ def _begun(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- writing
 
 
-def _write_shards(output: Path, packing: Packing, samples: Iterator[Sample], manifest: dict[str, Any]) -> None:
+def _write_shards(output: Path, prefix: str, shard_size: int, samples: Iterator[Sample], manifest: dict[str, Any]) -> None:
     shards = manifest["shards"]
     bar: Progress[Any] = progress(manifest["samples"], "packing", initial=sum(shard["samples"] for shard in shards), unit="clip")
     with bar:
         first = next(samples, None)
         while first is not None:
-            name = f"{packing.name}-{len(shards):06d}.tar"
-            shard = _Shard(first, samples, packing.shard_size, bar)
+            name = f"{prefix}-{len(shards):06d}.tar"
+            shard = _Shard(first, samples, shard_size, bar)
             path = write_atomically(output / name, shard.write)
             shards.append({"name": name, "samples": shard.samples, "bytes": path.stat().st_size, "sha256": shard.digest,
                            "rows": [shards[-1]["rows"][1] if shards else 0, shard.last_row + 1]})
@@ -345,7 +362,8 @@ def _look(path: str) -> tuple[ShardIndex, int, list[str]]:
 # ------------------------------------------------------------------------------------------------------------ command line
 
 
-def _bytes(text: str) -> int:
+def as_bytes(text: str) -> int:
+    """``500M`` → bytes, for a command line."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text.upper())
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"expected bytes such as 500M or 1G, got '{text}'")
@@ -362,7 +380,7 @@ def _parser() -> argparse.ArgumentParser:
     packs.add_argument("--audio", type=expanded, help="folder of sound files; without it the sound is the videos' own track")
     packs.add_argument("--vision_format", choices=["video_rawvideo", "image_rawimage"], default="video_rawvideo", help="what it holds")
     packs.add_argument("--output", required=True, type=expanded, help="folder for the shards")
-    packs.add_argument("--shard_size", type=_bytes, default=_bytes("1G"), help="bytes after which a shard is closed; default 1G")
+    packs.add_argument("--shard_size", type=as_bytes, default=as_bytes("1G"), help="bytes after which a shard is closed; default 1G")
     packs.add_argument("--texts", choices=["json", "none"], default="json", help="annotations go into the shards, or stay outside")
     packs.add_argument("--name", default="clips", help="start of the shards' names; default clips")
     packs.add_argument("--ignore_fields", nargs="*", default=[], help="annotation fields to leave out")

@@ -23,7 +23,7 @@ import numpy as np
 
 from omnivast.config.files import parse_json
 from omnivast.config.paths import looked_up
-from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, AnnotationError, typename
+from omnivast.data.annotations.rows import CAPTION_KEYS, ID_KEYS, UNREAD, AnnotationError, typename
 from omnivast.data.derived import first_writable, locked, places
 from omnivast.data.media.errors import MediaError
 from omnivast.data.media.folders import check_id
@@ -360,7 +360,8 @@ def _write_texts(name: str, shards: Shards, ignored: Sequence[str], optional: bo
                     item = _item(file, f"{path}:{key}", key, members, ignored)
                     item = {"clip_id": key} if item is None and optional else item
                     if item is not None:
-                        output.write((b",\n" if bar.count else b"\n") + json.dumps(item).encode())
+                        read = {name: value for name, value in item.items() if name not in UNREAD}
+                        output.write((b",\n" if bar.count else b"\n") + json.dumps(read).encode())
                         bar.update()
                     elif not index.fault:
                         raise AnnotationError(f"{path}: sample '{key}' has no text; expected a member '{key}.json' or '{key}.txt', or the "

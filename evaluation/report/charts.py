@@ -25,6 +25,8 @@ LETTER = 8.5
 NAME_COLUMN = 22
 """Characters of a row's name in one line."""
 MAX_POINTS = 200
+FEWEST_BINS = 8
+"""For which a histogram has room, so that one bar does not fill it."""
 MARKS = ("disc", "ring", "bar", "cross")
 
 
@@ -101,6 +103,22 @@ def dot_chart(title: str, marks: Sequence[str], rows: Sequence[Dots], *, high: f
         parts.append(f'<line x1="{left:.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
         parts.extend(_mark(k, x(value), y) for k, value in enumerate(row.values) if value is not None and math.isfinite(value))
     return _figure(title, [(_mark(number, 12, 6), name) for number, name in enumerate(marks)], height, parts)
+
+
+def bar_chart(title: str, bins: Sequence[tuple[float, float, float]], *, x_label: str) -> str:
+    """An SVG of a histogram: (from, to, how many), side by side without gaps between their edges; "" for none."""
+    if not bins:
+        return ""
+    ticks = nice_ticks(0.0, max(count for *_, count in bins))
+    left = max(LEFT, 10 + LETTER * max(len(f"{tick:g}") for tick in ticks))
+    end = max(bins[-1][1], bins[0][0] + FEWEST_BINS * (bins[0][1] - bins[0][0]))
+    scale = _Scale(bins[0][0], end, ticks[0], ticks[-1], left, WIDTH - 30)
+    parts = [_axes(scale, ticks, nice_ticks(bins[0][0], end, 6), x_label)]
+    for low, high, count in bins:
+        x, y = scale.x(low) + 0.75, scale.y(count)
+        parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.8, scale.x(high) - x - 0.75):.1f}" height="{HEIGHT - BOTTOM - y:.1f}" '
+                     f'fill="{COLOURS[0]}" aria-label="{low:g} to {high:g}: {count:,}"/>')
+    return _figure(title, [], HEIGHT, parts)
 
 
 def waveform_chart(amplitudes: Sequence[float], seconds: float, bars: int = 160) -> str:

@@ -128,7 +128,7 @@ class Report:
         lines = [[_plain_cell(cell) for cell in row] for row in (self._spanned(columns, over), *rows)]
         lines.insert(1, ["---"] * len(columns))
         self._plain.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        head = "".join(f"<th{' class=long' if len(column) > LONG_HEAD else ''}>{html_text(column)}</th>" for column in columns)
+        head = "".join(_head(column, [row[number] for row in rows]) for number, column in enumerate(columns))
         above = "".join(f'<th colspan="{span}">{html_text(text)}</th>' for text, span in over)
         pale = set(muted)
         body = "".join(
@@ -158,11 +158,11 @@ class Report:
             self._parts.append(f'<div class="charts{" wide" if wide else ""}">{drawn}</div>')
         return self
 
-    def gallery(self, cards: Iterable[Card]) -> Report:
-        """Cases as cards."""
+    def gallery(self, cards: Iterable[Card], *, wall: bool = False) -> Report:
+        """Cases as cards. ``wall``: smaller ones, more of them side by side."""
         cards = list(cards)
         self._plain.extend(map(_plain_card, cards))
-        self._parts.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
+        self._parts.append(f'<div class="cards{" wall" if wall else ""}">{"".join(map(_card, cards))}</div>')
         return self
 
     def html(self) -> str:
@@ -252,6 +252,14 @@ def _plain_card(card: Card) -> str:
 def _plain_line(line: Line) -> str:
     verdict = "" if line.right is None else " ✓" if line.right else " ✗"
     return f"- {line.label}: {line.text}{verdict}"
+
+
+def _head(column: str, cells: Sequence[str | float | Cell | None]) -> str:
+    """A column's name, above running text at the left as that is."""
+    left = bool(cells) and all(isinstance(cell, Cell) and cell.look == "left" for cell in cells)
+    looks = " ".join(name for name, applies in (("long", len(column) > LONG_HEAD), ("left", left)) if applies)
+    look = f' class="{looks}"' if looks else ""
+    return f"<th{look}>{html_text(column)}</th>"
 
 
 def _cell(value: str | float | Cell | None, column: str) -> str:

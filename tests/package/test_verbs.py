@@ -65,8 +65,8 @@ def test_words_and_status_reach_the_module(monkeypatch):
     assert seen == [["--mode", "testing", "--config", "x.json"], ["--seed", "1"]]
     pack = importlib.import_module("omnivast.data.shards.pack")
     monkeypatch.setattr(pack, "main", lambda words: seen.append(words) or 3)
-    assert [command.main(words) for words in (["pack", "a"], ["verify", "b"], ["shards", "pack", "c"])] == [3, 3, 3]
-    assert seen[2:] == [["pack", "a"], ["verify", "b"], ["pack", "c"]]
+    assert [command.main(words) for words in (["pack", "--txt"], ["verify", "b"], ["shards", "pack", "c"])] == [3, 3, 3]
+    assert seen[2:] == [["pack", "--txt"], ["verify", "b"], ["pack", "c"]]
 
 
 def test_older_spellings_of_modules_still_work():

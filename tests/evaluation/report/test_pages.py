@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omnivast.evaluation.report import run_report
-from omnivast.evaluation.report.charts import Dots, Series, dot_chart, line_chart
+from omnivast.evaluation.report.charts import Dots, Series, bar_chart, dot_chart, line_chart
 from omnivast.evaluation.report.markup import html_text
 from omnivast.evaluation.report.page import Card, Cell, Line, Picture, Report, jpeg_uri, sound_of
 from omnivast.scripts.omnistamps import quickstart_summary
@@ -56,7 +56,10 @@ def hostile() -> Report:
     report.charts([dot_chart(f"R@1 by group of {PATH}", ["re-ranked by the matching score", "contrastive score alone", "ceiling", "chance"],
                              [Dots(name, [10.0, 50.0, 99.0, 1.0]) for name in names]),
                    dot_chart("Questions", ["model"], [Dots("vision", [0.0]), Dots(QUESTION, [100.0])])], wide=True)
-    return report.section("Test clips").gallery(cards)
+    report.charts([bar_chart(QUESTION, [(0.0, 0.1, 1.0)], x_label="seconds"),
+                   bar_chart(WORD, [(n * 1e5, (n + 1) * 1e5, 1234567.0 * n) for n in range(40)], x_label="clips of a source"),
+                   bar_chart("nothing", [], x_label="")])
+    return report.section("Test clips").gallery(cards).gallery(cards, wall=True)
 
 
 @pytest.fixture(scope="module")
