@@ -29,6 +29,8 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     chosen = sha256_file(output / "clips.jsonl") + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
     plan = Plan(output)
+    note_latest(output, name, {"folder": folder.name, "clips": sha256_file(output / "clips.jsonl"),
+                               "settings": {key: settings[key] for key in decisive}})
     own: dict[str, list[Row]] = {shard: [] for shard in plan.sizes()}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
     for row in read_rows(output / "clips.jsonl"):
@@ -38,8 +40,6 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
         if not path.exists():
             write_atomically(path, b"".join(map(line_of, rows)))
     sizes = {shard: len(rows) for shard, rows in own.items()}
-    note_latest(output, name, {"folder": folder.name, "clips": sha256_file(output / "clips.jsonl"),
-                               "settings": {key: settings[key] for key in decisive}})
     return Stage(name, function, settings, folder, partial(_items, folder / "items"), sizes, "clip")
 
 
