@@ -23,8 +23,8 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     """A stage whose items are the rows of ``clips.jsonl``, in the shards of their sources.
 
     Its results lie in ``work/<name>_<hash>``: another choice of clips, or another value of one of the ``decisive`` keys of ``settings``
-    (those that change results), is another folder, and what was made for one before stays. ``function``: (clip, settings) → result with
-    the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
+    (those that change results), is another folder, and what was made for one before stays; ``work/<name>.json`` notes the latest.
+    ``function``: (clip, settings) → result with the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
     """
     chosen = sha256_file(output / "clips.jsonl") + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
