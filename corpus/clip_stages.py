@@ -24,8 +24,8 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     """A stage whose items are the rows of ``clips.jsonl``, in the shards of their sources.
 
     Its results lie in ``work/<name>_<hash>``: another choice of clips, or another value of one of the ``decisive`` keys of ``settings``
-    (those that change results), is another folder, and what was made for one before stays. ``function``: (clip, settings) → result with
-    the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
+    (those that change results), is another folder, and what was made for one before stays; ``work/<name>.json`` notes the latest.
+    ``function``: (clip, settings) → result with the clip's ``id``; an item that fails gives ``{"id": …, "failed": reason}``.
     ``known``: clip → what stages before found, which its item has too, and which is decisive. ``at_once``: see :class:`Stage`.
     """
     known = known or {}
@@ -33,6 +33,8 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
     chosen = sha256_file(output / "clips.jsonl") + found + json.dumps({key: settings[key] for key in decisive}, sort_keys=True)
     folder = output / "work" / f"{name}_{hashlib.sha256(chosen.encode()).hexdigest()[:KEY]}"
     plan = Plan(output)
+    note_latest(output, name, {"folder": folder.name, "clips": sha256_file(output / "clips.jsonl"),
+                               "settings": {key: settings[key] for key in decisive}})
     own: dict[str, list[Row]] = {shard: [] for shard in plan.sizes()}
     shard_of = {row["path"]: row["shard"] for row in plan.sources()}
     for row in read_rows(output / "clips.jsonl"):
@@ -42,8 +44,6 @@ def clip_stage(output: Path, name: str, function: Function, settings: dict[str, 
         if not path.exists():
             write_atomically(path, b"".join(map(line_of, rows)))
     sizes = {shard: len(rows) for shard, rows in own.items()}
-    note_latest(output, name, {"folder": folder.name, "clips": sha256_file(output / "clips.jsonl"),
-                               "settings": {key: settings[key] for key in decisive}})
     return Stage(name, function, settings, folder, partial(_items, folder / "items"), sizes, "clip", at_once)
 
 
