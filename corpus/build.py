@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.clip_stages import clip_results, clip_stage
+from omnivast.corpus.clips import tower
 from omnivast.corpus.clips.calibrate import join_distance
-from omnivast.corpus.clips.choose import copies, spread
+from omnivast.corpus.clips.choose import spread
+from omnivast.corpus.clips.copies import NEAR, SAME, Seen, copies
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
 from omnivast.corpus.engine.results import Row, line_of, read_rows
@@ -39,22 +40,25 @@ class Choice:
 
     count: int | None = None
     """Clips of the whole corpus, spread evenly over the sources; None: all."""
-    copies: float = 0.0
-    """Clips of other sources nearer than this share of ``join`` are left out; 0: none."""
+    copies: bool = True
+    """False: clips that are copies of one before them, in any source, are left out."""
     seed: int = 0
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips", retry: bool = False) -> dict[str, Any]:
+          cutting: str = "references", last: str = "clips", retry: bool = False, seen_by: str | None = None) -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
-    could not be read are tried again. Raises BuildError, RecipeError, DataError, StageError."""
+    could not be read are tried again. ``seen_by``: the tower by which frames are told alike. Raises BuildError, RecipeError, DataError,
+    StageError, and what loading the tower raises."""
     recipe = recipe_named(recipe_name)
     plan = Plan(output)
-    settings = plan.open(videos, detector or recipe.detector)
+    settings = plan.open(videos, detector or recipe.detector, tower.identity(seen_by) if seen_by else None)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
+    if seen_by:
+        tower.load(seen_by)
     sizes = plan.sizes()
-    common = {"root": settings.root, "detector": settings.detector}
+    common = {"root": settings.root, "detector": settings.detector, "tower": seen_by}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
         stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes)
         if retry:
@@ -101,13 +105,15 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
     output = plan.folder
     sources = {row["id"]: row for row in plan.sources()}
     shards = sorted({row["shard"] for row in sources.values()})
-    heard = {row["id"] for row in results(output, "probe", shards) if row.get("sound")}
-    rows = (row for row in results(output, "split", shards) if "failed" not in row)
-    join, errors = join_distance(map(split.Split.from_json, rows), IMAGEBIND_JOIN) if recipe.join else (IMAGEBIND_JOIN, None)
+    seen_by = plan.settings()["tower"]
+    join, errors = IMAGEBIND_JOIN, None
+    if recipe.join or (seen_by and not choice.copies):
+        rows = (row for row in results(output, "split", shards) if "failed" not in row)
+        join, errors = join_distance(map(split.Split.from_json, rows), IMAGEBIND_JOIN)
     dropped: Counter[str] = Counter()
     boundaries: Counter[str] = Counter()
     found: list[Row] = []
-    vectors: list[ndarray] = []
+    seen: list[Seen] = []
     sidecars = Sidecars()
     for row in results(output, "split", shards):
         if "failed" in row:
@@ -119,16 +125,19 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
         cues = _cues(Path(plan.settings()["root"], sources[row["id"]]["path"]), sidecars)
         for clip in clips:
             said = _said(cues, source, clip.first, clip.end)
-            present = "v" + "a" * (row["id"] in heard) + "s" * bool(said)
+            present = "v" + "a" * source.is_heard(clip.first, clip.end) + "s" * bool(said)
             if lacking := set(recipe.modalities) - set(present):
                 dropped["without " + ", ".join({"a": "sound", "s": "subtitle", "v": "picture"}[letter] for letter in sorted(lacking))] += 1
                 continue
             found.append(_row(sources[row["id"]], source, clip.first, clip.end, present, said, clip.pieces))
-            vectors.append(clip.mean / (np.linalg.norm(clip.mean) + 1e-6))
-    if choice.copies and found:
-        twice = copies(np.stack(vectors).astype(np.float32), choice.copies * join / IMAGEBIND_JOIN)
-        dropped["copies"] = int(twice.sum())
-        found = [row for row, again in zip(found, twice) if not again]
+            if not choice.copies:
+                seen.append(source.seen(clip.first, clip.end))
+    if not choice.copies:
+        of = copies(seen, *((join, join * SAME / IMAGEBIND_JOIN) if seen_by else (NEAR, SAME))).tolist()
+        again = [{"id": row["id"], "copy_of": found[one]["id"]} for row, one in zip(found, of) if one >= 0]
+        write_atomically(output / "work" / "copies.jsonl", b"".join(map(line_of, again)))
+        dropped["copies"] = len(again)
+        found = [row for row, one in zip(found, of) if one < 0]
     if choice.count is not None and choice.count < len(found):
         chosen = spread([row["source"] for row in found], choice.count, choice.seed)
         dropped["not chosen"] = len(found) - len(chosen)
@@ -150,7 +159,7 @@ def _row(source: Row, known: Source, first: int, end: int, present: str, said: s
     return {"id": f"{Path(source['path']).with_suffix('').as_posix()}_{first:07d}_{end:07d}", "source": source["path"],
             "reference": Excerpt(source["path"], first, end - 1, start, stop).name, "first": first, "last": end - 1, "start": start,
             "end": stop, "pts": [int(pts[first]), int(pts[end])], "time_base": str(times.base), "modalities": present, "subtitle": said,
-            "pieces": pieces}
+            "pieces": pieces, **known.heard(first, end)}
 
 
 def _cues(path: Path, sidecars: Sidecars) -> list[Cue]:

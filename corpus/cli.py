@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnivast.config.fields import ConfigError
 from omnivast.config.paths import as_path
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.build import STAGES, Choice, build
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, RECIPES, RecipeError, recipe_named
+from omnivast.corpus.clips.tower import TowerError
 from omnivast.corpus.cut import WAYS
 from omnivast.corpus.engine.workers import StageError
 from omnivast.corpus.plan import BuildError
@@ -25,11 +27,17 @@ from omnivast.data.annotations.own_clips import find_files
 from omnivast.data.media.containers import VIDEO_EXTENSIONS
 from omnivast.data.media.errors import MediaError
 from omnivast.data.spec import DataError
+from omnivast.model.encoders.base import EncoderError
+from omnivast.model.interface import ModelError
+from omnivast.model.weights import WeightsError
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import progress, setup_logging
 from omnivast.utils.machine import cores
 
 log = logging.getLogger("omnivast")
+BAD_INPUT = (BuildError, RecipeError, TowerError, DataError, MediaError, StageError, ConfigError, EncoderError, ModelError, WeightsError,
+             ImportError, OSError)
+"""Told in one line."""
 
 
 def split(arguments: Sequence[str] | None = None) -> int:
@@ -91,8 +99,10 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="vast", help=f"how clips are made: {', '.join(RECIPES)} (default: vast)")
     parser.add_argument("--detector", choices=list(DETECTORS), help="default: the recipe's")
     parser.add_argument("--clips", type=int, metavar="N", help="clips of the whole corpus, spread evenly over the videos (default: all)")
-    parser.add_argument("--copies", type=float, default=0.0, metavar="D", help="leave out clips nearer than this to one of any video "
-                        "before it (in ImageBind's scale, 0.3 as in Panda-70M; default: none)")
+    parser.add_argument("--no-copies", action="store_true", help="leave out clips that show what one before them shows, of any video: encoded "
+                        "anew, at another size, trimmed, brighter or darker")
+    parser.add_argument("--tower", metavar="TOWER", help="tell frames alike by this vision tower in place of thumbnails: the output folder of a "
+                        "training, a checkpoint in one, or a tower's name (timm:…, clip_vit_base_16, …), also as name=file")
     parser.add_argument("--cut", choices=WAYS, default="references", help="write no files (default), encode each clip, or copy packets "
                         "from key frame to key frame")
     parser.add_argument("--until", choices=STAGES, default="clips", help="the last stage (default: clips)")
@@ -106,8 +116,8 @@ def _build(options: argparse.Namespace) -> int:
     if options.clips is not None and options.clips < 1 or options.workers is not None and options.workers < 1:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
-                    choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
-                    retry=options.retry)
+                    choice=Choice(options.clips, not options.no_copies, options.seed), cutting=options.cut, last=options.until,
+                    retry=options.retry, seen_by=options.tower)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if options.until == "clips":
@@ -123,7 +133,7 @@ def _main(parser: argparse.ArgumentParser, does: Callable[[argparse.Namespace], 
     setup_logging(None)
     try:
         return does(options)
-    except (BuildError, RecipeError, DataError, MediaError, StageError, ImportError, OSError) as error:
+    except BAD_INPUT as error:
         log.error("%s: %s", parser.prog.split()[-1], error)
         return 2
     except KeyboardInterrupt:

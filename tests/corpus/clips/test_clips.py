@@ -10,7 +10,7 @@ import pytest
 
 from omnivast.corpus.boundaries.detector import Transition
 from omnivast.corpus.clips.calibrate import distances, join_distance
-from omnivast.corpus.clips.choose import copies, spread
+from omnivast.corpus.clips.choose import spread
 from omnivast.corpus.clips.looks import WIDTH, look_of
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import RECIPES, RecipeError, recipe_named
@@ -98,16 +98,6 @@ def test_calibration_finds_the_distance_between_shots_and_within_them():
     join, errors = join_distance([split], 0.6)
     assert 0 < join < 0.6 and errors == 0 and within.max() <= join < across.min()
     assert join_distance([source(3, [], lambda t: t).split], 0.6) == (0.6, None)
-
-
-def test_copies_are_found_whatever_the_blocks(monkeypatch):
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(60, 8)).astype(np.float32)
-    vectors[[20, 45, 59]] = vectors[[3, 3, 30]] + 0.001
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert np.flatnonzero(copies(vectors, 0.05)).tolist() == [20, 45, 59]
-    monkeypatch.setattr("omnivast.corpus.clips.choose.BLOCK", 7)
-    assert np.flatnonzero(copies(vectors, 0.05)).tolist() == [20, 45, 59] and not copies(vectors[:0], 0.1).size
 
 
 def test_clips_are_spread_evenly_and_by_nothing_but_the_seed():
