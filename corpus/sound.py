@@ -62,8 +62,9 @@ class Sound:
         """(N,) bool: steps that may hold speech; all others need not be listened to."""
         voiced = (self.pitched >= 255 * VOICED) & (self.levels > QUIET - FLOOR)
         margin = round(MARGIN / STEP)
-        near = np.convolve(voiced, np.ones(2 * margin + 1, np.int64), "same") if len(voiced) > 2 * margin else np.full(len(voiced), voiced.any())
-        return near > 0
+        if len(voiced) <= 2 * margin:
+            return np.full(len(voiced), voiced.any())
+        return np.convolve(voiced, np.ones(2 * margin + 1, np.int64), "same") > 0
 
     def speech_share(self, start: float, end: float) -> float:
         """Share of the steps between two seconds that may hold speech."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from omnivast.corpus.boundaries.detector import Transition
+from omnivast.corpus.boundaries.detector import Ours, Transition
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.boundaries.thumbnails import Batch, Thumbnails, probe
 from omnivast.corpus.clips import tower
@@ -70,6 +70,8 @@ class Split:
     frames: int
     times: Times
     boundaries: list[Transition]
+    doubts: list[Transition]
+    """What may be a transition, as far as the detector says so."""
     look_frames: list[int]
     """Frames of which ``looks`` tells."""
     looks: ndarray
@@ -82,7 +84,8 @@ class Split:
     """None where nothing is heard that can be decoded."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"fps": self.fps, "frames": self.frames, "times": self.times.to_json(), "boundaries": [vars(one) for one in self.boundaries],
+        return {"fps": self.fps, "frames": self.frames, "times": self.times.to_json(),
+                "boundaries": [vars(one) for one in self.boundaries], "doubts": [vars(one) for one in self.doubts],
                 "look_frames": self.look_frames, "looks": base64.b64encode(self.looks.astype("<f2").tobytes()).decode(),
                 "moved": base64.b64encode(self.moved.tobytes()).decode(), "moved_from": self.moved_from,
                 "sound": self.sound and self.sound.to_json()}
@@ -91,8 +94,9 @@ class Split:
     def from_json(row: dict[str, Any]) -> Split:
         looks = np.frombuffer(base64.b64decode(row["looks"]), "<f2").reshape(len(row["look_frames"]), -1)
         moved = np.frombuffer(base64.b64decode(row["moved"]), np.uint8).reshape(-1, PARTS)
-        return Split(row["fps"], row["frames"], Times.from_json(row["times"]), [Transition(**one) for one in row["boundaries"]],
-                     row["look_frames"], looks, moved, row["moved_from"], row["sound"] and Sound.from_json(row["sound"]))
+        boundaries, doubts = ([Transition(**one) for one in row[key]] for key in ("boundaries", "doubts"))
+        return Split(row["fps"], row["frames"], Times.from_json(row["times"]), boundaries, doubts, row["look_frames"],
+                     looks, moved, row["moved_from"], row["sound"] and Sound.from_json(row["sound"]))
 
 
 class _Looks:
@@ -130,7 +134,10 @@ def split(path: Path, detector: str = "ours", seen_by: str | None = None) -> Spl
     times = Times.of(whole, source.time_base)
     ends = times.pts()
     fps = len(whole) / float((ends[-1] - ends[0]) * source.time_base)
-    return Split(round(fps, 3), len(whole), times, finder.end(), looks.frames, looks.rows(), movement.rows(), movement.first, listener.end())
+    boundaries = finder.end()
+    doubts = finder.doubts() if isinstance(finder, Ours) else []
+    return Split(round(fps, 3), len(whole), times, boundaries, doubts, looks.frames, looks.rows(), movement.rows(), movement.first,
+                 listener.end())
 
 
 def probe_item(item: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -157,12 +164,11 @@ def failed(item: dict[str, Any], error: MediaError) -> dict[str, Any]:
     return {"id": item["id"], "failed": error.reason}
 
 
-def spans(boundaries: Sequence[Transition], frames: int) -> list[tuple[int, int]]:
+def spans(transitions: Sequence[Transition], frames: int) -> list[tuple[int, int]]:
     """(first frame, frame behind the last) of each shot: what lies between transitions, without a frame of them."""
     found, start = [], 0
-    for one in boundaries:
-        end = one.first
-        if end > start:
-            found.append((start, end))
-        start = one.first if one.kind == "cut" and one.first == one.last else one.last + 1
+    for one in sorted(transitions, key=lambda one: (one.first, one.last)):
+        if one.first > start:
+            found.append((start, one.first))
+        start = max(start, one.first if one.kind == "cut" and one.first == one.last else one.last + 1)
     return [*found, (start, frames)] if frames > start else found

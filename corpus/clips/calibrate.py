@@ -36,8 +36,8 @@ def distances(split: Split, longest: int = 5) -> tuple[ndarray, ndarray]:
 
 
 def join_distance(splits: Iterable[Split], otherwise: float) -> tuple[float, float | None]:
-    """(the distance, the share of errors at it); ``otherwise`` and None where there are too few pairs. Pairs are counted by distance, so that
-    memory does not grow with the corpus."""
+    """(the distance, the share of errors at it); ``otherwise`` and None where there are too few pairs. Pairs are counted by distance, so
+    that memory does not grow with the corpus."""
     counts = np.zeros((2, len(EDGES)), np.int64)
     for split in splits:
         for kind, apart in enumerate(distances(split)):

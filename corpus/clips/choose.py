@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from omnivast.utils.random import stable_seed
 
+
 def spread(sources: Sequence[Hashable], count: int, seed: int = 0) -> list[int]:
     """Numbers of ``count`` clips, in order: from each source as many as from any other, as far as it has them. ``sources`` names the source
     of each clip. Which ones is drawn from (seed, source, place), so that it depends neither on the order nor on the number of workers."""

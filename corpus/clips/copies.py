@@ -67,7 +67,8 @@ def _is_copy(one: Seen, other: Seen, same: float) -> bool:
 def neighbours(vectors: ndarray, distance: float) -> Iterator[tuple[int, list[int]]]:
     """(N, D) unit vectors → (row, rows before it that are nearer than ``distance``), in order; the nearest first, MOST of them."""
     if len(vectors) > MANY and not is_installed("faiss"):
-        log.warning("copies: all pairs of %d clips are compared; with faiss (pip install \"omnivast[faiss]\") it is far fewer", len(vectors))
+        log.warning("copies: all pairs of %d clips are compared; with faiss (pip install \"omnivast[faiss]\") far fewer are",
+                    len(vectors))
     yield from (_by_cells if len(vectors) > MANY and is_installed("faiss") else _by_blocks)(vectors, 1 - distance**2 / 2)
 
 

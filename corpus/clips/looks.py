@@ -28,7 +28,7 @@ def look_of(thumbnails: ndarray) -> ndarray:
 
 
 def shapes_of(looks: ndarray) -> ndarray:
-    """(N, WIDTH) → (N, 144): the pattern of light alone, which more light does not change. Rows of another width, a tower's, as they are."""
+    """(N, WIDTH) → (N, 144): the pattern of light alone, which more light does not change. Rows of another width, a tower's, are left."""
     if looks.shape[-1] != WIDTH:
         return looks.astype(np.float32)
     shapes = looks[..., 9 * 16 : 2 * 9 * 16].astype(np.float32)

@@ -86,7 +86,8 @@ def _unit(vector: ndarray) -> ndarray:
 def clips_of(source: Source, recipe: Recipe) -> tuple[list[Clip], Counter[str]]:
     """In the order of the released code: drop changes, join, drop short, drop still, drop redundant, cut to the longest, trim."""
     dropped: Counter[str] = Counter()
-    shots = spans(source.split.boundaries if recipe.by_shots else [], source.split.frames)
+    split = source.split
+    shots = spans([*split.boundaries, *(split.doubts if recipe.cautious else [])] if recipe.by_shots else [], split.frames)
     pieces = [piece for first, end in shots for piece in _takes(source, recipe, first, end)]
     clips: list[Clip] = []
     for first, end in pieces:

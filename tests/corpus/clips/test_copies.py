@@ -32,7 +32,8 @@ def test_movement_is_counted_by_time_and_not_by_frames():
         movement = Movement(Fraction(1, 1000))
         for frames in batches:
             pts = np.array([round(1000 * frame / fps) for frame in frames])
-            movement.add(np.repeat((pts // 125 * 3 % 256).astype(np.uint8)[:, None, None, None], 27 * 48 * 3, 1).reshape(-1, 27, 48, 3), pts)
+            light = (pts // 125 * 3).astype(np.uint8)
+            movement.add(np.broadcast_to(light[:, None, None, None], (len(pts), 27, 48, 3)), pts)
         return movement.first, movement.rows()
     first, slow = rows(25, [range(50), range(50, 100)])
     assert first == 0 and slow.shape == (32, PARTS) and slow[:, 0].tolist() == [3 * n for n in range(32)]
