@@ -4,6 +4,7 @@ AlexNet's convolutions from a file of torchvision's layout, or random ones from 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,10 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 from torchvision.models import alexnet
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from omnivast.config.extras import not_installed  # noqa: E402
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of pixels from -1 to 1, as the heads were trained."""
@@ -27,7 +32,7 @@ class Lpips:
         """Raises ImportError without the package, and what reading the file raises."""
         package = find_spec("lpips")
         if package is None or package.origin is None:
-            raise ImportError('lpips is not installed, whose heads are needed: pip install --no-deps lpips')
+            raise ImportError(not_installed("lpips"))
         heads = torch.load(Path(package.origin).parent / "weights" / "v0.1" / "alex.pth", map_location="cpu", weights_only=True)
         self._heads: list[Tensor] = [heads[f"lin{number}.model.1.weight"] for number in range(len(TAPS))]
         with torch.random.fork_rng():

