@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -165,6 +166,22 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, unbroken):
     again = stage(tmp_path / "disk")
     run(again, workers=1)
     assert content(again.folder) == unbroken and workers.POLL < 1
+
+
+def test_a_line_that_a_full_disk_cut_off_is_written_anew(tmp_path, unbroken):
+    broken = stage(tmp_path / "small")
+    broken.leases.open(SHARDS)
+
+    def on_a_small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+        work(broken)
+
+    os.waitpid(child(on_a_small_disk), 0)
+    (part,) = (broken.folder / "parts").glob("*.jsonl")
+    assert part.stat().st_size == 700 and len(whole_lines(part)) == 1 and broken.leases.counts() == (len(SHARDS), 0, 0)
+    work(broken)
+    assert content(broken.folder) == unbroken
 
 
 def killed_from_outside(item, settings):
