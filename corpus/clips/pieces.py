@@ -67,7 +67,7 @@ class Source:
     def heard(self, first: int, end: int) -> dict[str, float | None]:
         """How loud it is, in dBFS, and the share of it that may be speech."""
         start, stop, sound = self.seconds_at(first), self.seconds_at(end), self.split.sound
-        return {"loudness": sound and sound.level(start, stop), "maybe_speech": sound and sound.speech_share(start, stop)}
+        return {"loudness": sound.level(start, stop) if sound else None, "maybe_speech": sound.speech_share(start, stop) if sound else None}
 
     def look(self, frame: int, first: int, end: int) -> ndarray:
         """Of the nearest frame that was kept, in the same piece where it has one."""

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from omnivast.config.extras import import_extra
-from omnivast.corpus.engine.workers import POLL, Stage, finished, shown, work_on
+from omnivast.corpus.engine.workers import POLL, Stage, StageError, finished, shown, work_on
 from omnivast.utils.log import setup_logging
 
 
@@ -30,9 +30,10 @@ class ShardWorker:
 
 def run(stage: Stage, workers: int) -> None:
     """Until every shard is done, by ``workers`` actors with a core each, on the cluster that RAY_ADDRESS names or on this machine. Raises
-    ImportError without Ray, and what a worker raised, by way of Ray."""
+    ImportError without Ray, and StageError."""
     import_extra("ray")
     import ray.data
+    import ray.exceptions
 
     ray.init(ignore_reinit_error=True, log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -46,6 +47,11 @@ def run(stage: Stage, workers: int) -> None:
                 time.sleep(POLL)
                 continue
             rows = ray.data.from_items([{"shard": shard} for shard in waiting], override_num_blocks=len(waiting))
-            for _ in rows.map(ShardWorker, fn_constructor_args=(stage,), concurrency=min(workers, len(waiting)), num_cpus=1).iter_rows():
-                shown(bar, finished(stage))
+            done = rows.map(ShardWorker, fn_constructor_args=(stage,), concurrency=min(workers, len(waiting)), num_cpus=1)
+            try:
+                for _ in done.iter_rows():
+                    shown(bar, finished(stage))
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise StageError(f"{stage.name}: a worker could not go on: {reason}; the same command continues") from error
         shown(bar, finished(stage))

@@ -246,3 +246,5 @@ def test_the_same_bytes_come_from_ray(tmp_path, unbroken):
     (there.folder / "00004.jsonl").write_bytes(unbroken["00004.jsonl"])
     on_ray.run(there, workers=2)
     assert content(there.folder) == unbroken and there.leases.counts() == (0, 0, len(SHARDS))
+    with pytest.raises(StageError, match="test: a worker could not go on: .*No space left on device; the same command continues"):
+        on_ray.run(stage(tmp_path / "full", full), workers=1)
