@@ -428,8 +428,8 @@ def opened_video(path: str | Path | Part) -> Iterator[tuple[InputContainer, Any]
 
 
 def every_frame(path: str | Path | Part, hear: Callable[[av.AudioFrame], None] | None = None) -> Iterator[Any]:
-    """The frames of a video as FFmpeg's, in the order shown, by one thread; none is kept. ``hear`` is given its sound in the same pass, as it
-    comes; packets of sound that cannot be decoded are left out. Raises MediaError, at the end where the file is truncated."""
+    """The frames of a video as FFmpeg's, in the order shown, by one thread; none is kept. ``hear`` is given its sound in the same pass, as
+    it comes; packets of sound that cannot be decoded are left out. Raises MediaError, at the end where the file is truncated."""
     path = as_source(path)
     count, end = 0, 0.0
     with opened_video(path) as (container, video):
