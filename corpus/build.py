@@ -6,27 +6,31 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
+from omnivast.config.extras import import_extra
 from omnivast.corpus import cut, split
 from omnivast.corpus.boundaries.others import DETECTORS, version_of
 from omnivast.corpus.captions.stage import caption
 from omnivast.corpus.captions.stage import check as check_teachers
 from omnivast.corpus.captions.teachers import Teacher
-from omnivast.corpus.clip_stages import clip_results, clip_stage
+from omnivast.corpus.clip_stages import clip_results, clip_stage, note_latest
+from omnivast.corpus.clips import tower
 from omnivast.corpus.clips.calibrate import join_distance
-from omnivast.corpus.clips.choose import copies, spread
+from omnivast.corpus.clips.choose import spread
+from omnivast.corpus.clips.copies import NEAR, SAME, Seen, copies
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe, recipe_named
+from omnivast.corpus.engine import on_ray
 from omnivast.corpus.engine.here import one_by_one, run_here
 from omnivast.corpus.engine.results import Row, line_of, read_rows
+from omnivast.corpus.engine.view import View
 from omnivast.corpus.engine.workers import Stage, forget_failures, run
 from omnivast.corpus.fusion.stage import check_writer, fuse_clips
 from omnivast.corpus.pack.stage import pack
@@ -48,64 +52,99 @@ class Choice:
 
     count: int | None = None
     """Clips of the whole corpus, spread evenly over the sources; None: all."""
-    copies: float = 0.0
-    """Clips of other sources nearer than this share of ``join`` are left out; 0: none."""
+    copies: bool = True
+    """False: clips that are copies of one before them, in any source, are left out."""
     seed: int = 0
 
 
 def build(videos: list[str], output: Path, recipe_name: str, *, detector: str | None = None, workers: int = 1, choice: Choice = Choice(),
-          cutting: str = "references", last: str = STAGES[-1], retry: bool = False, speech: Speech = FILES_ALONE,
-          teachers: Sequence[Teacher] = (), fusion: dict[str, Any] | None = None, captions: Path | None = None) -> dict[str, Any]:
-    """Build, or go on building, and return what ``summary.json`` says. ``cutting``: "references", "encode" or "keyframes" (see
-    :mod:`omnivast.corpus.cut`). ``last``: the stage to end with. ``retry``: sources that
-    could not be read, and clips that a teacher could not caption, are tried again. ``teachers``: who captions. ``fusion``: settings of
-    :mod:`omnivast.corpus.fusion`, by which the captions of each clip, those of the teachers or those in the file ``captions`` (rows with
-    ``id`` and ``captions``), become one. Raises BuildError, RecipeError, DataError, StageError."""
+          cutting: str = "references", last: str = "fuse", retry: bool = False, speech: Speech = FILES_ALONE,
+          teachers: Sequence[Teacher] = (), fusion: dict[str, Any] | None = None, captions: Path | None = None,
+          seen_by: str | None = None, engine: str = "processes") -> dict[str, Any]:
+    """Build, or go on building, and return what ``summary.json`` says.
+
+    Args:
+        cutting: "references", "encode" or "keyframes" (see :mod:`omnivast.corpus.cut`).
+        last: the stage to end with.
+        retry: sources that could not be read, and clips that a teacher could not caption, are tried again.
+        teachers: who captions.
+        fusion: settings of :mod:`omnivast.corpus.fusion`, by which the captions of each clip, those of the teachers or those in the file
+            ``captions`` (rows with ``id`` and ``captions``), become one.
+        seen_by: the tower by which frames are told alike.
+        engine: "processes", of this machine, or "ray".
+
+    Raises BuildError, RecipeError, DataError, StageError, and what loading the tower raises.
+    """
     recipe = recipe_named(recipe_name)
-    if fusion is not None:
-        if captions is None and not teachers:
-            raise BuildError("captions are to be fused, but there are none: give --captioner NAME or --captions FILE")
-        check_writer(fusion)
+    wanted = STAGES[: STAGES.index(last) + 1]
+    _check(wanted, speech, teachers, fusion, captions, engine)
     plan = Plan(output)
-    settings = plan.open(videos, detector or recipe.detector)
+    settings = plan.open(videos, detector or recipe.detector, tower.identity(seen_by) if seen_by else None)
     DETECTORS[settings.detector]()  # what it needs is missed here and not by each worker
     plan.note(detector_version=version_of(settings.detector))
-    speech.check()
-    wanted = STAGES[: STAGES.index(last) + 1]
+    if seen_by:
+        tower.load(seen_by)
     if "captions" in wanted:
         check_teachers(output, Path(settings.root), teachers)
+    view = View(_shown(wanted, cutting, teachers, fusion))
+    do = on_ray.run if engine == "ray" else run
     sizes = plan.sizes()
-    common = {"root": settings.root, "detector": settings.detector}
+    common = {"root": settings.root, "detector": settings.detector, "tower": seen_by}
     for name, function in (("probe", split.probe_item), ("split", split.split_item))[: STAGES.index(last) + 1]:
-        stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes)
+        stage = Stage(name, function, common, output / "work" / name, partial(items_of, output), sizes, view=view)
         if retry:
             forget_failures(stage)
-        run(stage, workers)
-    said = None
-    if "subtitles" in wanted:
-        said = subtitles_stage(output, speech)
-        if retry:
-            forget_failures(said)
-        if runs_a_model(speech.asr):
-            run_here(said, one_by_one(said))
-        else:
-            run(said, workers)
-    summary = _summary(plan, recipe) if said is None or "clips" not in wanted else make_clips(plan, recipe, choice, said)
+        do(stage, workers)
+    said = _find_subtitles(output, speech, retry, view, do, workers) if "subtitles" in wanted else None
+    summary = _summary(plan, recipe) if said is None or "clips" not in wanted else make_clips(plan, recipe, choice, said, view)
     if said is not None:
         summary["subtitles"] = told(results(output, said.folder.name, list(said.sizes)))
     if "clips" in wanted and cutting != "references":
         stage = clip_stage(output, f"cut_{cutting}", cut.cut_item, {"root": settings.root, "output": str(output / "clips"), "how": cutting})
-        run(stage, workers)
+        do(replace(stage, view=view), workers)
         failed = Counter(row["failed"] for row in clip_results(stage).values() if "failed" in row)
         summary["cut"] = {"how": cutting, "clips": summary["clips"] - sum(failed.values()), "failed": dict(sorted(failed.items()))}
     if "captions" in wanted and teachers:
-        _, summary["captions"] = caption(output, Path(settings.root), teachers, retry)
+        _, summary["captions"] = caption(output, Path(settings.root), teachers, retry, view)
     if "fuse" in wanted and fusion is not None:
-        summary["fuse"] = fuse_clips(output, {row["id"]: row for row in read_rows(captions or output / "captions.jsonl")}, fusion)
+        summary["fuse"] = fuse_clips(output, {row["id"]: row for row in read_rows(captions or output / "captions.jsonl")}, fusion, view)
     write_atomically(output / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     if "pack" in wanted:
         return pack(output, cutting="encode" if cutting == "references" else cutting, workers=workers)
     return summary
+
+
+def _check(wanted: Sequence[str], speech: Speech, teachers: Sequence[Teacher], fusion: dict[str, Any] | None, captions: Path | None,
+           engine: str) -> None:
+    """What is missing is missed before hours of work. Raises BuildError, StageError, ImportError."""
+    if engine == "ray":
+        import_extra("ray")
+    speech.check()
+    if fusion is not None and "fuse" in wanted:
+        if captions is None and not teachers:
+            raise BuildError("captions are to be fused, but there are none: give --captioner NAME or --captions FILE")
+        check_writer(fusion)
+
+
+def _shown(wanted: Sequence[str], cutting: str, teachers: Sequence[Teacher], fusion: dict[str, Any] | None) -> list[str]:
+    """The stages that are shown, in the order in which they run."""
+    cuts = [f"cut_{cutting}"] if "clips" in wanted and cutting != "references" else []
+    captioned = [f"captions_{teacher.name}" for teacher in teachers] if "captions" in wanted else []
+    fused = ["fuse"] if "fuse" in wanted and fusion is not None else []
+    return [*(name for name in wanted if name in STAGES[: STAGES.index("captions")]), *cuts, *captioned, *fused]
+
+
+def _find_subtitles(output: Path, speech: Speech, retry: bool, view: View, do: Callable[[Stage, int], None], workers: int) -> Stage:
+    """Run the stage ``subtitles``: a model of speech in this process, anything else by workers."""
+    stage = replace(subtitles_stage(output, speech), view=view)
+    if retry:
+        forget_failures(stage)
+    if runs_a_model(speech.asr):
+        run_here(stage, one_by_one(stage))
+    else:
+        do(stage, workers)
+    note_latest(output, "subtitles", {"folder": stage.folder.name})
+    return stage
 
 
 def results(output: Path, stage: str, shards: list[str]) -> Iterator[Row]:
@@ -133,20 +172,24 @@ def _summary(plan: Plan, recipe: Recipe) -> dict[str, Any]:
             "unreadable": sum(failed.values()), "unreadable_by_reason": dict(sorted(failed.items()))}
 
 
-def make_clips(plan: Plan, recipe: Recipe, choice: Choice, said_in: Stage) -> dict[str, Any]:
+def make_clips(plan: Plan, recipe: Recipe, choice: Choice, said_in: Stage, view: View) -> dict[str, Any]:
     """``clips.jsonl`` (one row a clip, with its history) and ``annotations.json`` (which ``data/`` reads), from what splitting and
     ``said_in``, the stage ``subtitles``, found. Needs no video and is quick, so it is done anew each time."""
     output = plan.folder
     sources = {row["id"]: row for row in plan.sources()}
     shards = sorted({row["shard"] for row in sources.values()})
-    heard = {row["id"] for row in results(output, "probe", shards) if row.get("sound")}
-    rows = (row for row in results(output, "split", shards) if "failed" not in row)
-    join, errors = join_distance(map(split.Split.from_json, rows), IMAGEBIND_JOIN) if recipe.join else (IMAGEBIND_JOIN, None)
+    seen_by = plan.settings()["tower"]
+    join, errors = IMAGEBIND_JOIN, None
+    if recipe.join or (seen_by and not choice.copies):
+        rows = (row for row in results(output, "split", shards) if "failed" not in row)
+        join, errors = join_distance(map(split.Split.from_json, rows), IMAGEBIND_JOIN)
     dropped: Counter[str] = Counter()
     boundaries: Counter[str] = Counter()
     found: list[Row] = []
-    vectors: list[ndarray] = []
+    seen: list[Seen] = []
+    bar = view.bar("clips", len(sources), "source")
     for row, words in zip(results(output, "split", shards), results(output, said_in.folder.name, shards), strict=True):
+        bar.update()
         if "failed" in row:
             continue
         source = Source(split.Split.from_json(row), join)
@@ -155,16 +198,20 @@ def make_clips(plan: Plan, recipe: Recipe, choice: Choice, said_in: Stage) -> di
         dropped += lost
         for clip in clips:
             said = _said(words.get("cues", ()), source, clip.first, clip.end)
-            present = "v" + "a" * (row["id"] in heard) + "s" * bool(said)
+            present = "v" + "a" * source.is_heard(clip.first, clip.end) + "s" * bool(said)
             if lacking := set(recipe.modalities) - set(present):
                 dropped["without " + ", ".join({"a": "sound", "s": "subtitle", "v": "picture"}[letter] for letter in sorted(lacking))] += 1
                 continue
             found.append(_row(sources[row["id"]], source, clip.first, clip.end, present, said, clip.pieces))
-            vectors.append(clip.mean / (np.linalg.norm(clip.mean) + 1e-6))
-    if choice.copies and found:
-        twice = copies(np.stack(vectors).astype(np.float32), choice.copies * join / IMAGEBIND_JOIN)
-        dropped["copies"] = int(twice.sum())
-        found = [row for row, again in zip(found, twice) if not again]
+            if not choice.copies:
+                seen.append(source.seen(clip.first, clip.end))
+    bar.close()
+    if not choice.copies:
+        of = copies(seen, *((join, join * SAME / IMAGEBIND_JOIN) if seen_by else (NEAR, SAME))).tolist()
+        again = [{"id": row["id"], "copy_of": found[one]["id"]} for row, one in zip(found, of) if one >= 0]
+        write_atomically(output / "work" / "copies.jsonl", b"".join(map(line_of, again)))
+        dropped["copies"] = len(again)
+        found = [row for row, one in zip(found, of) if one < 0]
     if choice.count is not None and choice.count < len(found):
         chosen = spread([row["source"] for row in found], choice.count, choice.seed)
         dropped["not chosen"] = len(found) - len(chosen)
@@ -186,7 +233,7 @@ def _row(source: Row, known: Source, first: int, end: int, present: str, said: s
     return {"id": f"{Path(source['path']).with_suffix('').as_posix()}_{first:07d}_{end:07d}", "source": source["path"],
             "reference": Excerpt(source["path"], first, end - 1, start, stop).name, "first": first, "last": end - 1, "start": start,
             "end": stop, "pts": [int(pts[first]), int(pts[end])], "time_base": str(times.base), "modalities": present, "subtitle": said,
-            "pieces": pieces}
+            "pieces": pieces, **known.heard(first, end)}
 
 
 def _said(cues: Iterable[Mapping[str, Any]], source: Source, first: int, end: int) -> str:

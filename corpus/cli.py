@@ -93,14 +93,18 @@ def build_corpus(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="vast", help=f"how clips are made: {', '.join(RECIPES)} (default: vast)")
     parser.add_argument("--detector", choices=list(DETECTORS), help="default: the recipe's")
     parser.add_argument("--clips", type=int, metavar="N", help="clips of the whole corpus, spread evenly over the videos (default: all)")
-    parser.add_argument("--copies", type=float, default=0.0, metavar="D", help="leave out clips nearer than this to one of any video "
-                        "before it (in ImageBind's scale, 0.3 as in Panda-70M; default: none)")
+    parser.add_argument("--no-copies", action="store_true", help="leave out clips that show what one before them shows, of any video: "
+                        "encoded anew, at another size, trimmed, brighter or darker")
+    parser.add_argument("--tower", metavar="TOWER", help="tell frames alike by this vision tower in place of thumbnails: the output "
+                        "folder of a training, a checkpoint in one, or a tower's name (timm:…, clip_vit_base_16, …), also as name=file")
     parser.add_argument("--cut", choices=WAYS, default="references", help="write no files (default), encode each clip, or copy packets "
                         "from key frame to key frame")
     cli_speech.add_options(parser)
     cli_captions.add_options(parser)
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help=f"the last stage (default: {STAGES[-1]})")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: pack, which writes training shards)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: one per core)")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="who works: processes of this machine "
+                        "(default), or Ray's actors, on the cluster that RAY_ADDRESS names or here (pip install \"omnivast[ray]\")")
     parser.add_argument("--retry", action="store_true", help="try again what could not be read")
     parser.add_argument("--seed", type=int, default=0, help="of what --clips draws")
     parser.add_argument("--captions", type=as_path, metavar="FILE", help="captions to fuse: a line of JSON for each clip, {\"id\", "
@@ -113,9 +117,9 @@ def _build(options: argparse.Namespace) -> int:
     if options.clips is not None and options.clips < 1 or options.workers is not None and options.workers < 1:
         raise BuildError("--clips and --workers: expected 1 or more")
     summary = build(options.videos, options.output, options.recipe, detector=options.detector, workers=options.workers or cores(),
-                    choice=Choice(options.clips, options.copies, options.seed), cutting=options.cut, last=options.until,
+                    choice=Choice(options.clips, not options.no_copies, options.seed), cutting=options.cut, last=options.until,
                     retry=options.retry, speech=cli_speech.speech_of(options), teachers=read_teachers(options.captioner),
-                    fusion=fusing.settings_from(options), captions=options.captions)
+                    fusion=fusing.settings_from(options), captions=options.captions, seen_by=options.tower, engine=options.engine)
     for reason, count in summary["unreadable_by_reason"].items():
         log.warning("%d sources could not be read: %s", count, reason)
     if "clips" in summary:

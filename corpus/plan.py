@@ -16,7 +16,7 @@ from omnivast.utils.files import write_atomically
 
 SHARD = 16
 """Sources of a shard: what one worker takes at a time."""
-BUILDER = 1
+BUILDER = 2
 """Raise it when the same settings would give other results."""
 
 
@@ -31,6 +31,8 @@ class Settings:
     detector: str
     root: str
     """The folder below which the sources' paths are."""
+    tower: str | None = None
+    """By which frames are told alike, and its weights; None: by thumbnails."""
     builder: int = BUILDER
 
 
@@ -41,14 +43,14 @@ class Plan:
         self.folder = folder
         self._settings, self._sources = folder / "corpus.json", folder / "sources"
 
-    def open(self, videos: Sequence[str], detector: str) -> Settings:
+    def open(self, videos: Sequence[str], detector: str, tower: str | None = None) -> Settings:
         """Write down what is asked, or check that it is what was asked before; sources that were not there before come behind the others.
         Raises BuildError or DataError."""
         found = find_files(videos)
         names = [name for name in found.subtitles if Path(name).suffix.lower() in VIDEO_EXTENSIONS]
         if not names:
             raise BuildError(f"{', '.join(videos)}: holds no video")
-        settings = Settings(detector, str(found.root))
+        settings = Settings(detector, str(found.root), tower)
         if self._settings.exists():
             self._check(settings)
         elif self.folder.is_dir() and any(path for path in self.folder.iterdir() if path.name != "log"):

@@ -1,10 +1,11 @@
-"""One source → its transitions, the times of its frames, and what its frames look like at an interval: all from one pass."""
+"""One source → its transitions, the times of its frames, what its frames look like at an interval, how its light moves and how its sound
+goes: all from one pass that decodes each packet once."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from omnivast.corpus.boundaries.detector import Transition
+from omnivast.corpus.boundaries.detector import Ours, Transition
 from omnivast.corpus.boundaries.others import DETECTORS
 from omnivast.corpus.boundaries.thumbnails import Batch, Thumbnails, probe
-from omnivast.corpus.clips.looks import WIDTH, look_of
+from omnivast.corpus.clips import tower
+from omnivast.corpus.clips.looks import look_of
+from omnivast.corpus.clips.movement import PARTS, Movement
+from omnivast.corpus.sound import Listener, Sound
 from omnivast.data.media.errors import MediaError
 
 LOOK_SECONDS = 0.5
@@ -66,62 +70,74 @@ class Split:
     frames: int
     times: Times
     boundaries: list[Transition]
+    doubts: list[Transition]
+    """What may be a transition, as far as the detector says so."""
     look_frames: list[int]
     """Frames of which ``looks`` tells."""
     looks: ndarray
-    """(N, WIDTH) float16, rows of norm 1."""
+    """(N, width) float16, rows of norm 1."""
+    moved: ndarray = field(default_factory=lambda: np.empty((0, PARTS), np.uint8))
+    """(M, PARTS) uint8, see :mod:`omnivast.corpus.clips.movement` …"""
+    moved_from: int = 0
+    """… and the moment of the first row."""
+    sound: Sound | None = None
+    """None where nothing is heard that can be decoded."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"fps": self.fps, "frames": self.frames, "times": self.times.to_json(), "boundaries": [vars(one) for one in self.boundaries],
-                "look_frames": self.look_frames, "looks": base64.b64encode(self.looks.astype("<f2").tobytes()).decode()}
+        return {"fps": self.fps, "frames": self.frames, "times": self.times.to_json(),
+                "boundaries": [vars(one) for one in self.boundaries], "doubts": [vars(one) for one in self.doubts],
+                "look_frames": self.look_frames, "looks": base64.b64encode(self.looks.astype("<f2").tobytes()).decode(),
+                "moved": base64.b64encode(self.moved.tobytes()).decode(), "moved_from": self.moved_from,
+                "sound": self.sound and self.sound.to_json()}
 
     @staticmethod
     def from_json(row: dict[str, Any]) -> Split:
-        looks = np.frombuffer(base64.b64decode(row["looks"]), "<f2").reshape(-1, WIDTH)
-        return Split(row["fps"], row["frames"], Times.from_json(row["times"]), [Transition(**one) for one in row["boundaries"]],
-                     row["look_frames"], looks)
+        looks = np.frombuffer(base64.b64decode(row["looks"]), "<f2").reshape(len(row["look_frames"]), -1)
+        moved = np.frombuffer(base64.b64decode(row["moved"]), np.uint8).reshape(-1, PARTS)
+        boundaries, doubts = ([Transition(**one) for one in row[key]] for key in ("boundaries", "doubts"))
+        return Split(row["fps"], row["frames"], Times.from_json(row["times"]), boundaries, doubts, row["look_frames"],
+                     looks, moved, row["moved_from"], row["sound"] and Sound.from_json(row["sound"]))
 
 
 class _Looks:
-    """What frames look like, every so many seconds."""
+    """What frames look like, every so many seconds: by their thumbnails, or to a tower."""
 
-    def __init__(self, base: Fraction) -> None:
-        self.base, self._next, self._count = base, float("-inf"), 0
+    def __init__(self, seen_by: tower.Tower | None) -> None:
+        self._see = seen_by.see if seen_by else look_of
         self.frames: list[int] = []
         self._rows: list[ndarray] = []
 
     def add(self, batch: Batch) -> None:
-        chosen = []
-        for number, pts in enumerate(batch.pts.tolist()):
-            time = float(pts * self.base)
-            if time >= self._next:
-                self._next = max(self._next, time) + LOOK_SECONDS
-                chosen.append(number)
-        if chosen:
-            self._rows.append(look_of(batch.thumbnails[chosen]))
-            self.frames += [self._count + number for number in chosen]
-        self._count += len(batch.pts)
+        if batch.keys:
+            self._rows.append(self._see(np.stack([picture for _, picture in batch.keys])))
+            self.frames += [number for number, _ in batch.keys]
 
     def rows(self) -> ndarray:
-        return np.concatenate(self._rows) if self._rows else np.empty((0, WIDTH), np.float16)
+        return np.concatenate(self._rows)
 
 
-def split(path: Path, detector: str = "ours") -> Split:
-    """Raises MediaError, or ImportError for a detector whose package is missing."""
+def split(path: Path, detector: str = "ours", seen_by: str | None = None) -> Split:
+    """``seen_by``: the tower by which frames are told alike, None: their thumbnails. Raises MediaError, TowerError, or ImportError for a
+    detector whose package is missing."""
     torch.set_num_threads(1)
     source = probe(path)
     finder = DETECTORS[detector]()
-    looks = _Looks(source.time_base)
+    eye = tower.load(seen_by) if seen_by else None
+    looks, movement, listener = _Looks(eye), Movement(source.time_base), Listener()
     pts: list[ndarray] = []
-    for batch in Thumbnails(path, frame_width=finder.frame_width):
+    for batch in Thumbnails(path, LOOK_SECONDS, eye.side if eye else 0, finder.frame_width, listener):
         finder.add(batch)
         looks.add(batch)
+        movement.add(batch.thumbnails, batch.pts)
         pts.append(batch.pts)
     whole = np.concatenate(pts)
     times = Times.of(whole, source.time_base)
     ends = times.pts()
     fps = len(whole) / float((ends[-1] - ends[0]) * source.time_base)
-    return Split(round(fps, 3), len(whole), times, finder.end(), looks.frames, looks.rows())
+    boundaries = finder.end()
+    doubts = finder.doubts() if isinstance(finder, Ours) else []
+    return Split(round(fps, 3), len(whole), times, boundaries, doubts, looks.frames, looks.rows(), movement.rows(), movement.first,
+                 listener.end())
 
 
 def probe_item(item: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +154,7 @@ def probe_item(item: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]
 def split_item(item: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The stage ``split``. A source that cannot be read is a result, not an error."""
     try:
-        return {"id": item["id"], **split(Path(settings["root"], item["path"]), settings["detector"]).to_json()}
+        return {"id": item["id"], **split(Path(settings["root"], item["path"]), settings["detector"], settings.get("tower")).to_json()}
     except MediaError as error:
         return failed(item, error)
 
@@ -148,12 +164,11 @@ def failed(item: dict[str, Any], error: MediaError) -> dict[str, Any]:
     return {"id": item["id"], "failed": error.reason}
 
 
-def spans(boundaries: Sequence[Transition], frames: int) -> list[tuple[int, int]]:
+def spans(transitions: Sequence[Transition], frames: int) -> list[tuple[int, int]]:
     """(first frame, frame behind the last) of each shot: what lies between transitions, without a frame of them."""
     found, start = [], 0
-    for one in boundaries:
-        end = one.first
-        if end > start:
-            found.append((start, end))
-        start = one.first if one.kind == "cut" and one.first == one.last else one.last + 1
+    for one in sorted(transitions, key=lambda one: (one.first, one.last)):
+        if one.first > start:
+            found.append((start, one.first))
+        start = max(start, one.first if one.kind == "cut" and one.first == one.last else one.last + 1)
     return [*found, (start, frames)] if frames > start else found

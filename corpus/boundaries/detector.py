@@ -19,6 +19,8 @@ THRESHOLD = 0.6
 """Probability of lying in a transition that some frame of it must reach."""
 EDGE = 0.25
 """The same, of the frames around that one that belong to the transition."""
+DOUBT = 0.05
+"""The same, of what may be a transition: what a clip that is to hold none must not hold."""
 GAP = 2
 """Frames below EDGE that do not end a transition that lasts."""
 
@@ -66,8 +68,14 @@ class Ours:
     def end(self) -> list[Transition]:
         while len(self._frames) > self._before:
             self._answer(min(CHUNK, len(self._frames) - self._before))
-        answers = np.concatenate(self._found) if self._found else np.empty((0, 3 + len(KINDS)), np.float32)
-        return transitions_of(answers, self.threshold)
+        return transitions_of(self._answers(), self.threshold)
+
+    def doubts(self) -> list[Transition]:
+        """What may be a transition, those that are told included. For after the end."""
+        return transitions_of(self._answers(), DOUBT)
+
+    def _answers(self) -> ndarray:
+        return np.concatenate(self._found) if self._found else np.empty((0, 3 + len(KINDS)), np.float32)
 
     def _answer(self, count: int) -> None:
         """For the next ``count`` frames; those before are kept as far as the network looks back."""

@@ -1,8 +1,9 @@
-"""One pass over a video: every frame as a thumbnail with its exact time, and larger frames at an interval, in batches of bounded size."""
+"""One pass over a video: every frame as a thumbnail with its exact time, larger frames at an interval, in batches of bounded size, and its
+sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +32,7 @@ class Batch:
     pts: ndarray
     """(N,) int64, in units of the stream's time base."""
     keys: list[tuple[int, ndarray]]
-    """(index of the frame in the video, (H, W, 3) uint8) of the key frames, which are larger."""
+    """(index of the frame in the video, (side, side, 3) uint8) of the key frames, which are larger."""
     frames: ndarray | None = None
     """(N, H, W, 3) uint8 RGB: the same frames as wide as was asked for."""
 
@@ -63,10 +64,12 @@ def probe(path: Path) -> Source:
 class Thumbnails:
     """A pass over the frames of a video, made by iterating; ``count`` is right at the end."""
 
-    def __init__(self, path: Path, key_seconds: float = 0.0, key_side: int = 224, frame_width: int = 0) -> None:
-        """``key_seconds``: a key frame, ``key_side`` pixels on its shorter side, is handed over each time so much has gone by; 0: none.
-        ``frame_width``: every frame is handed over at this width too, or at its own where that is less; 0: none."""
-        self.path, self.key_seconds, self.key_side, self.frame_width = path, key_seconds, key_side, frame_width
+    def __init__(self, path: Path, key_seconds: float = 0.0, key_side: int = 224, frame_width: int = 0,
+                 hear: Callable[[av.AudioFrame], None] | None = None) -> None:
+        """``key_seconds``: a key frame, squeezed to ``key_side`` pixels square (0: as its thumbnail), is handed over each time so much has
+        gone by; 0: none. ``frame_width``: every frame is handed over at this width too, or at its own where that is less; 0: none.
+        ``hear``: is given the sound, decoded in the same pass."""
+        self.path, self.key_seconds, self.key_side, self.frame_width, self.hear = path, key_seconds, key_side, frame_width, hear
         self.count = self._last = 0
         self._step = 1
         self._scale = VideoReformatter()
@@ -79,7 +82,7 @@ class Thumbnails:
         keys: list[tuple[int, ndarray]] = []
         next_key = float("-inf")
         self.count = self._last = 0
-        for frame in every_frame(self.path):
+        for frame in every_frame(self.path, self.hear):
             pts.append(self._pts(frame))
             small.append(self._scaled(frame, WIDTH, HEIGHT))
             if self.frame_width:
@@ -88,8 +91,8 @@ class Thumbnails:
             time = float(pts[-1] * frame.time_base)
             if self.key_seconds and time >= next_key:
                 next_key = max(next_key, time) + self.key_seconds
-                size = self.key_side / min(frame.width, frame.height)
-                keys.append((self.count, self._scaled(frame, max(1, round(frame.width * size)), max(1, round(frame.height * size)))))
+                side = self.key_side
+                keys.append((self.count, self._scaled(frame, side, side) if side else small[-1]))
             self.count += 1
             if len(pts) == BATCH:
                 yield Batch(np.stack(small), np.array(pts, np.int64), keys, np.stack(wide) if wide else None)

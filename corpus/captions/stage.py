@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omnivast.corpus.captions.vast import OurCaptioner
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.engine.here import Results, run_here
 from omnivast.corpus.engine.results import Row, line_of
+from omnivast.corpus.engine.view import View
 from omnivast.corpus.engine.workers import Stage, StageError, forget_failures
 from omnivast.utils.endpoint import EndpointError
 from omnivast.utils.files import write_atomically
@@ -40,13 +42,15 @@ def _opened(teacher: Teacher, root: Path) -> Results:
         raise StageError(f"the captioner '{teacher.name}': {error}") from None
 
 
-def caption(output: Path, root: Path, teachers: Sequence[Teacher], retry: bool = False) -> tuple[Stage, dict[str, Any]]:
+def caption(output: Path, root: Path, teachers: Sequence[Teacher], retry: bool = False,
+            view: View | None = None) -> tuple[Stage, dict[str, Any]]:
     """Have all clips of a corpus captioned, or go on. Returns the stage, whose results are ``{"id", "captions": [{"kind", "text", "by",
     "model", "prompt", "seed", "score"}], "lacking": {teacher: reason}}``, and what the summary says. They are also written to
     ``captions.jsonl``, a row a clip. ``retry``: clips of which a teacher wrote none are tried again. Raises TeacherError, StageError."""
     found: dict[str, dict[str, Row]] = {}
     for teacher in teachers:
         stage = _stage(output, f"captions_{teacher.name}", {"teacher": teacher.decisive, "captioner": CAPTIONER})
+        stage = replace(stage, view=view or View())
         if retry:
             forget_failures(stage)
         stage.leases.open(list(stage.sizes))

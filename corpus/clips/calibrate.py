@@ -13,6 +13,8 @@ from numpy import ndarray
 
 from omnivast.corpus.split import Split, spans
 
+EDGES = np.arange(0, 2.0005, 0.0005)
+"""Distances that are told apart; no two vectors of norm 1 are further apart than 2."""
 ENOUGH = 20
 """Pairs of each kind, below which nothing is read off them."""
 
@@ -34,13 +36,14 @@ def distances(split: Split, longest: int = 5) -> tuple[ndarray, ndarray]:
 
 
 def join_distance(splits: Iterable[Split], otherwise: float) -> tuple[float, float | None]:
-    """(the distance, the share of errors at it); ``otherwise`` and None where there are too few pairs."""
-    found = [distances(split) for split in splits]
-    within, across = (np.sort(np.concatenate([np.empty(0), *(pair[kind] for pair in found)])) for kind in (0, 1))
-    if min(len(within), len(across)) < ENOUGH:
+    """(the distance, the share of errors at it); ``otherwise`` and None where there are too few pairs. Pairs are counted by distance, so
+    that memory does not grow with the corpus."""
+    counts = np.zeros((2, len(EDGES)), np.int64)
+    for split in splits:
+        for kind, apart in enumerate(distances(split)):
+            counts[kind] += np.bincount(np.searchsorted(EDGES, apart), minlength=len(EDGES))[: len(EDGES)]
+    if counts.sum(1).min() < ENOUGH:
         return otherwise, None
-    places = np.unique(np.concatenate([within, across]))
-    split_wrongly = 1 - np.searchsorted(within, places, side="right") / len(within)
-    joined_wrongly = np.searchsorted(across, places, side="right") / len(across)
-    best = int(np.abs(split_wrongly - joined_wrongly).argmin())
-    return round(float(places[best]), 4), round(float((split_wrongly[best] + joined_wrongly[best]) / 2), 4)
+    within, across = counts.cumsum(1) / counts.sum(1, keepdims=True)  # shares at most so far apart as each edge
+    best = int(np.abs((1 - within) - across).argmin())
+    return round(float(EDGES[best]), 4), round(float((1 - within[best] + across[best]) / 2), 4)

@@ -25,3 +25,11 @@ def look_of(thumbnails: ndarray) -> ndarray:
             parts.append(np.sqrt(counts) * 6)
     found = np.concatenate(parts, 1).astype(np.float32)
     return (found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-6)).astype(np.float16)
+
+
+def shapes_of(looks: ndarray) -> ndarray:
+    """(N, WIDTH) → (N, 144): the pattern of light alone, which more light does not change. Rows of another width, a tower's, are left."""
+    if looks.shape[-1] != WIDTH:
+        return looks.astype(np.float32)
+    shapes = looks[..., 9 * 16 : 2 * 9 * 16].astype(np.float32)
+    return shapes / (np.linalg.norm(shapes, axis=-1, keepdims=True) + 1e-3)

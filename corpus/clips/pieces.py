@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
+from omnivast.corpus.clips.copies import Seen
+from omnivast.corpus.clips.looks import shapes_of
+from omnivast.corpus.clips.movement import RATE
 from omnivast.corpus.clips.recipes import IMAGEBIND_JOIN, Recipe
 from omnivast.corpus.split import Split, spans
 
@@ -22,7 +25,7 @@ class Clip:
     looks: tuple[ndarray, ndarray]
     """Of its first and its last frame."""
     mean: ndarray
-    """Of its pieces, by which clips are told alike."""
+    """Of its pieces, by which clips of one source are told alike."""
     pieces: int = 1
 
 
@@ -44,6 +47,28 @@ class Source:
         wanted = self._pts[first] + seconds / float(self.split.times.base)
         return int(np.searchsorted(self._pts[:-1], wanted - 1e-6))
 
+    def seconds_at(self, frame: int) -> float:
+        """When a frame is shown, exactly; of the frame behind the last, when that ends."""
+        return float(self._pts[frame] * self.split.times.base)
+
+    def seen(self, first: int, end: int) -> Seen:
+        """By which copies of frames ``first`` to ``end`` - 1 are found."""
+        inside = np.flatnonzero((self._at >= first) & (self._at < end))
+        looks = self._looks[inside] if len(inside) else self.look(first, first, end)[None]
+        start, stop = (max(0, int(self.seconds_at(frame) * RATE) - self.split.moved_from) for frame in (first, end))
+        shape, look = (_unit(vectors.mean(0)) for vectors in (shapes_of(looks), looks))
+        return Seen(shape.astype(np.float16), look.astype(np.float16), self.split.moved[start : max(stop, start + 1)])
+
+    def is_heard(self, first: int, end: int) -> bool:
+        """Whether there is sound that is no silence."""
+        sound = self.split.sound
+        return sound is not None and sound.is_heard(self.seconds_at(first), self.seconds_at(end))
+
+    def heard(self, first: int, end: int) -> dict[str, float | None]:
+        """How loud it is, in dBFS, and the share of it that may be speech."""
+        start, stop, sound = self.seconds_at(first), self.seconds_at(end), self.split.sound
+        return {"loudness": sound.level(start, stop) if sound else None, "maybe_speech": sound.speech_share(start, stop) if sound else None}
+
     def look(self, frame: int, first: int, end: int) -> ndarray:
         """Of the nearest frame that was kept, in the same piece where it has one."""
         distance = np.abs(self._at - frame)
@@ -54,10 +79,15 @@ class Source:
         return float(np.linalg.norm(one - other)) <= distance * self.scale
 
 
+def _unit(vector: ndarray) -> ndarray:
+    return vector / (np.linalg.norm(vector) + 1e-6)
+
+
 def clips_of(source: Source, recipe: Recipe) -> tuple[list[Clip], Counter[str]]:
     """In the order of the released code: drop changes, join, drop short, drop still, drop redundant, cut to the longest, trim."""
     dropped: Counter[str] = Counter()
-    shots = spans(source.split.boundaries if recipe.by_shots else [], source.split.frames)
+    split = source.split
+    shots = spans([*split.boundaries, *(split.doubts if recipe.cautious else [])] if recipe.by_shots else [], split.frames)
     pieces = [piece for first, end in shots for piece in _takes(source, recipe, first, end)]
     clips: list[Clip] = []
     for first, end in pieces:

@@ -17,6 +17,8 @@ class Recipe:
 
     name: str
     detector: str
+    cautious: bool = False
+    """What may be a transition ends a shot too."""
     take: float = 0.0
     """Longer shots are cut into pieces of so many seconds …"""
     slack: float = 0.0
@@ -42,7 +44,6 @@ class Recipe:
     modalities: str = ""
     """Letters of v, a, s that a clip must have."""
 
-
     @property
     def by_shots(self) -> bool:
         """Whether transitions end clips, whoever finds them."""
@@ -53,6 +54,8 @@ IMAGEBIND_JOIN = 0.6
 """The distance to which a calibrated ``join`` corresponds."""
 RECIPES = {recipe.name: recipe for recipe in (
     Recipe("vast", "ours", take=30, even=True, join=0.6, least=5, most=30, cut_to_most=False, modalities="vas"),
+    Recipe("vast_long", "ours", take=30, even=True, join=0.9, least=5, most=30, cut_to_most=False, modalities="vas"),
+    Recipe("vast_clean", "ours", cautious=True, take=30, even=True, least=5, most=30, cut_to_most=False, modalities="vas"),
     Recipe("panda_paper", "content25", take=5, at=(0.1, 0.9), apart=1.0, join=0.6, least=2, still=0.15, redundant=0.3, most=60, trim=0.1),
     Recipe("panda_code", "content25", take=5, slack=2, at=(0.05, 0.95), apart=1.0, join=0.6, least=2, still=0.15, most=1200),
     Recipe("panda_collected", "content25", take=5, slack=2, at=(0.05, 0.95), apart=1.0, join=0.6, least=2.5, still=0.15, redundant=0.3,
@@ -60,7 +63,8 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe("shots", "ours", least=1),
     Recipe("fixed", "none", take=5, least=1),
 )}
-"""``panda_code`` has the numbers that are active in the released code, ``panda_collected`` those that its comments give for the dataset."""
+"""``vast_long`` joins what looks less alike, ``vast_clean`` nothing: its clips hold no boundary as far as can be. ``panda_code`` has the
+numbers that are active in the released code, ``panda_collected`` those that its comments give for the dataset."""
 
 
 class RecipeError(ValueError):

@@ -26,7 +26,7 @@ def run_here(stage: Stage, results: Results) -> None:
     def finished() -> int:
         return sum(stage.sizes.get(shard, 0) for shard in os.listdir(leases.done)) + lines_of_unfinished(stage.folder)
 
-    bar: Progress[Row] = Progress(sum(stage.sizes.values()), stage.name, initial=finished(), unit=stage.unit)
+    bar = stage.view.bar(stage.name, sum(stage.sizes.values()), stage.unit, finished())
     with bar:
         while leases.counts()[2] < len(stage.sizes):
             leases.put_back_the_dead()

@@ -24,8 +24,12 @@ BEAT = 10.0
 """Seconds between two signs of life."""
 
 
+HOST = "OMNIVAST_HOST"
+"""Variable of the environment with the name of this machine, where containers on several have one name in common."""
+
+
 def this_host() -> str:
-    return socket.gethostname().replace("@", "_")
+    return (os.environ.get(HOST) or socket.gethostname()).replace("@", "_").replace("/", "_")
 
 
 class Leases:
@@ -46,9 +50,9 @@ class Leases:
                 with suppress(FileExistsError), open(self.todo / shard, "x"):
                     pass
 
-    def claim(self) -> Lease | None:
-        """The first shard that nobody works on; None where there is none."""
-        for shard in sorted(self._names(self.todo)):
+    def claim(self, only: str | None = None) -> Lease | None:
+        """The first shard that nobody works on, or this one alone; None where there is none."""
+        for shard in self.waiting() if only is None else [only]:
             mine = self.taken / f"{shard}@{self.host}@{os.getpid()}"
             try:
                 os.rename(self.todo / shard, mine)
@@ -69,6 +73,10 @@ class Leases:
                     os.rename(self.taken / name, self.todo / shard)
                     found.append(shard)
         return found
+
+    def waiting(self) -> list[str]:
+        """Shards that nobody works on."""
+        return sorted(self._names(self.todo))
 
     def counts(self) -> tuple[int, int, int]:
         """(todo, taken, done)."""

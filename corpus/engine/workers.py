@@ -11,15 +11,17 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from omnivast.corpus.engine.leases import Lease, Leases
 from omnivast.corpus.engine.results import Row, ShardResults, lines_of_unfinished, whole_lines
+from omnivast.corpus.engine.view import View
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import Progress, setup_logging
 
@@ -28,6 +30,8 @@ Function = Callable[[Any, dict[str, Any]], Any]
 """(item, settings) → what is known of it afterwards; with ``Stage.at_once`` of a list of items, a list. The same for the same arguments,
 whoever calls it and whenever. A StageError from it ends the run."""
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+KILLS = 5
+"""Times that a worker may be killed from outside while it works on one item, before the run stops: as a rule memory does not suffice."""
 TRIES = 2
 """Crashes of the process itself, within a decoder for instance, after which an item is given up."""
 POLL = 0.2
@@ -56,6 +60,8 @@ class Stage:
     unit: str = "source"
     at_once: int = 0
     """Items that the function takes together, always the same ones; 0: it takes one, and no list."""
+    view: View = field(default_factory=View)
+    """Where it is shown."""
 
     @property
     def leases(self) -> Leases:
@@ -65,15 +71,20 @@ class Stage:
 def work(stage: Stage) -> None:
     """What a worker does: shard after shard, until there is none left that nobody works on."""
     while (lease := stage.leases.claim()) is not None:
-        with lease:
-            try:
-                _work_on(stage, lease)
-            except BaseException:
-                lease.give_back()
-                raise
+        work_on(stage, lease)
 
 
-def _work_on(stage: Stage, lease: Lease) -> None:
+def work_on(stage: Stage, lease: Lease) -> None:
+    """One shard, to its end; it is free again where that fails."""
+    with lease:
+        try:
+            _finish(stage, lease)
+        except BaseException:
+            lease.give_back()
+            raise
+
+
+def _finish(stage: Stage, lease: Lease) -> None:
     results = ShardResults(stage.folder, lease.shard, lease.owner)
     there = results.open()
     if there >= 0:
@@ -118,27 +129,28 @@ def _worker(stage: Stage) -> None:
         os._exit(1)
 
 
+def finished(stage: Stage) -> int:
+    """Items that have a result: a moment's view."""
+    return sum(stage.sizes.get(shard, 0) for shard in os.listdir(stage.leases.done)) + lines_of_unfinished(stage.folder)
+
+
 def run(stage: Stage, workers: int) -> None:
     """Until every shard is done, by whomever. Raises StageError."""
     leases = stage.leases
     leases.open(list(stage.sizes))
-
-    def finished() -> int:
-        done = os.listdir(leases.done)
-        return sum(stage.sizes.get(shard, 0) for shard in done) + lines_of_unfinished(stage.folder)
-
-    bar: Progress[Row] = Progress(sum(stage.sizes.values()), stage.name, initial=finished(), unit=stage.unit)
+    bar = stage.view.bar(stage.name, sum(stage.sizes.values()), stage.unit, finished(stage))
     with bar:
         processes: list[BaseProcess] = []
+        killed: Counter[str] = Counter()
         looked = time.monotonic()
         try:
             while leases.counts()[2] < len(stage.sizes):
                 leases.put_back_the_dead()
-                processes = _kept(stage, processes, workers)
+                processes = _kept(stage, processes, workers, killed)
                 time.sleep(POLL)
                 if time.monotonic() > looked + COUNTED:
-                    looked = _shown(bar, finished())
-            _shown(bar, finished())
+                    looked = shown(bar, finished(stage))
+            shown(bar, finished(stage))
         finally:
             for process in processes:
                 process.terminate()
@@ -146,7 +158,7 @@ def run(stage: Stage, workers: int) -> None:
                 process.join()
 
 
-def _shown(bar: Progress[Row], count: int) -> float:
+def shown(bar: Progress[Row], count: int) -> float:
     """Bring the bar up to date; the time."""
     if count > bar.count:
         bar.update(count - bar.count)
@@ -178,8 +190,9 @@ def redo_from(stage: Stage, shard: str, number: int) -> None:
         os.rename(stage.leases.done / shard, stage.leases.todo / shard)
 
 
-def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[BaseProcess]:
-    """As many processes as there is work for; those that ended are looked at. Raises StageError where one could not go on."""
+def _kept(stage: Stage, processes: list[BaseProcess], workers: int, killed: Counter[str]) -> list[BaseProcess]:
+    """As many processes as there is work for; those that ended are looked at. ``killed``: how often workers were, by item. Raises
+    StageError where one could not go on."""
     living = []
     for process in processes:
         if process.is_alive():
@@ -187,7 +200,7 @@ def _kept(stage: Stage, processes: list[BaseProcess], workers: int) -> list[Base
         elif process.exitcode and process.exitcode > 0:
             raise StageError(f"{stage.name}: a worker could not go on (the line above says why); the same command continues")
         elif process.exitcode:
-            _note_crash(stage, process)
+            _note_death(stage, process, killed)
     waiting = stage.leases.counts()[0]
     while waiting > 0 and len(living) < workers:
         process = _context(stage.function.__module__).Process(target=_worker, args=(stage,), daemon=True)
@@ -207,13 +220,20 @@ def _context(module: str) -> Any:
     return context
 
 
-def _note_crash(stage: Stage, process: BaseProcess) -> None:
-    """A process that its decoder killed: counted on the item that it worked on, so that the shard does not die of it for ever."""
-    crashed = -(process.exitcode or 0) in CRASHES
+def _note_death(stage: Stage, process: BaseProcess, killed: Counter[str]) -> None:
+    """Of a process that ended by a signal. Its decoder's crash is counted on the item, so that the shard does not die of it for ever; that
+    it was killed from outside is no result of the item's, but there is an end to it. Raises StageError."""
     log.warning("%s: a worker ended by signal %d", stage.name, -(process.exitcode or 0))
-    for path in (stage.folder / "parts").glob(f"*@{process.pid}.jsonl") if crashed else ():
-        number = path.read_bytes().count(b"\n")
-        note = stage.folder / "crashes" / f"{path.stem.split('@')[0]}.{number}"
-        note.parent.mkdir(exist_ok=True)
-        with open(note, "ab") as file:
-            file.write(b"x")
+    for path in (stage.folder / "parts").glob(f"*@{stage.leases.host}@{process.pid}.jsonl"):
+        shard, number = path.stem.split("@")[0], path.read_bytes().count(b"\n")
+        if -(process.exitcode or 0) in CRASHES:
+            note = stage.folder / "crashes" / f"{shard}.{number}"
+            note.parent.mkdir(exist_ok=True)
+            with open(note, "ab") as file:
+                file.write(b"x")
+        elif number < stage.sizes.get(shard, 0):
+            item = stage.items(shard)[number]["id"]
+            killed[item] += 1
+            if killed[item] >= KILLS:
+                raise StageError(f"{stage.name}: workers were killed {KILLS} times while they worked on {item}; where memory does not "
+                                 "suffice, fewer --workers need less. The same command continues")

@@ -13,6 +13,7 @@ from typing import Any
 from omnivast.config.words import did_you_mean
 from omnivast.corpus.clip_stages import clip_results, clip_stage
 from omnivast.corpus.engine.results import Row, line_of, read_rows
+from omnivast.corpus.engine.view import View
 from omnivast.corpus.engine.workers import Stage, StageError, run
 from omnivast.corpus.fusion.fuse import DECISIVE, fuse_items, summary_of
 from omnivast.corpus.fusion.writers import endpoint_of
@@ -45,10 +46,10 @@ def check_writer(settings: dict[str, Any]) -> None:
         raise StageError(str(error)) from None
 
 
-def fuse_clips(output: Path, captions: Mapping[str, Row], settings: dict[str, Any]) -> dict[str, Any]:
+def fuse_clips(output: Path, captions: Mapping[str, Row], settings: dict[str, Any], view: View | None = None) -> dict[str, Any]:
     """Fuse the captions of a corpus' clips (clip → its row of the captions' stage, with ``captions``); what ``summary.json`` says of it.
     The rows: :func:`fused_clips`. Raises StageError."""
-    stage = _of_corpus(output, captions, settings)
+    stage = replace(_of_corpus(output, captions, settings), view=view or View())
     run(stage, 1)
     return _told(clip_results(stage), settings)
 

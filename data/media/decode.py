@@ -427,16 +427,25 @@ def opened_video(path: str | Path | Part) -> Iterator[tuple[InputContainer, Any]
         yield container, _video_stream(container, path)
 
 
-def every_frame(path: str | Path | Part) -> Iterator[Any]:
-    """The frames of a video as FFmpeg's, in the order shown, by one thread; none is kept. Raises MediaError, at the end where the file is
-    truncated."""
+def every_frame(path: str | Path | Part, hear: Callable[[av.AudioFrame], None] | None = None) -> Iterator[Any]:
+    """The frames of a video as FFmpeg's, in the order shown, by one thread; none is kept. ``hear`` is given its sound in the same pass, as
+    it comes; packets of sound that cannot be decoded are left out. Raises MediaError, at the end where the file is truncated."""
     path = as_source(path)
     count, end = 0, 0.0
     with opened_video(path) as (container, video):
-        video.codec_context.thread_count = 1
-        for frame in container.decode(video):
-            count, end = count + 1, max(end, frame.time or 0.0)
-            yield frame
+        audio = container.streams.best("audio") if hear else None
+        streams = [stream for stream in (video, audio) if stream is not None and stream.codec_context is not None]
+        for stream in streams:
+            stream.codec_context.thread_count = 1
+        for packet in container.demux(streams):
+            if packet.stream is video:
+                for frame in cast(list[Any], packet.decode()):
+                    count, end = count + 1, max(end, frame.time or 0.0)
+                    yield frame
+            elif hear is not None:
+                with suppress(av.FFmpegError):
+                    for heard in cast(list[av.AudioFrame], packet.decode()):
+                        hear(heard)
         _check_whole(path, container, count, end, False)
 
 

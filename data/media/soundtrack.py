@@ -44,14 +44,16 @@ class SoundTrack:
         self._layout: tuple[object, ...] | None = None
         self._parts: list[np.ndarray] = []
         self._samples = 0
+        self._held = 0.0
         self.seconds = 0.0
         """Length of the sound so far."""
 
     def add(self, frame: av.AudioFrame) -> None:
         """The next part of the sound. Raises ValueError past ``MAX_SECONDS``, and for a rate at which nothing is heard."""
         self._rate = self._rate or sensible(frame.sample_rate)
-        self.seconds += frame.samples / max(frame.sample_rate, 1)
-        if self.seconds > MAX_SECONDS:
+        seconds = frame.samples / max(frame.sample_rate, 1)
+        self.seconds, self._held = self.seconds + seconds, self._held + seconds
+        if self._held > MAX_SECONDS:
             raise ValueError(f"its sound is longer than {MAX_SECONDS / 3600:g} hours")
         layout = (frame.format.name, frame.layout.name, frame.sample_rate)
         if layout != self._layout:
@@ -77,8 +79,9 @@ class SoundTrack:
     def waveform(self) -> Tensor | None:
         """(samples,) float32 in [-1, 1]; None where there was no sound."""
         self._flush()
-        if not self._samples:
-            return None
+        return self._joined() if self._samples else None
+
+    def _joined(self) -> Tensor:
         waveform = np.empty(self._samples, np.float32)
         start = 0
         for part in self._parts:
@@ -89,6 +92,15 @@ class SoundTrack:
                 np.clip(np.nan_to_num(part), -1.0, 1.0, out=place)
             start += len(part)
         return torch.from_numpy(waveform)
+
+    def drain(self, whole: bool = False) -> Tensor:
+        """(samples,) float32: what came since the last call, which is held no longer; ``whole``: with the last that the resampler holds."""
+        if whole:
+            self._flush()
+            self._layout = None
+        waveform = self._joined()
+        self._parts, self._samples, self._held = [], 0, 0.0
+        return waveform
 
     def _flush(self) -> None:
         if self._resampler is not None:

@@ -136,7 +136,9 @@ def test_vasts_clips_have_all_modalities_and_come_evenly(videos, tmp_path, here,
 def test_copies_of_other_videos_are_left_out(tmp_path, here):
     write(tmp_path / "v" / "a.mp4", LONG)
     write(tmp_path / "v" / "b.mp4", [GREY] * 30 + LONG, options={"crf": "20"})
-    assert build([str(tmp_path / "v")], tmp_path / "out", "shots", choice=Choice(copies=0.3))["dropped"] == {"copies": 3}
+    assert build([str(tmp_path / "v")], tmp_path / "out", "shots", choice=Choice(copies=False))["dropped"] == {"copies": 3}
+    first = json.loads((tmp_path / "out" / "work" / "copies.jsonl").read_text().splitlines()[0])
+    assert first == {"id": "b_0000030_0000070", "copy_of": "a_0000000_0000040"}
 
 
 @pytest.mark.parametrize("how", ["encode", "keyframes"])

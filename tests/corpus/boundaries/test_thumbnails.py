@@ -23,7 +23,7 @@ def test_a_long_video_comes_in_batches_with_key_frames_and_wider_frames(tmp_path
     batches = list(Thumbnails(path, key_seconds=2.0, key_side=32, frame_width=160))
     assert [len(batch.pts) for batch in batches] == [BATCH, 44]
     assert [number for batch in batches for number, _ in batch.keys] == list(range(0, BATCH + 44, 50))
-    assert batches[0].keys[0][1].shape == (32, 160, 3) and batches[1].frames.shape == (44, 32, 160, 3)
+    assert batches[0].keys[0][1].shape == (32, 32, 3) and batches[1].frames.shape == (44, 32, 160, 3)
     steps = np.diff(np.concatenate([batch.pts for batch in batches]))
     assert len(set(steps.tolist())) == 1
     source = probe(path)

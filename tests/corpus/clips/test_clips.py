@@ -10,7 +10,7 @@ import pytest
 
 from omnivast.corpus.boundaries.detector import Transition
 from omnivast.corpus.clips.calibrate import distances, join_distance
-from omnivast.corpus.clips.choose import copies, spread
+from omnivast.corpus.clips.choose import spread
 from omnivast.corpus.clips.looks import WIDTH, look_of
 from omnivast.corpus.clips.pieces import Source, clips_of
 from omnivast.corpus.clips.recipes import RECIPES, RecipeError, recipe_named
@@ -28,12 +28,12 @@ def look(angle):
     return np.array([np.cos(angle), np.sin(angle), *np.zeros(WIDTH - 2)], np.float16)
 
 
-def source(seconds, boundaries, angle_at, join=0.6):
+def source(seconds, boundaries, angle_at, join=0.6, doubts=None):
     """``angle_at``: second → angle of what the frame looks like then."""
     frames = seconds * FPS
     at = list(range(0, frames, 5))
     times = Times(Fraction(1, FPS), 0, [[1, frames - 1]])
-    return Source(Split(FPS, frames, times, boundaries, at, np.stack([look(angle_at(frame / FPS)) for frame in at])), join)
+    return Source(Split(FPS, frames, times, boundaries, doubts or [], at, np.stack([look(angle_at(frame / FPS)) for frame in at])), join)
 
 
 def seconds_of(source, recipe):
@@ -44,6 +44,14 @@ def seconds_of(source, recipe):
 def test_shots_leave_out_the_frames_of_transitions():
     boundaries = [cut(30), Transition(50, 59, "dissolve", 0.9), Transition(90, 99, "fade", 0.9)]
     assert spans(boundaries, 100) == [(0, 30), (30, 50), (60, 90)] and spans([], 5) == [(0, 5)] and spans([cut(0)], 5) == [(0, 5)]
+
+
+def test_a_cautious_recipe_ends_shots_at_what_may_be_a_transition():
+    doubts = [Transition(38, 44, "dissolve", 0.9), Transition(70, 75, "dissolve", 0.1), Transition(72, 72, "cut", 0.2)]
+    known = source(10, [Transition(40, 42, "dissolve", 0.9)], lambda t: 0.1 * t, doubts=doubts)
+    shots = RECIPES["shots"]
+    assert seconds_of(known, shots)[0] == [(0, 4), (4.3, 10)]
+    assert seconds_of(known, replace(shots, cautious=True))[0] == [(0, 3.8), (4.5, 7), (7.6, 10)]
 
 
 def test_the_paper_cuts_takes_of_five_seconds_and_joins_what_is_alike():
@@ -98,16 +106,6 @@ def test_calibration_finds_the_distance_between_shots_and_within_them():
     join, errors = join_distance([split], 0.6)
     assert 0 < join < 0.6 and errors == 0 and within.max() <= join < across.min()
     assert join_distance([source(3, [], lambda t: t).split], 0.6) == (0.6, None)
-
-
-def test_copies_are_found_whatever_the_blocks(monkeypatch):
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(60, 8)).astype(np.float32)
-    vectors[[20, 45, 59]] = vectors[[3, 3, 30]] + 0.001
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert np.flatnonzero(copies(vectors, 0.05)).tolist() == [20, 45, 59]
-    monkeypatch.setattr("omnivast.corpus.clips.choose.BLOCK", 7)
-    assert np.flatnonzero(copies(vectors, 0.05)).tolist() == [20, 45, 59] and not copies(vectors[:0], 0.1).size
 
 
 def test_clips_are_spread_evenly_and_by_nothing_but_the_seed():
