@@ -235,6 +235,11 @@ class ModelConfig:
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True, of=("gram",))
+    rejected_weight: float = setting(1.0, "VAST, GRAM: rows with rejected captions ('negatives'): how much each of them counts in its clip's "
+                                          "choice among texts, where the clip's own caption counts 1", minimum=0.0, newer=True,
+                                     training_only=True, of=VAST_LIKE)
+    others_weight: float = setting(0.01, "VAST, GRAM: rows with rejected captions: how much captions of other clips count there",
+                                   minimum=0.0, newer=True, training_only=True, of=VAST_LIKE)
     label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words "
                                                   "of captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True, also=("frozen_video",))

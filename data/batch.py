@@ -59,6 +59,8 @@ class Sample:
     """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros), for each that is asked for."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of clips that this one replaced, in training."""
+    negatives: list[str] = field(default_factory=list)
+    """Training for retrieval: rejected captions, all that the row has."""
 
 
 @dataclass
@@ -168,6 +170,8 @@ class Batch:
     """(B,) bool per modality that the task needs; frames and spectrograms of clips without are zeros."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of unreadable clips that were replaced while this batch was read."""
+    negatives: Texts | None = None
+    """Training for retrieval: the rejected captions of the clips, any number of each; None where no clip has one."""
     absent: dict[Modality, list[str]] = field(default_factory=dict, compare=False)
     """Ids of the clips that lack a modality that the task needs, as ``present`` says; here on the host, to be counted."""
     read_seconds: float = field(default=0.0, compare=False)
@@ -214,6 +218,8 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
     if samples[0].subtitle is not None:
         batch.subtitles = make_texts([[sample.subtitle or ""] for sample in samples], tokenizer, lengths.subtitle)
     batch.captions = _collate_captions(samples, tokenizer, lengths, task)
+    if any(sample.negatives for sample in samples):
+        batch.negatives = make_texts([sample.negatives for sample in samples], tokenizer, lengths.caption[CaptionKind.OMNI])
     if any(sample.questions for sample in samples):
         batch.questions = make_texts([sample.questions for sample in samples], tokenizer, lengths.question)
         if any(sample.answers for sample in samples):

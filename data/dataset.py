@@ -109,6 +109,10 @@ class IndexedDataset:
         self._readers: dict[frozenset[Modality], ClipReader] = {frozenset(self.reader.tracks): self.reader}
         self._spec, self._converses = spec, spec.conversations and training
         self.annotations = opened.annotations(self.task, optional)
+        self._learns_negatives = training and bool(self.annotations.with_negatives) and bool(self.task.groups(Objective.RETRIEVAL))
+        if self._learns_negatives and not spec.negatives:
+            raise DataError(f"dataset '{config.name}': rows of {self.annotations.path} have rejected captions ('negatives'), from which "
+                            'VAST and GRAM learn, and this model_type does not; leave them unread with "ignore_fields": ["negatives"]')
         if self.shards is not None and not config.txt and len(self) < len(self.shards):
             logger.error("dataset '%s': %d clips have no texts, since their shards are cut, and are left out", self.name,
                          len(self.shards) - len(self))
@@ -248,6 +252,8 @@ class IndexedDataset:
             if CaptionKind.OMNI in row.captions and (not self.training or len(kinds) < len(self._needed)):
                 kinds = [*dict.fromkeys([CaptionKind.OMNI, *kinds])]
             sample.captions = {kind: self._drawn(row.captions[kind], position, kind.value) for kind in kinds}
+        if self._learns_negatives:
+            sample.negatives = row.negatives
         if self.task.groups(Objective.QA):
             for name in ASKED:
                 setattr(sample, name, self._drawn(getattr(row, name), position, "question"))

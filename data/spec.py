@@ -103,11 +103,13 @@ class InputSpec:
     """Captions, questions and answers are learnt as conversations."""
     features: KeptFeatures | None = None
     """Where features of frozen towers are kept: they are read in place of the clips, whose frames and slices are those of a test."""
+    negatives: bool = False
+    """The model learns from rejected captions."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
            frame_resize: str = "bicubic", one_caption_length: bool = False, conversations: bool = False,
-           features: KeptFeatures | None = None) -> InputSpec:
+           features: KeptFeatures | None = None, negatives: bool = False) -> InputSpec:
         """The sizes that a model of this config takes; what follows it as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,
@@ -123,6 +125,7 @@ class InputSpec:
             captioner_mode=captioner_mode,
             conversations=conversations,
             features=features,
+            negatives=negatives,
         )
 
     def lengths(self, several_kinds: bool) -> TextLengths:

@@ -52,6 +52,7 @@ class VAST(TowerModel):
 
     names = NAMES
     can_match = True
+    learns_negatives = True
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
