@@ -64,6 +64,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Corpora": {
         "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
+        "choose": Verb("choose the best of several captions of each clip", "omnivast.choose"),
     },
     "Results": {
         "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -251,3 +253,29 @@ def test_where_clips_lie_is_found_by_name(corpus, spec, monkeypatch):
         return CORPORA.find("annoindexed")(config, training)
 
     assert len(build(corpus.config(name="x", type="elsewhere"), spec)) and opened == [("x", True)]
+
+
+def rejecting(corpus, **changes):
+    rows = [{**row, "negatives": [f"wrong {n} of {row['clip_id']}" for n in range(row["clip_id"] > "clip1")]} for row in vast_rows()]
+    rows[3]["negatives"] += ["another"]
+    return corpus.config(txt=corpus.annotate("rejected.json", rows), **changes)
+
+
+def test_rejected_captions_travel_with_their_clips(corpus, spec, tokenizer):
+    dataset = build(rejecting(corpus), dataclasses.replace(spec, negatives=True))
+    samples = [dataset.sample(position, position) for position in (2, 0, 3)]
+    assert [sample.negatives for sample in samples] == [["wrong 0 of clip2"], [], ["wrong 0 of clip3", "another"]]
+    batch = collate(samples, corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+    assert batch.negatives.raw == ["wrong 0 of clip2", "wrong 0 of clip3", "another"] and batch.negatives.clip.tolist() == [0, 2, 2]
+    assert batch.negatives.ids.shape == batch.negatives.mask.shape == (3, 6)
+    alone = collate(samples[1:2], corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+    assert alone.negatives is None
+
+
+def test_rejected_captions_are_of_training_for_retrieval(corpus, spec):
+    able = dataclasses.replace(spec, negatives=True)
+    assert not build(rejecting(corpus), able, training=False).read(2, 2).negatives
+    assert not build(rejecting(corpus, task="cap%tvas"), spec).sample(2, 2).negatives
+    with pytest.raises(DataError, match=r"dataset 'clips': rows of .*rejected.json have rejected captions \('negatives'\), from which VAST"):
+        build(rejecting(corpus), spec)
+    build(rejecting(corpus, ignore_fields=["negatives"]), spec)
