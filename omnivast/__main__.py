@@ -64,6 +64,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Corpora": {
         "split": Verb("find the shots of videos", "omnivast.corpus.cli", main="split"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
+        "instruct": Verb("write conversations, descriptions and reasoning about captioned clips, by a language model",
+                         "omnivast.corpus.instruct.cli"),
         "choose": Verb("choose the best of several captions of each clip", "omnivast.choose"),
     },
     "Results": {

@@ -23,18 +23,17 @@ from typing import Any, cast
 from omnivast.config.files import read_json
 from omnivast.config.paths import as_path
 from omnivast.config.schema import DatasetConfig
-from omnivast.config.tasks import CaptionKind, Group, Objective, TaskError
-from omnivast.corpus.engine.results import read_rows
-from omnivast.corpus.plan import Plan
+from omnivast.config.tasks import Group, Objective, TaskError
+from omnivast.corpus.caption_rows import caption_rows
+from omnivast.corpus.plan import BuildError, Plan
 from omnivast.data.loader import EvalLoader
 from omnivast.data.spec import DataError, UnreadableError
-from omnivast.evaluation.choose import KEYS, THRESHOLD, By, score_all, write_choice
+from omnivast.evaluation.choose import THRESHOLD, By, score_all, write_choice
 from omnivast.inference.loading import Loaded, load_parts
 from omnivast.utils.files import write_atomically
 from omnivast.utils.log import setup_logging
 
 BATCH = 32
-KINDS = {kind.value: KEYS[kind] for kind in CaptionKind}
 
 logger = logging.getLogger("omnivast")
 
@@ -79,7 +78,7 @@ def _threshold(text: str) -> float | Path:
 
 
 def choose(options: argparse.Namespace) -> dict[str, Any]:
-    """What ``summary.json`` says. Raises ChooseError, DataError, UnreadableError, and what loading a model raises."""
+    """What ``summary.json`` says. Raises ChooseError, BuildError, DataError, UnreadableError, and what loading a model raises."""
     if options.batch_size < 1:
         raise ChooseError(f"--batch_size is at least 1; got {options.batch_size}")
     threshold = _calibrated(options.threshold) if isinstance(options.threshold, Path) else options.threshold
@@ -132,24 +131,8 @@ def _by(parts: Loaded, asked: str | None) -> By:
 
 def _of_corpus(options: argparse.Namespace) -> tuple[Path, str]:
     """The clips of a corpus with their captions as an annotation file, and the folder of their videos."""
-    corpus: Path = options.rows
-    if not (corpus / "clips.jsonl").is_file():
-        raise ChooseError(f"{corpus}: holds no clips.jsonl; expected an annotation file, or the folder of omnivast build")
-    folders = [options.captions] if options.captions else sorted(path for path in (corpus / "work").glob("captions_*") if path.is_dir())
-    if len(folders) != 1:
-        raise ChooseError(f"{corpus}: its clips were captioned {len(folders)} times; " + (
-            "name the folder to choose from with --captions" if folders else "caption them first"))
-    captions = {row["id"]: row for path in sorted(folders[0].glob("*.jsonl")) for row in read_rows(path)}
-    rows = []
-    for clip in read_rows(corpus / "clips.jsonl"):
-        row: dict[str, Any] = {"clip_id": clip["reference"], "subtitle": clip["subtitle"]}
-        for caption in captions.get(clip["id"], {}).get("captions", ()):
-            row.setdefault(KINDS.get(caption["kind"], "desc"), []).append(caption["text"])
-        if len(row) > 2:
-            rows.append(row)
-    if not rows:
-        raise ChooseError(f"{folders[0]}: holds no caption of a clip of {corpus}")
-    root = options.media or Plan(corpus).settings()["root"]
+    rows = caption_rows(options.rows, options.captions)
+    root = options.media or Plan(options.rows).settings()["root"]
     return write_atomically(options.output / "candidates.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n"), str(root)
 
 
@@ -159,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setup_logging(None)
     try:
         found = choose(options)
-    except (ChooseError, DataError, TaskError, UnreadableError, ValueError, ImportError, OSError) as error:
+    except (BuildError, ChooseError, DataError, TaskError, UnreadableError, ValueError, ImportError, OSError) as error:
         logger.error("choose: %s", error)
         return 2
     except KeyboardInterrupt:
