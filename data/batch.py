@@ -61,6 +61,8 @@ class Sample:
     """(clip id, reason) of clips that this one replaced, in training."""
     negatives: list[str] = field(default_factory=list)
     """Training for retrieval: rejected captions, all that the row has."""
+    told: str | None = None
+    """For a text branch: title, description and subtitle, as far as the clip has them and training keeps them; None: none is read."""
 
 
 @dataclass
@@ -172,6 +174,8 @@ class Batch:
     """(clip id, reason) of unreadable clips that were replaced while this batch was read."""
     negatives: Texts | None = None
     """Training for retrieval: the rejected captions of the clips, any number of each; None where no clip has one."""
+    told: Texts | None = None
+    """For a text branch, N = B: title, description and subtitle; a clip without has [CLS] [SEP] alone."""
     absent: dict[Modality, list[str]] = field(default_factory=dict, compare=False)
     """Ids of the clips that lack a modality that the task needs, as ``present`` says; here on the host, to be counted."""
     read_seconds: float = field(default=0.0, compare=False)
@@ -193,6 +197,12 @@ class Batch:
         frames, spectrograms = (x if x is None else apply(x) for x in (self.frames, self.spectrograms))
         return dataclasses.replace(self, frames=frames, spectrograms=spectrograms,
                                    features={name: apply(x) for name, x in self.features.items()})
+
+
+def told(title: str, description: str, subtitle: str) -> str:
+    """The text that a text branch reads; "" where there is none."""
+    parts = (("title", title), ("description", description), ("subtitle", subtitle))
+    return " ".join(f"{name}: {text.strip()}" for name, text in parts if text.strip())
 
 
 def corpus_of(batches: Iterable[Batch]) -> str:
@@ -217,6 +227,8 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
     batch.features = {name: x for name in names if (x := _stacked([sample.features.get(name) for sample in samples])) is not None}
     if samples[0].subtitle is not None:
         batch.subtitles = make_texts([[sample.subtitle or ""] for sample in samples], tokenizer, lengths.subtitle)
+    if samples[0].told is not None:
+        batch.told = make_texts([[sample.told or ""] for sample in samples], tokenizer, lengths.told)
     batch.captions = _collate_captions(samples, tokenizer, lengths, task)
     if any(sample.negatives for sample in samples):
         batch.negatives = make_texts([sample.negatives for sample in samples], tokenizer, lengths.caption[CaptionKind.OMNI])

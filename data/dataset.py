@@ -18,7 +18,7 @@ from omnivast.data.annotations.identity import Identity, identity
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.annotations.rows import Row
 from omnivast.data.annotations.table import Annotations
-from omnivast.data.batch import Sample
+from omnivast.data.batch import Sample, told
 from omnivast.data.conversation import read_conversation
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
@@ -247,6 +247,8 @@ class IndexedDataset:
     def _add_texts(self, sample: Sample, row: Row, position: int) -> None:
         if Modality.SUBTITLE in self.task.modalities:
             sample.subtitle = row.subtitle or ""
+        if self._spec.told_len:
+            sample.told = self._told(row, position)
         if any(self.task.groups(objective) for objective in OF_CAPTIONS):
             kinds = [kind for kind in row.captions if kind in self._needed]
             if CaptionKind.OMNI in row.captions and (not self.training or len(kinds) < len(self._needed)):
@@ -262,6 +264,14 @@ class IndexedDataset:
                 for name in ASKED:
                     setattr(sample, name, getattr(sample, name) * len(several))
                 sample.answers, sample.answer_weights = [text for text, _ in several], [weight for _, weight in several]
+
+    def _told(self, row: Row, position: int) -> str:
+        """What a text branch reads of a clip. In training titles and descriptions are left out at random, and so are subtitles."""
+        kept = (True, True)
+        if self.training:
+            draws = torch.rand(2, generator=generator(*self._key(position), "told"))
+            kept = tuple((draws >= self._spec.told_dropped).tolist())
+        return told(row.title * kept[0], row.description * kept[0], (row.subtitle or "") * kept[1])
 
     def said(self, row: int) -> Sample:
         """What is said of the clip of a row, without its media, with the draws of position 0."""

@@ -89,7 +89,7 @@ def choose(options: argparse.Namespace) -> dict[str, Any]:
     group, by = _group(parts, options.group), _by(parts, options.by)
     shown = parts.sampling
     dataset = DatasetConfig(name="choose", task=f"ret%{group}", txt=str(rows), vision=str(media), vision_sample_num=shown.frames,
-                            audio_sample_num=shown.slices, vision_transforms=shown.transform, batch_size=options.batch_size,
+                            audio_sample_num=shown.slices, vision_transforms=shown.transform, batch_size=options.batch_size, n_workers=-1,
                             cache_dir=options.cache_dir and str(options.cache_dir))
     loader = EvalLoader(dataset, shown.spec, parts.model.tokenizer, skip_unreadable=True)
     found = score_all(parts.model, loader, group, by, options.output, _known_by(parts))

@@ -96,10 +96,10 @@ def repeated(batch: Batch, clips: int) -> Batch:
         return Texts(texts.ids[rows], texts.mask[rows], torch.arange(clips, device="cpu"), [texts.raw[row] for row in rows])
 
     captions = Captions({kind: again(texts) for kind, texts in batch.captions.texts.items()}, batch.captions.sources)
-    subtitles, questions, answers = (x and again(x) for x in (batch.subtitles, batch.questions, batch.answers))
+    subtitles, told, questions, answers = (x and again(x) for x in (batch.subtitles, batch.told, batch.questions, batch.answers))
     negatives = batch.negatives and _negatives_again(batch.negatives, rows.tolist())
     return replace(batch, clip_ids=[batch.clip_ids[row] for row in rows], index=batch.index[rows], subtitles=subtitles, captions=captions,
-                   negatives=negatives, questions=questions, answers=answers, chats=batch.chats and _chats_again(batch.chats, rows.tolist()),
+                   negatives=negatives, told=told, questions=questions, answers=answers, chats=batch.chats and _chats_again(batch.chats, rows.tolist()),
                    present={modality: torch.ones(clips, dtype=torch.bool, device="cpu") for modality in batch.present})
 
 

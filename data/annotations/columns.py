@@ -35,8 +35,8 @@ FORMAT = 2
 ROWS = 8192
 """Rows of a record batch."""
 LISTS = ("questions", "answers", "question_ids", "question_types", "answer_types")
-NEGATIVES = "negatives"
-"""Files of earlier versions lack this column, since rows with that field were an error."""
+NEGATIVES, TOLD = "negatives", ("title", "description")
+"""Files of earlier versions lack these columns, since rows with such a field were an error."""
 
 logger = logging.getLogger("omnivast")
 
@@ -62,7 +62,8 @@ class MappedAnnotations(Annotations):
         batch, row = divmod(index, ROWS)
         values = {name: column[row].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
-        return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS), negatives=values.get(NEGATIVES) or [])
+        return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS), negatives=values.get(NEGATIVES) or [],
+                   **{name: values.get(name) or "" for name in TOLD})
 
     def marks(self) -> tuple[int, str]:
         """As ``Annotations.marks``; without marks ("") for files that were converted by a version that wrote none."""
@@ -236,7 +237,7 @@ def _write(rows: Iterable[Row], output: BinaryIO, build: str, totals: _Totals) -
 
     texts = pa.list_(pa.string())
     fields = [("clip_id", pa.string()), *((kind.value, texts) for kind in KINDS), ("subtitle", pa.string()),
-              *((n, texts) for n in (*LISTS, NEGATIVES))]
+              *((n, texts) for n in (*LISTS, NEGATIVES)), *((n, pa.string()) for n in TOLD)]
     schema = pa.schema(fields, metadata={"build": build})
     rows = iter(rows)
     with pa.ipc.new_file(output, schema) as file:
@@ -245,13 +246,13 @@ def _write(rows: Iterable[Row], output: BinaryIO, build: str, totals: _Totals) -
                 totals.add(row)
             totals.marks.append(mark_of(pack(row) for row in chunk))
             columns = [[row.clip_id for row in chunk], *([row.captions.get(kind, []) for row in chunk] for kind in KINDS),
-                       [row.subtitle for row in chunk], *([getattr(row, name) for row in chunk] for name in (*LISTS, NEGATIVES))]
+                       [row.subtitle for row in chunk], *([getattr(row, name) for row in chunk] for name in (*LISTS, NEGATIVES, *TOLD))]
             file.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema))
 
 
 def _content(row: Row) -> tuple[object, ...]:
     lists = [row.captions.get(kind, ()) for kind in KINDS] + [getattr(row, name) for name in (*LISTS, NEGATIVES)]
-    return (row.clip_id, row.subtitle, *map(tuple, lists))
+    return (row.clip_id, row.subtitle, row.title, row.description, *map(tuple, lists))
 
 
 def _lengths(column: Any) -> np.ndarray:

@@ -33,7 +33,9 @@ QA_KEYS = ("question", "answer", "question_id", "question_type", "answer_type")
 MEDIA_KEYS = ("video", "videos", "image", "images", "audio", "audios")
 """Under which a row of conversations may name the file of its clip, or a list of it."""
 NEGATIVES = "negatives"
-FIELDS = (*ID_KEYS, *CAPTION_KEYS, NEGATIVES, "subtitle", *QA_KEYS)
+TOLD_KEYS = ("title", "description")
+"""What is told of a clip besides its subtitle, which a text branch reads."""
+FIELDS = (*ID_KEYS, *CAPTION_KEYS, NEGATIVES, "subtitle", *TOLD_KEYS, *QA_KEYS)
 
 
 class AnnotationError(DataError):
@@ -61,6 +63,8 @@ class Row:
     """Of a corpus of conversations: the whole JSON object of a row that holds one, which data/conversation.py reads."""
     negatives: list[str] = field(default_factory=list)
     """Rejected captions: what is worse said of the clip than its captions, which training for retrieval learns to tell from them."""
+    title: str = ""
+    description: str = ""
 
 
 class RowReader:
@@ -112,7 +116,8 @@ class RowReader:
                 raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
         given = (subtitle or "") if "subtitle" in item else None
         negatives = self._negatives(item, captions, where)
-        row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2], negatives=negatives)
+        row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2], negatives=negatives,
+                  **{key: self._told(item.get(key), key, where) for key in TOLD_KEYS})
         self._check_unicode(row, where)
         return row
 
@@ -165,7 +170,7 @@ class RowReader:
     def _check_unicode(self, row: Row, where: str) -> None:
         """JSON can escape half of a surrogate pair, which no file, log or tokenizer takes."""
         captions = [text for texts in row.captions.values() for text in texts]
-        texts = [row.clip_id, row.subtitle or "", *captions, *row.negatives, *row.questions, *row.answers, *row.question_ids, *row.question_types,
+        texts = [row.clip_id, row.subtitle or "", row.title, row.description, *captions, *row.negatives, *row.questions, *row.answers, *row.question_ids, *row.question_types,
                  *row.answer_types, json.dumps(row.chat, ensure_ascii=False)]
         try:
             "".join(texts).encode()
@@ -221,6 +226,11 @@ class RowReader:
             self.first_blank = self.first_blank or where.removeprefix(f"{self.path}: ")
         return kept
 
+    def _told(self, value: Any, key: str, where: str) -> str:
+        if value is not None and not isinstance(value, str):
+            raise AnnotationError(f"{where}: '{key}' must be a string, found {typename(value)}")
+        return value or ""
+
     def _negatives(self, item: dict[str, Any], captions: Mapping[CaptionKind, list[str]], where: str) -> list[str]:
         """The rejected captions of a row."""
         if NEGATIVES not in item:
@@ -274,7 +284,7 @@ def pack(row: Row) -> bytes:
     captions = [row.captions.get(kind) for kind in KINDS]
     asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
     # What other rows lack is left out of them: they stay as they were, and so do their marks.
-    rest: list[Any] = [row.several_answers, row.chat, row.negatives]
+    rest: list[Any] = [row.several_answers, row.chat, row.negatives, row.title, row.description]
     while rest and not rest[-1]:
         rest.pop()
     return json.dumps([row.clip_id, captions, row.subtitle, *asked, *rest]).encode()

@@ -58,7 +58,7 @@ def _training_losses(model: Parts, batch: Batch, task: Task, draws: StepRandom, 
         masked = draw_masks(batch, task, draws, model.config, model.mask_ids)
     with model.mixed():
         memory = model.memory(features)
-        wrong = wrong_pairs(batch, memory, groups, drawn) if groups and model.config.itm_ratio else {}
+        wrong = wrong_pairs(batch, memory.alone, groups, drawn) if groups and model.config.itm_ratio else {}
         plan = plan_step(batch, task, memory, wrong, masked, model.config)
         if plan is not None:
             plan = send(plan, model.device)

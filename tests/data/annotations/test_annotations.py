@@ -66,6 +66,7 @@ def test_rejected_captions(tmp_path):
     ({"desc": "one", "negatives": ["two", 3]}, "row 0 .*'negatives' must be a string or a list of strings, found a number"),
     ({"desc": "one", "negatives": {"two": 1}}, "row 0 .*'negatives' must be a string or a list of strings, found an object"),
     ({"desc": "one", "negatives": ["\ud800"]}, "row 0 .*not Unicode"),
+    ({"desc": "one", "title": ["two"]}, "row 0 .*'title' must be a string, found a list"),
     ({"desc": "one", "negative": ["two"]}, "unknown field 'negative'; did you mean 'negatives'"),
 ])
 def test_bad_rejected_captions(tmp_path, row, message):
