@@ -14,13 +14,12 @@ import shlex
 import signal
 import subprocess
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
+
+from omnivast.utils import endpoint
 
 logger = logging.getLogger("omnivast")
 KEY_VARIABLE = "OMNIVAST_JUDGE_KEY"
@@ -37,8 +36,6 @@ Reply with one line of JSON and nothing else, "score" being 0 (wrong) to 5 (as g
 {{"right": true or false, "score": 0 to 5}}"""
 NOT_COMPARABLE = "marked by a judge: not comparable with exact match, nor with marks of another judge, prompt or version of the judge"
 TRIES = 3
-PAUSE = 1.0
-"""Seconds before the second try of a request; each further one waits twice as long."""
 
 
 class JudgeError(RuntimeError):
@@ -79,29 +76,15 @@ class Endpoint:
     else are sent there."""
 
     def __init__(self, url: str, model: str, prompt: str = PROMPT, seconds: float = 60.0) -> None:
-        self.url, self.model, self.prompt, self.seconds = url.rstrip("/") + "/chat/completions", model, prompt, seconds
+        self.model, self.prompt = model, prompt
+        self._endpoint = endpoint.Endpoint(url, model, key_variable=KEY_VARIABLE, seconds=seconds, tries=TRIES)
 
     def reply(self, text: str) -> tuple[str, str]:
-        body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": text}]}).encode()
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY_VARIABLE):
-            headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
-        for number in range(TRIES):
-            try:
-                request = urllib.request.Request(self.url, body, headers)
-                with urllib.request.urlopen(request, timeout=self.seconds) as response:
-                    content = json.load(response)
-                return str(content["choices"][0]["message"]["content"]), str(content.get("model") or self.model)
-            except urllib.error.HTTPError as error:
-                reason, lasting = f"HTTP {error.code} {error.reason}", error.code not in (408, 409, 429) and error.code < 500
-            except (OSError, ValueError) as error:  # no connection, a time limit, no JSON
-                reason, lasting = str(error) or type(error).__name__, False
-            except (KeyError, IndexError, TypeError):
-                reason, lasting = "the reply has no choices[0].message.content", True
-            if lasting or number == TRIES - 1:
-                raise JudgeError(f"the judge {self.model} at {self.url} does not answer: {reason}")
-            time.sleep(PAUSE * 2**number)
-        raise AssertionError("a request ends or is tried again")
+        try:
+            reply = self._endpoint.ask(text, temperature=0)
+        except endpoint.EndpointError as error:
+            raise JudgeError(f"the judge {self.model} at {self._endpoint.url} does not answer: {error.reason}") from None
+        return reply.text, reply.model
 
     def close(self) -> None:
         pass

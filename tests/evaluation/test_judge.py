@@ -12,6 +12,7 @@ import pytest
 
 from omnivast.evaluation import judge as judges
 from omnivast.evaluation.judge import PROMPT, Command, Endpoint, JudgeError, Verdict, judge_of, judged, summary, understood
+from omnivast.utils import endpoint
 
 ENTRIES = [{"question": "What is it?", "answer": "a dog", "tva": "a {puppy}"}, {"question": "Where?", "answer": "yard", "tva": "inside"},
            {"question": "Who?", "answer": "a man", "tva": "a boy"}]
@@ -64,7 +65,7 @@ def test_an_endpoint_marks_answers_and_all_is_kept(tmp_path, monkeypatch):
 
 
 def test_what_is_marked_is_not_asked_for_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "PAUSE", 0.0)
+    monkeypatch.setattr(endpoint, "PAUSE", 0.0)
     path = tmp_path / "judged.jsonl"
     with server((200, "yes"), (403, "no"), (200, "no"), (200, "yes"), (200, "yes")) as (url, requests):
         with pytest.raises(JudgeError, match=r"^the judge m at http.*/v1/chat/completions does not answer: HTTP 403"):
@@ -78,7 +79,7 @@ def test_what_is_marked_is_not_asked_for_again(tmp_path, monkeypatch):
 
 
 def test_an_endpoint_that_is_busy_is_asked_again(monkeypatch):
-    monkeypatch.setattr(judges, "PAUSE", 0.0)
+    monkeypatch.setattr(endpoint, "PAUSE", 0.0)
     with server((429, {}), (500, {}), (200, "yes")) as (url, _):
         assert Endpoint(url, "m").reply("?") == ("yes", "judge-2026")
     with server((500, {}), (500, {}), (502, {})) as (url, _), pytest.raises(JudgeError, match="HTTP 502"):
