@@ -1,7 +1,7 @@
 """Instruction data for clips with captions, as many of each kind and each set of tracks as ordered.
 
 Every reply of the language model is written down before anything else is done with it, so that what was asked is never asked again: the
-same command goes on where it was stopped. What comes out depends on the replies alone, not on how many are asked for at once.
+same command goes on where it was stopped. What comes out depends on the replies alone, not on how many are asked for at a time.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def tried(kind: str, tracks: str, context: Context, ask: Ask, seed: int, tries: 
     return Tried([], faults)
 
 
-def make(kind: str, tracks: str, count: int, contexts: Sequence[Context], ask: Ask, *, seed: int, tries: int, at_once: int,
+def make(kind: str, tracks: str, count: int, contexts: Sequence[Context], ask: Ask, *, seed: int, tries: int, concurrency: int,
          bar: Progress[Any]) -> Made:
     """``count`` rows of a kind and its tracks, of different clips, drawn by the seed; fewer where the clips do not suffice. Raises
     InstructError when replies are of no use."""
@@ -127,7 +127,7 @@ def make(kind: str, tracks: str, count: int, contexts: Sequence[Context], ask: A
     fitting = [context for context in contexts if context.has(tracks)]
     fitting.sort(key=lambda context: stable_seed(seed, "clips", kind, tracks, context.clip))
     in_vain = 0
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(concurrency) as pool:
         while len(made.rows) < count and fitting:
             # No more than are still lacking: replies that nobody needs are not asked for.
             wave, fitting = fitting[: count - len(made.rows)], fitting[count - len(made.rows) :]
@@ -155,7 +155,7 @@ def row_of(kind: str, tracks: str, context: Context, pairs: Sequence[Pair]) -> d
 
 
 def write(contexts: Sequence[Context], counts: Mapping[Order, int], ask: Ask, model: str, output: Path, *, seed: int = 0,
-          tries: int = TRIES, at_once: int = 8, drawn: str = "") -> dict[str, Any]:
+          tries: int = TRIES, concurrency: int = 8, drawn: str = "") -> dict[str, Any]:
     """Write ``descriptions.json``, ``instructions.json`` and ``summary.json``, whose content is returned. Raises InstructError, and what
     ``ask`` raises; replies so far are kept in ``replies.jsonl``, and the next call goes on with them, unless another ``model`` is asked or
     it draws its replies otherwise (``drawn``)."""
@@ -168,7 +168,7 @@ def write(contexts: Sequence[Context], counts: Mapping[Order, int], ask: Ask, mo
     bar: Progress[Any] = progress(sum(counts.values()), "instructions", unit="rows")
     try:
         with bar:
-            made = {order: make(*order, count, contexts, replies, seed=seed, tries=tries, at_once=at_once, bar=bar)
+            made = {order: make(*order, count, contexts, replies, seed=seed, tries=tries, concurrency=concurrency, bar=bar)
                     for order, count in counts.items() if count}
     finally:
         replies.close()

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from omnivast.config.tasks import Task
 from omnivast.corpus.instruct import write as instructing
 from omnivast.corpus.instruct.cli import main
-from omnivast.corpus.instruct.endpoint import Endpoint, EndpointError
 from omnivast.corpus.instruct.write import TABLE_10, InstructError, contexts_of, scaled, write
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.conversation import read_conversation
+from omnivast.utils.endpoint import EndpointError
 from omnivast.utils.random import stable_seed
 from tests.media_factory import write_json
+from tests.utils.chat_server import chat_server, said
 
 ROWS = [{"clip_id": f"clip{n}", "vision_cap": [f"a red thing{n} moves"], "audio_cap": [f"a loud noise{n} rings"]} for n in range(6)]
 ORDER = {("conversation", "va"): 3, ("description", "v"): 2, ("reasoning", "a"): 1}
@@ -27,50 +26,18 @@ ORDER = {("conversation", "va"): 3, ("description", "v"): 2, ("reasoning", "a"):
 def answer_to(prompt, seed):
     """What a good model would write: answers of the captions' words. Every third reply is of no use."""
     context = prompt[prompt.index("CONTEXT\n"):]
-    said = [line.removeprefix("- ") for line in context.splitlines() if line.startswith("- ")]
-    turns = [{"question": f"What of {n}?", "answer": text} for n, text in enumerate(said * 2)]
+    captions = [line.removeprefix("- ") for line in context.splitlines() if line.startswith("- ")]
+    turns = [{"question": f"What of {n}?", "answer": text} for n, text in enumerate(captions * 2)]
     if stable_seed(prompt, seed) % 3 == 0:
         return "{nonsense}"
     return json.dumps({"turns": turns[: 2 if "a conversation between" in prompt else 1]})
 
 
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible server that answers by ``answer_to``. ``failures``: statuses of its first replies."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.failures, self.asked = [], []
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    timeout = 20
-
-    def do_POST(self):  # noqa: N802 (the name that the base class calls)
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, asked, self.headers.get("Authorization")))
-        status = self.server.failures.pop(0) if self.server.failures else 200
-        text = answer_to(asked["messages"][0]["content"], asked["seed"])
-        body = b"{}" if status != 200 else json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    with Server() as own:
-        thread = threading.Thread(target=own.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield own
-        own.shutdown()
-        thread.join(10)
+    """Its address, and what it was asked: a server that answers by ``answer_to``."""
+    with chat_server(lambda number, body: (200, said(answer_to(body["messages"][0]["content"], body["seed"])), {})) as both:
+        yield both
 
 
 def written(folder):
@@ -85,7 +52,7 @@ def test_table_10_and_any_total_in_its_proportions():
 
 
 def test_counts_as_ordered_in_files_that_data_reads(tmp_path):
-    summary = write(contexts_of(ROWS), ORDER, answer_to, "stub", tmp_path, at_once=3)
+    summary = write(contexts_of(ROWS), ORDER, answer_to, "stub", tmp_path, concurrency=3)
     assert summary["made"] == summary["ordered"] == 6 and summary["faults"] == {"not valid JSON": summary["asked"] - 6}
     assert {name: own["made"] for name, own in summary["orders"].items()} == {"conversation.va": 3, "description.v": 2, "reasoning.a": 1}
     kinds = Counter()
@@ -101,25 +68,25 @@ def test_counts_as_ordered_in_files_that_data_reads(tmp_path):
 
 
 def test_nothing_is_asked_twice_and_the_result_is_that_of_an_unbroken_run(tmp_path):
-    whole = write(contexts_of(ROWS), ORDER, answer_to, "stub", tmp_path / "whole", at_once=1)
+    whole = write(contexts_of(ROWS), ORDER, answer_to, "stub", tmp_path / "whole", concurrency=1)
     asked = []
 
     def dying(prompt, seed):
         if len(asked) == 3:
-            raise EndpointError("gone")
+            raise EndpointError("http://stub", "gone")
         asked.append((prompt, seed))
         return answer_to(prompt, seed)
 
     with pytest.raises(EndpointError):
-        write(contexts_of(ROWS), ORDER, dying, "stub", tmp_path / "parts", at_once=1)
+        write(contexts_of(ROWS), ORDER, dying, "stub", tmp_path / "parts", concurrency=1)
     with open(tmp_path / "parts" / "replies.jsonl", "a") as file:
         file.write('{"key": "cut')
     later = []
-    write(contexts_of(ROWS), ORDER, lambda *a: later.append(a) or answer_to(*a), "stub", tmp_path / "parts", at_once=4)
+    write(contexts_of(ROWS), ORDER, lambda *a: later.append(a) or answer_to(*a), "stub", tmp_path / "parts", concurrency=4)
     assert len(later) + 3 == whole["asked"] and not set(later) & set(asked)
     assert written(tmp_path / "parts") == written(tmp_path / "whole")
     again = []
-    write(contexts_of(ROWS), ORDER, lambda *a: again.append(a) or answer_to(*a), "other", tmp_path / "parts", at_once=4)
+    write(contexts_of(ROWS), ORDER, lambda *a: again.append(a) or answer_to(*a), "other", tmp_path / "parts", concurrency=4)
     assert len(again) == whole["asked"]  # another model
 
 
@@ -138,34 +105,42 @@ def test_replies_that_are_of_no_use_end_it(tmp_path, monkeypatch):
 
 
 def test_the_verb_asks_a_server(tmp_path, server, monkeypatch):
-    monkeypatch.setenv("OMNIVAST_LLM_KEY", "secret")
+    url, asked = server
+    monkeypatch.setenv("OMNIVAST_ENDPOINT_KEY", "secret")
     captions = write_json(tmp_path / "captions.json", ROWS)
-    command = [str(captions), "--endpoint", server.url, "--llm", "stub", "--at_once", "2", "--schema", "--output", str(tmp_path / "out")]
+    command = [str(captions), "--endpoint", url, "--model", "small", "--concurrency", "2", "--schema", "--output", str(tmp_path / "out")]
     assert main([*command, "--count", "conversation.va=3", "--count", "description.v=2"]) == 0
-    path, asked, key = server.asked[0]
-    assert (path, key, asked["model"]) == ("/v1/chat/completions", "Bearer secret", "stub")
-    assert asked["response_format"]["json_schema"]["schema"]["required"] == ["turns"] and asked["temperature"] == 0.7
+    assert (asked[0]["model"], asked[0]["temperature"], asked.headers[0]["Authorization"]) == ("small", 0.7, "Bearer secret")
+    assert asked[0]["response_format"]["json_schema"]["schema"]["required"] == ["turns"] and asked.most_at_once <= 2
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["made"] == 5 and len(server.asked) == summary["asked"]
+    assert summary["made"] == 5 and len(asked) == summary["asked"]
     assert main([*command, "--count", "description.v=20"]) == 1  # six clips
-    count = len(server.asked)
-    assert main([*command, "--count", "description.v=20"]) == 1 and len(server.asked) == count
+    count = len(asked)
+    assert main([*command, "--count", "description.v=20"]) == 1 and len(asked) == count
 
 
-def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(server):
-    endpoint = Endpoint(server.url, "stub", pause=0.001)
-    server.failures = [503, 429]
-    assert endpoint("CONTEXT\n- x", 1) and len(server.asked) == 3
-    server.failures = [401]
-    with pytest.raises(EndpointError, match="the model stub at http://.* does not answer: HTTP 401"):
-        endpoint("CONTEXT\n- x", 1)
-    assert len(server.asked) == 4
-    server.failures = [500] * 9
-    with pytest.raises(EndpointError, match="HTTP 500"):
-        endpoint("CONTEXT\n- x", 1)
-    assert len(server.asked) == 8
-    with pytest.raises(EndpointError, match="does not answer"):
-        Endpoint("http://127.0.0.1:9/v1", "stub", tries=1)("x", 1)
+def test_a_budget_ends_it_and_what_was_answered_is_kept(tmp_path, server, caplog):
+    url, asked = server
+    captions = write_json(tmp_path / "captions.json", ROWS)
+    command = [str(captions), "--endpoint", url, "--model", "small", "--concurrency", "1", "--output", str(tmp_path / "out"), "--count",
+               "description.v=4"]
+    assert main([*command, "--requests", "2"]) == 2 and len(asked) == 2
+    assert "the budget of 2 requests is spent. What was answered is kept; the same command goes on" in caplog.text
+    assert main(command) == 0 and len(asked) == json.loads((tmp_path / "out" / "summary.json").read_text())["asked"]
+
+
+def test_a_request_that_is_refused_costs_its_clip_alone(tmp_path):
+    def answer(number, body):
+        if "thing3" in body["messages"][0]["content"]:
+            return 400, {"error": {"message": "too long"}}, {}
+        return 200, said(json.dumps({"turns": [{"question": "What?", "answer": "A red thing moves."}]})), {}
+
+    captions = write_json(tmp_path / "captions.json", [{**row, "vision_cap": [*row["vision_cap"], "a thing"]} for row in ROWS])
+    with chat_server(answer) as (url, _):
+        assert main([str(captions), "--endpoint", url, "--model", "small", "--output", str(tmp_path / "out"), "--count",
+                     "description.v=6"]) == 1
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert told["made"] == 5 and told["faults"] == {"refused by the endpoint": 3}
 
 
 @pytest.mark.parametrize(("rows", "extra", "message"), [
@@ -179,12 +154,12 @@ def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(server):
 ])
 def test_bad_input_is_one_line(tmp_path, caplog, rows, extra, message):
     captions = write_json(tmp_path / "captions.json", rows)
-    command = [str(captions), "--endpoint", "http://127.0.0.1:9/v1", "--llm", "stub", "--output", str(tmp_path / "out"), *extra]
+    command = [str(captions), "--endpoint", "http://127.0.0.1:9/v1", "--model", "stub", "--output", str(tmp_path / "out"), *extra]
     assert main(command) == 2
     assert re.search(message, caplog.text)
 
 
 def test_an_unknown_kind_is_named(capsys):
     with pytest.raises(SystemExit):
-        main(["x", "--endpoint", "x", "--llm", "x", "--output", "x", "--count", "story.v=3"])
+        main(["x", "--endpoint", "x", "--model", "x", "--output", "x", "--count", "story.v=3"])
     assert "expected KIND.TRACKS=N, such as conversation.va=100; kinds are conversation, description, reasoning" in capsys.readouterr().err
