@@ -235,8 +235,8 @@ class ModelConfig:
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True, of=("gram",))
-    rejected_weight: float = setting(1.0, "VAST, GRAM: rows with rejected captions ('negatives'): how much each of them counts in its clip's "
-                                          "choice among texts, where the clip's own caption counts 1", minimum=0.0, newer=True,
+    rejected_weight: float = setting(1.0, "VAST, GRAM: rows with rejected captions ('negatives'): how much each of them counts in its "
+                                          "clip's choice among texts, where the clip's own caption counts 1", minimum=0.0, newer=True,
                                      training_only=True, of=VAST_LIKE)
     others_weight: float = setting(0.01, "VAST, GRAM: rows with rejected captions: how much captions of other clips count there",
                                    minimum=0.0, newer=True, training_only=True, of=VAST_LIKE)
@@ -248,8 +248,8 @@ class ModelConfig:
     missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
                                                                   "or its tokens are masked")
     mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)", of=VAST_LIKE)
-    text_branch: int = setting(0, "VAST, GRAM: tokens of a text branch, which reads titles, descriptions and subtitles, and beside the clip's "
-                                  "own tokens is what captions are written from (Panda-70M's student: 32); 0: none", minimum=0, newer=True,
+    text_branch: int = setting(0, "VAST, GRAM: tokens of a text branch, which reads titles, descriptions and subtitles; captions are "
+                                  "written from them and the clip's own (Panda-70M's student: 32); 0: none", minimum=0, newer=True,
                                of=VAST_LIKE)
     text_branch_layers: int = setting(2, "text_branch: its layers", minimum=1, newer=True, of=VAST_LIKE)
     text_branch_dropped: float = setting(0.5, "text_branch: share of training samples without their title and description, and of those "

@@ -156,7 +156,8 @@ def write_choice(folder: Path, found: Sequence[Scored], rows: Sequence[Row], kin
         lines.append(json.dumps({"clip_id": one.clip_id, "best": one.best, "sure": one.scores[one.best] >= threshold, "captions": texts},
                                 ensure_ascii=False) + "\n")
     write_atomically(folder / "choices.jsonl", "".join(lines))
-    write_atomically(folder / "annotations.json", json.dumps(chosen_rows(found, rows, kind, threshold), indent=1, ensure_ascii=False) + "\n")
+    chosen = chosen_rows(found, rows, kind, threshold)
+    write_atomically(folder / "annotations.json", json.dumps(chosen, indent=1, ensure_ascii=False) + "\n")
     result = {**facts, **summary(found, threshold)}
     write_atomically(folder / "summary.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result

@@ -98,8 +98,9 @@ def repeated(batch: Batch, clips: int) -> Batch:
     captions = Captions({kind: again(texts) for kind, texts in batch.captions.texts.items()}, batch.captions.sources)
     subtitles, told, questions, answers = (x and again(x) for x in (batch.subtitles, batch.told, batch.questions, batch.answers))
     negatives = batch.negatives and _negatives_again(batch.negatives, rows.tolist())
+    chats = batch.chats and _chats_again(batch.chats, rows.tolist())
     return replace(batch, clip_ids=[batch.clip_ids[row] for row in rows], index=batch.index[rows], subtitles=subtitles, captions=captions,
-                   negatives=negatives, told=told, questions=questions, answers=answers, chats=batch.chats and _chats_again(batch.chats, rows.tolist()),
+                   negatives=negatives, told=told, questions=questions, answers=answers, chats=chats,
                    present={modality: torch.ones(clips, dtype=torch.bool, device="cpu") for modality in batch.present})
 
 

@@ -21,15 +21,30 @@ UNKNOWN = {"conversation": 0.15, "description": 0.15, "reasoning": 0.6}
 """Kind → the largest share of an answer's words with a meaning that the captions need not have: none of six, one of seven."""
 LONGEST = 2000
 """Characters of a question or an answer."""
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand"]
-PLAIN = frozenset(["a", "about", "above", "across", "actually", "after", "again", "against", "all", "along", "also", "although", "always", "am", "among", "an", "and", "another", "any", "anyone", "anything", "appear", "appears", "are", "around", "as", "at", "audible", "away", "back", "be", "because", "become", "becomes", "been", "before", "behind", "being", "below", "beneath", "beside", "between", "both", "but", "by", "called", "came", "can", "cannot", "certain", "clearly", "clip", "come", "comes", "consist", "could", "depict", "depicted", "describe", "detail", "did", "different", "do", "does", "doing", "done", "down", "during", "each", "either", "else", "especially", "even", "ever", "every", "everything", "feature", "featured", "features", "few", "filled", "find", "first", "for", "from", "front", "further", "gets", "give", "given", "gives", "go", "goes", "going", "had", "happen", "happening", "happens", "has", "have", "having", "he", "hear", "heard", "hears", "her", "here", "hers", "him", "his", "how", "however", "i", "if", "in", "indeed", "inside", "instead", "into", "is", "it", "its", "itself", "kind", "know", "last", "later", "least", "less", "like", "likely", "listen", "little", "look", "looks", "loud", "made", "main", "mainly", "make", "makes", "making", "many", "may", "me", "means", "might", "more", "most", "much", "must", "my", "near", "nearby", "neither", "never", "next", "no", "noise", "none", "nor", "not", "note", "noted", "nothing", "now", "of", "off", "often", "on", "once", "one", "only", "onto", "or", "other", "others", "our", "out", "over", "overall", "own", "part", "particular", "people", "perhaps", "person", "picture", "place", "plainly", "possible", "possibly", "present", "probably", "quite", "rather", "really", "same", "scene", "second", "see", "seem", "seems", "seen", "several", "shall", "she", "should", "show", "showing", "shown", "shows", "side", "sight", "since", "so", "some", "somebody", "someone", "something", "sometimes", "somewhere", "soon", "sort", "sound", "sounds", "still", "such", "suggest", "suggests", "surely", "take", "taken", "takes", "taking", "talk", "tell", "tells", "than", "that", "the", "their", "theirs", "them", "then", "there", "these", "they", "thing", "things", "this", "those", "though", "through", "throughout", "thus", "time", "to", "together", "too", "toward", "towards", "two", "type", "under", "unknown", "until", "up", "upon", "us", "use", "used", "uses", "using", "usually", "very", "video", "view", "visible", "want", "was", "way", "we", "well", "were", "what", "whatever", "when", "where", "whether", "which", "while", "who", "whole", "whom", "whose", "why", "will", "with", "within", "without", "would", "yes", "yet", "you", "your"])
+NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand""".split()  # noqa: SIM905 (to be read)
+PLAIN = frozenset("""
+a about above across actually after again against all along also although always am among an and another any anyone anything
+appear appears are around as at audible away back be because become becomes been before behind being below beneath beside between both
+but by called came can cannot certain clearly clip come comes consist could depict depicted describe detail did different do does doing
+done down during each either else especially even ever every everything feature featured features few filled find first for from front
+further gets give given gives go goes going had happen happening happens has have having he hear heard hears her here hers him his how
+however i if in indeed inside instead into is it its itself kind know last later least less like likely listen little look looks loud
+made main mainly make makes making many may me means might more most much must my near nearby neither never next no noise none nor not
+note noted nothing now of off often on once one only onto or other others our out over overall own part particular people perhaps person
+picture place plainly possible possibly present probably quite rather really same scene second see seem seems seen several shall she
+should show showing shown shows side sight since so some somebody someone something sometimes somewhere soon sort sound sounds still
+such suggest suggests surely take taken takes taking talk tell tells than that the their theirs them then there these they thing things
+this those though through throughout thus time to together too toward towards two type under unknown until up upon us use used uses
+using usually very video view visible want was way we well were what whatever when where whether which while who whole whom whose why
+will with within without would yes yet you your""".split())  # noqa: SIM905 (likewise)
 """Words that say nothing of a clip."""
 TELLTALE = re.compile(r"\b(captions?|context|transcripts?|as an ai|language model|i can(?:no|')t|i'm sorry|i am sorry|was not provided|"
                       r"is not mentioned|not specified)\b", re.IGNORECASE)
 """What betrays that a text, not a video, was looked at, or that the model refused."""
 
 
-class Fault(ValueError):
+class Fault(ValueError):  # noqa: N818 (a reason that is counted, not an error)
     """A reply that is not used; the message is one of few reasons, to be counted."""
 
 

@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         summary = instruct(options)
     except (InstructError, BuildError, EndpointError, OSError) as error:
-        log.error("instruct: %s", error if not isinstance(error, EndpointError) else f"{error}. What was answered is kept; the same command "
-                  "goes on")
+        kept = ". What was answered is kept; the same command goes on" if isinstance(error, EndpointError) else ""
+        log.error("instruct: %s%s", error, kept)
         return 2
     except KeyboardInterrupt:
         log.error("stopped; the same command goes on")

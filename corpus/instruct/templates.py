@@ -21,9 +21,9 @@ ROLE = """You are an assistant that {senses} a video and talks with a person abo
 tell {about} in it. Write as one who {senses} the video, and never mention captions or a text that you were given."""
 
 REQUIREMENT = {
-    "conversation": """Write a conversation between the person and the assistant about this video, of 2 to 6 questions, each with its answer.
-- Ask about different things: which things and living beings there are, what they do, what they are like, where it is, in what order things \
-happen, how many there are.
+    "conversation": """Write a conversation of the person and the assistant about this video, of 2 to 6 questions, each with its answer.
+- Ask about different things: which things and living beings there are, what they do, what they are like, where it is, in what \
+order things happen, how many there are.
 - Ask only what the captions answer beyond doubt. Answer in a short sentence, with their facts alone. Do not guess.
 - Later questions may build on answers before them.""",
     "description": """Write one request for a detailed description of this video, and the description.

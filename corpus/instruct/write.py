@@ -200,7 +200,7 @@ def contexts_of(rows: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]])
     for number, row in enumerate(rows):
         clip = next((row[key] for key in ("clip_id", "video_id", "video", "id") if isinstance(row, Mapping) and key in row), None)
         if not isinstance(clip, str | int) or isinstance(clip, bool):
-            raise InstructError(f"row {number} has no id; expected clip_id or video_id, and vision_cap or audio_cap, texts or lists of them")
+            raise InstructError(f"row {number} has no id; expected clip_id or video_id, and vision_cap or audio_cap, a text or a list")
         captions = {}
         for key in ("vision_cap", "audio_cap"):
             value = row.get(key) or []

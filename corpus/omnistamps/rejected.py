@@ -43,7 +43,8 @@ def write_rejected(folder: Path, source: Path, output: Path, seed: int = 0) -> l
     return written
 
 
-def rejected(caption: str, facts: Mapping[str, str], stamps: Mapping[str, Stamp], known: Mapping[str, Sequence[str]], key: str) -> list[str]:
+def rejected(caption: str, facts: Mapping[str, str], stamps: Mapping[str, Stamp], known: Mapping[str, Sequence[str]],
+             key: str) -> list[str]:
     """``REJECTED`` captions in the words of ``caption``, whose facts are the stamps ``facts`` by role, each with another in place of one.
     ``known``: the stamps of each role; ``key``: what decides the draws. Raises ValueError for a caption that is none of these facts."""
     phrases = {role: stamps[facts[role]].phrase for role in ROLES}

@@ -62,7 +62,8 @@ class MappedAnnotations(Annotations):
         batch, row = divmod(index, ROWS)
         values = {name: column[row].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
-        return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS), negatives=values.get(NEGATIVES) or [],
+        lists = (values[name] for name in LISTS)
+        return Row(values["clip_id"], captions, values["subtitle"], *lists, negatives=values.get(NEGATIVES) or [],
                    **{name: values.get(name) or "" for name in TOLD})
 
     def marks(self) -> tuple[int, str]:

@@ -170,8 +170,8 @@ class RowReader:
     def _check_unicode(self, row: Row, where: str) -> None:
         """JSON can escape half of a surrogate pair, which no file, log or tokenizer takes."""
         captions = [text for texts in row.captions.values() for text in texts]
-        texts = [row.clip_id, row.subtitle or "", row.title, row.description, *captions, *row.negatives, *row.questions, *row.answers, *row.question_ids, *row.question_types,
-                 *row.answer_types, json.dumps(row.chat, ensure_ascii=False)]
+        texts = [row.clip_id, row.subtitle or "", row.title, row.description, *captions, *row.negatives, *row.questions, *row.answers,
+                 *row.question_ids, *row.question_types, *row.answer_types, json.dumps(row.chat, ensure_ascii=False)]
         try:
             "".join(texts).encode()
         except UnicodeEncodeError:

@@ -24,8 +24,8 @@ class TextBranch(nn.Module):
         self.queries = nn.Parameter(0.02 * torch.randn(1, queries, width))
         self.of_clip = nn.Linear(width, width)
         self.layers = nn.ModuleList(nn.TransformerDecoderLayer(
-            width, sizes.num_attention_heads, sizes.intermediate_size, dropout=sizes.hidden_dropout_prob, activation="gelu", batch_first=True,
-            norm_first=True) for _ in range(layers))
+            width, sizes.num_attention_heads, sizes.intermediate_size, sizes.hidden_dropout_prob, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.type_embedding = nn.Parameter(0.02 * torch.randn(1, 1, width))
 

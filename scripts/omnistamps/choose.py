@@ -101,8 +101,8 @@ def _result(folder: Path, name: str, data: Path) -> dict[str, Any]:
 
 
 def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    lines = ["| model | score | R@1 of 8 | wrong: seen, heard, said | threshold (validation) | own below it | rejected above it | clips kept | "
-             "R@1 of these | kept at 0.43 |", "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    lines = ["| model | score | R@1 of 8 | wrong: seen, heard, said | threshold (validation) | own below it | rejected above it | "
+             "clips kept | R@1 of these | kept at 0.43 |", "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for model, by_score in results.items():
         for by, own in by_score.items():
             wrong = ", ".join(map(str, own["wrong"].values()))

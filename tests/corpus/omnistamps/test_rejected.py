@@ -18,7 +18,8 @@ from tests.media_factory import write_json
 
 STAMPS = read_stamps(SOURCE)
 FACTS = {"seen": "cow", "heard": "dog", "said": "owl"}
-KNOWN = {"seen": ["cow", "pig", "tiger", "lion"], "heard": ["dog", "pig", "horse", "owl", "bee"], "said": ["owl", "fox", "zebra", "whale", "bat"]}
+KNOWN = {"seen": ["cow", "pig", "tiger", "lion"], "heard": ["dog", "pig", "horse", "owl", "bee"],
+         "said": ["owl", "fox", "zebra", "whale", "bat"]}
 
 
 def test_each_has_one_wrong_fact_in_the_words_of_the_right_one():
