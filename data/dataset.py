@@ -267,11 +267,11 @@ class IndexedDataset:
 
     def _told(self, row: Row, position: int) -> str:
         """What a text branch reads of a clip. In training titles and descriptions are left out at random, and so are subtitles."""
-        kept = (True, True)
+        about = said = True
         if self.training:
             draws = torch.rand(2, generator=generator(*self._key(position), "told"))
-            kept = tuple((draws >= self._spec.told_dropped).tolist())
-        return told(row.title * kept[0], row.description * kept[0], (row.subtitle or "") * kept[1])
+            about, said = (draws >= self._spec.told_dropped).tolist()
+        return told(row.title if about else "", row.description if about else "", (row.subtitle or "") if said else "")
 
     def said(self, row: int) -> Sample:
         """What is said of the clip of a row, without its media, with the draws of position 0."""

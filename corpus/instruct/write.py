@@ -187,7 +187,7 @@ def write(contexts: Sequence[Context], counts: Mapping[Order, int], ask: Ask, mo
 def _told(made: Mapping[Order, Made]) -> dict[str, Any]:
     orders = {".".join(order): {"ordered": own.ordered, "made": len(own.rows), "asked": own.asked, "given up": own.given_up,
                                 "faults": dict(own.faults.most_common())} for order, own in made.items()}
-    faults = sum((own.faults for own in made.values()), Counter())
+    faults: Counter[str] = sum((own.faults for own in made.values()), Counter())
     asked = sum(own.asked for own in made.values())
     return {"ordered": sum(own.ordered for own in made.values()), "made": sum(len(own.rows) for own in made.values()), "asked": asked,
             "replies used, %": round(100 * (asked - sum(faults.values())) / asked, 2) if asked else None,

@@ -117,7 +117,7 @@ class RowReader:
         given = (subtitle or "") if "subtitle" in item else None
         negatives = self._negatives(item, captions, where)
         row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2], negatives=negatives,
-                  **{key: self._told(item.get(key), key, where) for key in TOLD_KEYS})
+                  title=self._told(item, "title", where), description=self._told(item, "description", where))
         self._check_unicode(row, where)
         return row
 
@@ -226,7 +226,8 @@ class RowReader:
             self.first_blank = self.first_blank or where.removeprefix(f"{self.path}: ")
         return kept
 
-    def _told(self, value: Any, key: str, where: str) -> str:
+    def _told(self, item: dict[str, Any], key: str, where: str) -> str:
+        value = item.get(key)
         if value is not None and not isinstance(value, str):
             raise AnnotationError(f"{where}: '{key}' must be a string, found {typename(value)}")
         return value or ""

@@ -124,7 +124,8 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
     for group in dict.fromkeys([*task.groups(Objective.RETRIEVAL), *task.groups(Objective.CAPTION)]):
         texts = batch.captions.of(group.caption_kind)
         layout = Layout.of(texts.ids, texts.mask)
-        matched, learnt = [], []
+        matched: list[Layout] = []
+        learnt: list[Layout] = []
         if group in wrong:
             matched = [layout, wrong[group].captions]
         if group in task.groups(Objective.CAPTION):
