@@ -235,6 +235,11 @@ class ModelConfig:
     gram_volume: Literal["group", "task"] = setting("group", "model_type gram: training takes the volume of each retrieval group, or, as "
                                                              "released, one of all modalities of the task's retrieval groups",
                                                     decides=("model_type", "gram"), newer=True, of=("gram",))
+    rejected_weight: float = setting(1.0, "VAST, GRAM: rows with rejected captions ('negatives'): how much each of them counts in its "
+                                          "clip's choice among texts, where the clip's own caption counts 1", minimum=0.0, newer=True,
+                                     training_only=True, of=VAST_LIKE)
+    others_weight: float = setting(0.01, "VAST, GRAM: rows with rejected captions: how much captions of other clips count there",
+                                   minimum=0.0, newer=True, training_only=True, of=VAST_LIKE)
     label_smoothing: float | None = setting(None, "VAST: label smoothing of the softmax contrastive loss (null: 0.1); VALOR: of the words "
                                                   "of captions (cap; null: 0)", minimum=0.0, maximum=1.0, training_only=True)
     frozen_vision: bool = setting(False, "the vision encoder is not trained", training_only=True, also=("frozen_video",))
@@ -243,6 +248,14 @@ class ModelConfig:
     missing_modality: Literal["zeros", "mask"] = setting("zeros", "a clip without sound or subtitle: zeros are attended to (as released), "
                                                                   "or its tokens are masked")
     mask_subtitle_padding: bool = setting(False, "padded subtitle tokens are masked (the release attends to them)", of=VAST_LIKE)
+    text_branch: int = setting(0, "VAST, GRAM: tokens of a text branch, which reads titles, descriptions and subtitles; captions are "
+                                  "written from them and the clip's own (Panda-70M's student: 32); 0: none", minimum=0, newer=True,
+                               of=VAST_LIKE)
+    text_branch_layers: int = setting(2, "text_branch: its layers", minimum=1, newer=True, of=VAST_LIKE)
+    text_branch_dropped: float = setting(0.5, "text_branch: share of training samples without their title and description, and of those "
+                                              "without their subtitle", minimum=0.0, maximum=1.0, newer=True, training_only=True,
+                                         of=VAST_LIKE)
+    max_text_branch_len: int = setting(200, "text_branch: tokens of its texts", minimum=3, newer=True, of=VAST_LIKE)
     max_caption_len: int = setting(40, "tokens of a caption, question or generated caption", minimum=3)
     max_omni_caption_len: int = setting(70, "tokens of an omni caption", minimum=3, of=VAST_LIKE)
     max_subtitle_len: int = setting(70, "tokens of a subtitle", minimum=3, of=VAST_LIKE)

@@ -59,6 +59,10 @@ class Sample:
     """Whether the clip really has the modality (a silent video: audio False, its spectrogram zeros), for each that is asked for."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of clips that this one replaced, in training."""
+    negatives: list[str] = field(default_factory=list)
+    """Training for retrieval: rejected captions, all that the row has."""
+    told: str | None = None
+    """For a text branch: title, description and subtitle, as far as the clip has them and training keeps them; None: none is read."""
 
 
 @dataclass
@@ -168,6 +172,10 @@ class Batch:
     """(B,) bool per modality that the task needs; frames and spectrograms of clips without are zeros."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(clip id, reason) of unreadable clips that were replaced while this batch was read."""
+    negatives: Texts | None = None
+    """Training for retrieval: the rejected captions of the clips, any number of each; None where no clip has one."""
+    told: Texts | None = None
+    """For a text branch, N = B: title, description and subtitle; a clip without has [CLS] [SEP] alone."""
     absent: dict[Modality, list[str]] = field(default_factory=dict, compare=False)
     """Ids of the clips that lack a modality that the task needs, as ``present`` says; here on the host, to be counted."""
     read_seconds: float = field(default=0.0, compare=False)
@@ -189,6 +197,12 @@ class Batch:
         frames, spectrograms = (x if x is None else apply(x) for x in (self.frames, self.spectrograms))
         return dataclasses.replace(self, frames=frames, spectrograms=spectrograms,
                                    features={name: apply(x) for name, x in self.features.items()})
+
+
+def told(title: str, description: str, subtitle: str) -> str:
+    """The text that a text branch reads; "" where there is none."""
+    parts = (("title", title), ("description", description), ("subtitle", subtitle))
+    return " ".join(f"{name}: {text.strip()}" for name, text in parts if text.strip())
 
 
 def corpus_of(batches: Iterable[Batch]) -> str:
@@ -213,7 +227,11 @@ def collate(samples: Sequence[Sample], *, corpus: str, tokenizer: Tokenizer, len
     batch.features = {name: x for name in names if (x := _stacked([sample.features.get(name) for sample in samples])) is not None}
     if samples[0].subtitle is not None:
         batch.subtitles = make_texts([[sample.subtitle or ""] for sample in samples], tokenizer, lengths.subtitle)
+    if samples[0].told is not None:
+        batch.told = make_texts([[sample.told or ""] for sample in samples], tokenizer, lengths.told)
     batch.captions = _collate_captions(samples, tokenizer, lengths, task)
+    if any(sample.negatives for sample in samples):
+        batch.negatives = make_texts([sample.negatives for sample in samples], tokenizer, lengths.caption[CaptionKind.OMNI])
     if any(sample.questions for sample in samples):
         batch.questions = make_texts([sample.questions for sample in samples], tokenizer, lengths.question)
         if any(sample.answers for sample in samples):

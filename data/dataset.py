@@ -18,7 +18,7 @@ from omnivast.data.annotations.identity import Identity, identity
 from omnivast.data.annotations.load import load_annotations
 from omnivast.data.annotations.rows import Row
 from omnivast.data.annotations.table import Annotations
-from omnivast.data.batch import Sample
+from omnivast.data.batch import Sample, told
 from omnivast.data.conversation import read_conversation
 from omnivast.data.media import deadline
 from omnivast.data.media.deadline import DeadlineError, within
@@ -109,6 +109,10 @@ class IndexedDataset:
         self._readers: dict[frozenset[Modality], ClipReader] = {frozenset(self.reader.tracks): self.reader}
         self._spec, self._converses = spec, spec.conversations and training
         self.annotations = opened.annotations(self.task, optional)
+        self._learns_negatives = training and bool(self.annotations.with_negatives) and bool(self.task.groups(Objective.RETRIEVAL))
+        if self._learns_negatives and not spec.negatives:
+            raise DataError(f"dataset '{config.name}': rows of {self.annotations.path} have rejected captions ('negatives'), from which "
+                            'VAST and GRAM learn, and this model_type does not; leave them unread with "ignore_fields": ["negatives"]')
         if self.shards is not None and not config.txt and len(self) < len(self.shards):
             logger.error("dataset '%s': %d clips have no texts, since their shards are cut, and are left out", self.name,
                          len(self.shards) - len(self))
@@ -243,11 +247,15 @@ class IndexedDataset:
     def _add_texts(self, sample: Sample, row: Row, position: int) -> None:
         if Modality.SUBTITLE in self.task.modalities:
             sample.subtitle = row.subtitle or ""
+        if self._spec.told_len:
+            sample.told = self._told(row, position)
         if any(self.task.groups(objective) for objective in OF_CAPTIONS):
             kinds = [kind for kind in row.captions if kind in self._needed]
             if CaptionKind.OMNI in row.captions and (not self.training or len(kinds) < len(self._needed)):
                 kinds = [*dict.fromkeys([CaptionKind.OMNI, *kinds])]
             sample.captions = {kind: self._drawn(row.captions[kind], position, kind.value) for kind in kinds}
+        if self._learns_negatives:
+            sample.negatives = row.negatives
         if self.task.groups(Objective.QA):
             for name in ASKED:
                 setattr(sample, name, self._drawn(getattr(row, name), position, "question"))
@@ -256,6 +264,14 @@ class IndexedDataset:
                 for name in ASKED:
                     setattr(sample, name, getattr(sample, name) * len(several))
                 sample.answers, sample.answer_weights = [text for text, _ in several], [weight for _, weight in several]
+
+    def _told(self, row: Row, position: int) -> str:
+        """What a text branch reads of a clip. In training titles and descriptions are left out at random, and so are subtitles."""
+        about = said = True
+        if self.training:
+            draws = torch.rand(2, generator=generator(*self._key(position), "told"))
+            about, said = (draws >= self._spec.told_dropped).tolist()
+        return told(row.title if about else "", row.description if about else "", (row.subtitle or "") if said else "")
 
     def said(self, row: int) -> Sample:
         """What is said of the clip of a row, without its media, with the draws of position 0."""

@@ -22,7 +22,7 @@ def table() -> str:
             ("video codecs", ", ".join(VIDEO_CODECS) + ", and what else the installed FFmpeg decodes"),
             ("sound codecs", ", ".join(SOUND_CODECS) + ", likewise"),
             ("annotations", "a JSON list of objects: an id (" + _ticked(ID_KEYS) + "), and captions (" + _ticked(CAPTION_KEYS)
-             + "), or `question` and `answer`; `subtitle`")]
+             + "), or `question` and `answer`; `subtitle`; `negatives`, `title`, `description`")]
     return "\n".join(["| what | read |", "|---|---|", *(f"| {what} | {read} |" for what, read in rows)])
 
 

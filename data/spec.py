@@ -78,6 +78,8 @@ class TextLengths:
     question: int
     answer: int
     subtitle: int
+    told: int = 0
+    """Of what a text branch reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +105,17 @@ class InputSpec:
     """Captions, questions and answers are learnt as conversations."""
     features: KeptFeatures | None = None
     """Where features of frozen towers are kept: they are read in place of the clips, whose frames and slices are those of a test."""
+    negatives: bool = False
+    """The model learns from rejected captions."""
+    told_len: int = 0
+    """Tokens of title, description and subtitle for a text branch; 0: the model has none."""
+    told_dropped: float = 0.5
+    """Share of training samples without title and description, and of those without subtitle, there."""
 
     @classmethod
     def of(cls, model_cfg: ModelConfig, audio_frontend: str = "beats", captioner_mode: bool = False,
            frame_resize: str = "bicubic", one_caption_length: bool = False, conversations: bool = False,
-           features: KeptFeatures | None = None) -> InputSpec:
+           features: KeptFeatures | None = None, negatives: bool = False) -> InputSpec:
         """The sizes that a model of this config takes; what follows it as the model states them."""
         return cls(
             resolution=model_cfg.vision_resolution,
@@ -123,6 +131,9 @@ class InputSpec:
             captioner_mode=captioner_mode,
             conversations=conversations,
             features=features,
+            negatives=negatives,
+            told_len=model_cfg.max_text_branch_len if model_cfg.text_branch else 0,
+            told_dropped=model_cfg.text_branch_dropped,
         )
 
     def lengths(self, several_kinds: bool) -> TextLengths:
@@ -133,4 +144,5 @@ class InputSpec:
             question=self.max_caption_len,
             answer=self.max_answer_len,
             subtitle=self.max_subtitle_len,
+            told=self.told_len,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from omnivast.config.tasks import Modality
 from omnivast.data import audio, vision
 from omnivast.data.audio import Frontend, find_frontend
-from omnivast.data.batch import Sample
+from omnivast.data.batch import Sample, told
 from omnivast.data.media import decode, images
 from omnivast.data.media.soundtrack import Hearing
 from omnivast.data.spec import InputSpec, TextLengths
@@ -43,6 +43,8 @@ class Sampling:
         sample = Sample(clip.name, 0, present={modality: modality in clip.present for modality in modalities})
         if Modality.SUBTITLE in modalities:
             sample.subtitle = clip.said
+        if self.spec.told_len:
+            sample.told = told("", "", clip.said)
         sound: decode.Clip | None = None
         if Modality.VISION in modalities:
             own = Modality.AUDIO in modalities and clip.heard == clip.seen

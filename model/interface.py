@@ -142,6 +142,8 @@ class Model(nn.Module):
     sizes of both, and the lengths of texts, are those of ``model_cfg``."""
     conversations: bool = False
     """Whether it learns conversations: captions, questions and answers come as such too (``Batch.chats``), written by ``tokenizer``."""
+    learns_negatives: bool = False
+    """Whether it learns from the rejected captions of a clip (``Batch.negatives``); rows that have some are refused else."""
     one_caption_length: bool = False
     """Whether omni captions are cut to max_caption_len, as all others are, because its scores depend on how many tokens a text may have;
     else to max_omni_caption_len where clips have captions of other kinds too."""

@@ -67,6 +67,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "teachers": Verb("choose captioners by people's judgements of their captions", "omnivast.corpus.cli", main="teachers"),
         "fuse": Verb("join captions of picture and sound, and what is said, into one, by a language model", "omnivast.corpus.fusion.cli"),
         "build": Verb("make clips for training of a folder of long videos", "omnivast.corpus.cli", main="build_corpus"),
+        "instruct": Verb("write conversations, descriptions and reasoning about captioned clips, by a language model",
+                         "omnivast.corpus.instruct.cli"),
+        "choose": Verb("choose the best of several captions of each clip", "omnivast.choose"),
     },
     "Results": {
         "score": Verb("score captions, answers or rankings made anywhere", "omnivast.evaluation.score.predictions"),

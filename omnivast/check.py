@@ -31,7 +31,7 @@ def spec_of(config: Config) -> InputSpec:
     cfg = config.model_cfg
     family = MODELS.find(cfg.model_type)
     return InputSpec.of(cfg, family.frontend_of(cfg), config.run_cfg.captioner_mode, family.frame_resize, family.one_caption_length,
-                        family.conversations)
+                        family.conversations, negatives=family.learns_negatives)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         as_asked = resolved(config)
         store = FeatureStore(run.features_dir) if run.features_dir else None
         spec = InputSpec.of(config.model_cfg, model.audio_frontend, run.captioner_mode, model.frame_resize, model.one_caption_length,
-                            model.conversations, store)
+                            model.conversations, store, model.learns_negatives)
         loader, eval_loaders = build_loaders(config, model.tokenizer, spec, device)
         log_splits(loader, eval_loaders)
         weights = load_weights(model, start, run.allow_missing) if start else None

@@ -96,10 +96,21 @@ def repeated(batch: Batch, clips: int) -> Batch:
         return Texts(texts.ids[rows], texts.mask[rows], torch.arange(clips, device="cpu"), [texts.raw[row] for row in rows])
 
     captions = Captions({kind: again(texts) for kind, texts in batch.captions.texts.items()}, batch.captions.sources)
-    subtitles, questions, answers = (x and again(x) for x in (batch.subtitles, batch.questions, batch.answers))
-    return replace(batch, clip_ids=[batch.clip_ids[row] for row in rows], index=batch.index[rows], subtitles=subtitles,
-                   captions=captions, questions=questions, answers=answers, chats=batch.chats and _chats_again(batch.chats, rows.tolist()),
+    subtitles, told, questions, answers = (x and again(x) for x in (batch.subtitles, batch.told, batch.questions, batch.answers))
+    negatives = batch.negatives and _negatives_again(batch.negatives, rows.tolist())
+    chats = batch.chats and _chats_again(batch.chats, rows.tolist())
+    return replace(batch, clip_ids=[batch.clip_ids[row] for row in rows], index=batch.index[rows], subtitles=subtitles, captions=captions,
+                   negatives=negatives, told=told, questions=questions, answers=answers, chats=chats,
                    present={modality: torch.ones(clips, dtype=torch.bool, device="cpu") for modality in batch.present})
+
+
+def _negatives_again(texts: Texts, rows: list[int]) -> Texts:
+    """The rejected captions of clips ``rows`` of a batch, of which each has any number and may stand several times."""
+    about = on_host(texts.clip).tolist()
+    chosen = [(place, number) for place, row in enumerate(rows) for number, clip in enumerate(about) if clip == row]
+    numbers = torch.tensor([number for _, number in chosen], dtype=torch.int64)
+    return Texts(texts.ids[numbers], texts.mask[numbers], torch.tensor([place for place, _ in chosen], dtype=torch.int64),
+                 [texts.raw[number] for number in numbers.tolist()])
 
 
 def _chats_again(chats: Chats, rows: list[int]) -> Chats:

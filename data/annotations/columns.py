@@ -35,6 +35,8 @@ FORMAT = 2
 ROWS = 8192
 """Rows of a record batch."""
 LISTS = ("questions", "answers", "question_ids", "question_types", "answer_types")
+NEGATIVES, TOLD = "negatives", ("title", "description")
+"""Files of earlier versions lack these columns, since rows with such a field were an error."""
 
 logger = logging.getLogger("omnivast")
 
@@ -47,7 +49,7 @@ class MappedAnnotations(Annotations):
         self.path, self.sha256 = path, facts["sha256"]
         self.kinds = frozenset(CaptionKind(kind) for kind in facts["kinds"])
         self.with_subtitle, self.caption_count = facts["with_subtitle"], facts["caption_count"]
-        self.question_count = facts["question_count"]
+        self.question_count, self.with_negatives = facts["question_count"], facts.get("with_negatives", 0)
         self._arrow, self._facts = arrow, facts
         self._open()
 
@@ -60,7 +62,9 @@ class MappedAnnotations(Annotations):
         batch, row = divmod(index, ROWS)
         values = {name: column[row].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
-        return Row(values["clip_id"], captions, values["subtitle"], *(values[name] for name in LISTS))
+        lists = (values[name] for name in LISTS)
+        return Row(values["clip_id"], captions, values["subtitle"], *lists, negatives=values.get(NEGATIVES) or [],
+                   **{name: values.get(name) or "" for name in TOLD})
 
     def marks(self) -> tuple[int, str]:
         """As ``Annotations.marks``; without marks ("") for files that were converted by a version that wrote none."""
@@ -164,7 +168,7 @@ class _Totals:
 
     def __init__(self, training: bool) -> None:
         self.kinds: set[CaptionKind] = set()
-        self.rows = self.with_subtitle = self.caption_count = self.question_count = 0
+        self.rows = self.with_subtitle = self.caption_count = self.question_count = self.with_negatives = 0
         self._training, self._hashes = training, array("q")
         self.marks: list[str] = []
 
@@ -174,6 +178,7 @@ class _Totals:
         self.with_subtitle += row.subtitle is not None
         self.caption_count += len(row.captions.get(CaptionKind.OMNI) or next(iter(row.captions.values()), ()))
         self.question_count += len(row.questions)
+        self.with_negatives += bool(row.negatives)
         self._hashes.append(hash(_content(row)) if self._training else hash(row.clip_id))
 
     def repeats(self) -> tuple[int, int, int] | None:
@@ -189,8 +194,8 @@ class _Totals:
 
     def facts(self) -> dict[str, Any]:
         return {"rows": self.rows, "kinds": sorted(kind.value for kind in self.kinds), "with_subtitle": self.with_subtitle,
-                "caption_count": self.caption_count, "question_count": self.question_count, "repeats": self.repeats(),
-                "marks": "".join(self.marks)}
+                "caption_count": self.caption_count, "question_count": self.question_count, "with_negatives": self.with_negatives,
+                "repeats": self.repeats(), "marks": "".join(self.marks)}
 
 
 def _convert(path: Path, arrow: Path, reader: RowReader) -> dict[str, Any]:
@@ -232,7 +237,8 @@ def _write(rows: Iterable[Row], output: BinaryIO, build: str, totals: _Totals) -
     import pyarrow as pa
 
     texts = pa.list_(pa.string())
-    fields = [("clip_id", pa.string()), *((kind.value, texts) for kind in KINDS), ("subtitle", pa.string()), *((n, texts) for n in LISTS)]
+    fields = [("clip_id", pa.string()), *((kind.value, texts) for kind in KINDS), ("subtitle", pa.string()),
+              *((n, texts) for n in (*LISTS, NEGATIVES)), *((n, pa.string()) for n in TOLD)]
     schema = pa.schema(fields, metadata={"build": build})
     rows = iter(rows)
     with pa.ipc.new_file(output, schema) as file:
@@ -241,13 +247,13 @@ def _write(rows: Iterable[Row], output: BinaryIO, build: str, totals: _Totals) -
                 totals.add(row)
             totals.marks.append(mark_of(pack(row) for row in chunk))
             columns = [[row.clip_id for row in chunk], *([row.captions.get(kind, []) for row in chunk] for kind in KINDS),
-                       [row.subtitle for row in chunk], *([getattr(row, name) for row in chunk] for name in LISTS)]
+                       [row.subtitle for row in chunk], *([getattr(row, name) for row in chunk] for name in (*LISTS, NEGATIVES, *TOLD))]
             file.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema))
 
 
 def _content(row: Row) -> tuple[object, ...]:
-    lists = [row.captions.get(kind, ()) for kind in KINDS] + [getattr(row, name) for name in LISTS]
-    return (row.clip_id, row.subtitle, *map(tuple, lists))
+    lists = [row.captions.get(kind, ()) for kind in KINDS] + [getattr(row, name) for name in (*LISTS, NEGATIVES)]
+    return (row.clip_id, row.subtitle, row.title, row.description, *map(tuple, lists))
 
 
 def _lengths(column: Any) -> np.ndarray:

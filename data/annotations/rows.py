@@ -32,7 +32,10 @@ CAPTION_KEYS = {
 QA_KEYS = ("question", "answer", "question_id", "question_type", "answer_type")
 MEDIA_KEYS = ("video", "videos", "image", "images", "audio", "audios")
 """Under which a row of conversations may name the file of its clip, or a list of it."""
-FIELDS = (*ID_KEYS, *CAPTION_KEYS, "subtitle", *QA_KEYS)
+NEGATIVES = "negatives"
+TOLD_KEYS = ("title", "description")
+"""What is told of a clip besides its subtitle, which a text branch reads."""
+FIELDS = (*ID_KEYS, *CAPTION_KEYS, NEGATIVES, "subtitle", *TOLD_KEYS, *QA_KEYS)
 
 
 UNREAD = ("history",)
@@ -62,6 +65,10 @@ class Row:
     """Of each question all answers that training learns at once, with their weights; empty where each has one (``answers``)."""
     chat: dict[str, Any] | None = None
     """Of a corpus of conversations: the whole JSON object of a row that holds one, which data/conversation.py reads."""
+    negatives: list[str] = field(default_factory=list)
+    """Rejected captions: what is worse said of the clip than its captions, which training for retrieval learns to tell from them."""
+    title: str = ""
+    description: str = ""
 
 
 class RowReader:
@@ -112,7 +119,9 @@ class RowReader:
             if values and len(values) != len(questions):
                 raise AnnotationError(f"{where}: {len(values)} value(s) of '{key}' for {len(questions)} question(s)")
         given = (subtitle or "") if "subtitle" in item else None
-        row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2])
+        negatives = self._negatives(item, captions, where)
+        row = Row(clip_id, captions, given, questions, answers, others[0], others[1], others[2], negatives=negatives,
+                  title=self._told(item, "title", where), description=self._told(item, "description", where))
         self._check_unicode(row, where)
         return row
 
@@ -165,8 +174,8 @@ class RowReader:
     def _check_unicode(self, row: Row, where: str) -> None:
         """JSON can escape half of a surrogate pair, which no file, log or tokenizer takes."""
         captions = [text for texts in row.captions.values() for text in texts]
-        texts = [row.clip_id, row.subtitle or "", *captions, *row.questions, *row.answers, *row.question_ids, *row.question_types,
-                 *row.answer_types, json.dumps(row.chat, ensure_ascii=False)]
+        texts = [row.clip_id, row.subtitle or "", row.title, row.description, *captions, *row.negatives, *row.questions, *row.answers,
+                 *row.question_ids, *row.question_types, *row.answer_types, json.dumps(row.chat, ensure_ascii=False)]
         try:
             "".join(texts).encode()
         except UnicodeEncodeError:
@@ -221,6 +230,25 @@ class RowReader:
             self.first_blank = self.first_blank or where.removeprefix(f"{self.path}: ")
         return kept
 
+    def _told(self, item: dict[str, Any], key: str, where: str) -> str:
+        value = item.get(key)
+        if value is not None and not isinstance(value, str):
+            raise AnnotationError(f"{where}: '{key}' must be a string, found {typename(value)}")
+        return value or ""
+
+    def _negatives(self, item: dict[str, Any], captions: Mapping[CaptionKind, list[str]], where: str) -> list[str]:
+        """The rejected captions of a row."""
+        if NEGATIVES not in item:
+            return []
+        negatives = self._captions(item[NEGATIVES], NEGATIVES, where)
+        if not captions:
+            raise AnnotationError(f"{where} has '{NEGATIVES}' but no caption that they are worse than; expected one of "
+                                  f"{', '.join(CAPTION_KEYS)}")
+        for text in negatives:
+            if any(text in own for own in captions.values()):
+                raise AnnotationError(f"{where}: '{text}' is a caption of the clip and one of its '{NEGATIVES}'; keep it in one of them")
+        return negatives
+
     def strings(self, value: Any, key: str, where: str) -> list[str]:
         """None, a value or a list of values → strings. Numbers are written out (answers and ids are often numbers)."""
         values = [] if value is None else value if isinstance(value, list) else [value]
@@ -261,8 +289,10 @@ def pack(row: Row) -> bytes:
     captions = [row.captions.get(kind) for kind in KINDS]
     asked = [row.questions, row.answers, row.question_ids, row.question_types, row.answer_types]
     # What other rows lack is left out of them: they stay as they were, and so do their marks.
-    chat = [row.several_answers, row.chat] if row.chat else [row.several_answers] if row.several_answers else []
-    return json.dumps([row.clip_id, captions, row.subtitle, *asked, *chat]).encode()
+    rest: list[Any] = [row.several_answers, row.chat, row.negatives, row.title, row.description]
+    while rest and not rest[-1]:
+        rest.pop()
+    return json.dumps([row.clip_id, captions, row.subtitle, *asked, *rest]).encode()
 
 
 def unpack(packed: bytes) -> Row:

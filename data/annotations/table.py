@@ -23,12 +23,13 @@ class Annotations(Sequence[Row]):
         self.path, self.sha256 = path, sha256
         kinds: set[CaptionKind] = set()
         parts: list[bytes] = []
-        self.with_subtitle = self.caption_count = self.question_count = 0
+        self.with_subtitle = self.caption_count = self.question_count = self.with_negatives = 0
         for row in rows:
             kinds.update(row.captions)
             self.with_subtitle += row.subtitle is not None
             self.caption_count += len(row.captions.get(CaptionKind.OMNI) or next(iter(row.captions.values()), ()))
             self.question_count += len(row.questions)
+            self.with_negatives += bool(row.negatives)
             parts.append(pack(row))
         self.kinds = frozenset(kinds)
         self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)

@@ -22,8 +22,15 @@ class Contrast:
     """Scalars that the model learns with it: name of the parameter → first value."""
     logits: Callable[..., Tensor]
     """(scores (b, B), the learnt scalars in their order) → logits (b, B), from whose softmax hard negatives are drawn."""
-    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
-    """(both logits, (b,) the global row of each local pair, label smoothing) → a scalar, of which the mean over processes is the loss."""
+    rows: Callable[[Tensor, Tensor, float, Tensor | None], Tensor]
+    """(logits (b, C) of one direction, (b,) the column of each row's partner, label smoothing, how much each candidate counts (b, C) or
+    None where all count 1) → a scalar, the mean over the rows."""
+
+    def loss(self, text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0,
+             weights: Tensor | None = None) -> Tensor:
+        """The mean over both directions, a scalar, of which the mean over processes is the loss. ``clip_to_text`` may have more columns
+        than ``text_to_clip``: texts that are no clip's own; ``weights``: how much each of its columns counts."""
+        return (self.rows(text_to_clip, targets, label_smoothing, None) + self.rows(clip_to_text, targets, label_smoothing, weights)) / 2
 
 
 CONTRASTS: Registry[Contrast] = Registry("model_cfg.contrastive_loss", "loss", error=ModelError)
@@ -42,13 +49,20 @@ def over_temperature(scores: Tensor, temperature: Tensor) -> Tensor:
     return scores / temperature
 
 
-def contrastive_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean of the cross-entropies in both directions (paper, equation 1); ``targets`` (b,) is the global row of each local pair."""
-    return (F.cross_entropy(text_to_clip, targets, label_smoothing=label_smoothing)
-            + F.cross_entropy(clip_to_text, targets, label_smoothing=label_smoothing)) / 2
+def softmax_rows(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of each row's choice among its candidates, mean over the rows (paper, equation 1 in one direction).
+
+    With ``weights`` w a candidate's share is w · exp(logit) over the sum of these, and smoothing spreads in proportion to w.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    shares = (logits + weights.log()).log_softmax(1).masked_fill(weights == 0, 0.0)
+    wanted = label_smoothing * weights / weights.sum(1, keepdim=True)
+    wanted = wanted.scatter_add(1, targets[:, None], torch.full_like(wanted[:, :1], 1 - label_smoothing))
+    return -(wanted * shares).sum(1).mean()
 
 
-CONTRASTS.register("softmax")(Contrast({"contra_temp": 0.07}, over_temperature, contrastive_loss))
+CONTRASTS.register("softmax")(Contrast({"contra_temp": 0.07}, over_temperature, softmax_rows))
 
 
 def scaled(scores: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -56,18 +70,16 @@ def scaled(scores: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return scores * scale.exp() + bias
 
 
-def sigmoid_loss(text_to_clip: Tensor, clip_to_text: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def sigmoid_rows(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
     """Each pair of the batch for itself, a true one or not (Zhai et al., Sigmoid Loss for Language Image Pre-Training, arXiv:2303.15343,
-    algorithm 1): the sum of −log σ(±logit) over a row, mean over the rows. Both directions hold the same pairs; each counts half, so that
-    texts and clips learn alike where features of other processes carry no gradient. Labels are not smoothed."""
-    def rows(logits: Tensor) -> Tensor:
-        signs = torch.full_like(logits, -1.0).scatter(1, targets[:, None], 1.0)
-        return -F.logsigmoid(signs * logits).sum(1).mean()
-
-    return (rows(text_to_clip) + rows(clip_to_text)) / 2
+    algorithm 1): the sum of −log σ(±logit), times ``weights``, over a row, mean over the rows. Both directions hold the same pairs; each
+    counts half, so that texts and clips learn alike where features of other processes carry no gradient. Labels are not smoothed."""
+    signs = torch.full_like(logits, -1.0).scatter(1, targets[:, None], 1.0)
+    each = F.logsigmoid(signs * logits)
+    return -(each if weights is None else weights * each).sum(1).mean()
 
 
-CONTRASTS.register("sigmoid")(Contrast({"contra_scale": math.log(10.0), "contra_bias": -10.0}, scaled, sigmoid_loss))
+CONTRASTS.register("sigmoid")(Contrast({"contra_scale": math.log(10.0), "contra_bias": -10.0}, scaled, sigmoid_rows))
 
 
 def prefix(vectors: Tensor, dimensions: int) -> Tensor:
@@ -83,13 +95,16 @@ def teaching_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hard_negatives(similarity: Tensor, targets: Tensor, draws: Tensor) -> Tensor:
+def hard_negatives(similarity: Tensor, targets: Tensor, draws: Tensor, counted: Tensor | None = None) -> Tensor:
     """One negative per row, drawn in proportion to softmax(similarity) + 1e-4, never the target.
 
-    similarity: (b, B) logits; draws: (b,) uniform in [0, 1). Returns (b,) columns, by inverting the
+    similarity: (b, B) logits; draws: (b,) uniform in [0, 1); counted: (b, B) bool, what may be drawn, None for all. With ``counted``
+    the logits of what may not be drawn are −inf. Returns (b,) columns, by inverting the
     cumulative distribution: one vectorised call, reproducible from the draws. With B = 1 there is no negative: the target.
     """
     weights = similarity.float().softmax(1) + 1e-4
+    if counted is not None:
+        weights = weights * counted
     weights = weights.scatter(1, targets[:, None], 0.0).double()
     cumulative = weights.cumsum(1)
     threshold = draws.to(cumulative)[:, None] * cumulative[:, -1:]

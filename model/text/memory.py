@@ -83,6 +83,11 @@ class Memory:
     def device(self) -> torch.device:
         return next(iter(self.condition.values())).device
 
+    @property
+    def alone(self) -> Memory:
+        """The clips without what stands beside them (``beside.py``): here itself."""
+        return self
+
     def rows(self, numbers: np.ndarray) -> Memory:
         """The memory of the clips ``numbers`` (k,), with what is projected already. Returns itself for all clips in their order."""
         if np.array_equal(numbers, np.arange(len(self))):

@@ -23,6 +23,10 @@ class ClipFeatures:
     condition: dict[Modality, Tensor]
     condition_mask: dict[Modality, Tensor | None]
     pooled: dict[Modality, Tensor]
+    beside: Tensor | None = None
+    """(B, K, D) of the text branch, what captions attend to beside ``condition``; None without one, or without texts."""
+    beside_seen: Tensor | None = None
+    """(B, K) bool: False for clips without such texts."""
 
     def __len__(self) -> int:
         return next(iter(self.pooled.values())).shape[0]
@@ -39,7 +43,8 @@ class ClipFeatures:
     def _map(self, apply: Callable[[Tensor], Tensor]) -> ClipFeatures:
         return ClipFeatures({m: apply(x) for m, x in self.condition.items()},
                             {m: x if x is None else apply(x) for m, x in self.condition_mask.items()},
-                            {m: apply(x) for m, x in self.pooled.items()})
+                            {m: apply(x) for m, x in self.pooled.items()},
+                            *(x if x is None else apply(x) for x in (self.beside, self.beside_seen)))
 
     def to(self, device: torch.device | str) -> ClipFeatures:
         return self._map(lambda x: x.to(device))
@@ -63,4 +68,6 @@ class ClipFeatures:
                 continue
             full = [torch.ones(t.shape[:2], dtype=torch.bool, device=t.device) if s is None else s for s, t in zip(seen, tensors)]
             masks[m] = torch.cat([F.pad(s, (0, longest - s.shape[1])) for s in full])
-        return ClipFeatures(condition, masks, {m: torch.cat([p.pooled[m] for p in parts]) for m in parts[0].pooled})
+        beside = [[x for x in own if x is not None] for own in ([p.beside for p in parts], [p.beside_seen for p in parts])]
+        return ClipFeatures(condition, masks, {m: torch.cat([p.pooled[m] for p in parts]) for m in parts[0].pooled},
+                            *(torch.cat(own) if len(own) == len(parts) else None for own in beside))

@@ -22,6 +22,7 @@ def match_pairs(model: Parts, memory: Memory, group: Group, ids: Tensor, mask: T
     different numbers of texts, or one each, every pair reads its memory row by index instead. All this is planned on the host: texts and
     rows that lie on the device cost a synchronisation.
     """
+    memory = memory.alone
     used, grid, cell = shared_rows(to_host(rows))
     texts = grid.flatten()
     cross = CrossPass(0, len(texts), memory, group, used) if len(grid) == 1 else CrossPass(0, len(texts), memory.rows(used), group)

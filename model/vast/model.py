@@ -21,6 +21,7 @@ from omnivast.model.heads import ContrastiveHead, condition_projection
 from omnivast.model.interface import MODELS, ModelError, Rows
 from omnivast.model.objectives.contrastive import CONTRASTS, cosines, prefix
 from omnivast.model.text.bert import DecoderState, TextModel, TextSizes
+from omnivast.model.text.beside import BesideMemory
 from omnivast.model.text.generate import ANSWER_LENGTH_PENALTY, CAPTION_LENGTH_PENALTY, beam_search, best_texts
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.memory import Memory
@@ -34,6 +35,7 @@ from omnivast.model.vast.heads import MatchingHead
 from omnivast.model.vast.matching import match_pairs
 from omnivast.model.vast.names import NAMES
 from omnivast.model.vast.step import training_losses
+from omnivast.model.vast.text_branch import TextBranch
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import on_host, send
 
@@ -52,6 +54,7 @@ class VAST(TowerModel):
 
     names = NAMES
     can_match = True
+    learns_negatives = True
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, sizes: TextSizes) -> None:
         super().__init__()
@@ -87,6 +90,7 @@ class VAST(TowerModel):
             if all(Modality(letter) in widths for letter in key):
                 self.add_module(f"contra_head_{key}", nn.Linear(sum(widths[Modality(c)] for c in key), config.contra_dim))
         self.itm_head = MatchingHead(width)
+        self.text_branch = TextBranch(config.text_branch, config.text_branch_layers, sizes) if config.text_branch else None
         self.configure()
 
     @classmethod
@@ -94,7 +98,8 @@ class VAST(TowerModel):
         """Raises ModelError, TokenizerError, EncoderError."""
         tokenizer, sizes = text_parts(cfg, cls.clean_text)
         model = cls(cfg, tokenizer, sizes)
-        longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len)
+        longest = max(cfg.max_omni_caption_len, cfg.max_subtitle_len, cfg.max_caption_len + cfg.max_answer_len,
+                      cfg.max_text_branch_len if cfg.text_branch else 0)
         if longest > sizes.max_position_embeddings:
             raise ModelError(f"texts of {longest} tokens (max_*_len) exceed the text encoder's {sizes.max_position_embeddings} positions")
         return model
@@ -131,7 +136,16 @@ class VAST(TowerModel):
                     mask = seen.expand(tokens.shape[:2]) if mask is None else mask & seen
                     pooled = pooled * seen
                 features.condition[modality], features.condition_mask[modality], features.pooled[modality] = tokens, mask, pooled
+            if self.text_branch is not None and batch.told is not None:
+                features.beside, features.beside_seen = self._told(self.text_branch, batch.told, features.condition.get(Modality.VISION))
         return features
+
+    def _told(self, branch: TextBranch, texts: Texts, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The text branch's tokens (B, K, D), and for which clips there is a text (B, K) bool."""
+        out = self.multimodal_encoder.encode(Layout.of(texts.ids, texts.mask))
+        tokens = branch(out.padded(), send(on_host(texts.mask), self.device).bool(), None if seen is None else seen.mean(1))
+        given = send(on_host(texts.mask).sum(1) > 2, self.device).bool()  # more than [CLS] and [SEP]
+        return tokens, given[:, None].expand(tokens.shape[:2])
 
     def _encode_vision(self, batch: Batch) -> tuple[Tensor, None, Tensor]:
         tokens = self.vision_tokens(needed(batch.frames, "frames"))
@@ -194,7 +208,10 @@ class VAST(TowerModel):
 
     def memory(self, features: ClipFeatures) -> Memory:
         """What texts attend to; keys and values are projected at first use and kept."""
-        return Memory(features.condition, features.condition_mask)
+        own = Memory(features.condition, features.condition_mask)
+        if features.beside is None or features.beside_seen is None:
+            return own
+        return BesideMemory(own, features.beside, features.beside_seen)
 
     def index_clips(self, features: ClipFeatures, group: Group) -> Rows:
         return Rows({"vector": self._indexed(self.clip_vectors(features, group))})
@@ -234,7 +251,7 @@ class VAST(TowerModel):
     def begun_answers(self, memory: Memory, group: Group, questions: Texts, texts: np.ndarray) -> DecoderState:
         """See TowerModel."""
         prompts = on_host(questions.ids)[texts], on_host(questions.mask)[texts]
-        return self.multimodal_encoder.start(memory, group, prompts, self.config.max_caption_len)
+        return self.multimodal_encoder.start(memory.alone, group, prompts, self.config.max_caption_len)
 
     def answer(self, memory: Memory, group: Group, questions: Texts, *, beam_size: int,
                length_penalty: float = ANSWER_LENGTH_PENALTY) -> list[str]:

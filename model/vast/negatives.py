@@ -22,7 +22,7 @@ from omnivast.utils.distributed import Routes
 from omnivast.utils.transfer import on_host, send, to_host
 
 if TYPE_CHECKING:
-    from omnivast.data.batch import Batch
+    from omnivast.data.batch import Batch, Texts
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Negatives:
 
     clip_of_caption: Tensor
     caption_of_clip: Tensor
+    """B, the clips of the global batch, and more stand for this process's rejected captions, in their order."""
 
 
 @dataclass
@@ -56,8 +57,10 @@ def wrong_pairs(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: 
     negatives = {}
     for group, (clips, captions) in zip(groups, to_host(_rows(memory, groups, drawn))):
         texts = batch.captions.of(group.caption_kind)
+        rows = np.where(captions < len(batch), captions, 0)
+        layout = _layout(on_host(texts.ids)[rows], on_host(texts.mask)[rows], captions - len(batch), batch.negatives)
         # The memory itself holds the clips, so that nothing is projected twice.
-        negatives[group] = WrongPairs(_layout(on_host(texts.ids)[captions], on_host(texts.mask)[captions]), memory, clips)
+        negatives[group] = WrongPairs(layout, memory, clips)
     return negatives
 
 
@@ -67,8 +70,15 @@ def _rows(memory: Memory, groups: tuple[Group, ...], drawn: dict[Group, Negative
     return torch.stack([numbers.to(memory.device) for numbers in pairs])
 
 
-def _layout(ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> Layout:
-    """Makes a Layout of captions, padded to the longest of them."""
+def _layout(ids: NDArray[np.int64], mask: NDArray[np.bool_], numbers: NDArray[np.int64], rejected: Texts | None) -> Layout:
+    """Makes a Layout of captions, padded to the longest of them; in place of those whose number (b,) is 0 or more stand the ``rejected``
+    captions of these numbers."""
+    if rejected is not None:
+        width = max(ids.shape[1], rejected.ids.shape[1])
+        ids, mask, other_ids, other_mask = (np.pad(x, ((0, 0), (0, width - x.shape[1])))
+                                            for x in (ids, mask, on_host(rejected.ids), on_host(rejected.mask)))
+        rows = np.flatnonzero(numbers >= 0)
+        ids[rows], mask[rows] = other_ids[numbers[rows]], other_mask[numbers[rows]]
     width = int(mask.sum(1).max())
     return Layout.of(ids[:, :width], mask[:, :width])
 
@@ -83,7 +93,11 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
                       *(memory.mask[m] is not None for m in modalities)])
     rows = _rows(memory, groups, drawn)
     numbers = distributed.gather_numbers(torch.cat([rows.flatten(), send(facts, memory.device)]))
-    asked = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
+    drawn_rows = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
+    everyone = len(batch) * distributed.world_size()
+    mine = drawn_rows[distributed.rank(), :, 1] - everyone
+    own_rows = np.arange(everyone).reshape(-1, 1, 1, len(batch))
+    asked = np.where(drawn_rows < everyone, drawn_rows, own_rows)  # a rejected caption is asked of nobody
     longest, tokens, masked = np.split(numbers[:, rows.numel():], [len(kinds), len(kinds) + len(modalities)], axis=1)
     clips, captions = (send({group: Routes.of(list(asked[:, i, direction]), len(batch)) for i, group in enumerate(groups)}, memory.device)
                        for direction in (0, 1))
@@ -93,7 +107,8 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
     padded = {kind: pad(local, (0, 0, 0, width[kind] - local.shape[1])) for kind, local in offered.items()}
     fetched = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
     host = np.split(to_host(torch.cat([x.flatten() for x in fetched])), np.cumsum([x.numel() for x in fetched])[:-1])
-    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, fetched))]
+    pairs = (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, fetched))
+    layouts = [_layout(ids, mask.astype(bool), own, batch.negatives) for (ids, mask), own in zip(pairs, mine)]
 
     uneven = (tokens != tokens[0]).any(0) | masked.any(0)
     whole = _padded(memory, dict(zip(modalities, tokens.max(0).tolist())), dict(zip(modalities, uneven.tolist())))

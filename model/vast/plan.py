@@ -12,6 +12,7 @@ It is made on the host from lengths, drawn masks and hard negatives. With b pair
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,14 @@ class _Rows:
         self.passes.append(CrossPass(start, self.stop, memory, group, index, max(layout.length for layout in layouts)))
         return blocks
 
+    def add_parts(self, parts: list[tuple[list[Layout], Memory]], group: Group) -> list[slice]:
+        """Append blocks that attend to several memories; those of the same share a query."""
+        where: list[slice] = []
+        for _, same in groupby((part for part in parts if part[0]), lambda part: id(part[1])):
+            blocks, memories = zip(*same)
+            where += self.add([layout for own in blocks for layout in own], memories[0], group)
+        return where
+
     def plan(self, matching: dict[Group, list[slice]]) -> StepPlan:
         layout = Layout.stack(self.layouts)
         grid = np.full(layout.ids.shape, IGNORED)
@@ -114,15 +123,17 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
     matching: dict[Group, list[slice]] = {}
     for group in dict.fromkeys([*task.groups(Objective.RETRIEVAL), *task.groups(Objective.CAPTION)]):
         texts = batch.captions.of(group.caption_kind)
-        layout, blocks = Layout.of(texts.ids, texts.mask), []
+        layout = Layout.of(texts.ids, texts.mask)
+        matched: list[Layout] = []
+        learnt: list[Layout] = []
         if group in wrong:
-            blocks += [layout, wrong[group].captions]
+            matched = [layout, wrong[group].captions]
         if group in task.groups(Objective.CAPTION):
             ids, labels = masked[f"cap.{group.caption_kind.value}"]
-            blocks.append(Layout.of(ids, texts.mask, causal=True))
-        if not blocks:
+            learnt = [Layout.of(ids, texts.mask, causal=True)]
+        if not matched + learnt:
             continue  # contrasted without matching
-        where = rows.add(blocks, memory, group)
+        where = rows.add_parts([(matched, memory.alone), (learnt, memory)], group)
         if group in task.groups(Objective.CAPTION):
             rows.labels.append((f"cap.{group}", where[-1], on_host(labels)))
         if group in wrong:
@@ -133,7 +144,7 @@ def plan_step(batch: Batch, task: Task, memory: Memory, wrong: dict[Group, Wrong
         layout = Layout.question_answer(questions.ids, questions.mask, ids, answers.mask, config.max_caption_len)
         grid = np.pad(on_host(labels), ((0, 0), (questions.ids.shape[1], 0)), constant_values=IGNORED)
         for group in task.groups(Objective.QA):
-            (where_asked,) = rows.add([layout], memory, group, None if len(questions) == len(batch) else on_host(questions.clip))
+            (where_asked,) = rows.add([layout], memory.alone, group, None if len(questions) == len(batch) else on_host(questions.clip))
             rows.labels.append((f"qa.{group}", where_asked, grid))
     return rows.plan(matching) if rows.layouts else None
 

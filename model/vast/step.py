@@ -26,6 +26,7 @@ from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.negatives import Negatives, wrong_pairs
 from omnivast.model.vast.parts import Parts
 from omnivast.model.vast.plan import Masked, StepPlan, draw_masks, plan_step
+from omnivast.model.vast.rejected import rejected_of
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import send, to_device
@@ -57,7 +58,7 @@ def _training_losses(model: Parts, batch: Batch, task: Task, draws: StepRandom, 
         masked = draw_masks(batch, task, draws, model.config, model.mask_ids)
     with model.mixed():
         memory = model.memory(features)
-        wrong = wrong_pairs(batch, memory, groups, drawn) if groups and model.config.itm_ratio else {}
+        wrong = wrong_pairs(batch, memory.alone, groups, drawn) if groups and model.config.itm_ratio else {}
         plan = plan_step(batch, task, memory, wrong, masked, model.config)
         if plan is not None:
             plan = send(plan, model.device)
@@ -70,9 +71,11 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     """OM-VCC of every group, and what settings add to it; adds hard negatives to ``drawn`` where they are not given."""
     sources = {group: batch.captions.source(group.caption_kind) for group in groups}
     texts = {source: batch.captions.of(source) for source in sources.values()}
+    every = [*texts.values(), *([] if batch.negatives is None else [batch.negatives])]
     with model.mixed():
-        output = model.multimodal_encoder.sentences(Layout.stack([Layout.of(t.ids, t.mask) for t in texts.values()]))
-    embedded = dict(zip(texts, model.embed_cls(output.cls()).split([len(t) for t in texts.values()])))
+        output = model.multimodal_encoder.sentences(Layout.stack([Layout.of(t.ids, t.mask) for t in every]))
+    parts = model.embed_cls(output.cls()).split([len(t) for t in every])
+    embedded = dict(zip(texts, parts))
     b = len(batch)
     targets = torch.arange(b, device=model.device) + distributed.rank() * b
     compared = dict.fromkeys([*groups, *tracks_of_pairs(model.config, features)])
@@ -81,17 +84,28 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     captions = {group.caption_kind: embedded[sources[group]] for group in groups}
     # One exchange for all of them.
     vectors = [*captions.values(), *clips.values()]
-    parts = distributed.gather_rows(torch.cat(vectors, 1), model.gather_with_grad).split([x.shape[1] for x in vectors], 1)
-    of_all = Vectors(dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):])))
+    everyone = distributed.gather_rows(torch.cat(vectors, 1), model.gather_with_grad).split([x.shape[1] for x in vectors], 1)
+    of_all = Vectors(dict(zip(captions, everyone)), dict(zip(clips, everyone[len(captions):])))
     contrasted = Contrasted(Vectors(captions, clips), of_all, targets, {})
+    rejected = rejected_of(batch.negatives, parts[-1], targets, model.config)
+    weights = None if rejected is None else rejected.weights
     losses = {}
     for group in groups:
-        logits = contrasted.logits[group] = contrast_logits(model, group, *contrasted.vectors(group))
-        losses[f"itc.{group}"] = model.contrast.loss(*logits, targets, label_smoothing(model.config))
+        to_clip, to_text = contrasted.logits[group] = contrast_logits(model, group, *contrasted.vectors(group))
+        if rejected is not None:
+            to_text = rejected.with_rejected(model, group, captions[group.caption_kind], clips[group], to_text)
+        losses[f"itc.{group}"] = model.contrast.loss(to_clip, to_text, targets, label_smoothing(model.config), weights)
         if group not in drawn:
             draw = to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
-            drawn[group] = Negatives(*(hard_negatives(own, targets, draw[:, i]) for i, own in enumerate(logits)))
+            drawn[group] = Negatives(hard_negatives(to_clip, targets, draw[:, 0]), _hard_caption(to_text, targets, draw[:, 1], weights))
     return losses | added_losses(model, batch, features, contrasted)
+
+
+def _hard_caption(logits: Tensor, targets: Tensor, draws: Tensor, weights: Tensor | None) -> Tensor:
+    """A wrong caption for each clip, (b,) columns of its logits, drawn by how much each counts."""
+    if weights is None:
+        return hard_negatives(logits, targets, draws)
+    return hard_negatives(logits + weights.log(), targets, draws, weights > 0)
 
 
 def _read(model: Parts, plan: StepPlan, output: TextOutput) -> dict[str, Tensor]:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -251,3 +253,58 @@ def test_where_clips_lie_is_found_by_name(corpus, spec, monkeypatch):
         return CORPORA.find("annoindexed")(config, training)
 
     assert len(build(corpus.config(name="x", type="elsewhere"), spec)) and opened == [("x", True)]
+
+
+def rejecting(corpus, **changes):
+    rows = [{**row, "negatives": [f"wrong {n} of {row['clip_id']}" for n in range(row["clip_id"] > "clip1")]} for row in vast_rows()]
+    rows[3]["negatives"] += ["another"]
+    return corpus.config(txt=corpus.annotate("rejected.json", rows), **changes)
+
+
+def test_rejected_captions_travel_with_their_clips(corpus, spec, tokenizer):
+    dataset = build(rejecting(corpus), dataclasses.replace(spec, negatives=True))
+    samples = [dataset.sample(position, position) for position in (2, 0, 3)]
+    assert [sample.negatives for sample in samples] == [["wrong 0 of clip2"], [], ["wrong 0 of clip3", "another"]]
+    batch = collate(samples, corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+    assert batch.negatives.raw == ["wrong 0 of clip2", "wrong 0 of clip3", "another"] and batch.negatives.clip.tolist() == [0, 2, 2]
+    assert batch.negatives.ids.shape == batch.negatives.mask.shape == (3, 6)
+    alone = collate(samples[1:2], corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+    assert alone.negatives is None
+
+
+def test_rejected_captions_are_of_training_for_retrieval(corpus, spec):
+    able = dataclasses.replace(spec, negatives=True)
+    assert not build(rejecting(corpus), able, training=False).read(2, 2).negatives
+    assert not build(rejecting(corpus, task="cap%tvas"), spec).sample(2, 2).negatives
+    with pytest.raises(DataError, match=r"dataset 'clips': rows of .*rejected.json have rejected captions \('negatives'\), from which"):
+        build(rejecting(corpus), spec)
+    build(rejecting(corpus, ignore_fields=["negatives"]), spec)
+
+
+def test_what_a_text_branch_reads(corpus, spec, tokenizer):
+    rows = [{**row, "title": f"title of {row['clip_id']}", "description": " more " if row["clip_id"] > "clip1" else None}
+            for row in vast_rows()]
+    config = corpus.config(txt=corpus.annotate("told.json", rows), task="cap%tv")
+    able = dataclasses.replace(spec, told_len=7)
+    dataset = build(config, able, training=False)
+    assert [dataset.read(0, row).told for row in (0, 1, 2)] == ["title: title of clip0", "title: title of clip1 subtitle: said 1",
+                                                               "title: title of clip2 description: more subtitle: said 2"]
+    samples = [dataset.read(0, row) for row in (2, 0)]
+    batch = collate(samples, corpus="c", tokenizer=tokenizer, lengths=dataset.lengths, task=dataset.task)
+    assert batch.told.mask.sum(1).tolist() == [7, 6] and batch.told.raw == [sample.told for sample in samples]
+    assert build(config, spec).sample(0, 2).told is None
+    assert build(corpus.config(task="cap%tv"), able, training=False).read(0, 0).told == ""
+
+
+def test_titles_and_subtitles_are_each_left_out_of_half_of_the_training(corpus, spec):
+    rows = [{**row, "title": "one", "description": "two"} for row in vast_rows()]
+    config = corpus.config(txt=corpus.annotate("told.json", rows), task="cap%tv")
+    able = dataclasses.replace(spec, told_len=50)
+    dataset, again = build(config, able), build(config, able)
+    drawn = [dataset._told(dataset.annotations[1], position) for position in range(400)]
+    assert drawn == [again._told(again.annotations[1], position) for position in range(400)]
+    about = "title: one description: two"
+    counts = {text: drawn.count(text) for text in (f"{about} subtitle: said 1", about, "subtitle: said 1", "")}
+    assert sum(counts.values()) == 400 and all(70 < count < 130 for count in counts.values())
+    every = build(config, dataclasses.replace(able, told_dropped=0.0))
+    assert {every._told(every.annotations[1], position) for position in range(50)} == {f"{about} subtitle: said 1"}

@@ -8,9 +8,11 @@ from omnivast.model.vast import negatives
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import to_host
-from tests.model.tiny import batch, gram, task, vast
+from tests.model.tiny import batch, gram, task, texts, vast
+from tests.model.tiny import negatives as negatives_of
 from tests.processes import assert_same_step, mean_over_processes, together
 
+TOLD = ["title: a man subtitle: hello", "", "description: a red car in the street", "title: cutting onion"]
 TASK = "ret%tvas%tva%tvs%tv%ta_cap%tvas%tv_qa%tvas%tv"
 SETTINGS = {
     "released": ({}, True),
@@ -23,6 +25,10 @@ SETTINGS = {
     "prefixes": ({"matryoshka_dims": [4, 8]}, True),
     "pairs of tracks": ({"clip_pairs": {"va": 0.5, "as": 0.25}}, True),
     "pairs of tracks by sigmoid": ({"clip_pairs": {"va": 0.5}, "contrastive_loss": "sigmoid", "missing_modality": "mask"}, True),
+    "rejected captions": ({"rejected": True}, True),
+    "rejected captions, weighted, by sigmoid": ({"rejected": True, "contrastive_loss": "sigmoid", "rejected_weight": 0.5}, False),
+    "rejected captions by volume": ({"rejected": True, "model_type": "gram", "others_weight": 0.5}, True),
+    "a text branch": ({"text_branch": 3, "missing_modality": "mask"}, True),
     "volume": ({"model_type": "gram"}, True),
     "volume by sigmoid": ({"model_type": "gram", "contrastive_loss": "sigmoid"}, True),
     "volume and cosine": ({"model_type": "gram", "gram_cosine": 0.5, "missing_modality": "mask"}, True),
@@ -33,8 +39,10 @@ def step(changes: dict, with_grad: bool, rank: int = 0, processes: int = 1):
     """Losses and gradients by name of this process's share of the same four clips, one of which is silent."""
     share = 4 // processes
     rows = slice(rank * share, (rank + 1) * share)
-    made = {key: value for key, value in changes.items() if key != "model_type"}
+    made = {key: value for key, value in changes.items() if key not in ("model_type", "rejected")}
     model, own = (gram if "model_type" in changes else vast)(**made).train(), batch(rows=rows)
+    own.negatives = negatives_of(rows=rows) if "rejected" in changes else None
+    own.told = texts(TOLD[rows], 20) if "text_branch" in changes else None
     own.present = {Modality.AUDIO: torch.tensor([True, False, True, True])[rows]}
     model.gather_with_grad = with_grad
     losses = model(own, task(TASK), StepRandom(7, 3, rank * share, 4))

@@ -48,6 +48,9 @@ CAPTIONS = ["a man is singing while playing the piano", "two dogs running", "a r
 VISION_CAPTIONS = ["a man playing piano", "two dogs", "a red car", "a woman in the kitchen"]
 AUDIO_CAPTIONS = ["man singing", "dogs running near the water", "loud engine", "cutting onion sound"]
 SUBTITLES = ["hello welcome today", "", "no no the car", "cutting the onion into small pan"]
+NEGATIVES = [["a man is singing in the street", "a woman is singing while playing the piano"], [], ["a red car in the kitchen"],
+             ["a woman cutting two dogs", "a man cutting onion", "a woman cutting the piano in the street near the water"]]
+"""Rejected captions of the clips, of the second none."""
 QUESTIONS = ["what is the man doing ?", "who is running ?", "what color is the car ?", "where is the woman ?"]
 ANSWERS = ["playing piano", "two dogs", "red", "kitchen"]
 
@@ -110,6 +113,12 @@ def batch(cfg: ModelConfig = CONFIG, rows: slice = slice(0, 4), seed: int = 0) -
     return Batch("clips", [f"clip{i}" for i in chosen], torch.tensor(chosen), frames[rows], sound[rows],
                  texts(SUBTITLES[rows], cfg.max_subtitle_len), Captions(captions), texts(QUESTIONS[rows], cfg.max_caption_len),
                  texts(ANSWERS[rows], cfg.max_answer_len))
+
+
+def negatives(cfg: ModelConfig = CONFIG, rows: slice = slice(0, 4)) -> Texts | None:
+    """The rejected captions of the clips of ``batch``; None where they have none."""
+    made = make_texts(NEGATIVES[rows], tokenizer(), cfg.max_omni_caption_len)
+    return made if len(made) else None
 
 
 def memory(rows: int, tokens: Sequence[int] = (5, 3, 4), masked: Sequence[Modality] = (), width: int = 32, seed: int = 3) -> Memory:

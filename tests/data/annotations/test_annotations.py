@@ -5,7 +5,7 @@ import pytest
 
 from omnivast.config.tasks import CaptionKind, Task
 from omnivast.data.annotations.load import load_annotations, load_references
-from omnivast.data.annotations.rows import AnnotationError
+from omnivast.data.annotations.rows import AnnotationError, pack
 from tests.data.conftest import vast_rows
 from tests.media_factory import write_json
 
@@ -50,6 +50,28 @@ def test_every_field_is_mapped(tmp_path):
 def test_every_name_of_id_and_caption(tmp_path, key, caption):
     row = load(tmp_path, [{key: 7, caption: "one"}])[0]
     assert row.clip_id == "7" and row.captions == {CaptionKind.OMNI: ["one"]}
+
+
+def test_rejected_captions(tmp_path):
+    rows = [{"id": "a", "desc": "one", "negatives": ["two", "three", " "]}, {"id": "b", "desc": "one", "negatives": "four"},
+            {"id": "c", "desc": "one", "negatives": []}, {"id": "d", "desc": "one"}]
+    annotations = load(tmp_path, rows, training=True)
+    assert [row.negatives for row in annotations] == [["two", "three"], ["four"], [], []] and annotations.with_negatives == 2
+    assert pack(annotations[3]) == pack(annotations[2]).replace(b'"c"', b'"d"') and pack(annotations[3]).endswith(b"[], [], [], [], []]")
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"negatives": ["two"]}, r"row 0 \(id 'a'\) has 'negatives' but no caption that they are worse than; expected one of desc, "),
+    ({"desc": ["one", "two"], "negatives": ["two"]}, "row 0 .*'two' is a caption of the clip and one of its 'negatives'"),
+    ({"desc": "one", "negatives": ["two", 3]}, "row 0 .*'negatives' must be a string or a list of strings, found a number"),
+    ({"desc": "one", "negatives": {"two": 1}}, "row 0 .*'negatives' must be a string or a list of strings, found an object"),
+    ({"desc": "one", "negatives": ["\ud800"]}, "row 0 .*not Unicode"),
+    ({"desc": "one", "title": ["two"]}, "row 0 .*'title' must be a string, found a list"),
+    ({"desc": "one", "negative": ["two"]}, "unknown field 'negative'; did you mean 'negatives'"),
+])
+def test_bad_rejected_captions(tmp_path, row, message):
+    with pytest.raises(AnnotationError, match=message):
+        load(tmp_path, [{"id": "a", **row}], Task.parse("cap%tv"), training=True)
 
 
 def test_questions(tmp_path):

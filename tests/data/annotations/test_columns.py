@@ -125,13 +125,15 @@ def test_a_string_without_end_does_not_fill_the_memory(monkeypatch):
 
 
 def test_mapped_rows_are_those_of_the_whole_file(tmp_path):
-    rows = vast_rows(8) + [{"clip_id": "ü 🎬", "vision_cap": "one", "audio_cap": [], "vast_cap": "two"}]
+    rows = vast_rows(8) + [{"clip_id": "ü 🎬", "vision_cap": "one", "audio_cap": [], "vast_cap": "two", "negatives": ["three", "four"],
+                            "title": "five", "description": "six"}]
     path = write_json(tmp_path / "a.json", rows)
     mapped, whole = load_annotations(path, VAS, training=True), small(path, training=True)
     assert isinstance(mapped, MappedAnnotations) and not isinstance(whole, MappedAnnotations)
     assert list(mapped) == list(whole) and mapped.ids() == whole.ids() and len(mapped) == 9
-    for name in ("sha256", "kinds", "with_subtitle", "caption_count", "question_count", "several_kinds"):
+    for name in ("sha256", "kinds", "with_subtitle", "caption_count", "question_count", "several_kinds", "with_negatives"):
         assert getattr(mapped, name) == getattr(whole, name)
+    assert (mapped[8].negatives, mapped[8].title, mapped[8].description, mapped[0].title) == (["three", "four"], "five", "six", "")
     again = pickle.loads(pickle.dumps(mapped))
     assert again[8] == whole[8] and again[8].subtitle is None and len(pickle.dumps(mapped)) < 2000
     with pytest.raises(IndexError, match="row 9 of 9"):

@@ -64,7 +64,8 @@ def test_threshold_on_the_command_line_and_interruption(damaged, tmp_path, caplo
 def test_inputs_are_those_of_the_model_that_a_run_builds(family):
     config = Config(RunConfig(captioner_mode=True), FAMILIES[family], DataConfig())
     model = build_model(config.model_cfg, load_towers=False)
-    built = InputSpec.of(config.model_cfg, model.audio_frontend, True, model.frame_resize, model.one_caption_length)
+    built = InputSpec.of(config.model_cfg, model.audio_frontend, True, model.frame_resize, model.one_caption_length,
+                         negatives=model.learns_negatives)
     assert spec_of(config) == built
     assert (built.audio_frontend, built.resize.antialias) == (("valor_ast", False) if family == "valor" else ("beats", True))
 

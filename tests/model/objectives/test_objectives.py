@@ -8,18 +8,17 @@ import torch
 from omnivast.model.objectives import generation
 from omnivast.model.objectives.contrastive import (
     CONTRASTS,
-    contrastive_loss,
     cosines,
     hard_negatives,
     over_temperature,
     prefix,
     scaled,
-    sigmoid_loss,
     teaching_loss,
 )
 from omnivast.model.objectives.generation import FIRST_WORD, IGNORED, MaskTokens, mask_tokens, vocabulary_loss
 from omnivast.model.objectives.matching import matching_loss
 
+SOFTMAX, SIGMOID = (CONTRASTS.find(name) for name in ("softmax", "sigmoid"))
 SPECIAL = MaskTokens(pad=0, cls=101, mask=103, vocab_size=186)
 
 
@@ -40,7 +39,7 @@ def test_contrastive_loss_of_two_pairs(smoothing):
     torch.testing.assert_close(by_clip, by_text.T)
     rows, columns = [[2 * half, 0.0], [1.0, 2.0]], [[2 * half, 1.0], [0.0, 2.0]]
     wanted = sum(cross_entropy(own[i], i, smoothing) for own in (rows, columns) for i in range(2)) / 4
-    assert contrastive_loss(by_text, by_clip, torch.arange(2), smoothing).item() == pytest.approx(wanted, rel=1e-6)
+    assert SOFTMAX.loss(by_text, by_clip, torch.arange(2), smoothing).item() == pytest.approx(wanted, rel=1e-6)
     if not smoothing:  # log(1 + e^−√3), log(1 + e^−1), log(1 + e^(1−√3)), log(1 + e^−2)
         assert wanted == pytest.approx((0.16267 + 0.31326 + 0.39254 + 0.12693) / 4, abs=1e-4)
 
@@ -49,12 +48,12 @@ def test_contrastive_loss_of_one_process_of_several():
     """Pairs 2 and 3 of a global batch of three: their targets are global rows."""
     by_text, by_clip = torch.tensor([[0.1, 2.0, 0.3], [1.0, 0.0, 3.0]]), torch.tensor([[0.5, 1.5, 0.0], [0.2, 0.4, 1.0]])
     wanted = sum(cross_entropy(own[i].tolist(), i + 1) for own in (by_text, by_clip) for i in range(2)) / 4
-    assert contrastive_loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
+    assert SOFTMAX.loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_equal_similarities_cost_the_logarithm_of_the_batch():
     same = torch.full((3, 3), 0.7)
-    assert contrastive_loss(same, same, torch.arange(3), 0.1).item() == pytest.approx(math.log(3))
+    assert SOFTMAX.loss(same, same, torch.arange(3), 0.1).item() == pytest.approx(math.log(3))
 
 
 def test_sigmoid_loss_of_two_pairs():
@@ -66,7 +65,7 @@ def test_sigmoid_loss_of_two_pairs():
     torch.testing.assert_close(by_text, torch.tensor([[-5.0, -10.0], [10 * math.sqrt(0.75) - 10, 0.0]]))
     torch.testing.assert_close(by_clip, by_text.T)
     # True pairs log(1 + e^5), log 2; the others log(1 + e^-10), log(1 + e^-1.33975); over two rows.
-    loss = sigmoid_loss(by_text, by_clip, torch.arange(2))
+    loss = SIGMOID.loss(by_text, by_clip, torch.arange(2))
     assert loss.item() == pytest.approx((5.006715 + 0.693147 + 0.0000454 + 0.232628) / 2, abs=1e-5)
     loss.backward()
     # Of the bias: minus the mistaken part of each true pair, plus that of each other: (-σ(5) - σ(0) + σ(-10) + σ(-1.33975)) / 2.
@@ -78,7 +77,7 @@ def test_sigmoid_loss_of_one_process_of_several():
     by_text, by_clip = torch.tensor([[0.1, 2.0, 0.3], [1.0, 0.0, 3.0]]), torch.tensor([[0.5, 1.5, 0.0], [0.2, 0.4, 1.0]])
     wanted = sum(math.log1p(math.exp(-x if column == row + 1 else x)) for own in (by_text, by_clip)
                  for row, values in enumerate(own.tolist()) for column, x in enumerate(values)) / 4
-    assert sigmoid_loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
+    assert SIGMOID.loss(by_text, by_clip, torch.tensor([1, 2])).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_prefix_is_cut_and_has_length_1():
@@ -95,6 +94,48 @@ def test_what_a_teacher_has_to_tell():
     assert teacher.grad is None
     # What the student gives minus what the teacher gives, half of it since there are two rows.
     torch.testing.assert_close(student.grad, torch.tensor([[-0.125, 0.125], [0.0, 0.0]]))
+
+
+WEIGHTS = [[1.0, 0.01, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
+"""A clip with a rejected caption, the third column, and one without."""
+
+
+def test_weighted_choice_among_own_rejected_and_other_captions():
+    by_text = torch.tensor([[1.0, 0.5], [0.2, 2.0]])
+    by_clip = torch.tensor([[1.0, 0.3, 2.0, 9.0], [0.1, 2.0, 7.0, 8.0]])
+    targets, weights = torch.arange(2), torch.tensor(WEIGHTS)
+    for smoothing in (0.0, 0.1):
+        rows = []
+        for own, counted, target in zip(by_clip.tolist(), WEIGHTS, range(2)):
+            shares = [w * math.exp(x) for w, x in zip(counted, own)]
+            wanted = [smoothing * w / sum(counted) + (1 - smoothing) * (i == target) for i, w in enumerate(counted)]
+            rows.append(-sum(q * math.log(p / sum(shares)) for q, p in zip(wanted, shares) if q))
+        other = (cross_entropy([1.0, 0.5], 0, smoothing) + cross_entropy([0.2, 2.0], 1, smoothing)) / 2
+        assert SOFTMAX.loss(by_text, by_clip, targets, smoothing, weights).item() == pytest.approx((other + sum(rows) / 2) / 2, rel=1e-6)
+
+
+def test_weights_of_one_change_nothing_but_rounding():
+    scores, targets = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 4, 2])
+    for loss in (SOFTMAX, SIGMOID):
+        plain, weighted = (loss.rows(scores, targets, 0.1, weights) for weights in (None, torch.ones(3, 5)))
+        assert weighted.item() == pytest.approx(plain.item(), rel=1e-6)
+    half = torch.full((3, 5), 0.5)
+    assert SIGMOID.rows(scores, targets, 0.0, half).item() == pytest.approx(SIGMOID.rows(scores, targets).item() / 2, rel=1e-6)
+
+
+def test_a_candidate_of_weight_0_has_no_gradient_and_breaks_none():
+    scores = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    SOFTMAX.rows(scores, torch.arange(2), 0.1, torch.tensor(WEIGHTS)).backward()
+    assert scores.grad.isfinite().all() and (scores.grad != 0).tolist() == [[w > 0 for w in own] for own in WEIGHTS]
+
+
+def test_hard_negatives_that_do_not_count_are_never_drawn():
+    weights = torch.tensor(WEIGHTS)
+    logits = torch.tensor([[1.0, 0.3, 2.0, 9.0], [0.1, 2.0, 7.0, 8.0]]) + weights.log()
+    drawn = [hard_negatives(logits, torch.arange(2), torch.full((2,), draw), weights > 0).tolist() for draw in (0.0, 0.5, 0.9999)]
+    assert drawn == [[1, 0], [2, 0], [2, 0]]
+    none = torch.tensor([[1.0, 0.0]])
+    assert hard_negatives(none.log(), torch.tensor([0]), torch.tensor([0.5]), none > 0).tolist() == [0]
 
 
 def test_hard_negatives_follow_their_weights_and_are_never_the_target():
