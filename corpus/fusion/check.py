@@ -116,6 +116,9 @@ def _of_what_is_before(words: Sequence[Token], token: Token, facts: Facts) -> bo
     """Whether such a word is about what stands before it: "is heard", "appears", "makes a noise", "moves left"."""
     if token.stem not in SENSES:
         return True
+    behind = [other.word for other in words[token.place + 1 :] if other.clause == token.clause]
+    if len(behind) > 1 and behind[0] == "about":  # "are told about a fox", but not "a fox is talked about"
+        return False
     before = [other.word for other in words[max(0, token.place - 3) : token.place]]
     if before and before[-1] in known.DETERMINERS:
         return len(before) > 1 and (before[-2] in known.BE or before[-2].startswith(("make", "making", "made")))

@@ -81,7 +81,8 @@ def test_captions_of_the_clips_are_fused(videos, tmp_path, here, monkeypatch):
     rows = [{"id": name, "captions": captions} for name in names[:2]]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"fusion": None, "captions": tmp_path / "captions.jsonl"}
-    with chat_server(lambda number, body: (200, said("A cow is shown while a bell is heard and first words."), {})) as (url, asked):
+    answer = 200, said("A cow is shown while a bell is heard and someone says first words."), {}
+    with chat_server(lambda number, body: answer) as (url, asked):
         settings["fusion"] = settings_of(endpoint=url, model="small", tries=1)
         summary = build([str(videos)], tmp_path / "out", "shots", **settings)
         assert len(asked) == 3  # one asks whether it is there
