@@ -36,9 +36,10 @@ CONFIG = ROOT / "config" / "debug" / "tiny.json"
 
 
 def debug_config(folder: Path, **run: Any) -> Config:
-    """The debug config, found from anywhere, with ``folder`` as its output folder and other flags of run_cfg."""
-    flags = {"output_dir": folder, "tokenizer": ROOT / "datasets/omnistamps/debug/vocab.txt", **run}
-    return load_config(["--config", str(CONFIG), *(word for key, value in flags.items() for word in (f"--{key}", str(value)))])
+    """The debug config with ``folder`` as its output folder and other flags of run_cfg."""
+    flags = {"output_dir": str(folder), "tokenizer": str(ROOT / "datasets/omnistamps/debug/vocab.txt"), **run}
+    words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flags.items()}
+    return load_config(["--config", str(CONFIG), *(word for key, value in words.items() for word in (f"--{key}", value))])
 
 
 def samples(texts: str) -> list[Sample]:
