@@ -34,7 +34,8 @@ def make_avllm(device: torch.device, tiny: bool) -> AudioVisualLLM:
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
-    cfg = ModelConfig(model_type="avllm", pretrained=False, audio_encoder_type="beats", llm_tune="lora", **(TINY if tiny else FULL))
+    cfg = ModelConfig(model_type="avllm", pretrained=False, audio_encoder_type="beats", llm_tune="lora", llm_template="vicuna_v1",
+                      **(TINY if tiny else FULL))
     with device:
         model = AudioVisualLLM(cfg, LlamaForCausalLM(llama(TINY_LLM if tiny else SHAPES["7b"])), byte_tokenizer())
     return model.to(device).train()

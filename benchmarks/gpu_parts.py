@@ -61,6 +61,7 @@ def run_all(flags: argparse.Namespace, sizes: Mapping[str, str]) -> int:
             continue
         if left < SPARE:
             whole["left_out"].append(part.name)
+            write_atomically(out, json.dumps(whole, indent=1) + "\n")
             continue
         own = out.with_name(f"{out.stem}.{part.name}.json")
         own.unlink(missing_ok=True)
@@ -77,7 +78,7 @@ def run_all(flags: argparse.Namespace, sizes: Mapping[str, str]) -> int:
         whole["spent_s"] = round(time.monotonic() - began, 1)
         whole["summary"] = summary(whole["parts"])
         write_atomically(out, json.dumps(whole, indent=1) + "\n")
-    log.info("%s", json.dumps(whole.get("summary"), indent=1))
+    log.info("%s", json.dumps(whole.get("summary", {}), indent=1))
     return 0 if good else 1
 
 
