@@ -1,11 +1,11 @@
 """The first minutes with a GPU: whether it computes what the CPU does, and how fast; random weights and noise, nothing is downloaded.
 
     python benchmarks/gpu.py [--limit_s 480] [--out benchmarks/results/gpu.json]          # everything, most valuable first
-    python benchmarks/gpu.py --size released|valor|gram|avllm [--only checks,step,…] [--batches 16 32 64] …             # one part of it
+    python benchmarks/gpu.py --size released|valor|gram|avllm [--only checks,step,…] [--batches 16 32 64] …     # one part of it
     python benchmarks/gpu.py --device cpu --tiny --out output/gpu.json                                          # tries the script itself
 
 Needs torch ≥ 2.10, timm, transformers, numpy and pyarrow; peft for the Audio-Visual LLM. Without ``--size`` every part runs in a process of
-its own (gpu_parts.py), so that one that fails, hangs or spoils the GPU's state takes no other with it, and within its own time. Every row is
+    python benchmarks/gpu.py --device cpu --tiny --out output/gpu.json                                        # tries the script itself
 written as soon as it is known. One that fails has its "error" and "traceback"; what there was no time for is listed under "left_out".
 Rows, by "work":
 

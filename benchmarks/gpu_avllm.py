@@ -1,4 +1,4 @@
-"""An Audio-Visual LLM of the paper's size with random weights: a language model of Vicuna-7B's shape with LoRA's adapters, CLIP and BEATs."""
+"""An Audio-Visual LLM of the paper's size with random weights: a language model of Vicuna-7B's shape with adapters, CLIP and BEATs."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ LOOSE = 10.0
 NEAR = {"float32": 1e-4, "bf16": 0.03, "fp16": 0.01}
 """Largest relative difference of a loss from the CPU's in float32, by precision. Gradients: three times as much."""
 STEPS, HALF = 12, 6
-WITHOUT_DRAWS = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def checks(device: torch.device) -> dict[str, Callable[[], Fields]]:
@@ -60,7 +59,7 @@ def precisions(device: torch.device) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def exactly():
+def exactly() -> Iterator[None]:
     """Products and convolutions of float32 are computed in float32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -114,7 +113,7 @@ def _losses(model: Any, batch: Any, task: Any) -> dict[str, float]:
     model.zero_grad(set_to_none=True)
     losses = model(batch.to(model.device), task, StepRandom(0, 0))
     losses["loss"].backward()
-    return {name: float(value) for name, value in losses.items()}
+    return {name: float(value.detach()) for name, value in losses.items()}
 
 
 def _gradient_difference(one: Model, other: Model) -> float:
@@ -134,7 +133,8 @@ def _relative(one: float, other: float) -> float:
 
 def run_of(folder: Path, device: torch.device, precision: str, steps: int = STEPS, **run: Any) -> tuple[list[Fields], dict[str, Tensor]]:
     """Train as a user does: the lines of metrics.jsonl, and the last weights."""
-    flags = {"device": device.type, "precision": precision, "save_every": HALF, "valid_freq": 0, "tensorboard": False, "keep_last": 3, **run}
+    flags = {"device": device.type, "precision": precision, "save_every": HALF, "valid_freq": 0, "tensorboard": False, "keep_last": 3,
+             **run}
     config = debug_config(folder, **flags)
     model = debug_model(config)
     config, _ = set_precision(model, config, device)

@@ -157,7 +157,8 @@ def estimated_peak(model: Any, size: Size, clips: int) -> float:
     name = next(name for name, dtype in DTYPES.items() if dtype is (model.precision or torch.float32))
     batch = make_batch(size, 2, frames=size.frames, device=torch.device("cpu"))
     need = needs(model, batch, size.task, RunConfig(precision=name), clips)  # type: ignore[arg-type]
-    fixed = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) + 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    fixed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) + moments
     return (fixed + need.peak) / 1e9
 
 

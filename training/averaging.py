@@ -1,7 +1,7 @@
 """``run_cfg.ema_decay``: an exponential moving average of the trained weights, beside the weights themselves.
 
-After each step that was applied, average ← decay · average + (1 − decay) · weights. Early on the decay is smaller, (1 + n) / (10 + n) after n
-steps, so that the average soon forgets where the training began. Under FSDP each process averages its share.
+After each step that was applied, average ← decay · average + (1 − decay) · weights. Early on the decay is smaller, (1 + n) / (10 + n) after
+n steps, so that the average soon forgets where the training began. Under FSDP each process averages its share.
 """
 
 from __future__ import annotations

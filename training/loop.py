@@ -113,7 +113,8 @@ class Trainer:
         """Restore, train, evaluate, save. Returns the summary that ``train`` describes."""
         resumed = self.run_cfg.resume and self.restore()
         with (Monitor(self.folder, self.start, self.total, resumed=resumed, tensorboard=self.run_cfg.tensorboard) as self.monitor,
-              Saver(self.ckpt, self.run_cfg, self.monitor.sync) as self.saver, self.watchdog, distributed.timed_exchanges() as self.exchanges):
+              Saver(self.ckpt, self.run_cfg, self.monitor.sync) as self.saver, self.watchdog,
+              distributed.timed_exchanges() as self.exchanges):
             self.monitor.wall("start", self.start)
             done = self.remember(self.monitor.evaluations())
             wanted = self.run_cfg.zero_shot or self.start in self.milestones or (self.run_cfg.first_eval and self.start == 0)

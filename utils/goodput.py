@@ -52,8 +52,8 @@ def in_words(found: Mapping[str, float]) -> str:
     names = {"starting": "starting", "saving": "saving", "evaluating": "evaluating", "lost": "lost to interruptions"}
     rest = ", ".join(f"{duration(found[part])} {words}" for part, words in names.items() if found[part] >= 0.5)
     starts = f"the first of {found['starts']:.0f} starts" if found["starts"] > 1 else "the start"
-    return (f"goodput {100 * found['goodput']:.1f} %: of {duration(found['wall'])} since {starts} {duration(found['trained'])} were training"
-            + (f"; {rest}" if rest else ""))
+    whole, trained = duration(found["wall"]), duration(found["trained"])
+    return f"goodput {100 * found['goodput']:.1f} %: of {whole} since {starts} {trained} were training" + (f"; {rest}" if rest else "")
 
 
 def process_age() -> float:

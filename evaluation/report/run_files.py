@@ -105,7 +105,8 @@ def read_run(folder: Path) -> Run:
         files = sorted(steps[-1].glob("*.json")) if steps else []
     logs = [[row for row in read_jsonl(folder / "log" / name) if isinstance(row.get("step"), (int, float))]
             for name in ("metrics.jsonl", "eval.jsonl", "performance.jsonl")]
-    run = Run(folder, config, logs[0], logs[1], [_result(path) for path in files], logs[2], goodput(read_jsonl(folder / "log" / "wall.jsonl")))
+    wall = goodput(read_jsonl(folder / "log" / "wall.jsonl"))
+    run = Run(folder, config, logs[0], logs[1], [_result(path) for path in files], logs[2], wall)
     if not (run.rows or run.evaluations or run.results):
         raise RunError(f"{folder}{looked_up(folder)}: expected an output folder of run.py with log/metrics.jsonl or "
                        f"results/*.json; it has neither")

@@ -116,7 +116,8 @@ class Monitor:
     def wall(self, event: str, step: int, **values: float) -> None:
         """A line of wall.jsonl (see utils/goodput.py). "start" is dated back to when this program began."""
         if self.writers:
-            self._append("wall", {"event": event, "time": time.time() - (process_age() if event == "start" else 0.0), "step": step, **values})
+            before = process_age() if event == "start" else 0.0
+            self._append("wall", {"event": event, "time": time.time() - before, "step": step, **values})
 
     def goodput(self) -> None:
         """Log what wall.jsonl tells so far."""

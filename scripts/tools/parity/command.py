@@ -5,8 +5,9 @@
 
 FOLDER is laid out as tests/goldens/vast_tiny, tests/goldens/valor_tiny/videoswin (models: a checkpoint, inputs, and what the release made
 of them) or tests/goldens/valor_tiny/data (texts, frames, sound); which it is its golden.json says. Everything is computed again in float32,
-on the CPU or on another --device. Errors of outputs, losses and gradients are relative (norm of the difference over norm of the recorded value), of spectrograms
-and pixels the largest difference; texts, ids and choices must be equal. What this version cannot compute is out of tolerance.
+on the CPU or on another --device. Errors of outputs, losses and gradients are relative (norm of the difference over norm of the recorded
+value), of spectrograms and pixels the largest difference; texts, ids and choices must be equal. What this version cannot compute is out of
+tolerance.
 
 Exit status: 0 everything is within tolerance; 1 something is not, is missing or not supported; 2 the folder cannot be read or is not
 understood.

@@ -158,8 +158,8 @@ class Recorded:
         clips = len(self.golden["captions"])
         captions = Captions({CaptionKind.OMNI: self.captions}, dict.fromkeys(CaptionKind, CaptionKind.OMNI))
         frames, spectrograms = (self.folder.inputs[name].to(self.model.device) for name in ("vision_pixels", "audio_spectrograms"))
-        return Batch("recorded", [str(row) for row in range(clips)], torch.arange(clips), frames, spectrograms, captions=captions, questions=self.texts("question"),
-                     answers=self.texts("answer"))
+        return Batch("recorded", [str(row) for row in range(clips)], torch.arange(clips), frames, spectrograms, captions=captions,
+                     questions=self.texts("question"), answers=self.texts("answer"))
 
     @property
     def several_answers(self) -> Batch:
