@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --device cpu --tiny --out output/gpu.json                                          # tries the script itself
 
 Needs torch ≥ 2.10, timm, transformers, numpy and pyarrow; peft for the Audio-Visual LLM. Without ``--size`` every part runs in a process of
-    python benchmarks/gpu.py --device cpu --tiny --out output/gpu.json                                        # tries the script itself
-written as soon as it is known. One that fails has its "error" and "traceback"; what there was no time for is listed under "left_out".
+its own (gpu_parts.py), so that one that fails, hangs or spoils the GPU's state takes no other with it, and within its own time. Every row
+is written as soon as it is known. One that fails has its "error" and "traceback"; what there was no time for is listed under "left_out".
 Rows, by "work":
 
 check: gpu_checks.py, "ok" and what was compared;

@@ -138,7 +138,8 @@ def run_of(folder: Path, device: torch.device, precision: str, steps: int = STEP
     config = debug_config(folder, **flags)
     model = debug_model(config)
     config, _ = set_precision(model, config, device)
-    result = train(config, model, loader_of(config, model, device, steps), device=device)
+    loader: Any = loader_of(config, model, device, steps)
+    result = train(config, model, loader, device=device)
     lines = [json.loads(line) for line in (folder / "log" / "metrics.jsonl").read_text().splitlines()]
     return lines, torch.load(folder / "ckpt" / f"model_step_{result['step']}.pt", map_location="cpu", weights_only=True)
 

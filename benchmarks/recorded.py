@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ class RecordedLoader:
         """One batch for each step from ``start_step`` on; workers are made and their batches travel as those of a training."""
         loader: DataLoader[Batch] = DataLoader(
             self._dataset, batch_sampler=[[step] for step in range(start_step, self.total_steps)], num_workers=self._workers,
-            collate_fn=Parcel if self._workers else _as_is, pin_memory=self._pin_memory, prefetch_factor=2 if self._workers else None,
+            collate_fn=cast(Any, Parcel if self._workers else _as_is), pin_memory=self._pin_memory, prefetch_factor=2 if self._workers else None,
             multiprocessing_context=("forkserver" if torch.cuda.is_available() else "fork") if self._workers else None,
             generator=torch.Generator())
         for item in loader:
@@ -135,8 +135,8 @@ def decoded() -> dict[str, torch.Tensor]:
 
     config = debug_config(ROOT / "output" / "recorded")
     own = IndexedDataset(config.data_cfg.train[0], InputSpec.of(config.model_cfg), seed=0, training=False)
-    found = [own.media(row, row) for row in range(len(own))]
-    return {"frames": torch.stack([sample.frames for sample in found]), "mel": torch.stack([sample.spectrogram for sample in found]).half()}
+    found: list[Any] = [own.media(row, row) for row in range(len(own))]
+    return {"frames": torch.stack([clip.frames for clip in found]), "mel": torch.stack([clip.spectrogram for clip in found]).half()}
 
 
 if __name__ == "__main__":
