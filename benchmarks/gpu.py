@@ -56,8 +56,9 @@ from omnivast.utils.machine import half_tflops  # noqa: E402
 from omnivast.utils.precision import DTYPES, Precision, resolve  # noqa: E402
 
 log = logging.getLogger("omnivast")
-WORKS = ("checks", "step", "profile", "estimate", "decode", "rerank", "score")
-OF_FAMILY = {"vast": WORKS[:6], "gram": WORKS, "valor": ("checks", "step", "profile", "estimate", "decode", "score"), "avllm": ("step",)}
+WORKS = ("checks", "step", "profile", "estimate", "decode", "rerank", "score", "compiled")
+WITHOUT = {"vast": {"score"}, "gram": set[str](), "valor": {"rerank"}, "avllm": {*WORKS} - {"step"}}
+OF_FAMILY = {family: tuple(work for work in WORKS if work not in without) for family, without in WITHOUT.items()}
 """What can be measured of each: VAST compares by one product, VALOR does not match pairs."""
 OF_TINY = {"released": "tiny", "valor": "valor_tiny", "gram": "gram_tiny", "avllm": "avllm_tiny"}
 PLAIN_BATCHES, RECOMPUTED_BATCHES = 3, 2
@@ -72,38 +73,43 @@ def run_checks(report: Report, device: torch.device, only: str | None = None) ->
 
 
 def run_steps(report: Report, model: Any, size: Size, batches: list[int], steps: int) -> None:
-    """Batch sizes ascending; a way that ran out of memory is not tried with more. Compiled are the towers alone, whose shapes depend on the
-    batch: for the batch that was best as it is and, recomputing, for the largest that fitted. FLOPs per clip are those of the smallest."""
-    flops: dict[str, float] = {}
-
+    """Batch sizes ascending; a way that ran out of memory is not tried with more. FLOPs per clip are those of the smallest."""
     def count() -> dict[str, Any]:
-        flops["clip"] = step_flops(model, size, batches[0])
-        return {"gflops_per_clip": flops["clip"] / 1e9}
-
-    def step(way: str, clips: int, checkpointing: bool, compiled: bool) -> dict[str, Any]:
-        set_up(model, checkpointing, compiled)
-        return with_mfu(train_steps(model, size, clips, steps, way), flops.get("clip"), report)
-
-    def run(way: str, checkpointing: bool, compiled: bool, chosen: list[int]) -> None:
-        for clips in chosen:
-            row = {"work": "step", "way": way, "clips": clips, "checkpointing": checkpointing, "compiled": compiled}
-            if not report.run(row, partial(step, way, clips, checkpointing, compiled), model.device):
-                break
+        report.content["flops_per_clip"] = step_flops(model, size, batches[0])
+        return {"gflops_per_clip": report.content["flops_per_clip"] / 1e9}
 
     report.run({"work": "flops", "clips": batches[0]}, count, model.device)
-    run("ours", False, False, batches)
-    run("plain", False, False, batches[:PLAIN_BATCHES])
-    run("ours", True, False, batches[-RECOMPUTED_BATCHES:])
-    best = best_batch(report, checkpointing=False) or batches[0]
-    run("ours", False, True, [best])
-    run("ours", True, True, [best_batch(report, checkpointing=True) or best])
+    for way, checkpointing, chosen in (("ours", False, batches), ("plain", False, batches[:PLAIN_BATCHES]),
+                                       ("ours", True, batches[-RECOMPUTED_BATCHES:])):
+        for clips in chosen:
+            if not run_step(report, model, size, way, clips, steps, checkpointing):
+                break
     set_up(model, checkpointing=False, compiled=False)
 
 
-def with_mfu(found: dict[str, Any], flops_per_clip: float | None, report: Report) -> dict[str, Any]:
+def run_step(report: Report, model: Any, size: Size, way: str, clips: int, steps: int, checkpointing: bool, compiled: bool = False) -> bool:
+    """One row of steps; whether it was measured."""
+    def step() -> dict[str, Any]:
+        set_up(model, checkpointing, compiled)
+        return with_mfu(train_steps(model, size, clips, steps, way), report)
+
+    row = {"work": "step", "way": way, "clips": clips, "checkpointing": checkpointing, "compiled": compiled}
+    return report.run(row, step, model.device)
+
+
+def run_compiled(report: Report, model: Any, size: Size, batches: list[int], steps: int) -> None:
+    """Towers alone are compiled, whose shapes depend on the batch: for the batch that was best as it is and, recomputing, for the best of
+    those. Last, since compiling may take minutes."""
+    best = best_batch(report, checkpointing=False) or batches[0]
+    run_step(report, model, size, "ours", best, steps, checkpointing=False, compiled=True)
+    run_step(report, model, size, "ours", best_batch(report, checkpointing=True) or best, steps, checkpointing=True, compiled=True)
+    set_up(model, checkpointing=False, compiled=False)
+
+
+def with_mfu(found: dict[str, Any], report: Report) -> dict[str, Any]:
     """What was found of a step, and the share of the card's rate, where the FLOPs are known."""
-    if flops_per_clip:
-        found["tflops"] = flops_per_clip * found["clips_per_s"] / 1e12
+    if "flops_per_clip" in report.content:
+        found["tflops"] = report.content["flops_per_clip"] * found["clips_per_s"] / 1e12
         found["mfu"] = found["tflops"] / report.content["peak_tflops"]
     return found
 
@@ -123,16 +129,16 @@ def run_profile(report: Report, model: Any, size: Size, batches: list[int]) -> N
 
 
 def run_estimates(report: Report, model: Any, size: Size) -> None:
-    """For every measured step of ours that is not compiled, the largest first."""
-    rows = [row for row in report.content["rows"] if row["work"] == "step" and row["way"] == "ours" and "peak_gb" in row
-            and not row["compiled"]]
+    """For the largest measured steps of ours, as they are and recomputing."""
+    rows = {row["checkpointing"]: row for row in report.content["rows"]
+            if row["work"] == "step" and row["way"] == "ours" and "peak_gb" in row and not row["compiled"]}
 
     def compare(row: dict[str, Any]) -> dict[str, Any]:
         set_up(model, row["checkpointing"], compiled=False)
         estimated = estimated_peak(model, size, row["clips"])
         return {"estimated_gb": estimated, "peak_gb": row["peak_gb"], "ratio": estimated / row["peak_gb"]}
 
-    for row in sorted(rows, key=lambda row: -row["clips"]):
+    for row in rows.values():
         told = {"work": "estimate", "clips": row["clips"], "checkpointing": row["checkpointing"]}
         report.run(told, partial(compare, row), model.device)
     set_up(model, checkpointing=False, compiled=False)
@@ -151,15 +157,13 @@ def run_others(report: Report, model: Any, size: Size, name: str, batches: list[
 
 def run_avllm(report: Report, model: Any, tiny: bool, batches: list[int], steps: int) -> None:
     """Steps of the Audio-Visual LLM, activations kept and recomputed."""
-    flops: dict[str, float] = {}
-
     def count() -> dict[str, Any]:
-        flops["clip"] = gpu_avllm.flops_of(model, tiny)
-        return {"gflops_per_clip": flops["clip"] / 1e9}
+        report.content["flops_per_clip"] = gpu_avllm.flops_of(model, tiny)
+        return {"gflops_per_clip": report.content["flops_per_clip"] / 1e9}
 
     def step(clips: int, checkpointing: bool) -> dict[str, Any]:
         model.set_checkpointing(checkpointing)
-        return with_mfu(chat_steps(model, tiny, clips, steps), flops.get("clip"), report)
+        return with_mfu(chat_steps(model, tiny, clips, steps), report)
 
     report.run({"work": "flops", "clips": 1}, count, model.device)
     for checkpointing in (False, True):
@@ -243,11 +247,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_works(report: Report, model: Any, size: Size, flags: argparse.Namespace) -> None:
-    """Steps first; what is read off them next."""
+    """In the order of the flags: steps come before what is read off them."""
     batches = sorted(flags.batches)
     for name in flags.works:
         if name == "step":
             run_steps(report, model, size, batches, flags.steps)
+        elif name == "compiled":
+            run_compiled(report, model, size, batches, flags.steps)
         elif name == "profile":
             run_profile(report, model, size, batches)
         elif name == "estimate":

@@ -39,10 +39,10 @@ class Part:
 SMALL = ("--batches", "2", "--clips", "1", "--scored", "6", "--steps", "1")
 PARTS = (
     Part("checks", 120, "released", ("--only", "checks"), ("--only", "checks", "--check", "one batch")),
-    Part("vast", 200, "released", (), SMALL),
-    Part("valor", 60, "valor", ("--only", "step", "--batches", "64", "128"), ("--only", "step", *SMALL)),
-    Part("avllm", 70, "avllm", ("--batches", "4", "16", "--steps", "3"), SMALL),
-    Part("gram", 60, "gram", ("--only", "step,score", "--batches", "64", "--scored", "1000"), ("--only", "score", *SMALL)),
+    Part("vast", 240, "released", (), SMALL),
+    Part("valor", 45, "valor", ("--only", "step", "--batches", "64", "128"), ("--only", "step", *SMALL)),
+    Part("avllm", 60, "avllm", ("--batches", "4", "16", "--steps", "3"), SMALL),
+    Part("gram", 40, "gram", ("--only", "step,score", "--batches", "64", "--scored", "1000"), ("--only", "score", *SMALL)),
 )
 """Most valuable first."""
 NAMES = [part.name for part in PARTS]

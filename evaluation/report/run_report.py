@@ -42,8 +42,7 @@ CURVES = {
     (Ranks.ITM, R1): "R@1, re-ranked", (Ranks.ITC, R1): "R@1, contrastive", (None, CIDER): "CIDEr", (None, ACCURACY): "accuracy",
 }
 """Metrics shown over the steps."""
-SLOWEST = 5
-"""Processes that are listed."""
+WAITS = ("data_wait", "exchange_wait")
 RANK_COLUMNS = (R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK)
 SIZES = ((0, 8, "up to 8 words"), (9, 16, "9 to 16 words"), (17, 10**9, "17 words or more"))
 
@@ -74,16 +73,16 @@ def _speed(report: Report, run: Run) -> None:
     if run.wall is not None:
         words = in_words(run.wall)
         report.text(f"{words[0].upper()}{words[1:]}.")
-    processes = mapping(run.performance[-1]).get("processes", []) if run.performance else []
+    last = run.performance[-1] if run.performance else {}
+    processes = {own.get("rank"): own for own in last.get("processes", []) if isinstance(own, Mapping)}
+    shown = [processes[rank] for rank in last.get("slowest", []) if rank in processes]
     if len(processes) < 2:
         return
-    order = {rank: place for place, rank in enumerate(run.performance[-1]["slowest"])}
-    shown = sorted(processes, key=lambda own: order.get(own["rank"], len(order)))[:SLOWEST]
-    rows = [[f"{own['rank']} on {own['host']}", own["clips_per_second"], 100 * own["data_wait"], 100 * own["exchange_wait"],
-             own["memory_gb"]] for own in shown]
+    rows = [[f"{own['rank']} on {own.get('host')}", own.get("clips_per_second"), *(100 * own.get(key, 0.0) for key in WAITS),
+             own.get("memory_gb")] for own in shown]
     report.table(["process", "clips/s", "waits for data, %", "waits in exchanges, %", "memory, GB"], rows,
-                 caption=f"The slowest of {len(processes)} processes, at step {run.performance[-1]['step']}")
-    for words in run.performance[-1]["stragglers"]:
+                 caption=f"The slowest of {len(processes)} processes, at step {last['step']}")
+    for words in last.get("stragglers", []):
         report.text(f"Straggler: {words}.")
 
 

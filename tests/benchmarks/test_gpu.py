@@ -43,7 +43,7 @@ from benchmarks import gpu
 sys.exit(gpu.main(sys.argv[2:]))
 """
     out = tmp_path / "gpu.json"
-    works = "checks,step,profile,estimate,decode,rerank"
+    works = "checks,step,profile,estimate,decode,rerank,compiled"
     flags = [*TINY, "--batches", "2", "--only", works, "--check", "resumed, float32", "--out", str(out)]
     done = subprocess.run([sys.executable, "-c", program, str(ROOT), *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_a_row(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu, "train_steps", steps)
     monkeypatch.setattr(gpu, "step_flops", lambda model, size, clips: 1e9)
-    rows = run(tmp_path, "--only", "step", "--batches", "8", "2", "4")["rows"]
+    rows = run(tmp_path, "--only", "step,compiled", "--batches", "8", "2", "4")["rows"]
     assert tried == [2, 4, 2, 4, 4, 2, 2]
     errors = [row.get("error") for row in rows if row["work"] == "step" and row["way"] == "ours"]
     assert errors == [None, "out of memory", "out of memory", None, None]
@@ -137,7 +137,7 @@ def test_the_time_limit_stops_what_runs_and_lists_the_rest(tmp_path, monkeypatch
 def test_an_unknown_work_names_the_valid_ones(capsys):
     with pytest.raises(SystemExit):
         gpu.main(["--size", "tiny", "--only", "stepp"])
-    assert "unknown stepp; valid are checks, step, profile, estimate, decode, rerank" in capsys.readouterr().err
+    assert "unknown stepp; valid are checks, step, profile, estimate, decode, rerank, compiled" in capsys.readouterr().err
 
 
 def test_the_audio_visual_llm(tmp_path):
