@@ -105,7 +105,8 @@ class RecordedLoader:
         """One batch for each step from ``start_step`` on; workers are made and their batches travel as those of a training."""
         loader: DataLoader[Batch] = DataLoader(
             self._dataset, batch_sampler=[[step] for step in range(start_step, self.total_steps)], num_workers=self._workers,
-            collate_fn=cast(Any, Parcel if self._workers else _as_is), pin_memory=self._pin_memory, prefetch_factor=2 if self._workers else None,
+            collate_fn=cast(Any, Parcel if self._workers else _as_is), pin_memory=self._pin_memory,
+            prefetch_factor=2 if self._workers else None,
             multiprocessing_context=("forkserver" if torch.cuda.is_available() else "fork") if self._workers else None,
             generator=torch.Generator())
         for item in loader:

@@ -1,5 +1,5 @@
-"""Mixed precision as a GPU has it, where layer norms, softmax and sums come out in float32, unlike on a CPU: on a GPU that is not there (fake
-tensors) whatever meets a tensor of another type than it may fails as it would on a real one."""
+"""Mixed precision as a GPU has it, where layer norms, softmax and sums come out in float32, unlike on a CPU: on a GPU that is not there
+(fake tensors) whatever meets a tensor of another type than it may fails as it would on a real one."""
 
 import numpy as np
 import pytest

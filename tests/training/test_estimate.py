@@ -72,7 +72,7 @@ def test_clips_are_repeated_with_their_texts():
 
 
 def test_the_flops_of_a_step_are_counted_without_computing_it():
-    """The same with layers compiled, whose rates of stochastic depth are tensors, and with recomputing; twice as much for twice the clips."""
+    """The same with layers compiled, whose rates of stochastic depth are tensors, and with recomputing."""
     model = vast(vision_encoder_cfg={**CONFIG.vision_encoder_cfg, "drop_path_rate": 0.2})
     own, run = batch(), RunConfig(precision="float32")
     found = step_flops(model, own, task(EVERYTHING), run)

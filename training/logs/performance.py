@@ -22,8 +22,10 @@ from omnivast.utils.precision import device_name
 logger = logging.getLogger("omnivast")
 SECONDS = 60.0
 """At least so many seconds lie between two reports, for which the processes exchange their figures."""
-STRAGGLING = 0.05
-"""A process whose own work takes this share longer than that of the median process is named."""
+STRAGGLING = 0.1
+"""A process whose own work takes this share longer than that of the median process is a straggler."""
+ENOUGH = 10
+"""Steps after which stragglers are warned of: a few may be slow by chance."""
 CURVES = 16
 """Most processes that get curves of their own; of more, the slowest, the median and the fastest do."""
 
@@ -68,7 +70,7 @@ class Performance:
         every = distributed.all_gather_objects(self._own())
         row = summary(step, self.steps, every, self._tflops([own["clips"] for own in every]), self.rate)
         self._begin()
-        if row["stragglers"] and distributed.is_main():
+        if row["stragglers"] and row["steps"] >= ENOUGH and distributed.is_main():
             logger.warning("step %d: %s", step, "; ".join(row["stragglers"]))
         return row
 
