@@ -159,20 +159,26 @@ def trained(device: torch.device, precision: str, **run: Any) -> Fields:
 
 
 def resumed(device: torch.device, precision: str, **run: Any) -> Fields:
-    """Weights of a run that went on from its middle beside those of the unbroken one. On a GPU sums are added in no fixed order."""
+    """Weights of a run that went on from its middle beside those of the unbroken one: how far they lie apart, as a share of how far training
+    has moved them. On a GPU sums are added in no fixed order, and where a gradient is 0 but for rounding, Adam steps by what rounding says."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         lines, whole = run_of(Path(folder), device, precision, **run)
         again = Path(other) / "run"
         shutil.copytree(folder, again)
         _forget_after(again / "ckpt", HALF)
         lines_again, parts = run_of(again, device, precision, resume=True, **run)
-    difference = max(float((whole[name].float() - parts[name].float()).norm()) / (float(whole[name].float().norm()) or 1.0)
-                     for name in whole if whole[name].is_floating_point())
+        start = debug_model(debug_config(Path(folder))).state_dict()
+    difference = _distance(whole, parts) / max(_distance(whole, start), 1e-30)
     steps = [line["step"] for line in lines_again]
     same = [one["loss"] == other["loss"] for one, other in zip(lines, lines_again)]
-    limit = {"float32": 2e-3, "bf16": 0.03, "fp16": 0.03}[precision] if device.type == "cuda" else 0.0
-    return {"ok": steps == list(range(1, STEPS + 1)) and difference <= limit, "largest_difference": difference, "same_losses": sum(same),
+    limit = {"float32": 0.02, "bf16": 0.1, "fp16": 0.1}[precision] if device.type == "cuda" else 0.0
+    return {"ok": steps == list(range(1, STEPS + 1)) and difference <= limit, "difference": difference, "same_losses": sum(same),
             "first_loss_difference": _relative(lines[HALF]["loss"], lines_again[HALF]["loss"])}
+
+
+def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return math.sqrt(sum(float((value.double() - other[name].double()).norm()) ** 2 for name, value in one.items()
+                         if value.is_floating_point()))
 
 
 def _forget_after(ckpt: Path, step: int) -> None:

@@ -53,7 +53,7 @@ sys.exit(gpu.main(sys.argv[2:]))
     assert rows.pop(next(i for i, row in enumerate(rows) if row["work"] == "flops"))["gflops_per_clip"] > 0
     assert {row["work"] for row in rows} == {"check", "step", "profile", "estimate", "decode", "rerank"}
     (check,) = (row for row in rows if row["work"] == "check")
-    assert check["ok"] and check["same_losses"] == gpu_checks.STEPS and check["largest_difference"] == 0
+    assert check["ok"] and check["same_losses"] == gpu_checks.STEPS and check["difference"] == 0
     estimates = {row["checkpointing"]: row["estimated_gb"] for row in rows if row["work"] == "estimate"}
     assert estimates[True] < estimates[False] < 0.1  # of GB; what is measured on a CPU is the whole process
     (told,) = (row for row in rows if row["work"] == "profile")
