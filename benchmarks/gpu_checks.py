@@ -159,8 +159,9 @@ def trained(device: torch.device, precision: str, **run: Any) -> Fields:
 
 
 def resumed(device: torch.device, precision: str, **run: Any) -> Fields:
-    """Weights of a run that went on from its middle beside those of the unbroken one: how far they lie apart, as a share of how far training
-    has moved them. On a GPU sums are added in no fixed order, and where a gradient is 0 but for rounding, Adam steps by what rounding says."""
+    """Weights of a run that went on from its middle beside those of the unbroken one: how far they lie apart, as a share of how far
+    training has moved them. On a GPU sums are added in no fixed order, and where a gradient is 0 but for rounding, Adam steps by what
+    rounding says."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         lines, whole = run_of(Path(folder), device, precision, **run)
         again = Path(other) / "run"
