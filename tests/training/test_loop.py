@@ -85,6 +85,16 @@ def test_what_a_killed_and_resumed_run_tells_of_its_time(tmp_path):
     assert len(read_jsonl(tmp_path / "other" / "log" / "wall.jsonl")) == 5
 
 
+def test_the_flops_of_a_step_are_known_without_computing_one(tmp_path):
+    loader, model = Loader(), Toy()
+    trainer = Trainer(config(tmp_path), model, loader, None, torch.device("cpu"), StopSignals())
+    found = trainer.flops(next(loader.batches(0)))
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not model.caption_head]
+    # Forward and backward of 4 clips; the first layer's input needs no gradient, nor do the frozen layer's weights.
+    assert found == sum(3 * 2 * 4 * layer.weight.numel() for layer in layers) - 2 * 4 * (6 * 8 + 8 * 8)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_a_step_is_the_mean_over_its_batches_clipped(tmp_path):
     run = config(tmp_path, grad_norm=0.01)
     looped, loader = Toy(dropout=0.0), Loader(total=1)
