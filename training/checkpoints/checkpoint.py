@@ -7,8 +7,7 @@ kept, each is also ``best_<metric>_step_N.pt``.
 
 The release has the same ``model_step_N.pt`` and ``best_<metric>.pt``. Its ``optimizer_step_N.pt`` holds the optimiser alone, from which
 no run can go on as if it had not been stopped: here ``state_step_N.pt`` also holds scaler, generators, position, config and, for the
-reader alone, the version of OmniVAST that wrote it. Where weights are averaged (``run_cfg.ema_decay``), ``ema_step_N.pt`` is a third file:
-the model with averaged weights, whose size and SHA-256 stand in the state.
+reader alone, the version of OmniVAST that wrote it. ``ema_step_N.pt`` is a third file where weights are averaged; the state marks it.
 """
 
 from __future__ import annotations
@@ -137,8 +136,7 @@ def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[st
 
 
 def mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], *, keep: int = 1, tested: str = "model") -> None:
-    """Keep the models of the ``keep`` best steps. Called on every rank after the evaluation of the saved ``step``; ``tested``: which of
-    its files was tested, "model" or "ema".
+    """Keep the models of the ``keep`` best steps. Called on every rank after the evaluation of the saved ``step``, of its file ``tested``.
 
     ``ranked``: all steps evaluated, the best first. That one is best_<metric>.pt, and ``details``, which hold the "metric", go with its
     step to best.json. With ``keep`` > 1 each is best_<metric>_step_N.pt as well, and best.json lists their steps as "kept"; steps
@@ -177,8 +175,8 @@ def _write(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[
     rest = {key: value for key, value in state.items() if key != "averaged"}
     if "averaged" in state:
         rest["averaged_file"] = dataclasses.asdict(_save_file(folder / f"ema_step_{step}.pt", state["averaged"]))
-    state_mark = _save_file(folder / f"state_step_{step}.pt", {**rest, "version": VERSION,
-                                                               "model_file": dataclasses.asdict(model_mark)})
+    rest |= {"version": VERSION, "model_file": dataclasses.asdict(model_mark)}
+    state_mark = _save_file(folder / f"state_step_{step}.pt", rest)
     pairs = [Pair(step, model_mark, state_mark), *older][:keep]
     write_atomically(folder / "latest.json", json.dumps({"step": step, "pairs": [dataclasses.asdict(p) for p in pairs]}, indent=2) + "\n")
     return pairs
