@@ -15,7 +15,7 @@ from benchmarks.released import SIZES, make_batch, make_model
 from omnivast.utils.random import StepRandom
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--device", "cpu", "--size", "tiny", "--precision", "bf16", "--steps", "1", "--clips", "1"]
+TINY = ["--device", "cpu", "--size", "tiny", "--precision", "bf16", "--steps", "1", "--clips", "1", "--limit_s", "3600"]
 
 
 @pytest.fixture(autouse=True)

@@ -122,9 +122,8 @@ def on_main(action: Callable[[], T]) -> T:
 def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], *, keep: int | None = 1) -> None:
     """Write the checkpoint of ``step`` into ``folder``, commit it, and remove all but the ``keep`` newest (None: remove none). For rank 0.
 
-    ``state`` needs what ``STATE_KEYS`` lists, but for ``model_file``, in types that ``torch.load(weights_only=True)`` reads. Its
-    "averaged", where it has that, is the state dict for ema_step_N.pt. Raises CheckpointError when the disk refuses; the previous
-    checkpoint is then intact.
+    ``state`` needs what ``STATE_KEYS`` lists, but for ``model_file``, in types that ``torch.load(weights_only=True)`` reads; "averaged" in
+    it is the state dict of ema_step_N.pt. Raises CheckpointError when the disk refuses; the previous checkpoint is then intact.
     """
     try:
         kept = _write(folder, step, model, state, keep)
