@@ -1,327 +1,146 @@
-"""A released model on one GPU with random data: pretraining steps, captions by beam search, re-ranking, scores; ours and the plain way.
+"""The first minutes with a GPU: whether it computes what the CPU does, and how fast; random weights and noise, nothing is downloaded.
 
-    python benchmarks/gpu.py [--size released|valor|gram] [--batches 16 32 64 128 256] [--only step,decode,rerank,score] [--limit_s 540]
-                             [--out benchmarks/results/gpu.json]
-    python benchmarks/gpu.py --device cpu --size tiny --batches 2 4 --out output/gpu.json        # tries the script itself
+    python benchmarks/gpu.py [--limit_s 480] [--out benchmarks/results/gpu.json]          # everything, most valuable first
+    python benchmarks/gpu.py --size released|valor|gram|avllm [--only checks,step,…] [--batches 16 32 64] …     # one part of it
+    python benchmarks/gpu.py --device cpu --tiny --out output/gpu.json                                          # tries the script itself
 
-Needs torch, timm and transformers, downloads nothing. Every row is written as soon as it is known; what does not fit into memory is a
-row with that error, what does not fit into ``--limit_s`` is listed under "left_out". Rows, by "work":
+Needs torch ≥ 2.10, timm, transformers, numpy and pyarrow; peft for the Audio-Visual LLM. Without ``--size`` every part runs in a process of
+its own (gpu_parts.py), so that one that fails, hangs or spoils the GPU's state takes no other with it, and within its own time. Every row
+is written as soon as it is known. One that fails has its "error" and "traceback"; what there was no time for is listed under "left_out".
+Rows, by "work":
+
+check: gpu_checks.py, "ok" and what was compared;
 step: seconds, clips_per_s, mfu (the FLOPs of the step without recomputation, over the card's rate in the precision), peak_gb, first_s (the
 first step, in which what is compiled is compiled);
+profile: the kernels that take most, the share of a step in which none ran ("gap_share"), the longest gaps;
+estimate: peak_gb as --dry_run would name it, beside the measured one ("ratio");
 decode: captions_per_s, beam 3, every caption as long as may be; rerank: pairs_per_s, 50 texts for each video (VAST, GRAM); score:
-pairs_per_s of as many texts as videos, by VALOR's slots or GRAM's volumes. "ratio_to_plain": the best rate of ours over the best of the
-plain way (benchmarks/plain.py, plain_valor.py), by work. What the plain way gives is compared by benchmarks/run.py.
+pairs_per_s of as many texts as videos, by VALOR's slots or GRAM's volumes.
+
+"ratio_to_plain": the best rate of ours over the best of the plain way (plain.py, plain_valor.py), by work; that both give the same,
+benchmarks/run.py checks.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import gc
-import json
 import logging
 import platform
-import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import plain, plain_valor, workload  # noqa: E402
-from benchmarks.measure import PLAIN  # noqa: E402
-from benchmarks.released import SIZES, Size, endless, make_batch, make_features, make_model  # noqa: E402
-from benchmarks.scores import score_table  # noqa: E402
-from omnivast.config.schema import RunConfig  # noqa: E402
-from omnivast.evaluation.retrieval.matching import PairMatcher  # noqa: E402
-from omnivast.training.engines.base import Engine  # noqa: E402
-from omnivast.training.engines.compile import compile_layers, leave_uncompiled  # noqa: E402
-from omnivast.utils.files import write_atomically  # noqa: E402
+from benchmarks import gpu_avllm, gpu_checks, gpu_parts  # noqa: E402
+from benchmarks.gpu_report import Report  # noqa: E402
+from benchmarks.gpu_works import (  # noqa: E402
+    caption_clips,
+    chat_steps,
+    estimated_peak,
+    matrix_tflops,
+    profile_step,
+    rerank_pairs,
+    score_pairs,
+    set_up,
+    step_flops,
+    train_steps,
+)
+from benchmarks.released import SIZES, Size, make_model  # noqa: E402
+from omnivast.utils.machine import half_tflops  # noqa: E402
 from omnivast.utils.precision import DTYPES, Precision, resolve  # noqa: E402
-from omnivast.utils.random import StepRandom  # noqa: E402
 
 log = logging.getLogger("omnivast")
-
-BEAMS, TEXTS_PER_VIDEO = 3, 50
-WORKS = ("step", "decode", "rerank", "score")
-OF_FAMILY = {"vast": WORKS[:3], "gram": WORKS, "valor": ("step", "decode", "score")}
+WORKS = ("checks", "step", "profile", "estimate", "decode", "rerank", "score", "compiled")
+WITHOUT = {"vast": {"score"}, "gram": set[str](), "valor": {"rerank"}, "avllm": {*WORKS} - {"step"}}
+OF_FAMILY = {family: tuple(work for work in WORKS if work not in without) for family, without in WITHOUT.items()}
 """What can be measured of each: VAST compares by one product, VALOR does not match pairs."""
-HALF_TFLOPS = {"H100 PCIe": 756.5, "H100 NVL": 835.5, "H200 NVL": 835.5, "H200": 989.4, "H100": 989.4, "A100": 311.9, "V100": 125.0,
-               "T4": 65.0}
-"""Dense rate of a card (NVIDIA's data sheets) in the precision that auto takes, bf16, or fp16 up to T4, by a part of its name, the first
-that fits; without a form it is SXM's. For others the measured rate of matrix products stands in, and the report says so."""
-MATRIX = {"cuda": 8192, "cpu": 512}
-"""Side of the matrices whose product measures the rate that can be reached."""
+OF_TINY = {"released": "tiny", "valor": "valor_tiny", "gram": "gram_tiny", "avllm": "avllm_tiny"}
+PLAIN_BATCHES, RECOMPUTED_BATCHES = 3, 2
+"""The plain way is timed at the smallest batches, checkpointing at the largest."""
 
 
-class TimeLimitError(BaseException):
-    """The time given is used up. No Exception, which torch's compiler would take for one of its own."""
-
-
-class Report:
-    """What was measured so far, written after every row."""
-
-    def __init__(self, out: Path, limit_s: float, facts: dict[str, Any]) -> None:
-        self.out, self.end = out, time.monotonic() + limit_s
-        self.content: dict[str, Any] = {**facts, "rows": [], "left_out": []}
-
-    def run(self, row: dict[str, Any], work: Callable[[], dict[str, Any]], device: torch.device) -> bool:
-        """Do ``work`` and add what it found to ``row``; False where it failed or there was no time left for it."""
-        if time.monotonic() > self.end:
-            self.content["left_out"].append(row)
-            self.write()
-            return False
-        began = time.monotonic()
-        try:
-            with self._alarm():
-                row |= work()
-        except (torch.OutOfMemoryError, MemoryError):
-            row["error"] = "out of memory"
-        except (Exception, TimeLimitError) as error:  # a row that fails must not take the others with it
-            log.error("%s", row, exc_info=error)
-            first = str(error).partition("\n")[0]
-            # cuBLAS needs memory, too, and says so in words of its own.
-            row["error"] = "out of memory" if "ALLOC_FAILED" in first else f"{type(error).__name__}: {first}"
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        row["spent_s"] = round(time.monotonic() - began, 2)
-        self.content["rows"].append(row)
-        self.write()
-        log.info("%s", "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
-        return "error" not in row
-
-    @contextmanager
-    def _alarm(self) -> Iterator[None]:
-        """Stop what runs when the time is used up."""
-
-        def ring(*_: Any) -> None:
-            raise TimeLimitError("stopped at the time limit")
-
-        before = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, max(0.01, self.end - time.monotonic()))
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-
-    def write(self) -> None:
-        """Replace the file by what is known now."""
-        self.content["ratio_to_plain"] = ratios(self.content["rows"])
-        write_atomically(self.out, json.dumps(self.content, indent=1) + "\n")
-
-
-# --------------------------------------------------------------------------------------------------------------- measuring
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Mean seconds of a call, the device's work included; of several in a row, with one wait for the device at their end."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    synchronize(device)
-    return (time.perf_counter() - start) / repeats
-
-
-def warm_up(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the first call, which compiles, picks kernels and makes the optimiser's state. Two more follow on a GPU, whose memory
-    is held anew then; peaks are counted from here."""
-    first = seconds(work, device, 1)
-    if device.type == "cuda":
-        seconds(work, device, 2)
-        torch.cuda.reset_peak_memory_stats(device)
-    return first
-
-
-def matrix_tflops(device: torch.device, precision: Precision) -> float:
-    """The rate of matrix products in ``precision`` that this device reaches."""
-    side = MATRIX[device.type]
-    first, second = (torch.randn(side, side, device=device, dtype=DTYPES[precision.name]) for _ in range(2))
-    seconds(lambda: first @ second, device, repeats=5)
-    return 2 * side**3 / seconds(lambda: first @ second, device, repeats=50) / 1e12
-
-
-def peak_gb(device: torch.device) -> float:
-    """The most memory held since it was last reset; on a CPU since the process began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-# ------------------------------------------------------------------------------------------------------------------ works
-
-
-def set_up(model: Any, checkpointing: bool, compiled: bool) -> None:
-    """Recompute activations or not; compile the layers of the vision and audio towers or not."""
-    for tower in (model.vision_encoder, model.audio_encoder):
-        tower.set_checkpointing(checkpointing)
-    model.multimodal_encoder.checkpointing = checkpointing
-    leave_uncompiled(model)
-    if compiled:
-        compile_layers(model)
-
-
-def step_flops(model: Any, size: Size, clips: int) -> float:
-    """FLOPs per clip of a step's forward and backward pass, nothing recomputed."""
-    set_up(model, checkpointing=False, compiled=False)
-    batch = make_batch(size, clips, frames=size.frames, device=model.device)
-    model.train()
-    with FlopCounterMode(display=False) as counter:
-        model(batch, size.task, StepRandom(0, 0))["loss"].backward()
-    model.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / clips
-
-
-def train_steps(model: Any, size: Size, clips: int, steps: int, way: str = "ours") -> dict[str, Any]:
-    """Forward, backward, and what the training loop does to update the weights, on one batch that lies on the device."""
-    device = model.device
-    batch = make_batch(size, clips, frames=size.frames, device=device)
-    engine = Engine(model.train(), RunConfig(learning_rate=1e-5), device)
-    scaler = torch.amp.GradScaler(device.type, enabled=model.precision is torch.float16)
-    losses: list[torch.Tensor] = []
-
-    def step() -> None:
-        draws = StepRandom(0, len(losses))
-        if way == "ours":
-            loss = model(batch, size.task, draws)["loss"]
-        else:
-            with model.mixed():
-                loss = PLAIN[size.family].training_losses(model, batch, size.task, draws)["loss"]
-        scaler.scale(loss).backward()
-        engine.update(scaler)
-        losses.append(loss.detach())
-
-    try:
-        first = warm_up(step, device)
-        spent = seconds(step, device, steps)
-    finally:
-        model.zero_grad(set_to_none=True)
-    return {"seconds": spent, "clips_per_s": clips / spent, "peak_gb": peak_gb(device), "first_s": first, "loss": losses[-1].item()}
-
-
-@torch.no_grad()
-def caption_clips(model: Any, size: Size, clips: int, repeats: int, way: str = "ours") -> dict[str, Any]:
-    """Beam search over encoded clips; keys and values are projected each time."""
-    features = make_features(model.eval(), size, clips)
-    length = model.config.max_generation_len if size.family == "valor" else size.model["max_caption_len"]
-    penalty = () if size.family == "valor" else (model.length_penalty,)
-
-    def search() -> None:
-        if way == "ours":
-            model.caption(model.memory(features), size.group, beam_size=BEAMS, max_length=length)
-        else:
-            with model.mixed():
-                PLAIN[size.family].beam_search(model, features, size.group, BEAMS, length, *penalty)
-
-    with endless(model):
-        warm_up(search, model.device)
-        spent = seconds(search, model.device, repeats)
-    return {"seconds": spent, "captions_per_s": clips / spent, "tokens": length, "condition_tokens": condition_tokens(features)}
-
-
-@torch.no_grad()
-def rerank_pairs(model: Any, size: Size, videos: int, repeats: int, way: str = "ours") -> dict[str, Any]:
-    """Matching probabilities of ``TEXTS_PER_VIDEO`` texts for each video, ours as evaluation asks for them."""
-    features = make_features(model.eval(), size, videos)
-    longest = size.model["max_omni_caption_len"]
-    texts = workload.texts(TEXTS_PER_VIDEO, size.caption, longest, size.vocabulary, torch.Generator().manual_seed(9))
-    ids = [row[:length] for row, length in zip(texts.ids.tolist(), texts.mask.sum(1).tolist())]
-    pairs = {size.group: (np.tile(np.arange(len(ids)), videos), np.repeat(np.arange(videos), len(ids)))}
-    texts.ids, texts.mask = texts.ids.to(model.device), texts.mask.to(model.device)
-    matcher = PairMatcher(model, [features], model.device)
-
-    def match() -> torch.Tensor:
-        if way == "ours":
-            return torch.from_numpy(matcher.margins(pairs, {size.group: ids})[size.group]).sigmoid().view(videos, -1)
-        with model.mixed():
-            return plain.rerank(model, features, size.group, texts, longest)
-
-    warm_up(match, model.device)
-    spent = seconds(match, model.device, repeats)
-    return {"seconds": spent, "pairs_per_s": videos * len(ids) / spent, "condition_tokens": condition_tokens(features),
-            "mean_probability": match().float().mean().item()}
-
-
-@torch.no_grad()
-def score_pairs(model: Any, size: Size, videos: int, repeats: int, way: str = "ours") -> dict[str, Any]:
-    """Scores of as many texts as videos, from what evaluation keeps of them on the host; the plain way has it on the device."""
-    model.eval()
-    clips = model.index_clips(make_features(model, size, 1), size.group).rows(torch.zeros(videos, dtype=torch.int64)).to("cpu")
-    captions = workload.texts(videos, size.caption, size.model["max_omni_caption_len"], size.vocabulary, torch.Generator().manual_seed(9))
-    texts = model.index_texts(captions).to("cpu")
-
-    def score() -> torch.Tensor:
-        if way == "ours":
-            return score_table(model, size.group, texts, clips)
-        return plain_valor.whole_scores(texts.to(model.device), clips.to(model.device), size.group.modalities)
-
-    warm_up(score, model.device)
-    spent = seconds(score, model.device, repeats)
-    return {"seconds": spent, "pairs_per_s": videos**2 / spent, "peak_gb": peak_gb(model.device), "mean_score": score().mean().item()}
-
-
-def condition_tokens(features: Any) -> int:
-    """Tokens that a text attends to."""
-    return sum(x.shape[1] for x in features.condition.values())
-
-
-def trace_step(model: Any, size: Size, clips: int) -> str:
-    """Where a step spends its time: torch's profile by operation."""
-    from torch.profiler import ProfilerActivity, profile
-
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])]
-    set_up(model, checkpointing=False, compiled=False)
-    train_steps(model, size, clips, steps=1)
-    with profile(activities=kinds) as profiler:
-        train_steps(model, size, clips, steps=1)
-    order = "self_cuda_time_total" if model.device.type == "cuda" else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=80)
-
-
-# -------------------------------------------------------------------------------------------------------------------- all
+def run_checks(report: Report, device: torch.device, only: str | None = None) -> None:
+    """Every check that has ``only`` in its name; all without it."""
+    for name, check in gpu_checks.checks(device).items():
+        if only is None or only in name:
+            report.run({"work": "check", "check": name}, check, device)
 
 
 def run_steps(report: Report, model: Any, size: Size, batches: list[int], steps: int) -> None:
-    """Batch sizes ascending; a way that ran out of memory is not tried with more. The plain way comes before what is compiled. FLOPs per
-    clip are those of the smallest batch."""
-    flops: dict[str, float] = {}
-
+    """Batch sizes ascending; a way that ran out of memory is not tried with more. FLOPs per clip are those of the smallest."""
     def count() -> dict[str, Any]:
-        flops["clip"] = step_flops(model, size, batches[0])
-        return {"gflops_per_clip": flops["clip"] / 1e9}
-
-    def step(way: str, clips: int, checkpointing: bool, compiled: bool) -> dict[str, Any]:
-        set_up(model, checkpointing, compiled)
-        found = train_steps(model, size, clips, steps, way)
-        if flops:
-            found["tflops"] = flops["clip"] * found["clips_per_s"] / 1e12
-            found["mfu"] = found["tflops"] / report.content["peak_tflops"]
-        return found
+        report.content["flops_per_clip"] = step_flops(model, size, batches[0])
+        return {"gflops_per_clip": report.content["flops_per_clip"] / 1e9}
 
     report.run({"work": "flops", "clips": batches[0]}, count, model.device)
-    for way, checkpointing, compiled in (("ours", False, False), ("plain", False, False), ("ours", True, False), ("ours", False, True),
-                                         ("ours", True, True)):
-        for clips in batches:
-            row = {"work": "step", "way": way, "clips": clips, "checkpointing": checkpointing, "compiled": compiled}
-            if not report.run(row, partial(step, way, clips, checkpointing, compiled), model.device):
+    for way, checkpointing, chosen in (("ours", False, batches), ("plain", False, batches[:PLAIN_BATCHES]),
+                                       ("ours", True, batches[-RECOMPUTED_BATCHES:])):
+        for clips in chosen:
+            if not run_step(report, model, size, way, clips, steps, checkpointing):
                 break
+    set_up(model, checkpointing=False, compiled=False)
+
+
+def run_step(report: Report, model: Any, size: Size, way: str, clips: int, steps: int, checkpointing: bool, compiled: bool = False) -> bool:
+    """One row of steps; whether it was measured."""
+    def step() -> dict[str, Any]:
+        set_up(model, checkpointing, compiled)
+        return with_mfu(train_steps(model, size, clips, steps, way), report)
+
+    row = {"work": "step", "way": way, "clips": clips, "checkpointing": checkpointing, "compiled": compiled}
+    return report.run(row, step, model.device)
+
+
+def run_compiled(report: Report, model: Any, size: Size, batches: list[int], steps: int) -> None:
+    """Towers alone are compiled, whose shapes depend on the batch: for the batch that was best as it is and, recomputing, for the best of
+    those. Last, since compiling may take minutes."""
+    best = best_batch(report, checkpointing=False) or batches[0]
+    run_step(report, model, size, "ours", best, steps, checkpointing=False, compiled=True)
+    run_step(report, model, size, "ours", best_batch(report, checkpointing=True) or best, steps, checkpointing=True, compiled=True)
+    set_up(model, checkpointing=False, compiled=False)
+
+
+def with_mfu(found: dict[str, Any], report: Report) -> dict[str, Any]:
+    """What was found of a step, and the share of the card's rate, where the FLOPs are known."""
+    if "flops_per_clip" in report.content:
+        found["tflops"] = report.content["flops_per_clip"] * found["clips_per_s"] / 1e12
+        found["mfu"] = found["tflops"] / report.content["peak_tflops"]
+    return found
+
+
+def best_batch(report: Report, checkpointing: bool) -> int | None:
+    """The batch of our uncompiled steps with most clips per second."""
+    rows = [row for row in report.content["rows"] if row["work"] == "step" and row["way"] == "ours" and "clips_per_s" in row
+            and not row["compiled"] and row["checkpointing"] == checkpointing]
+    return max(rows, key=lambda row: row["clips_per_s"])["clips"] if rows else None
+
+
+def run_profile(report: Report, model: Any, size: Size, batches: list[int]) -> None:
+    """Of the best batch, as it is."""
+    clips = best_batch(report, checkpointing=False) or batches[0]
+    set_up(model, checkpointing=False, compiled=False)
+    report.run({"work": "profile", "clips": clips}, partial(profile_step, model, size, clips, report.out), model.device)
+
+
+def run_estimates(report: Report, model: Any, size: Size) -> None:
+    """For the largest measured steps of ours, as they are and recomputing."""
+    rows = {row["checkpointing"]: row for row in report.content["rows"]
+            if row["work"] == "step" and row["way"] == "ours" and "peak_gb" in row and not row["compiled"]}
+
+    def compare(row: dict[str, Any]) -> dict[str, Any]:
+        set_up(model, row["checkpointing"], compiled=False)
+        estimated = estimated_peak(model, size, row["clips"])
+        return {"estimated_gb": estimated, "peak_gb": row["peak_gb"], "ratio": estimated / row["peak_gb"]}
+
+    for row in rows.values():
+        told = {"work": "estimate", "clips": row["clips"], "checkpointing": row["checkpointing"]}
+        report.run(told, partial(compare, row), model.device)
     set_up(model, checkpointing=False, compiled=False)
 
 
@@ -336,64 +155,111 @@ def run_others(report: Report, model: Any, size: Size, name: str, batches: list[
                 break
 
 
-def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The best rate of ours over the best of the plain way, of each work."""
-    best: dict[tuple[str, str], float] = {}
-    for row in rows:
-        rate = next((row[key] for key in ("clips_per_s", "captions_per_s", "pairs_per_s") if key in row), 0.0)
-        if "way" in row:
-            best[row["work"], row["way"]] = max(rate, best.get((row["work"], row["way"]), 0.0))
-    return {name: best[name, "ours"] / best[name, "plain"] for name in WORKS if best.get((name, "plain")) and (name, "ours") in best}
+def run_avllm(report: Report, model: Any, tiny: bool, batches: list[int], steps: int) -> None:
+    """Steps of the Audio-Visual LLM, activations kept and recomputed."""
+    def count() -> dict[str, Any]:
+        report.content["flops_per_clip"] = gpu_avllm.flops_of(model, tiny)
+        return {"gflops_per_clip": report.content["flops_per_clip"] / 1e9}
+
+    def step(clips: int, checkpointing: bool) -> dict[str, Any]:
+        model.set_checkpointing(checkpointing)
+        return with_mfu(chat_steps(model, tiny, clips, steps), report)
+
+    report.run({"work": "flops", "clips": 1}, count, model.device)
+    for checkpointing in (False, True):
+        for clips in batches:
+            row = {"work": "step", "way": "ours", "clips": clips, "checkpointing": checkpointing, "compiled": False}
+            if not report.run(row, partial(step, clips, checkpointing), model.device):
+                break
 
 
 def describe(device: torch.device, size: str, precision: Precision) -> dict[str, Any]:
     """The machine, the versions, and the rates that results are held against."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     reached = matrix_tflops(device, precision)
-    stated = next((rate for part, rate in HALF_TFLOPS.items() if part in name), None) if precision.autocast else None
+    stated = half_tflops(name) if precision.autocast else None
     return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "device": name, "torch": torch.__version__,
             "cuda": torch.version.cuda, "python": platform.python_version(), "size": size, "precision": precision.name,
             "precision_reason": precision.reason,
             "matrix_tflops": reached, "peak_tflops": stated or reached, "peak_is": "data sheet" if stated else "measured matrix product"}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure what the flags ask for."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The flags; ends the program where they are wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--size", default="released", choices=SIZES)
+    parser.add_argument("--size", choices=[*SIZES, "avllm", "avllm_tiny"], help="one part, in this process; without it, everything")
+    parser.add_argument("--tiny", action="store_true", help="everything, of models that are small enough for tests")
+    parser.add_argument("--parts", help="everything, but these parts alone: a list of " + ", ".join(gpu_parts.NAMES))
     parser.add_argument("--precision", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="clips per step")
     parser.add_argument("--clips", type=int, nargs="+", default=[1, 16, 64], help="clips captioned, and videos re-ranked, at once")
     parser.add_argument("--scored", type=int, nargs="+", default=[200, 1000], help="videos, and texts, that are compared")
     parser.add_argument("--steps", type=int, default=5, help="timed calls of each row")
-    parser.add_argument("--only", help="a list of " + ", ".join(WORKS) + "; all that the family has unless given")
-    parser.add_argument("--limit_s", type=float, default=540.0, help="after so many seconds the row in hand is stopped and no other begun")
-    parser.add_argument("--profile", type=int, default=0, metavar="CLIPS", help="also write a profile of a step with so many clips")
+    parser.add_argument("--only", help="with --size: a list of " + ", ".join(WORKS) + "; all but checks that the family has unless given")
+    parser.add_argument("--check", help="of the checks those alone that have this in their name")
+    parser.add_argument("--limit_s", type=float, default=480.0, help="after so many seconds the row in hand is stopped and no other begun")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
     flags = parser.parse_args(arguments)
-    valid = OF_FAMILY[SIZES[flags.size].family]
-    wanted = flags.only.split(",") if flags.only else valid
-    if unknown := [name for name in wanted if name not in valid]:
+    if flags.size is None and (flags.only or flags.check):
+        parser.error("--only and --check belong to one --size")
+    if unknown := [name for name in (flags.parts or "").split(",") if name and name not in gpu_parts.NAMES]:
+        parser.error(f"--parts: unknown {', '.join(unknown)}; valid are {', '.join(gpu_parts.NAMES)}")
+    valid = OF_FAMILY[family_of(flags.size or "released")]
+    flags.works = flags.only.split(",") if flags.only else [name for name in valid if name != "checks"]
+    if unknown := [name for name in flags.works if name not in valid]:
         parser.error(f"--only: unknown {', '.join(unknown)}; valid are {', '.join(valid)}")
     if flags.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no GPU that torch can use; `--device cpu --size tiny` tries the script without one")
-    device, size = torch.device(flags.device), SIZES[flags.size]
-    model = make_model(size, device)
-    precision = resolve(flags.precision, device, model.width)
-    model.precision = precision.autocast
-    report = Report(flags.out, flags.limit_s, describe(device, flags.size, precision))
-    report.content["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.info("%s, %.2f B parameters", report.content["device"], report.content["parameters"] / 1e9)
-    for name in WORKS[1:]:
-        if name in wanted:
-            run_others(report, model, size, name, sorted(flags.scored if name == "score" else flags.clips), flags.steps)
-    if "step" in wanted:
-        run_steps(report, model, size, sorted(flags.batches), flags.steps)
-    if flags.profile:
-        write_atomically(flags.out.with_suffix(".profile.txt"), trace_step(model, size, flags.profile))
+        parser.error("no GPU that torch can use; `--device cpu --tiny` tries the script without one")
+    return flags
+
+
+def family_of(size: str) -> str:
+    return SIZES[size].family if size in SIZES else "avllm"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what the flags ask for."""
+    began = time.monotonic()
+    flags = parse(arguments)
+    if flags.size is None:
+        return gpu_parts.run_all(flags, OF_TINY if flags.tiny else {})
+    device = torch.device(flags.device)
+    avllm = flags.size.startswith("avllm")
+    needed = flags.works != ["checks"]
+    model: Any = None
+    if needed:
+        model = gpu_avllm.make_avllm(device, flags.size == "avllm_tiny") if avllm else make_model(SIZES[flags.size], device)
+    precision = resolve(flags.precision, device, model.width if needed else 512)
+    report = Report(flags.out, flags.limit_s - (time.monotonic() - began), describe(device, flags.size, precision))
+    if "checks" in flags.works:
+        run_checks(report, device, flags.check)
+    if needed:
+        model.precision = precision.autocast
+        report.content["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        log.info("%s, %.2f B parameters", report.content["device"], report.content["parameters"] / 1e9)
+    if needed and avllm:
+        run_avllm(report, model, flags.size == "avllm_tiny", sorted(flags.batches), flags.steps)
+    elif needed:
+        run_works(report, model, SIZES[flags.size], flags)
     report.write()
     return 0
+
+
+def run_works(report: Report, model: Any, size: Size, flags: argparse.Namespace) -> None:
+    """In the order of the flags: steps come before what is read off them."""
+    batches = sorted(flags.batches)
+    for name in flags.works:
+        if name == "step":
+            run_steps(report, model, size, batches, flags.steps)
+        elif name == "compiled":
+            run_compiled(report, model, size, batches, flags.steps)
+        elif name == "profile":
+            run_profile(report, model, size, batches)
+        elif name == "estimate":
+            run_estimates(report, model, size)
+        elif name != "checks":
+            run_others(report, model, size, name, sorted(flags.scored if name == "score" else flags.clips), flags.steps)
 
 
 if __name__ == "__main__":

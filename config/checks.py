@@ -60,6 +60,12 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"
     if run.parallel == "deepspeed" and run.compile:
         yield "run_cfg.compile works with one process, ddp and fsdp, not with run_cfg.parallel deepspeed"
+    if run.parallel == "deepspeed" and run.ema_decay is not None:
+        yield "run_cfg.ema_decay: DeepSpeed keeps weights where they cannot be averaged; choose run_cfg.parallel fsdp, or ddp"
+    if run.ema_evaluate and run.ema_decay is None:
+        yield "run_cfg.ema_evaluate is set, but there are no averaged weights: set run_cfg.ema_decay, such as 0.999"
+    if run.profile is not None and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)?", run.profile):
+        yield f"run_cfg.profile '{run.profile}': expected the steps to profile, counted from 1: 20-25, or 20"
     if run.deepspeed_config and run.parallel != "deepspeed":
         yield f"run_cfg.deepspeed_config is set, but run_cfg.parallel is {run.parallel}"
     if run.num_threads > (os.cpu_count() or run.num_threads):

@@ -114,6 +114,13 @@ class RunConfig:
                                         "behind and where, and exit with status 75, so that the launcher can start again (0: never); in an "
                                         "evaluation, when none of them makes any for three times as long", minimum=0.0, passive=True)
     log_steps: int = setting(1, "steps between lines of log/metrics.jsonl and TensorBoard", minimum=1, passive=True)
+    ema_decay: float | None = setting(None, "also keep an average of the weights, of which each step forgets 1 - this (0.999, 0.9999): "
+                                            "ckpt/ema_step_N.pt; null: none (not with deepspeed)", minimum=0.0, maximum=0.9999999,
+                                      decides=False)
+    ema_evaluate: bool = setting(False, "ema_decay: evaluations, and the best models that are kept, are of the averaged weights",
+                                 decides=False)
+    profile: str | None = setting(None, "training: steps to profile, such as 20-25: log/profile/rank_0.json.gz, for ui.perfetto.dev; null: "
+                                        "none", passive=True)
     zero_shot: bool = setting(False, "evaluate the start weights and stop", decides=False)
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop", decides=False)
     resume_changed_data: bool = setting(False, "resume: go on although the training data (annotation files, shards) changed since the "

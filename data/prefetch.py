@@ -24,7 +24,14 @@ Ready = Callable[[], Batch]
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches in their order, each with its tensors on ``device``."""
-    return Prefetched(batches, _Copier(device)) if device.type == "cuda" else batches
+    return Prefetched(_read_on(device, batches), _Copier(device)) if device.type == "cuda" else batches
+
+
+def _read_on(device: torch.device, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """``batches``, taken by a thread whose device is ``device``. A thread begins with the machine's first one: page-locked memory of all
+    processes would be had through it, and each would take memory there."""
+    torch.cuda.set_device(device)
+    yield from batches
 
 
 class Prefetched(Iterator[Batch]):

@@ -63,12 +63,12 @@ def evaluator(
     model: Model, loaders: Sequence[EvalLoader], config: Config, start: LoadReport | None, precision: Precision
 ) -> Callable[[int], dict[str, float]] | None:
     """The function by which a training tests the model after a step, into ``results/step_N``, called on every process; None where nothing
-    is to be tested. It tests the weights saved as ``ckpt/model_step_N.pt`` or, before the first step, those that the training started
-    from."""
-    output = Path(config.run_cfg.output_dir)
+    is to be tested. It tests the weights saved as ``ckpt/model_step_N.pt`` (or ``ema_step_N.pt``, as ``ema_evaluate`` says) or, before the
+    first step, those that the training started from."""
+    output, kind = Path(config.run_cfg.output_dir), "ema" if config.run_cfg.ema_evaluate else "model"
 
     def evaluate_step(step: int) -> dict[str, float]:
-        facts = protocol.saved_facts(output / "ckpt" / f"model_step_{step}.pt") if step else protocol.checkpoint_facts(start)
+        facts = protocol.saved_facts(output / "ckpt" / f"{kind}_step_{step}.pt") if step else protocol.checkpoint_facts(start)
         return evaluate(model, loaders, config, folder=output / "results" / f"step_{step}",
                         provenance={**facts, "config_hash": config_hash(config), "precision_reason": precision.reason,
                                     "step": step})

@@ -73,6 +73,8 @@ def memory(config: Config, model: Model, loader: TrainLoader, device: torch.devi
     parameters, trainable = size_of(model.parameters()), size_of(p for p in model.parameters() if p.requires_grad)
     sizes = {"weights": parameters, "gradients": trainable, "optimiser": MOMENTS[run.optim] * trainable}
     shared = shared_out(run)
+    if run.ema_decay is not None:
+        sizes["averaged weights"] = trainable
     sizes = {name: -(-size // distributed.world_size()) if name in shared else size for name, size in sizes.items()}
     sizes["weights"] += size_of(model.buffers())
     if run.parallel == "fsdp" and shared:
@@ -88,7 +90,8 @@ def one_gpu(config: Config, model: Model, loader: TrainLoader) -> dict[str, dict
     decides by what it computes, which cannot be followed without numbers."""
     run, batch = config.run_cfg, next(iter(loader.batches(0)))
     trainable = size_of(p for p in model.parameters() if p.requires_grad)
-    fixed = size_of([*model.parameters(), *model.buffers()]) + MOMENTS[run.optim] * trainable
+    kept = MOMENTS[run.optim] + (run.ema_decay is not None)
+    fixed = size_of([*model.parameters(), *model.buffers()]) + kept * trainable
     try:
         estimates = estimate(model, batch, loader.task(batch.corpus), run, fixed)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # whatever torch's fake tensors refuse
@@ -108,14 +111,15 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 def shared_out(run: RunConfig) -> Collection[str]:
-    """Which of "weights", "gradients" and "optimiser" are sharded over the processes."""
+    """Which of "weights", "gradients", "optimiser" and "averaged weights" are sharded over the processes."""
     if distributed.world_size() == 1 or run.parallel == "ddp":
         return ()
     if run.parallel == "deepspeed":
         stage = read_settings(run)["zero_optimization"]["stage"]
         return ("optimiser", "gradients", "weights")[:stage]
     # Until the last batch of a step, each process keeps the whole gradient of its clips.
-    return ("optimiser", "weights", "gradients") if run.gradient_accumulation_steps == 1 else ("optimiser", "weights")
+    shared = ("optimiser", "weights", "averaged weights")
+    return (*shared, "gradients") if run.gradient_accumulation_steps == 1 else shared
 
 
 def activations(config: Config, model: Model, loader: TrainLoader, device: torch.device) -> int:

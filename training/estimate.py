@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch, Captions, Chats, Texts
 from omnivast.model.device_kind import pretending
+from omnivast.training.engines.compile import leave_uncompiled
 from omnivast.utils.fake import LiveBytes, without_numbers
 from omnivast.utils.random import StepRandom
 from omnivast.utils.transfer import on_host
@@ -52,11 +54,7 @@ def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int
     """
     sized = repeated(batch, clips)
     with FakeTensorMode(), pretending("cuda"):
-        fake: Any = without_numbers(model, "cpu").train()
-        fake.precision = PRECISIONS[run.precision]
-        for module in fake.modules():
-            if hasattr(module, "layerdrop"):
-                module.layerdrop = 0.0
+        fake = _fake(model, run)
         sized = sized.map_media(lambda x: torch.empty((clips, *x.shape[1:]), dtype=x.dtype, device="cpu"))
         if sharded:
             _as_gathered(fake)
@@ -66,6 +64,30 @@ def needs(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: int
             activations = live.now
             loss.backward()
     return Need(clips, activations, live.peak)
+
+
+def step_flops(model: nn.Module, batch: Batch, task: Task, run: RunConfig) -> float:
+    """FLOPs of the forward and backward pass of a step with ``batch``, nothing recomputed; counted by operation, of products and attention
+    alone, as MFU is. Raises what torch's fake tensors refuse (see dry_run.one_gpu)."""
+    with FakeTensorMode(), pretending("cuda"):
+        fake = _fake(model, run)
+        if hasattr(fake, "set_checkpointing"):
+            fake.set_checkpointing(False)
+        empty = batch.map_media(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cpu"))
+        with FlopCounterMode(display=False) as counter:
+            fake(empty, task, StepRandom(0, 0))["loss"].backward()
+    return float(counter.get_total_flops())
+
+
+def _fake(model: nn.Module, run: RunConfig) -> Any:
+    """``model`` without numbers, as it trains on a GPU: in training mode, all layers run, none compiled."""
+    fake: Any = without_numbers(model, "cpu").train()
+    leave_uncompiled(fake)
+    fake.precision = PRECISIONS[run.precision]
+    for module in fake.modules():
+        if hasattr(module, "layerdrop"):
+            module.layerdrop = 0.0
+    return fake
 
 
 def _as_gathered(model: Any) -> None:

@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +26,21 @@ from omnivast.config.schema import Config
 from omnivast.data.batch import Batch, corpus_of
 from omnivast.data.prefetch import on_device
 from omnivast.model.interface import Model
+from omnivast.training.averaging import WeightAverage
 from omnivast.training.checkpoints import checkpoint
 from omnivast.training.checkpoints.saving import Saver, best_kept
 from omnivast.training.continuing import check_data, plan_of, tell_longer
 from omnivast.training.engines.build import build_engine
+from omnivast.training.estimate import step_flops
 from omnivast.training.logs.data_report import DataReport
 from omnivast.training.logs.monitor import Monitor, Ranking, check_unreadable, primary_metric
 from omnivast.training.logs.nonfinite import ADVICE, NonFiniteLoss, report
 from omnivast.training.logs.pace import Pace
-from omnivast.training.logs.spikes import LossSpikes, Spike
+from omnivast.training.logs.performance import Performance
+from omnivast.training.logs.profiling import StepProfiler, steps_of
+from omnivast.training.logs.spikes import LossSpikes
 from omnivast.training.optim import set_learning_rate
+from omnivast.training.result import Counters, StepResult
 from omnivast.training.stop import StopSignals
 from omnivast.utils import distributed
 from omnivast.utils.files import write_atomically
@@ -49,46 +54,6 @@ logger = logging.getLogger("omnivast")
 Evaluate = Callable[[int], dict[str, float]]
 SKIPS_IN_A_ROW = 30
 """fp16 steps that may overflow in a row before the run stops: the scale has then been halved so often that no step can follow."""
-
-
-@dataclass
-class Counters:
-    """Sums over the run so far; saved with each checkpoint."""
-
-    clips: dict[str, int] = field(default_factory=dict)
-    """Clips trained on, by corpus, over all processes."""
-    unreadable: int = 0
-    nonfinite: int = 0
-    """Steps left out because a loss or gradient was not finite."""
-    overflows: int = 0
-    """fp16 steps in a row that overflowed and were left out, up to the last one."""
-    seconds: float = 0.0
-    """Time spent training, evaluations and saving not counted."""
-
-
-@dataclass
-class StepResult:
-    """One optimiser step, the same on every rank but for ``unreadable``, ``clip_ids`` and ``waited``."""
-
-    corpus: str
-    """The corpus of the step; names of several, in an interleaved mixture, are joined by a plus."""
-    losses: dict[str, float]
-    lr: dict[str, float]
-    grad_norm: float
-    skipped: bool
-    clips: dict[str, int]
-    """By corpus, over all processes."""
-    unreadable_total: int
-    unreadable: list[tuple[str, str, str]]
-    """(corpus, clip id, reason)."""
-    clip_ids: list[list[str]]
-    """Ids of this process's clips, a list per batch."""
-    spike: Spike | None
-    stop: bool
-    save: bool
-    """save_minutes have passed."""
-    save_failed: bool
-    waited: float
 
 
 def train(config: Config, model: Model, loader: TrainLoader, *, evaluate: Evaluate | None = None,
@@ -128,6 +93,7 @@ class Trainer:
         self.ckpt = self.folder / "ckpt"
         self.engine = build_engine(model.to(device), self.run_cfg, device)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
+        self.average = None if self.run_cfg.ema_decay is None else WeightAverage(self.engine, self.run_cfg.ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.run_cfg.precision == "fp16")
         self.plan = [[corpus.steps for corpus in loader.corpora]]
         """Steps of each corpus, as planned at first and each time that the run was made longer."""
@@ -138,6 +104,8 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.watchdog = Watchdog(self.run_cfg.hang_minutes)
         self.spikes = LossSpikes(self.run_cfg.loss_spike_factor)
+        self.profiler = StepProfiler(steps_of(self.run_cfg.profile), self.folder, device)
+        self.performance = Performance(device, self.flops)
         self.window = [0.0, 0.0, 0.0]
         """Seconds, seconds waited for data, and clips since the last log line."""
 
@@ -145,7 +113,9 @@ class Trainer:
         """Restore, train, evaluate, save. Returns the summary that ``train`` describes."""
         resumed = self.run_cfg.resume and self.restore()
         with (Monitor(self.folder, self.start, self.total, resumed=resumed, tensorboard=self.run_cfg.tensorboard) as self.monitor,
-              Saver(self.ckpt, self.run_cfg, self.monitor.sync) as self.saver, self.watchdog):
+              Saver(self.ckpt, self.run_cfg, self.monitor.sync) as self.saver, self.watchdog,
+              distributed.timed_exchanges() as self.exchanges):
+            self.monitor.wall("start", self.start)
             done = self.remember(self.monitor.evaluations())
             wanted = self.run_cfg.zero_shot or self.start in self.milestones or (self.run_cfg.first_eval and self.start == 0)
             if wanted and self.start not in done:
@@ -154,6 +124,8 @@ class Trainer:
             if self.start < last:
                 self.loop()
             self.saver.wait()
+            self.monitor.wall("end", last, trained=self.counters.seconds)
+            self.monitor.goodput()
         return {"step": last, "resumed_from": self.start if resumed else None, "seconds": self.counters.seconds,
                 "metrics": self.metrics, "best": self.ranking.best}
 
@@ -172,9 +144,11 @@ class Trainer:
             self.engine.begin(first, {self.loader.task(corpus.name) for corpus in self.loader.corpora})
             batches = itertools.chain([first], batches)
         self.engine.trained.train()
+        self.monitor.wall("ready", self.start)
         for index in range(self.start, self.total):
             began = time.monotonic()
-            result = self.step(index, batches)
+            with self.profiler.step(index + 1):
+                result = self.step(index, batches)
             self.account(index + 1, result, time.monotonic() - began)
             step, done = index + 1, time.monotonic()
             if result.save_failed:
@@ -186,6 +160,7 @@ class Trainer:
                 self.evaluate(step)
                 self.pace.pause(time.monotonic() - done)
                 self.leave_if_asked(step)
+        self.profiler.close(self.total)
 
     def to_evaluate(self, step: int) -> int:
         """The evaluations that are still to come once ``step`` is done, counting the one of ``step``."""
@@ -225,6 +200,8 @@ class Trainer:
         means, counts = self.reduce(losses, read)
         finite = all(map(math.isfinite, means.values()))
         norm, applied = self.engine.update(self.scaler) if finite else (math.nan, False)
+        if applied and self.average is not None:
+            self.average.update()
         overflow = finite and not applied and self.scaler.is_enabled()
         self.counters.overflows = self.counters.overflows + 1 if overflow else 0
         if not applied and (not overflow or self.counters.overflows > SKIPS_IN_A_ROW):
@@ -235,15 +212,17 @@ class Trainer:
         return StepResult(corpus, means, rates, norm, not applied, clips, counts["unreadable"],
                           [(batch.corpus, *entry) for batch in read for entry in batch.unreadable], [batch.clip_ids for batch in read],
                           self.spikes.judge(corpus, means["loss"]), counts["stop"] > 0, counts["save"] > 0,
-                          counts["save_failed"] > 0, waited)
+                          counts["save_failed"] > 0, counts["tell"] > 0, waited)
 
     def read(self, batches: Iterator[Batch], index: int, read: list[Batch]) -> float:
         """Append the next batch of step ``index`` to those ``read``. Returns the seconds that it was waited for."""
         began = time.monotonic()
         self.watchdog.at(index + 1, "reading data")
         read.append(self.next_batch(batches, index))
+        waited = time.monotonic() - began
         self.data.add(read[-1])
-        return time.monotonic() - began
+        self.performance.read(read[-1])
+        return waited
 
     def shares(self, read: list[Batch]) -> list[float]:
         """How much each of a step's batches counts, by its weight (Model.loss_weight): 1 on the mean of all batches of all processes."""
@@ -281,10 +260,11 @@ class Trainer:
         names = sorted(losses)
         flags = {"stop": float(self.stop.number is not None),
                  "unreadable": float(sum(len(batch.unreadable) for batch in read)),
-                 "save": float(distributed.is_main() and self.saver.due()), "save_failed": float(self.saver.failed)}
+                 "save": float(distributed.is_main() and self.saver.due()), "save_failed": float(self.saver.failed),
+                 "tell": float(distributed.is_main() and self.performance.due())}
         values = torch.cat([torch.stack([losses[name] for name in names]), torch.tensor([*flags.values()], device=self.device)])
         if distributed.world_size() > 1:
-            torch.distributed.all_reduce(values)
+            distributed.total(values)
             values[:len(names)] /= distributed.world_size()
         numbers = values.tolist()
         return dict(zip(names, numbers)), {name: int(number) for name, number in zip(flags, numbers[len(names):])}
@@ -311,6 +291,9 @@ class Trainer:
             self.pace.warn(self.to_evaluate(step))
         self.monitor.step(row, {"loss": f"{result.losses['loss']:.3f}", "clips/s": f"{rate:.1f}", "data wait": f"{100 * wait:.0f} %"},
                           self.pace.words(self.to_evaluate(step)))
+        self.performance.step(seconds, result.waited, self.exchanges.take())
+        if result.tell or step == self.total:
+            self.monitor.performance(self.performance.report(step))
         self.monitor.data(self.data.step(step, seconds, result.waited, counters.clips, last=step == self.total))
         if result.spike is not None:
             self.monitor.spike(step, corpus, result.spike, result.losses, distributed.all_gather_objects(result.clip_ids))
@@ -324,7 +307,19 @@ class Trainer:
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step``, or begin to."""
         self.watchdog.at(step, "saving")
+        began = time.monotonic()
         self.saver.save(step, lambda: (self.engine.weights(), self.state(step)))
+        self.monitor.wall("save", step, seconds=time.monotonic() - began, trained=self.counters.seconds)
+
+    def flops(self, batch: Batch) -> float | None:
+        """Of a step with ``batch``, as rank 0 counts them; None elsewhere, and for a model that cannot be followed without numbers."""
+        if not distributed.is_main():
+            return None
+        try:
+            return step_flops(self.model, batch, self.loader.task(batch.corpus), self.run_cfg)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # whatever torch's fake tensors refuse
+            logger.info("the FLOPs of a step are not known, nor its MFU: %s", next(iter(str(error).splitlines()), type(error).__name__))
+            return None
 
     def state(self, step: int) -> dict[str, Any]:
         """All but the weights that the checkpoint of ``step`` holds."""
@@ -332,6 +327,7 @@ class Trainer:
                 "optimizer": self.engine.save_optimizer(self.ckpt, step), "scaler": self.scaler.state_dict(),
                 "random": checkpoint.random_states(), "spikes": self.spikes.state_dict(),
                 "counters": {**vars(self.counters), "clips": dict(self.counters.clips)}, "processes": distributed.world_size(),
+                **({} if self.average is None else {"averaged": self.average.state_dict(), "averaged_steps": self.average.updates}),
                 "plan": self.plan, "data": {corpus.name: corpus.identity for corpus in self.loader.corpora}}
 
     def restore(self) -> bool:
@@ -348,6 +344,8 @@ class Trainer:
         self.follow_plan()
         try:
             self.engine.load(loaded.model, state["optimizer"], self.ckpt, loaded.step)
+            if self.average is not None:
+                self.average.load(loaded.averaged, state.get("averaged_steps", 0), loaded.model)
         except (RuntimeError, ValueError) as error:
             where = f"the checkpoint of step {loaded.step} in '{self.ckpt}'"
             raise checkpoint.CheckpointError(f"{where} does not fit this model: {error}") from error
@@ -388,23 +386,31 @@ class Trainer:
             return
         self.watchdog.at(step, "evaluating", uneven=True)
         self.saver.wait()
-        with self.engine.whole(), torch.no_grad(), self.stop.immediately():
+        began = time.monotonic()
+        with self.tested_weights(), self.engine.whole(), torch.no_grad(), self.stop.immediately():
             self.model.eval()
             self.metrics = self.evaluator(step)
         self.engine.trained.train()
         self.ranking.add(step, self.metrics)
         best, keep, steps = self.ranking.best or {}, best_kept(self.run_cfg), self.ranking.steps()
         if keep and step in steps:
-            checkpoint.mark_best(self.ckpt, step, steps, {**best, "metrics": self.ranking.evaluations[steps[0]]}, keep=keep)
+            checkpoint.mark_best(self.ckpt, step, steps, {**best, "metrics": self.ranking.evaluations[steps[0]]}, keep=keep,
+                                 tested="ema" if self.run_cfg.ema_evaluate else "model")
         self.monitor.evaluation(step, self.metrics)
+        self.monitor.wall("evaluation", step, seconds=time.monotonic() - began, trained=self.counters.seconds)
         name = primary_metric(self.metrics)
         if name is not None:
             logger.info("step %d: %s %.2f%s", step, name, self.metrics[name], " (best)" if best.get("step") == step else "")
+
+    def tested_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that evaluations are of."""
+        return self.average.swapped() if self.average is not None and self.run_cfg.ema_evaluate else nullcontext()
 
     def leave_if_asked(self, step: int) -> None:
         """End the process when some process got a signal; the checkpoint of ``step`` is saved."""
         numbers = [number for number in distributed.all_gather_objects(self.stop.number) if number is not None]
         if numbers:
+            self.profiler.close(step)
             self.saver.wait()
             logger.info("stopped by %s after step %d of %d, which is saved; continue with --resume true",
                            signal.Signals(numbers[0]).name, step, self.total)

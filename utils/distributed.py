@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -71,6 +71,58 @@ def counted_traffic() -> Iterator[Traffic]:
 def _count(kind: Kind, size: float) -> None:
     for traffic in _traffic:
         traffic.add(kind, size)
+
+
+class ExchangeClock:
+    """Seconds that this process spends in exchanges with others, for the network and for those that come later: on a GPU in its stream,
+    measured by events, so that the host does not wait."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._events: list[tuple[Any, Any]] = []
+
+    @contextmanager
+    def running(self, tensor: Tensor) -> Iterator[None]:
+        """An exchange of ``tensor`` runs inside."""
+        began = time.monotonic()
+        pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if tensor.is_cuda else []
+        if pair:
+            pair[0].record()
+        yield
+        if pair:
+            pair[1].record()
+            self._events.append((pair[0], pair[1]))
+        else:
+            self._seconds += time.monotonic() - began
+
+    def take(self) -> float:
+        """Those since the last call, of the exchanges that are over on the GPU."""
+        over = [pair for pair in self._events if pair[1].query()]
+        self._events = [pair for pair in self._events if pair not in over]
+        seconds, self._seconds = self._seconds + sum(first.elapsed_time(last) for first, last in over) / 1e3, 0.0
+        return seconds
+
+
+_clocks: list[ExchangeClock] = []
+
+
+@contextmanager
+def timed_exchanges() -> Iterator[ExchangeClock]:
+    """Inside this context, the exchanges of this module are timed, also those of the backward pass."""
+    clock = ExchangeClock()
+    _clocks.append(clock)
+    try:
+        yield clock
+    finally:
+        _clocks.remove(clock)
+
+
+@contextmanager
+def _timed(tensor: Tensor) -> Iterator[None]:
+    with ExitStack() as stack:
+        for clock in _clocks:
+            stack.enter_context(clock.running(tensor))
+        yield
 
 
 def setup(device_name: str = "auto", timeout_minutes: float = 30.0) -> torch.device:
@@ -201,7 +253,8 @@ def total(values: Tensor) -> Tensor:
 def _all_reduce(values: Tensor, how: Any) -> Tensor:
     if world_size() > 1:
         _count("reduce", 2 * _bytes(values) * (world_size() - 1) / world_size())
-        dist.all_reduce(values, how)
+        with _timed(values):
+            dist.all_reduce(values, how)
     return values
 
 
@@ -223,7 +276,8 @@ def gather_numbers(numbers: Tensor) -> np.ndarray:
     numbers = numbers.int()  # half the bytes
     _count("index", _bytes(numbers) * (world_size() - 1))
     parts = [torch.empty_like(numbers) for _ in range(world_size())]
-    dist.all_gather(parts, numbers)
+    with _timed(numbers):
+        dist.all_gather(parts, numbers)
     return to_host(torch.stack(parts)).astype(np.int64)
 
 
@@ -270,11 +324,13 @@ def scatter_sum(parts: Tensor) -> Tensor:
     _count("gather", _bytes(parts) * (world - 1) / world)
     if dist.get_backend() == "nccl":
         result = parts.new_empty((share, *parts.shape[1:]))
-        dist.reduce_scatter_tensor(result, parts)
+        with _timed(parts):
+            dist.reduce_scatter_tensor(result, parts)
         return result
     # Gloo's reduce-scatter sums everything everywhere. This sends each part only to its owner.
     received = torch.empty_like(parts)
-    dist.all_to_all_single(received, parts)
+    with _timed(parts):
+        dist.all_to_all_single(received, parts)
     return received.unflatten(0, (world, share)).sum(0)
 
 
@@ -283,7 +339,8 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         _count("gather", _bytes(rows) * (world_size() - 1))
         parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows.contiguous())
+        with _timed(rows):
+            dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
@@ -312,7 +369,8 @@ def _exchange(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
     """``rows`` (n, …) in the order of the processes they go to, ``sent`` to each → those received, in the order of their senders."""
     result = rows.new_empty((sum(received), *rows.shape[1:]))
     _count("fetch", _bytes(rows) * (1 - sent[rank()] / len(rows)) if len(rows) else 0)
-    dist.all_to_all_single(result, rows.contiguous(), received, sent)
+    with _timed(rows):
+        dist.all_to_all_single(result, rows.contiguous(), received, sent)
     return result
 
 

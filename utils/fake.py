@@ -16,14 +16,18 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def without_numbers(module: _Module, device: torch.device | str) -> _Module:
-    """A copy of ``module`` whose parameters and buffers are fake ones on ``device``; called within a FakeTensorMode. It shares all
-    attributes of ``module`` that are no modules."""
+    """A copy of ``module`` whose tensors are fake ones on ``device``: parameters, buffers, and what its parts have as mere attributes;
+    called within a FakeTensorMode. It shares all other attributes of ``module`` that are no modules."""
     memo: dict[int, Any] = {id(value): value for key, value in vars(module).items() if not key.startswith("_")}
     for parameter in module.parameters():
         empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor):
+                memo[id(value)] = torch.empty(value.shape, dtype=value.dtype, device=device)
     return copy.deepcopy(module, memo)
 
 

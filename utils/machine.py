@@ -14,6 +14,17 @@ MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """The file in which it limits the memory of a container, in bytes (or "max")."""
 
 
+HALF_TFLOPS = {"H100 PCIe": 756.5, "H100 NVL": 835.5, "H200 NVL": 835.5, "H200": 989.4, "H100": 989.4, "A100": 311.9, "V100": 125.0,
+               "T4": 65.0}
+"""Dense rate of a card (NVIDIA's data sheets) in the precision that auto takes, bf16, or fp16 up to T4, by a part of its name, the first
+that fits; without a form it is SXM's."""
+
+
+def half_tflops(name: str) -> float | None:
+    """The rate that a card of this name is sold with, in TFLOP/s of 16-bit products; None for one that is not known."""
+    return next((rate for part, rate in HALF_TFLOPS.items() if part in name), None)
+
+
 def cores() -> int:
     """Processor cores that this process may use. Under a job scheduler or in a container they are fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

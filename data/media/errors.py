@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import av
 
 from omnivast.data.media.parts import CutError, Part, Source
 
@@ -35,9 +34,18 @@ def named(path: Source) -> Iterator[None]:
         raise MediaError(path, f"cannot be opened: {error.strerror}") from None
     except CutError as error:
         raise MediaError(path, f"truncated: {error}") from None
-    except av.InvalidDataError:
-        raise MediaError(path, "truncated or damaged: a part of it cannot be decoded") from None
-    except av.FFmpegError as error:
-        raise MediaError(path, f"damaged, or of a kind that cannot be decoded (FFmpeg says: {error.strerror})") from None
     except Exception as error:
+        if (said := _said_by_ffmpeg(error)) is not None:
+            raise MediaError(path, said) from None
         raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _said_by_ffmpeg(error: Exception) -> str | None:
+    """The reason where it is FFmpeg's error. PyAV is looked for only where something has loaded it: a training without media to decode
+    does without."""
+    av = sys.modules.get("av")
+    if av is None or not isinstance(error, av.FFmpegError):
+        return None
+    if isinstance(error, av.InvalidDataError):
+        return "truncated or damaged: a part of it cannot be decoded"
+    return f"damaged, or of a kind that cannot be decoded (FFmpeg says: {error.strerror})"

@@ -18,6 +18,7 @@ from omnivast.evaluation.metrics.accuracy import exact_matches
 from omnivast.evaluation.metrics.rouge import rouge_l
 from omnivast.evaluation.metrics.tokenizer import tokenize
 from omnivast.evaluation.metrics.vqa import vqa_accuracy
+from omnivast.utils.goodput import goodput
 from omnivast.utils.log import read_jsonl
 
 logger = logging.getLogger("omnivast")
@@ -86,6 +87,10 @@ class Run:
     rows: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     results: list[Result]
+    performance: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of performance.jsonl: how fast each process was."""
+    wall: dict[str, float] | None = None
+    """What the time since the first start was spent on (utils/goodput.py)."""
 
 
 def read_run(folder: Path) -> Run:
@@ -99,8 +104,9 @@ def read_run(folder: Path) -> Run:
         steps = sorted((folder / "results").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_") or 0))
         files = sorted(steps[-1].glob("*.json")) if steps else []
     logs = [[row for row in read_jsonl(folder / "log" / name) if isinstance(row.get("step"), (int, float))]
-            for name in ("metrics.jsonl", "eval.jsonl")]
-    run = Run(folder, config, logs[0], logs[1], [_result(path) for path in files])
+            for name in ("metrics.jsonl", "eval.jsonl", "performance.jsonl")]
+    wall = goodput(read_jsonl(folder / "log" / "wall.jsonl"))
+    run = Run(folder, config, logs[0], logs[1], [_result(path) for path in files], logs[2], wall)
     if not (run.rows or run.evaluations or run.results):
         raise RunError(f"{folder}{looked_up(folder)}: expected an output folder of run.py with log/metrics.jsonl or "
                        f"results/*.json; it has neither")

@@ -28,6 +28,7 @@ from omnivast.evaluation.report.cases import CASES, cases_of
 from omnivast.evaluation.report.charts import Dots, Series, dot_chart, line_chart
 from omnivast.evaluation.report.page import LOSS_WORDS, LOSSES, Cell, Report, loss_chart, loss_of
 from omnivast.evaluation.report.run_files import Result, Run, RunError, annotation_rows, goodness, mapping, read_run
+from omnivast.utils.goodput import in_words
 
 logger = logging.getLogger("omnivast")
 RANKINGS = {
@@ -41,6 +42,7 @@ CURVES = {
     (Ranks.ITM, R1): "R@1, re-ranked", (Ranks.ITC, R1): "R@1, contrastive", (None, CIDER): "CIDEr", (None, ACCURACY): "accuracy",
 }
 """Metrics shown over the steps."""
+WAITS = ("data_wait", "exchange_wait")
 RANK_COLUMNS = (R1, R5, R10, R50, MEDIAN_RANK, MEAN_RANK)
 SIZES = ((0, 8, "up to 8 words"), (9, 16, "9 to 16 words"), (17, 10**9, "17 words or more"))
 
@@ -53,6 +55,7 @@ def build(runs: Sequence[Run], cases: int = CASES) -> Report:
         if run.rows:
             report.section(f"Training: {run.folder}", f"{len(run.rows)} steps logged. Running means, the single steps behind them.")
             report.text(_last(run.rows[-1])).charts(training_charts(run.rows), plain=_course(run.rows))
+            _speed(report, run)
         _evaluations(report, run)
         for result in run.results:
             report.section(f"{result.name}: {_words(result.objective)}", str(result.path))
@@ -63,6 +66,24 @@ def build(runs: Sequence[Run], cases: int = CASES) -> Report:
             facts: list[list[Any]] = [[name.replace("_", " "), Cell(short(value), "left")] for name, value in result.protocol.items()]
             report.table(["protocol", ""], facts, small=True)
     return report
+
+
+def _speed(report: Report, run: Run) -> None:
+    """What the time went into, and how fast the processes were when they last told."""
+    if run.wall is not None:
+        words = in_words(run.wall)
+        report.text(f"{words[0].upper()}{words[1:]}.")
+    last = run.performance[-1] if run.performance else {}
+    processes = {own.get("rank"): own for own in last.get("processes", []) if isinstance(own, Mapping)}
+    shown = [processes[rank] for rank in last.get("slowest", []) if rank in processes]
+    if len(processes) < 2:
+        return
+    rows = [[f"{own['rank']} on {own.get('host')}", own.get("clips_per_second"), *(100 * own.get(key, 0.0) for key in WAITS),
+             own.get("memory_gb")] for own in shown]
+    report.table(["process", "clips/s", "waits for data, %", "waits in exchanges, %", "memory, GB"], rows,
+                 caption=f"The slowest of {len(processes)} processes, at step {last['step']}")
+    for words in last.get("stragglers", []):
+        report.text(f"Straggler: {words}.")
 
 
 def _last(row: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:  # configs are read only where there is a language model
         llama(SHAPES[options.llm]).save_pretrained(folder)
-        _words().save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
         Path(folder, "model.safetensors").touch()
         config = load_config(["--config", options.config, "--llm", folder])
     model = on_meta(dataclasses.replace(config.model_cfg, audio_encoder_cfg=CLAP), SHAPES[options.llm])
@@ -67,7 +67,7 @@ def on_meta(cfg: ModelConfig, shape: dict[str, int]) -> AudioVisualLLM:
     """The model with a Llama of this shape, and shapes alone."""
     from transformers import LlamaForCausalLM
     with torch.device("meta"):
-        return AudioVisualLLM(cfg, LlamaForCausalLM(llama(shape)), _words())
+        return AudioVisualLLM(cfg, LlamaForCausalLM(llama(shape)), byte_tokenizer())
 
 
 def llama(shape: dict[str, int]) -> Any:
@@ -92,7 +92,7 @@ def clips(model: AudioVisualLLM, frames: int, slices: int, words: int) -> Batch:
     return made
 
 
-def _words() -> Any:
+def byte_tokenizer() -> Any:
     """A tokenizer of bytes, since none is needed but to make the model."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 
+from omnivast.data import prefetch
 from omnivast.data.batch import Batch
 from omnivast.data.prefetch import AHEAD, Prefetched, on_device
 
@@ -74,6 +75,20 @@ def test_dropped_in_the_middle_its_thread_ends():
 def test_on_the_cpu_nothing_is_done():
     source = batches(3)
     assert on_device(source, torch.device("cpu")) is source
+
+
+def test_the_thread_reads_on_the_device_of_its_process(monkeypatch):
+    """Each thread of a process begins with the machine's first GPU."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append((threading.current_thread().name, device)))
+    monkeypatch.setattr(prefetch, "_Copier", lambda device: as_is)
+    device = torch.device("cuda", 3)
+
+    def source():
+        assert chosen == [("prefetch", device)]  # before anything is read
+        yield from batches(2)
+
+    assert [batch.corpus for batch in on_device(source(), device)] == ["c0", "c1"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

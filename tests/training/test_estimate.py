@@ -7,7 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from omnivast.config.schema import RunConfig
-from omnivast.training.estimate import Need, estimate, largest, needs, repeated
+from omnivast.training.engines.compile import compile_layers
+from omnivast.training.estimate import Need, estimate, largest, needs, repeated, step_flops
 from omnivast.utils.fake import LiveBytes
 from omnivast.utils.random import StepRandom
 from tests.model.tiny import CONFIG, VALOR, batch, gram, task, valor, vast
@@ -68,3 +69,15 @@ def test_clips_are_repeated_with_their_texts():
     assert len(own) == 6 and own.clip_ids[4:] == ["clip0", "clip1"] and own.captions.keys() == batch().captions.keys()
     assert own.questions.clip.tolist() == list(range(6)) and own.questions.raw[4] == own.questions.raw[0]
     assert torch.equal(own.subtitles.ids[4:], own.subtitles.ids[:2])
+
+
+def test_the_flops_of_a_step_are_counted_without_computing_it():
+    """The same with layers compiled, whose rates of stochastic depth are tensors, and with recomputing."""
+    model = vast(vision_encoder_cfg={**CONFIG.vision_encoder_cfg, "drop_path_rate": 0.2})
+    own, run = batch(), RunConfig(precision="float32")
+    found = step_flops(model, own, task(EVERYTHING), run)
+    assert found > 6 * sum(p.numel() for p in model.vision_encoder.parameters() if p.ndim == 2)
+    compile_layers(model)
+    model.set_checkpointing(True)
+    assert step_flops(model, own, task(EVERYTHING), run) == found
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -11,6 +11,7 @@ from omnivast.training.logs.monitor import Ranking, UnreadableShare, primary_met
 from omnivast.training.loop import SKIPS_IN_A_ROW, NonFiniteLoss, Trainer, spread, train
 from omnivast.training.optim import build_optimizer, set_learning_rate
 from omnivast.training.stop import StopSignals
+from omnivast.utils.goodput import goodput
 from omnivast.utils.log import read_jsonl
 from omnivast.utils.random import StepRandom, seed_everything
 from tests.training.toy import Loader, Toy, config
@@ -64,6 +65,34 @@ def test_a_run(tmp_path):
     same(torch.load(tmp_path / "ckpt" / "model_step_8.pt"), after)
     assert torch.equal(start["frozen.weight"], after["frozen.weight"])
     assert not torch.equal(start["caption_head.weight"], after["caption_head.weight"])
+
+
+def test_what_a_killed_and_resumed_run_tells_of_its_time(tmp_path):
+    loader = Loader()
+    kill_at(loader, 6)
+    with pytest.raises(KilledError):
+        train(config(tmp_path, profile="2"), Toy(), loader)
+    assert (tmp_path / "log" / "profile" / "rank_0.json.gz").is_file()
+    summary = train(config(tmp_path, resume=True), Toy(), Loader(), evaluate=scores)
+    rows = read_jsonl(tmp_path / "log" / "wall.jsonl")
+    assert [(row["event"], row["step"]) for row in rows] == [
+        ("start", 0), ("ready", 0), ("save", 4), ("start", 4), ("evaluation", 4), ("ready", 4), ("save", 8), ("evaluation", 8), ("end", 8)]
+    found = goodput(rows)
+    assert found["starts"] == 2 and found["trained"] == rows[-1]["trained"] == summary["seconds"] and 0 < found["goodput"] < 1
+    (row,) = read_jsonl(tmp_path / "log" / "performance.jsonl")
+    assert row["step"] == 8 and row["steps"] == 4 and row["processes"][0]["clips"] == {"corpus0": 16, "corpus1": 16}
+    train(config(tmp_path / "other", tensorboard=True), Toy(), Loader())
+    assert len(read_jsonl(tmp_path / "other" / "log" / "wall.jsonl")) == 5
+
+
+def test_the_flops_of_a_step_are_known_without_computing_one(tmp_path):
+    loader, model = Loader(), Toy()
+    trainer = Trainer(config(tmp_path), model, loader, None, torch.device("cpu"), StopSignals())
+    found = trainer.flops(next(loader.batches(0)))
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not model.caption_head]
+    # Forward and backward of 4 clips; the first layer's input needs no gradient, nor do the frozen layer's weights.
+    assert found == sum(3 * 2 * 4 * layer.weight.numel() for layer in layers) - 2 * 4 * (6 * 8 + 8 * 8)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_step_is_the_mean_over_its_batches_clipped(tmp_path):

@@ -7,7 +7,7 @@ kept, each is also ``best_<metric>_step_N.pt``.
 
 The release has the same ``model_step_N.pt`` and ``best_<metric>.pt``. Its ``optimizer_step_N.pt`` holds the optimiser alone, from which
 no run can go on as if it had not been stopped: here ``state_step_N.pt`` also holds scaler, generators, position, config and, for the
-reader alone, the version of OmniVAST that wrote it.
+reader alone, the version of OmniVAST that wrote it. ``ema_step_N.pt`` is a third file where weights are averaged; the state marks it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from omnivast.utils.files import sha256_file, write_atomically
 from omnivast.version import VERSION
 
 logger = logging.getLogger("omnivast")
-PAIR = re.compile(r"(model|state)_step_(\d+)\.pt")
+PAIR = re.compile(r"(model|state|ema)_step_(\d+)\.pt")
 STATE_KEYS = {"step", "config_hash", "config", "optimizer", "scaler", "random", "counters", "best", "processes", "model_file"}
 T = TypeVar("T")
 
@@ -70,11 +70,12 @@ class Pair:
 
 @dataclass
 class Loaded:
-    """A checkpoint read back: the model's state dict, and the rest."""
+    """A checkpoint read back: the model's state dict, the rest, and the model with averaged weights, where they were."""
 
     step: int
     model: dict[str, torch.Tensor]
     state: dict[str, Any]
+    averaged: dict[str, torch.Tensor] | None = None
 
 
 def check_output_dir(path: str | Path, *, new_run: bool = False) -> None:
@@ -121,8 +122,8 @@ def on_main(action: Callable[[], T]) -> T:
 def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], *, keep: int | None = 1) -> None:
     """Write the checkpoint of ``step`` into ``folder``, commit it, and remove all but the ``keep`` newest (None: remove none). For rank 0.
 
-    ``state`` needs what ``STATE_KEYS`` lists, but for ``model_file``, in types that ``torch.load(weights_only=True)`` reads. Raises
-    CheckpointError when the disk refuses; the previous checkpoint is then intact.
+    ``state`` needs what ``STATE_KEYS`` lists, but for ``model_file``, in types that ``torch.load(weights_only=True)`` reads; "averaged" in
+    it is the state dict of ema_step_N.pt. Raises CheckpointError when the disk refuses; the previous checkpoint is then intact.
     """
     try:
         kept = _write(folder, step, model, state, keep)
@@ -133,18 +134,18 @@ def save(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[st
         _remove_all_but(folder, {pair.step for pair in kept})
 
 
-def mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], *, keep: int = 1) -> None:
-    """Keep the models of the ``keep`` best steps. Called on every rank after the evaluation of the saved ``step``.
+def mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], *, keep: int = 1, tested: str = "model") -> None:
+    """Keep the models of the ``keep`` best steps. Called on every rank after the evaluation of the saved ``step``, of its file ``tested``.
 
     ``ranked``: all steps evaluated, the best first. That one is best_<metric>.pt, and ``details``, which hold the "metric", go with its
     step to best.json. With ``keep`` > 1 each is best_<metric>_step_N.pt as well, and best.json lists their steps as "kept"; steps
     whose model was not kept at the time are passed over.
     """
-    on_main(lambda: _mark_best(folder, step, ranked, details, keep))
+    on_main(lambda: _mark_best(folder, step, ranked, details, keep, tested))
 
 
-def _mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], keep: int) -> None:
-    name, model = "best_" + re.sub(r"[^\w.+-]", "_", details["metric"]), folder / f"model_step_{step}.pt"
+def _mark_best(folder: Path, step: int, ranked: Sequence[int], details: dict[str, Any], keep: int, tested: str) -> None:
+    name, model = "best_" + re.sub(r"[^\w.+-]", "_", details["metric"]), folder / f"{tested}_step_{step}.pt"
     of_step = {s: folder / f"{name}_step_{s}.pt" for s in ranked}
     kept = [s for s in ranked if s == step or of_step[s].exists()][:keep] if keep > 1 else []
     try:
@@ -170,8 +171,11 @@ def _intact(folder: Path) -> str:
 def _write(folder: Path, step: int, model: dict[str, torch.Tensor], state: dict[str, Any], keep: int | None) -> list[Pair]:
     older = [pair for pair in committed(folder) if pair.step < step]
     model_mark = _save_file(folder / f"model_step_{step}.pt", model)
-    state_mark = _save_file(folder / f"state_step_{step}.pt", {**state, "version": VERSION,
-                                                               "model_file": dataclasses.asdict(model_mark)})
+    rest = {key: value for key, value in state.items() if key != "averaged"}
+    if "averaged" in state:
+        rest["averaged_file"] = dataclasses.asdict(_save_file(folder / f"ema_step_{step}.pt", state["averaged"]))
+    rest |= {"version": VERSION, "model_file": dataclasses.asdict(model_mark)}
+    state_mark = _save_file(folder / f"state_step_{step}.pt", rest)
     pairs = [Pair(step, model_mark, state_mark), *older][:keep]
     write_atomically(folder / "latest.json", json.dumps({"step": step, "pairs": [dataclasses.asdict(p) for p in pairs]}, indent=2) + "\n")
     return pairs
@@ -192,7 +196,12 @@ def load_latest(folder: Path) -> Loaded | None:
     step = on_main(choose)
     if step is None or chosen:
         return chosen[0] if chosen else None
-    return Loaded(step, _read(folder / f"model_step_{step}.pt"), _read(folder / f"state_step_{step}.pt"))
+    return _loaded(folder, step, _read(folder / f"state_step_{step}.pt"))
+
+
+def _loaded(folder: Path, step: int, state: dict[str, Any]) -> Loaded:
+    averaged = _read(folder / f"ema_step_{step}.pt") if "averaged_file" in state else None
+    return Loaded(step, _read(folder / f"model_step_{step}.pt"), state, averaged)
 
 
 def _newest_good(folder: Path) -> list[Loaded]:
@@ -230,9 +239,9 @@ def _load(folder: Path, pair: Pair) -> Loaded:
     if missing := STATE_KEYS - state.keys():
         raise CheckpointError(f"'{state_path}' is not a training state: it lacks {', '.join(sorted(missing))}")
     _verify(model_path, pair.model or FileMark(**state["model_file"]))
-    for mark in state["optimizer"].get("files", ()):
+    for mark in (*state["optimizer"].get("files", ()), *([state["averaged_file"]] if "averaged_file" in state else ())):
         _verify(folder / mark["name"], FileMark(**mark))
-    return Loaded(pair.step, _read(model_path), state)
+    return _loaded(folder, pair.step, state)
 
 
 def kept_precision(output_dir: str | Path) -> str | None:

@@ -74,10 +74,14 @@ class Engine:
 
     def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:
         """Continue from a checkpoint, written by this engine or another. Raises RuntimeError or ValueError when it does not fit."""
-        self.model.load_state_dict(weights)
+        self.load_weights(weights)
         if shards.is_sharded(optimizer):
             optimizer = shards.read(folder, step, optimizer, shards.named_parameters(self.optimizer))
         self.optimizer.load_state_dict(optimizer)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights as :meth:`weights` gives them, whole on every rank. Raises RuntimeError when they do not fit."""
+        self.model.load_state_dict(weights)
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -64,7 +64,7 @@ class FullySharded(ShardedEngine):
             return shards.write(folder, step, self.optimizer)
         return shards.begin(folder, step, self.optimizer, self.saving)
 
-    def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         self._replace(lambda parameter: torch.empty_like(parameter, device="cpu"))
         self.model.load_state_dict(weights)
         with torch.no_grad():
@@ -72,6 +72,9 @@ class FullySharded(ShardedEngine):
                 if name in weights:  # what a checkpoint leaves out stays: a frozen language model comes from its own file
                     part.copy_(shards.share_of(whole.detach(), part))
         self._drop()
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], folder: Path, step: int) -> None:
+        self.load_weights(weights)
         parameters = shards.named_parameters(self.optimizer)
         read = shards.read(folder, step, optimizer, parameters) if shards.is_sharded(optimizer) else shards.share(optimizer, parameters)
         self.optimizer.load_state_dict(read)

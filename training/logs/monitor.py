@@ -1,10 +1,11 @@
-"""What a training writes about itself: metrics.jsonl, eval.jsonl, data.jsonl, unreadable.jsonl and loss_spikes.jsonl in log/,
-TensorBoard and the progress bar; and which of its evaluations was best."""
+"""What a training writes about itself: metrics.jsonl, eval.jsonl, data.jsonl, performance.jsonl, unreadable.jsonl, loss_spikes.jsonl and
+wall.jsonl in log/, TensorBoard and the progress bar; and which of its evaluations was best."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 
 from omnivast.config.metrics import ACCURACY, CIDER, R1, MetricName, Ranks
 from omnivast.training.checkpoints.checkpoint import OutputDirError
+from omnivast.training.logs.performance import curves
 from omnivast.training.logs.spikes import Spike
 from omnivast.utils import distributed
+from omnivast.utils.goodput import goodput, in_words, process_age
 from omnivast.utils.log import JsonlWriter, Progress, progress, read_jsonl, truncate_jsonl
 
 logger = logging.getLogger("omnivast")
@@ -38,10 +41,13 @@ class Monitor:
         self.events = None
         self.unreadable_warned = 0
         if distributed.is_main():
-            for name in ("metrics", "eval", "data", "unreadable", "loss_spikes"):
+            for name in ("metrics", "eval", "data", "performance", "unreadable", "loss_spikes"):
                 path = self.log / f"{name}.jsonl"
                 truncate_jsonl(path, lambda row: resumed and row.get("step", 0) <= start)
                 self.writers[name] = JsonlWriter(path)
+            # Steps that are done again took their time all the same: of a run that goes on, all lines stay.
+            truncate_jsonl(self.log / "wall.jsonl", lambda row: resumed)
+            self.writers["wall"] = JsonlWriter(self.log / "wall.jsonl")
             if tensorboard:
                 self.events = _summary_writer(self.log / "tensorboard", start + 1 if resumed else 0)
         self.bar: Progress[Any] = progress(total, "training", initial=start, unit="step")
@@ -97,6 +103,27 @@ class Monitor:
             clip, reason = clips[0]
             logger.warning("%d training clip(s) could not be read so far and were replaced, the last '%s' of %s: %s (all: %s)",
                            so_far, clip, corpus, reason, self.writers["unreadable"].path)
+
+    def performance(self, row: dict[str, Any] | None) -> None:
+        """A line of performance.jsonl, and its curves; None: there is none."""
+        if row is None or not self.writers:
+            return
+        self._append("performance", row)
+        if self.events is not None:
+            for name, value in curves(row).items():
+                self.events.add_scalar(name, value, row["step"])
+
+    def wall(self, event: str, step: int, **values: float) -> None:
+        """A line of wall.jsonl (see utils/goodput.py). "start" is dated back to when this program began."""
+        if self.writers:
+            before = process_age() if event == "start" else 0.0
+            self._append("wall", {"event": event, "time": time.time() - before, "step": step, **values})
+
+    def goodput(self) -> None:
+        """Log what wall.jsonl tells so far."""
+        found = goodput(read_jsonl(self.log / "wall.jsonl")) if self.writers else None
+        if found is not None:
+            logger.info("%s", in_words(found))
 
     def data(self, rows: Sequence[dict[str, Any]]) -> None:
         """What the end of an epoch tells about its data, by corpus: lines of data.jsonl."""

@@ -4,9 +4,10 @@
     python -m omnivast parity FOLDER --tolerance output=1e-4 gradient=1e-3
 
 FOLDER is laid out as tests/goldens/vast_tiny, tests/goldens/valor_tiny/videoswin (models: a checkpoint, inputs, and what the release made
-of them) or tests/goldens/valor_tiny/data (texts, frames, sound); which it is its golden.json says. Everything is computed again in float32
-on the CPU. Errors of outputs, losses and gradients are relative (norm of the difference over norm of the recorded value), of spectrograms
-and pixels the largest difference; texts, ids and choices must be equal. What this version cannot compute is out of tolerance.
+of them) or tests/goldens/valor_tiny/data (texts, frames, sound); which it is its golden.json says. Everything is computed again in float32,
+on the CPU or on another --device. Errors of outputs, losses and gradients are relative (norm of the difference over norm of the recorded
+value), of spectrograms and pixels the largest difference; texts, ids and choices must be equal. What this version cannot compute is out of
+tolerance.
 
 Exit status: 0 everything is within tolerance; 1 something is not, is missing or not supported; 2 the folder cannot be read or is not
 understood.
@@ -23,12 +24,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from omnivast.config.paths import as_path
 from omnivast.scripts.tools.parity import valor, valor_data, vast
 from omnivast.scripts.tools.parity.rows import TOLERANCES, FolderError, Row, known, read_golden
 from omnivast.utils.console import readers_may_leave
 
-Read = Callable[[Path], tuple[str, Iterator[Row]]]
+Read = Callable[[Path, str], tuple[str, Iterator[Row]]]
 LAYOUTS: tuple[tuple[str, frozenset[str], Read], ...] = (
     ("vast_tiny", frozenset({"eva", "beats"}), vast.read),
     ("valor_tiny/videoswin", frozenset({"clip", "videoswin", "ast"}), valor.read),
@@ -45,12 +48,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=as_path, help="laid out as one of tests/goldens: " + ", ".join(name for name, *_ in LAYOUTS))
     parser.add_argument("--tolerance", nargs="+", default=[], metavar="KIND=ERROR",
                         help="largest error accepted of a kind: " + ", ".join(f"{k}={v:g}" for k, v in TOLERANCES.items() if v))
+    parser.add_argument("--device", default="cpu", help="where models compute: cpu (default), cuda, …; convolutions in float32, too")
     parser.add_argument("--values", action="store_true", help="a line for every value, not only for those out of tolerance")
     parser.add_argument("--json", action="store_true", help="one JSON object instead: groups, and every value")
     arguments = parser.parse_args(argv)
     try:
         limits = tolerances(arguments.tolerance)
-        headline, rows = reader_of(arguments.folder)(arguments.folder)
+        torch.backends.cudnn.allow_tf32 = False
+        headline, rows = reader_of(arguments.folder)(arguments.folder, arguments.device)
         judged = [dataclasses.replace(row, tolerance=judge(row, limits)) for row in rows]
     except BrokenPipeError:
         raise

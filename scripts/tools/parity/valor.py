@@ -159,8 +159,8 @@ OUTPUTS = (
 
 
 def compare_output(name: str, made: Tensor | Where, wanted: Tensor) -> Iterator[Row]:
-    where = made.mask if isinstance(made, Where) else None
-    made = made.values if isinstance(made, Where) else made
+    where = made.mask.cpu() if isinstance(made, Where) and made.mask is not None else None
+    made = (made.values if isinstance(made, Where) else made).cpu()
     if where is not None and made.shape == wanted.shape:
         made, wanted = made[where], wanted[where]
     yield compare_tensor(name, made, wanted)
@@ -294,13 +294,13 @@ def check(r: Recorded) -> Iterator[Row]:
             yield Row("output", section, math.inf, 0.0, f"{UNSUPPORTED}: nothing of golden.json has this name")
 
 
-def read(path: Path) -> tuple[str, Iterator[Row]]:
+def read(path: Path, device: torch.device | str = "cpu") -> tuple[str, Iterator[Row]]:
     """What the folder is, in a line, and its rows, computed as they are asked for. A model that cannot be built is one row that says why.
     Raises FolderError, and what reading weights raises."""
     folder = Folder.read(path, ("checkpoint.pt", "vocab.txt"), "tests/goldens/valor_tiny/videoswin")
     count = len(folder.golden["captions"])
     try:
-        r = Recorded(folder)
+        r = Recorded(folder, device)
     except (UnsupportedError, ModelError) as error:
         return f"VALOR, {count} clips", iter([Row("model", "model_cfg", math.inf, 0.0, f"{UNSUPPORTED}: {error}")])
     headline = (f"VALOR, {count} clips, {sum(p.numel() for p in r.model.parameters()):,} parameters; checkpoint: nothing missing, nothing "

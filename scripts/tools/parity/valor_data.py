@@ -99,8 +99,9 @@ def statistics(encoder: str, resolution: int) -> tuple[Tensor, Tensor]:
     return tower.pixel_statistics()
 
 
-def read(path: Path) -> tuple[str, Iterator[Row]]:
-    """What the folder is, in a line, and its rows, computed as they are asked for. Raises FolderError."""
+def read(path: Path, device: str = "cpu") -> tuple[str, Iterator[Row]]:
+    """What the folder is, in a line, and its rows, computed as they are asked for, on the CPU whatever the ``device``: no model takes
+    part. Raises FolderError."""
     folder = Folder.read(path, ("vocab.txt",), "tests/goldens/valor_tiny/data")
     golden, sounds = folder.golden, [name for name in folder.inputs if name.startswith("wave.")]
     return (f"VALOR's data, {len(golden['text'])} texts, {len(sounds)} sounds, {len(folder.inputs['frames'])} frames, "

@@ -109,9 +109,9 @@ class GivenTokens(ClipTokenizer):
 
 
 class Recorded:
-    """A folder of recorded values and the model with its weights; ``changes``: settings other than the folder's."""
+    """A folder of recorded values and the model with its weights on ``device``; ``changes``: settings other than the folder's."""
 
-    def __init__(self, folder: Folder, **changes: Any) -> None:
+    def __init__(self, folder: Folder, device: torch.device | str = "cpu", **changes: Any) -> None:
         self.folder, self.golden, self.outputs = folder, folder.golden, folder.outputs
         self.cfg = ModelConfig(**{**model_config(folder).__dict__, **changes})
         self.given = frozenset(CLIP_IDS.values()) if self.cfg.txt_encoder_type.startswith("clip") else frozenset()
@@ -120,7 +120,8 @@ class Recorded:
         if self.report.interpolated:
             raise FolderError(f"{folder.path / 'checkpoint.pt'}: {', '.join(self.report.interpolated)} would be interpolated; the sizes in "
                               "golden.json and the checkpoint's differ")
-        self.option = cache(lambda name: Recorded(folder, **OPTIONS[name]))
+        self.model.to(device)
+        self.option = cache(lambda name: Recorded(folder, device, **OPTIONS[name]))
         """The same with an option of golden.json."""
         self.texts = cache(self._texts)
         self.pretraining = cache(self._pretraining)
@@ -156,9 +157,9 @@ class Recorded:
     def batch(self) -> Batch:
         clips = len(self.golden["captions"])
         captions = Captions({CaptionKind.OMNI: self.captions}, dict.fromkeys(CaptionKind, CaptionKind.OMNI))
-        return Batch("recorded", [str(row) for row in range(clips)], torch.arange(clips), self.folder.inputs["vision_pixels"],
-                     self.folder.inputs["audio_spectrograms"], captions=captions, questions=self.texts("question"),
-                     answers=self.texts("answer"))
+        frames, spectrograms = (self.folder.inputs[name].to(self.model.device) for name in ("vision_pixels", "audio_spectrograms"))
+        return Batch("recorded", [str(row) for row in range(clips)], torch.arange(clips), frames, spectrograms, captions=captions,
+                     questions=self.texts("question"), answers=self.texts("answer"))
 
     @property
     def several_answers(self) -> Batch:

@@ -1,8 +1,8 @@
 """A folder of values recorded from the released VAST, laid out as tests/goldens/vast_tiny.
 
 It holds checkpoint.pt, vocab.txt, golden.json (sizes, texts, losses, gradient norms, generated ids), inputs.safetensors and
-outputs.safetensors; sizes, texts, the number of clips and the groups are its own. Everything is computed again in float32 on the CPU,
-without dropout, gathering without gradient as the release does.
+outputs.safetensors; sizes, texts, the number of clips and the groups are its own. Everything is computed again in float32, without dropout,
+gathering without gradient as the release does.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ GRADIENT_NOISE = torch.finfo(torch.float32).eps
 
 
 class Recorded:
-    """A folder of recorded values and the model with its weights."""
+    """A folder of recorded values and the model with its weights on ``device``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.folder = folder
         files = Folder.read(folder, ("checkpoint.pt", "vocab.txt"), "tests/goldens/vast_tiny")
         self.golden, self.outputs, inputs = files.golden, files.outputs, files.inputs
@@ -77,7 +77,7 @@ class Recorded:
         if lacking := [key for key in SECTIONS if key not in self.golden]:
             raise FolderError(f"{where}: lacks {', '.join(lacking)}")
         known(inputs, ("vision_pixels", "audio_spectrograms"), str(folder / "inputs.safetensors"))
-        self.frames, self.spectrograms = inputs["vision_pixels"], inputs["audio_spectrograms"]
+        self.frames, self.spectrograms = (inputs[name].to(device) for name in ("vision_pixels", "audio_spectrograms"))
         for key in (*TEXTS, *NEGATIVES):
             if len(self.golden[key]) != len(self.frames):
                 raise FolderError(f"{where}: {key} has {len(self.golden[key])} entries, but there are {len(self.frames)} clips")
@@ -90,6 +90,7 @@ class Recorded:
         if self.report.interpolated:
             raise FolderError(f"{folder / 'checkpoint.pt'}: {', '.join(self.report.interpolated)} would be interpolated; the sizes in "
                               "golden.json and the checkpoint's differ")
+        self.model.to(device)
         self._parse_names()
 
     def _config(self, where: str) -> ModelConfig:
@@ -224,7 +225,7 @@ def compare_outputs(r: Recorded) -> Iterator[Row]:
         if name not in r.outputs:
             yield Row("output", name, math.inf, 0.0, "missing in outputs.safetensors")
         elif name not in GIVEN:
-            yield compare_tensor(name, made[name], r.outputs[name])
+            yield compare_tensor(name, made[name].cpu(), r.outputs[name])
 
 
 def compare_losses(r: Recorded) -> Iterator[Row]:
@@ -280,9 +281,9 @@ def compare_sequences(r: Recorded) -> Iterator[Row]:
 CHECKS: tuple[Callable[[Recorded], Iterator[Row]], ...] = (compare_outputs, compare_losses, compare_sequences)
 
 
-def read(folder: Path) -> tuple[str, Iterator[Row]]:
+def read(folder: Path, device: torch.device | str = "cpu") -> tuple[str, Iterator[Row]]:
     """What the folder is, in a line, and its rows, computed as they are asked for. Raises FolderError, and what reading weights raises."""
-    r = Recorded(folder)
+    r = Recorded(folder, device)
     headline = (f"VAST, {len(r.frames)} clips, {sum(p.numel() for p in r.model.parameters()):,} parameters; checkpoint: nothing missing, "
                 f"nothing unknown, {len(r.report.dropped)} tensors without use left out: "
                 + ", ".join(f"{start}*" for start in UNUSED if any(begins(name, [start]) for name in r.report.dropped)))

@@ -150,6 +150,23 @@ def test_curves_stand_in_the_markdown_as_numbers(tmp_path):
     assert 'aria-label="a.b: R@1, re-ranked"' in page
 
 
+def test_goodput_and_the_slowest_processes_are_told(tmp_path):
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "metrics.jsonl").write_text(json.dumps({"step": 1, "corpus": "toy", "loss": 2.0}))
+    own = [{"rank": rank, "host": "node", "clips_per_second": 5.0, "data_wait": 0.1, "exchange_wait": 0.2, "memory_gb": 7.0}
+           for rank in range(9)]
+    (log / "performance.jsonl").write_text(json.dumps({"step": 1, "slowest": [3, 0, 1, 2, 4], "stragglers": ["rank 3 on node is slow"],
+                                                       "processes": own}))
+    (log / "wall.jsonl").write_text("".join(json.dumps({"event": event, "time": at, "step": 1, "trained": 90.0}) + "\n"
+                                            for event, at in (("start", 0), ("ready", 5), ("end", 100))))
+    assert run_report.main([str(tmp_path)]) == 0
+    plain = (tmp_path / "report.md").read_text()
+    assert "Goodput 90.0 %: of 1:40 since the start 1:30 were training" in plain
+    assert "The slowest of 9 processes, at step 1" in plain and "Straggler: rank 3 on node is slow." in plain
+    assert plain.index("3 on node") < plain.index("0 on node") and "8 on node" not in plain
+
+
 def test_cases_show_folders_of_frames_images_and_what_was_found(tmp_path):
     for clip_id in ("seen", "found"):
         (tmp_path / "frames" / clip_id).mkdir(parents=True)

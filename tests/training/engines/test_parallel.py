@@ -82,7 +82,7 @@ class Run:
 
 
 RUNS = {
-    "mixed": Run(),
+    "mixed": Run({"ema_decay": 0.8}),
     "one task": Run({"grad_norm": None}, tasks=("ret%tvas",)),
     "frozen, recomputed": Run({"optim": "sgd", "async_save": True, "remove_before_ckpt": True},
                               {"frozen_vision": True, "checkpointing": True}),
@@ -97,8 +97,8 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [{"step": row["step"], "norm": row["grad_norm"], **row["losses"]} for row in read_jsonl(folder / "log" / "metrics.jsonl")]
 
 
-def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "ckpt" / f"model_step_{step}.pt", weights_only=True)
+def weights(folder: Path, step: int = STEPS, kind: str = "model") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "ckpt" / f"{kind}_step_{step}.pt", weights_only=True)
 
 
 def assert_same_training(folder: Path, other: Path, rel: float = 1e-5, change: float = 0.01) -> None:
@@ -205,6 +205,13 @@ def test_two_processes_train_as_one(folder, engine, name):
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_averaged_weights_are_those_of_one_process(folder, engine):
+    mine, one = (weights(folder / name / "mixed", kind="ema") for name in (engine, "one"))
+    assert list(mine) == list(one) and distance(mine, one) < 0.01 * distance(vast(**LAYERS).state_dict(), one)
+    assert distance(mine, weights(folder / engine / "mixed")) > 0
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
 def test_layers_skipped_at_random_hold_up_no_process(folder, engine):
     assert [row["step"] for row in metrics(folder / engine / "skipping")] == [1, 2, 3, 4]
 
@@ -242,11 +249,15 @@ def test_what_is_saved_in_the_background_is_of_its_step(folder):
 
 def test_resumed_on_as_many_processes_is_bit_identical(resumed):
     assert_identical(resumed / "fsdp on 2", resumed / "fsdp" / "mixed")
+    one, two = (weights(resumed / name, kind="ema") for name in ("fsdp on 2", "fsdp/mixed"))
+    assert all(torch.equal(one[name], two[name]) for name in two)
 
 
 @pytest.mark.parametrize("name", ["fsdp on 4", "one process", "from fsdp to ddp", "from ddp to fsdp"])
 def test_resumed_by_another_number_of_processes_or_another_engine(resumed, name):
     assert_same_training(resumed / name, resumed / "one" / "mixed")
+    mine, one = (weights(resumed / own, kind="ema") for own in (name, "one/mixed"))
+    assert distance(mine, one) < 0.01 * distance(vast(**LAYERS).state_dict(), one)
 
 
 @pytest.fixture
