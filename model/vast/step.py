@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from omnivast.config.schema import ModelConfig, label_smoothing
+from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Objective, Task
-from omnivast.model.objectives.contrastive import hard_negatives
 from omnivast.model.objectives.matching import matching_loss
 from omnivast.model.recompute import remaking
 from omnivast.model.text.bert import TextOutput
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.self_critical import self_critical_losses
-from omnivast.model.vast.contrast import ADDED, Contrasted, Vectors, added_losses, contrast_logits, tracks_of_pairs
+from omnivast.model.vast.contrast import ADDED, Contrasted, Vectors, added_losses, group_loss, tracks_of_pairs
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.negatives import Negatives, wrong_pairs
 from omnivast.model.vast.parts import Parts
@@ -83,14 +82,13 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     vectors = [*captions.values(), *clips.values()]
     parts = distributed.gather_rows(torch.cat(vectors, 1), model.gather_with_grad).split([x.shape[1] for x in vectors], 1)
     of_all = Vectors(dict(zip(captions, parts)), dict(zip(clips, parts[len(captions):])))
-    contrasted = Contrasted(Vectors(captions, clips), of_all, targets, {})
+    contrasted = Contrasted(Vectors(captions, clips), of_all, targets, groups)
     losses = {}
     for group in groups:
-        logits = contrasted.logits[group] = contrast_logits(model, group, *contrasted.vectors(group))
-        losses[f"itc.{group}"] = model.contrast.loss(*logits, targets, label_smoothing(model.config))
-        if group not in drawn:
-            draw = to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
-            drawn[group] = Negatives(*(hard_negatives(own, targets, draw[:, i]) for i, own in enumerate(logits)))
+        draw = None if group in drawn else to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
+        losses[f"itc.{group}"], negatives = group_loss(model, contrasted, group, draw)
+        if negatives is not None:
+            drawn[group] = negatives
     return losses | added_losses(model, batch, features, contrasted)
 
 
