@@ -82,18 +82,17 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
     facts = np.array([*(texts[kind].ids.shape[1] for kind in kinds), *(memory.condition[m].shape[1] for m in modalities),
                       *(memory.mask[m] is not None for m in modalities)])
     rows = _rows(memory, groups, drawn)
-    numbers = distributed.gather_numbers(torch.cat([rows.flatten(), send(facts, memory.device)]))
+    numbers = distributed.gather_numbers(rows.flatten(), facts, len(batch) * distributed.world_size())
     asked = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
     longest, tokens, masked = np.split(numbers[:, rows.numel():], [len(kinds), len(kinds) + len(modalities)], axis=1)
     clips, captions = (send({group: Routes.of(list(asked[:, i, direction]), len(batch)) for i, group in enumerate(groups)}, memory.device)
                        for direction in (0, 1))
 
     width = dict(zip(kinds, longest.max(0).tolist()))
-    offered = send({kind: np.stack([on_host(local.ids), on_host(local.mask)], -1) for kind, local in texts.items()}, memory.device)
-    padded = {kind: pad(local, (0, 0, 0, width[kind] - local.shape[1])) for kind, local in offered.items()}
-    fetched = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
-    host = np.split(to_host(torch.cat([x.flatten() for x in fetched])), np.cumsum([x.numel() for x in fetched])[:-1])
-    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, fetched))]
+    offered = {kind: np.stack([on_host(local.ids), on_host(local.mask)], -1) for kind, local in texts.items()}
+    padded = {kind: np.pad(local, ((0, 0), (0, width[kind] - local.shape[1]), (0, 0))) for kind, local in offered.items()}
+    fetched = distributed.fetch_host_rows([padded[group.caption_kind] for group in groups], list(captions.values()), memory.device)
+    layouts = [_layout(ids, mask.astype(bool)) for ids, mask in (np.moveaxis(rows, -1, 0) for rows in fetched)]
 
     uneven = (tokens != tokens[0]).any(0) | masked.any(0)
     whole = _padded(memory, dict(zip(modalities, tokens.max(0).tolist())), dict(zip(modalities, uneven.tolist())))
