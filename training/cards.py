@@ -1,8 +1,8 @@
 """What GPUs can do, as a table, and from it how long a step takes that was simulated (simulate.py): a model with few constants, each named
 here, each to be replaced by a measured one from a JSON file, {"A100-80GB": {"large": 0.8, "memory_share": 0.7}}.
 
-A product takes the longer of its arithmetic, at the rate of its shape, and its bytes; any other operation takes its bytes. The rate by shape:
-a card computes tiles of ``TILE`` x ``TILE``, as many at a time as it has units, and short inner dimensions pay for starting:
+A product takes the longer of its arithmetic, at the rate of its shape, and its bytes; any other operation takes its bytes. The rate by
+shape: a card computes tiles of ``TILE`` x ``TILE``, as many at a time as it has units, and short inner dimensions pay for starting:
 
     rate = peak · large · (share of tiles that are full) · (share of units at work) · k / (k + START)
 
@@ -95,8 +95,11 @@ def find_cluster(text: str, constants: str | None = None) -> tuple[int, str, Car
     Raises ValueError that names the setting and what is valid.
     """
     cards = dict(CARDS)
-    for name, values in (read_json(Path(constants), ValueError, wanted_by=" (named by run_cfg.simulate_constants)") if constants else {}).items():
-        cards[name] = _changed(cards.get(name), name, values, str(constants))
+    if constants:
+        read = read_json(Path(constants), ValueError, wanted_by=" (named by run_cfg.simulate_constants)")
+        if not isinstance(read, dict):
+            raise ValueError(f"{constants}: expected an object of cards, such as {{\"A100-80GB\": {{\"large\": 0.8}}}}")
+        cards |= {name: _changed(cards.get(name), name, values, constants) for name, values in read.items()}
     found = re.fullmatch(r"(\d+)x(.+)", text)
     if not found or int(found[1]) < 1:
         raise ValueError(f"run_cfg.simulate '{text}': expected a number of GPUs and a card, such as 64xA100-80GB")

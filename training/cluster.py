@@ -50,11 +50,13 @@ def simulate(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: 
 def lines(found: dict[str, Any]) -> list[str]:
     """What :func:`simulate` has found, in words."""
     memory, seconds = found["memory"], found["seconds"]
+    parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in memory.items() if name != "together")
+    times = ", ".join(f"{name} {value:.3g}" for name, value in seconds.items() if name != "step")
+    exchanges = "; ".join(f"{own['count']:,} {kind} {own['sent'] / 1e6:,.1f} MB" for kind, own in found["collectives"].items())
     verdict = "fits" if found["fits"] else "DOES NOT FIT"
     return [
         f"{found['cluster']}, {found['parallel']}, {found['clips of each']:,} clips of each: {verdict}: "
-        f"{memory['together'] / 1e9:.1f} GB each ({', '.join(f'{name} {size / 1e9:.1f}' for name, size in memory.items() if name != 'together')}"
-        f"); the largest batch of each is {found['largest batch of each']:,} clips",
-        f"estimated: {seconds['step']:.3g} s a step ({', '.join(f'{name} {value:.3g}' for name, value in seconds.items() if name != 'step')}), "
-        f"{found['clips per second']:,.0f} clips/s, {100 * found['mfu']:.0f} % MFU; from a table of constants, not measured",
-        "each sends in a step: " + "; ".join(f"{own['count']:,} {kind} {own['sent'] / 1e6:,.1f} MB" for kind, own in found["collectives"].items())]
+        f"{memory['together'] / 1e9:.1f} GB each ({parts}); the largest batch of each is {found['largest batch of each']:,} clips",
+        f"estimated: {seconds['step']:.3g} s a step ({times}), {found['clips per second']:,.0f} clips/s, {100 * found['mfu']:.0f} % MFU; "
+        "from a table of constants, not measured",
+        f"each sends in a step: {exchanges}"]

@@ -34,8 +34,11 @@ class Collective:
 
 
 class Collectives(TorchDispatchMode):
-    """Inside, every collective is noted in ``found``. Bytes are those of the usual algorithms, for W processes: of n bytes, all-gather sends
-    n (W − 1), reduce-scatter n (W − 1) / W, all-reduce 2 n (W − 1) / W in a ring, all-to-all what is meant for others."""
+    """Inside, every collective is noted in ``found``. Bytes are those of the usual algorithms, for W processes: of n bytes, all-gather
+    sends n (W − 1), reduce-scatter n (W − 1) / W, all-reduce 2 n (W − 1) / W in a ring, all-to-all what is meant for others.
+
+    It is meant for simulated groups: between real processes under FSDP2 torch's gloo may wait for Python's lock inside a dispatch mode,
+    and never end; there :meth:`note` is called where a collective is."""
 
     def __init__(self, rank: int, world: int) -> None:
         super().__init__()
@@ -68,9 +71,7 @@ def _bytes(name: str, operation: str, args: Any, rank: int, world: int) -> tuple
     """Bytes sent and received."""
     if name == "all-to-all" and operation == "alltoall_base_":
         output, given = args[0], args[1]
-        received_rows, sent_rows = (list(splits) if splits else [len(x) // world] * world for x, splits in ((output, args[3]), (given, args[4])))
-        return tuple(_size(x) * (1 - rows[rank] / max(1, sum(rows)))  # type: ignore[return-value]
-                     for x, rows in ((given, sent_rows), (output, received_rows)))
+        return _leaving(given, args[4], rank, world), _leaving(output, args[3], rank, world)
     place = {"all-gather": 1, "reduce-scatter": 1}.get(name, 0) if not operation.startswith(("all_gather", "reduce_scatter_t")) else 0
     size = float(_size(args[place]))
     if name == "all-gather":
@@ -80,6 +81,11 @@ def _bytes(name: str, operation: str, args: Any, rank: int, world: int) -> tuple
     if name in ("reduce-scatter", "all-to-all"):
         return size * (world - 1) / world, size * (world - 1) / world
     return (0.0 if name == "receive" else size), (0.0 if name == "send" else size)
+
+
+def _leaving(tensor: Tensor, splits: list[int] | None, rank: int, world: int) -> float:
+    """Bytes of all parts of a tensor but this process's own; without ``splits`` all have one size."""
+    return _size(tensor) * (1 - (splits[rank] / max(1, sum(splits)) if splits else 1 / world))
 
 
 def _size(tensors: Any) -> int:

@@ -152,8 +152,8 @@ def score_rows(queries: Features, candidates: Features, score: Score, same: np.n
 
 
 def stream_width(queries: Features, candidates: Features, pair_numbers: int) -> int:
-    """How many candidates at once are compared with a part of the queries, where these have so many that not all their scores can be held; 0
-    where they can, or where the candidates are held in memory anyway."""
+    """How many candidates at once are compared with a part of the queries, where there are so many that not all scores can be held; 0 where
+    they can, or where the candidates are held in memory anyway."""
     part, count = max(1, -(-size(queries) // PARTS)), size(candidates)
     if all(isinstance(x, Tensor) for x in candidates.values()) or part * count <= SCORES_AT_ONCE:
         return 0

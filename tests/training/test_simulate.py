@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from omnivast.config.schema import RunConfig
 from omnivast.training.engines.build import build_engine
-from omnivast.training.simulate import simulated_step
+from omnivast.training.simulate import _averaged, simulated_step
 from omnivast.utils import distributed
 from omnivast.utils.collectives import Collectives
 from omnivast.utils.distributed import counted_traffic
@@ -40,7 +45,9 @@ def counted(rank: int, processes: int) -> dict:
         engine = build_engine(model, run, torch.device("cpu"))
         engine.begin(batch(rows=OWN), {TASK})
         held = sum(x.numel() * x.element_size() for x in map(local, [*engine.trained.parameters(), *engine.trained.buffers()]))
-        with Collectives(rank, processes) as collectives, counted_traffic() as traffic:
+        if run.parallel == "ddp":
+            engine.wrapped.register_comm_hook(None, lambda _, bucket: _averaged(bucket))
+        with noted(Collectives(rank, processes)) as collectives, counted_traffic() as traffic:
             for micro in range(run.gradient_accumulation_steps):
                 draws = StepRandom(run.seed, micro, 2 * rank, 2 * processes)
                 with engine.micro_batch(last=micro == run.gradient_accumulation_steps - 1):
@@ -48,6 +55,32 @@ def counted(rank: int, processes: int) -> dict:
         found[name] = {"collectives": collectives.by_name(), "sent": traffic.sent, "held": held}
         engine.close()
     return found
+
+
+GATHER, SCATTER = ("_allgather_base_", ("output_tensor", "input_tensor")), ("_reduce_scatter_base_", ("output", "input"))
+FUNCTIONS = {"all_gather": ("allgather_", ("tensor_list", "tensor")), "all_gather_single": GATHER, "all_gather_into_tensor": GATHER,
+             "reduce_scatter_single": SCATTER, "reduce_scatter_tensor": SCATTER, "all_reduce": ("allreduce_", ("tensor",)),
+             "all_to_all_single": ("alltoall_base_", ("output", "input", "group", "output_split_sizes", "input_split_sizes"))}
+"""Functions of torch.distributed → the operation of the dispatcher, and its arguments."""
+
+
+@contextmanager
+def noted(collectives):
+    """Collectives of real processes, noted where they are called: within the dispatcher gloo's threads would wait for Python, and Python
+    for them."""
+    def counting(function, operation, arguments):
+        def call(*args, **kwargs):
+            given = inspect.signature(function).bind(*args, **kwargs).arguments
+            collectives.note(operation, [given.get(name) for name in arguments])
+            return function(*args, **kwargs)
+        return call
+
+    with ExitStack() as stack:
+        for name, (operation, arguments) in FUNCTIONS.items():
+            if hasattr(dist, name):  # torch has renamed some
+                function = getattr(dist, name)
+                stack.enter_context(mock.patch.object(dist, name, counting(function, operation, arguments)))
+        yield collectives
 
 
 def local(x):
