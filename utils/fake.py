@@ -48,7 +48,7 @@ class LiveBytes(TorchDispatchMode):
                 known[0] = size
             return result
 
-        torch.UntypedStorage.resize_ = followed  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = followed  # type: ignore[assignment, method-assign]
         super().__enter__()
         return self
 

@@ -52,7 +52,7 @@ def test_the_pytorchjob_is_one():
 
 
 def test_the_pytorchjob_by_the_operators_own_types():
-    """Where Kubeflow's client (kubeflow-training) is installed: nothing is lost on the way through its types, so that it knows every field."""
+    """Where Kubeflow's client (kubeflow-training) is installed: nothing is lost on the way through its types, which know every field."""
     training = pytest.importorskip("kubeflow.training")
     client, job = training.ApiClient(), read(JOB)
     found = client.deserialize(SimpleNamespace(data=json.dumps(job)), "KubeflowOrgV1PyTorchJob")
