@@ -2,8 +2,8 @@
 
     python benchmarks/retrieval.py [--candidates 1000000 --queries 10000 --parts 1 --width 512 --folder DIR]
 
-Queries are searched in 64 parts, which processes share out. ``--parts`` of them are timed, and the time of all is told from these: every part
-is as large, and reads all candidates. The vectors are noise; each text is near one of the clips.
+Queries are searched in 64 parts, which processes share out. ``--parts`` of them are timed, and the time of all is told from these: every
+part is as large, and reads all candidates. The vectors are noise; each text is near one of the clips.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         seconds, clock, memory = measure(Path(folder), args.candidates, args.queries, args.parts, args.width)
     whole = seconds * module.PARTS / args.parts
-    words = (f"{args.candidates:,} candidates x {args.queries:,} queries, {args.parts} of {module.PARTS} parts: {seconds:.1f} s of the processor, "
-             f"{clock:.1f} s of the clock, {memory / 1e9:.2f} GB at most; all parts: {whole:,.0f} s, on two processes {whole / 2:,.0f} s")
-    print(words)  # noqa: T201
+    print(f"{args.candidates:,} candidates x {args.queries:,} queries, {args.parts} of {module.PARTS} parts:\n"  # noqa: T201
+          f"{seconds:.1f} s of the processor, {clock:.1f} s of the clock, {memory / 1e9:.2f} GB at most;\n"
+          f"all parts: {whole:,.0f} s, on two processes {whole / 2:,.0f} s")
 
 
 if __name__ == "__main__":
