@@ -37,6 +37,9 @@ from omnivast.utils.fake import LiveBytes, without_numbers
 from omnivast.utils.random import StepRandom
 from omnivast.utils.work import Work
 
+BUCKET = 25 * 2**20
+"""Bytes of a bucket of DistributedDataParallel, but of the first (its ``bucket_cap_mb``)."""
+
 
 @dataclasses.dataclass
 class Simulated:
@@ -48,7 +51,8 @@ class Simulated:
     """Of the step: gradient_accumulation_steps."""
     processes: int
     memory: dict[str, int]
-    """Bytes: "weights" and "moments" that this process holds; "in the step", what comes to them at the fullest moment; "together"."""
+    """Bytes: "weights" (with buffers) and "moments" that this process holds; "in the step", what is there besides at the fullest moment,
+    gradients and the batch among it; "together"."""
     trained: int
     """Trained numbers whose update is this process's work."""
     collectives: Collectives
@@ -87,7 +91,8 @@ def simulated_step(model: nn.Module, batch: Batch, task: Task, run: RunConfig, c
             engine.wrapped.register_comm_hook(None, lambda _, bucket: _averaged(bucket))
         gc.collect()  # what an engine has let go stands in circles
         collectives.found.clear()
-        weights, live.peak = live.now, live.now
+        weights = sum(x.numel() * x.element_size() for x in map(_own, [*engine.trained.parameters(), *engine.trained.buffers()]))
+        live.peak = live.now
         with counted_traffic() as traffic, Work() as work:
             for micro in range(run.gradient_accumulation_steps):
                 draws = StepRandom(run.seed, micro, 0, clips * processes)
@@ -119,9 +124,13 @@ def group_of(processes: int) -> Iterator[None]:
 
 
 def _averaged(bucket: Any) -> torch.futures.Future[Tensor]:
-    """What DistributedDataParallel does with a bucket of gradients by itself, but for a result that it can read from a fake group."""
+    """What DistributedDataParallel does with gradients by itself, but for a result that it can read from a fake group. Its first step, which
+    is the one that is run, has one bucket of all of them; they are sent in buckets of the sizes that all others have."""
     gradients = bucket.buffer().div_(distributed.world_size())
-    dist.all_reduce(gradients)
+    limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, BUCKET]
+    parts, _ = dist._compute_bucket_assignment_by_size(bucket.gradients(), limits)
+    for part in gradients.split([sum(bucket.gradients()[i].numel() for i in chosen) for chosen in parts]):
+        dist.all_reduce(part)
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(gradients)
     return done

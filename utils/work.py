@@ -13,6 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+NO_WORK = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "resize_", "_unsafe_view", "lift_fresh",
+           "is_same_size", "_reshape_alias", "_local_scalar_dense")
+"""Operations that touch no numbers, and are no views by their schema."""
+
 
 class Product(NamedTuple):
     """``batch`` products (m, k) × (k, n), of numbers of ``width`` bytes; ``moved`` bytes are read and written in all."""
@@ -53,7 +57,7 @@ class Work(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func.namespace not in ("c10d", "_c10d_functional") and not _is_view(func):
+        if func.namespace == "aten" and func.overloadpacket.__name__ not in NO_WORK and not _is_view(func):
             phase = self.backward if torch._C._current_graph_task_id() != -1 else self.forward
             given = list(_tensors([args, list((kwargs or {}).values())]))
             moved = sum(x.numel() * x.element_size() for x in [*given, *_tensors(out)])

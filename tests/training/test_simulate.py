@@ -98,9 +98,10 @@ def test_a_simulated_process_sends_what_a_real_one_sends(real, name, processes):
     found = simulated_step(vast(), batch(rows=OWN), TASK, RUNS[name], 2, processes, kind="cpu")
     wanted = real[processes][name]
     assert found.sent == wanted["sent"]
-    assert found.collectives.by_name() == wanted["collectives"]
-    media = sum(x.numel() * x.element_size() for x in (batch(rows=OWN).frames, batch(rows=OWN).spectrograms))
-    assert 0 <= found.memory["weights"] - wanted["held"] - media < 4096  # and a few small tensors
+    # DistributedDataParallel hands on buffers below Python, where they cannot be noted.
+    sent = {name: total for name, total in found.collectives.by_name().items() if name != "broadcast"}
+    assert sent == wanted["collectives"]
+    assert found.memory["weights"] == wanted["held"]
 
 
 def test_more_processes_hold_less_and_send_more():
