@@ -124,8 +124,8 @@ def group_of(processes: int) -> Iterator[None]:
 
 
 def _averaged(bucket: Any) -> torch.futures.Future[Tensor]:
-    """What DistributedDataParallel does with gradients by itself, but for a result that it can read from a fake group. Its first step, which
-    is the one that is run, has one bucket of all of them; they are sent in buckets of the sizes that all others have."""
+    """What DistributedDataParallel does with gradients by itself, but with a result that it can read in a fake group. Its first step, the
+    one that is run, has one bucket of all of them; they are sent in buckets of the sizes that all others have."""
     gradients = bucket.buffer().div_(distributed.world_size())
     limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, BUCKET]
     parts, _ = dist._compute_bucket_assignment_by_size(bucket.gradients(), limits)
