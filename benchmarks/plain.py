@@ -16,7 +16,7 @@ from benchmarks.workload import padded
 from omnivast.config.schema import label_smoothing
 from omnivast.config.tasks import CaptionKind, Group, Objective, Task
 from omnivast.data.batch import Batch, Texts
-from omnivast.model.objectives.contrastive import contrastive_loss, hard_negatives
+from omnivast.model.objectives.contrastive import hard_negatives
 from omnivast.model.text.bert import Block, CrossAttention, SelfAttention
 from omnivast.model.text.generate import _Finished
 from omnivast.model.valor.features import ClipFeatures as ValorFeatures
@@ -96,8 +96,8 @@ def training_losses(model: VAST, batch: Batch, task: Task, draws: StepRandom) ->
         ids, mask = (x.to(model.device) for x in padded(texts, full_length(model, group.caption_kind)))
         text = model.embed_cls(text_pass(model, ids, mask)[:, 0])
         vectors = model.clip_vectors(features, group)
-        scores, back = contrast_logits(model, group, text, vectors, text, vectors)
-        losses[f"itc.{group}"] = contrastive_loss(scores, back, targets, label_smoothing(model.config))
+        scores, back = contrast_logits(model, group, slice(0, b), text, vectors, text, vectors)
+        losses[f"itc.{group}"] = model.contrast.loss(scores, back, targets, label_smoothing(model.config))
         draw = draws.uniform(f"negatives.{group}", b, 2).to(model.device)
         clips, captions = hard_negatives(scores, targets, draw[:, 0]), hard_negatives(back, targets, draw[:, 1])
         memory = condition(features, group)

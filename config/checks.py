@@ -68,6 +68,12 @@ def _run(run: RunConfig) -> Iterator[str]:
         yield f"run_cfg.profile '{run.profile}': expected the steps to profile, counted from 1: 20-25, or 20"
     if run.deepspeed_config and run.parallel != "deepspeed":
         yield f"run_cfg.deepspeed_config is set, but run_cfg.parallel is {run.parallel}"
+    if run.simulate and not run.dry_run:
+        yield f"run_cfg.simulate {run.simulate} asks a question, which run_cfg.dry_run true answers; a training does not need it"
+    if run.simulate_constants and not run.simulate:
+        yield "run_cfg.simulate_constants is set, but run_cfg.simulate, whose constants they would be, is not"
+    if run.simulate and run.parallel == "deepspeed":
+        yield "run_cfg.simulate knows ddp and fsdp; run_cfg.parallel fsdp shares out as much as DeepSpeed's stage 3"
     if run.num_threads > (os.cpu_count() or run.num_threads):
         note(f"run_cfg.num_threads {run.num_threads} on {os.cpu_count()} cores: more threads than cores wait for each other; 0 fits them")
     if not run.output_dir.strip():

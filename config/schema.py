@@ -123,6 +123,10 @@ class RunConfig:
                                         "none", passive=True)
     zero_shot: bool = setting(False, "evaluate the start weights and stop", decides=False)
     dry_run: bool = setting(False, "validate config, annotations, media folders and weights, estimate memory, and stop", decides=False)
+    simulate: str | None = setting(None, "dry_run: GPUs to tell of what each would need and how fast it would train, such as 64xA100-80GB",
+                                   decides=False)
+    simulate_constants: str | None = setting(None, "simulate: JSON file of measured constants of cards, {\"A100-80GB\": {\"large\": 0.8}}, "
+                                                   "in the place of those in training/cards.py", path=True, decides=False)
     resume_changed_data: bool = setting(False, "resume: go on although the training data (annotation files, shards) changed since the "
                                                "checkpoint was written, as when unreadable clips were removed; false: say what differs and "
                                                "stop", decides=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 _pretended: ContextVar[str | None] = ContextVar("pretended", default=None)
@@ -13,7 +14,12 @@ _pretended: ContextVar[str | None] = ContextVar("pretended", default=None)
 
 def device_kind(tensor: Tensor) -> str:
     """The kind of device that code is to assume for a tensor: that of its device or, within :func:`pretending`, the pretended one."""
-    return _pretended.get() or tensor.device.type
+    return kind_of(tensor.device)
+
+
+def kind_of(device: torch.device) -> str:
+    """The same for a device."""
+    return _pretended.get() or device.type
 
 
 @contextmanager

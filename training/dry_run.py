@@ -15,6 +15,7 @@ from omnivast.model.build import pretrained_files
 from omnivast.model.interface import Model
 from omnivast.model.recompute import noting
 from omnivast.training.checkpoints import checkpoint
+from omnivast.training.cluster import lines, simulate
 from omnivast.training.engines.zero import read_settings
 from omnivast.training.estimate import estimate
 from omnivast.training.loop import spread
@@ -59,6 +60,8 @@ def dry_run(config: Config, model: Model, loader: TrainLoader | None, eval_loade
         logger.info("%s", table(("memory per process", "GiB"), [(name, f"{size / 2**30:.3f}") for name, size in report["memory"].items()]))
         if distributed.world_size() == 1:
             report["gpu"] = one_gpu(config, model, loader)
+        if run.simulate:
+            report["cluster"] = cluster(config, model, loader)
     if eval_loaders:
         report["evaluation"] = [{"name": e.name, "task": str(e.task), "clips": e.clips} for e in eval_loaders]
         logger.info("%s", table(("evaluation set", "task", "clips"), [tuple(map(str, e.values())) for e in report["evaluation"]]))
@@ -103,6 +106,15 @@ def one_gpu(config: Config, model: Model, loader: TrainLoader) -> dict[str, dict
              for name in names]
     logger.info("%s", table((f"one GPU, {len(batch)} clips of '{batch.corpus}'", *estimates), cells))
     return estimates
+
+
+def cluster(config: Config, model: Model, loader: TrainLoader) -> dict[str, Any]:
+    """Log and return what each GPU of ``run_cfg.simulate`` would need for a step of the first corpus, and how fast it would be."""
+    run, batch = config.run_cfg, next(iter(loader.batches(0)))
+    clips = next(corpus.batch_size for corpus in loader.corpora if corpus.name == batch.corpus)
+    found = simulate(model, batch, loader.task(batch.corpus), run, clips, MOMENTS[run.optim])
+    logger.info("%s", "\n".join([f"corpus '{batch.corpus}':", *lines(found)]))
+    return found
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from omnivast.utils.machine import cores
-from omnivast.utils.transfer import Index, to_host
+from omnivast.utils.transfer import Index, send, to_host
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
@@ -209,6 +209,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def simulated() -> bool:
+    """Whether the group's other processes do not exist (torch's "fake" backend): what comes from them has shapes, and no numbers."""
+    return dist.is_initialized() and dist.get_backend() == "fake"
+
+
 def is_main() -> bool:
     return rank() == 0
 
@@ -221,8 +226,8 @@ def barrier() -> None:
 def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """``value`` of every process, in the order of ranks. ``group`` is a group of all processes for a thread that must not use the default
     one."""
-    if world_size() == 1:
-        return [value]
+    if world_size() == 1 or simulated():
+        return [value] * world_size()
     if _traffic:
         _count("objects", len(pickle.dumps(value)) * (world_size() - 1))
     gathered: list[Any] = [None] * world_size()
@@ -269,8 +274,12 @@ def gather_rows(rows: Tensor, with_grad: bool) -> Tensor:
     return rows if world_size() == 1 else _GatherRows.apply(rows)
 
 
-def gather_numbers(numbers: Tensor) -> np.ndarray:
-    """Gathers (n,) integers of every process into (processes, n) on the host, which waits for them; each process must have the same n."""
+def gather_numbers(numbers: Tensor, known: np.ndarray | None = None, below: int = 1) -> np.ndarray:
+    """Gathers (n,) integers of every process, and (k,) that its host knows, into (processes, n + k) on the host, which waits for them; each
+    process must have as many. In a simulated group random ones ``below`` a limit are made up, and all hosts are taken to know the same."""
+    facts = np.empty(0, np.int64) if known is None else known
+    if facts.size:
+        numbers = torch.cat([numbers, send(facts, numbers.device)])
     if world_size() == 1:
         return to_host(numbers)[None]
     numbers = numbers.int()  # half the bytes
@@ -278,7 +287,11 @@ def gather_numbers(numbers: Tensor) -> np.ndarray:
     parts = [torch.empty_like(numbers) for _ in range(world_size())]
     with _timed(numbers):
         dist.all_gather(parts, numbers)
-    return to_host(torch.stack(parts)).astype(np.int64)
+    gathered = torch.stack(parts)
+    if simulated():
+        drawn = np.random.default_rng(0).integers(below, size=(world_size(), len(numbers) - len(facts)))
+        return np.concatenate([drawn, np.tile(facts, (world_size(), 1))], 1)
+    return to_host(gathered).astype(np.int64)
 
 
 @dataclass
@@ -316,6 +329,18 @@ def fetch_rows(rows: Tensor, routes: Routes, wire: torch.dtype | None = None) ->
     if world_size() == 1:
         return rows[routes.local[routes.order.argsort()]]
     return _FetchRows.apply(rows, routes, wire or rows.dtype)
+
+
+def fetch_host_rows(offered: Sequence[np.ndarray], routes: Sequence[Routes], device: torch.device) -> list[np.ndarray]:
+    """Rows of integers of the global batch that lie on the hosts, of several arrays (n, …) along routes of their own. They travel between
+    the devices; the host waits once. In a simulated group this process's own rows stand for those of others."""
+    local = send([np.ascontiguousarray(rows) for rows in offered], device)
+    fetched = [fetch_rows(rows, own) for rows, own in zip(local, routes)]
+    joined = torch.cat([rows.flatten() for rows in fetched])
+    if simulated():
+        return [rows[np.arange(sum(own.asked)) % len(rows)] for rows, own in zip(offered, routes)]
+    parts = np.split(to_host(joined), np.cumsum([rows.numel() for rows in fetched])[:-1])
+    return [part.reshape(rows.shape) for part, rows in zip(parts, fetched)]
 
 
 def scatter_sum(parts: Tensor) -> Tensor:

@@ -33,17 +33,37 @@ def without_numbers(module: _Module, device: torch.device | str) -> _Module:
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that operations inside make: ``now`` at the moment, and ``peak``, the most so far. Tensors in
-    ``before`` and views of them are not counted."""
+    ``before`` and views of them are not counted. Storages that are emptied and filled again, as FSDP2 does, are followed."""
 
     def __init__(self, before: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now, self.peak = 0, 0
         self._known = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in before)
+        self._sizes = weakref.WeakKeyDictionary[Any, list[int]]()
+        """The bytes of each storage that is counted, in a list that its end finds too."""
+
+    def __enter__(self) -> LiveBytes:
+        self._resize = resize = torch.UntypedStorage.resize_
+
+        def followed(storage: Any, size: int) -> Any:
+            result = resize(storage, size)
+            if (known := self._sizes.get(storage)) is not None:
+                self._add(size - known[0])
+                known[0] = size
+            return result
+
+        torch.UntypedStorage.resize_ = followed  # type: ignore[assignment, method-assign]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
                 self._count(tensor.untyped_storage())
         return out
 
@@ -51,10 +71,13 @@ class LiveBytes(TorchDispatchMode):
         if storage in self._known:
             return
         self._known.add(storage)
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        size = self._sizes[storage] = [storage.nbytes()]
+        self._add(size[0])
         weakref.finalize(storage, self._gone, size).atexit = False
 
-    def _gone(self, size: int) -> None:
-        self.now -= size
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, size: list[int]) -> None:
+        self.now -= size[0]

@@ -4,7 +4,7 @@ scores. The processes share the queries out."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omnivast.evaluation.metrics import recall
+from omnivast.evaluation.retrieval.stream import Stream
 from omnivast.model.interface import DUAL_TEMPERATURE, Rows
 from omnivast.utils import distributed
 
@@ -72,6 +73,7 @@ def search(
     """
     count = size(candidates)
     depth = min(depth, count)
+    width = stream_width(queries, candidates, pair_numbers)
 
     def scored(part: slice) -> Iterator[tuple[slice, Tensor]]:
         return score_rows(queries, candidates, score, same, part, pair_numbers)
@@ -79,7 +81,23 @@ def search(
     def ranked(rows: slice, scores: Tensor) -> np.ndarray:
         return recall.ranks(scores.numpy(), query_keys[rows], candidate_keys, recall.pairs_within(also, rows))
 
+    def streamed(part: slice, change: Callable[[slice, Tensor], Tensor] = lambda block, scores: scores) -> Stream:
+        def blocks(wanted: Iterable[int]) -> Iterator[tuple[slice, Tensor]]:
+            rows = read(queries, part)
+            for number in wanted:
+                block = slice(number * width, min((number + 1) * width, count))
+                yield block, change(block, score(rows, read(candidates, block)).cpu())
+
+        return Stream(blocks, width, same, query_keys[part], candidate_keys, recall.pairs_within(also, part), part.start)
+
     def first(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        if width:
+            total = torch.full((count,), -torch.inf, dtype=torch.float64)
+
+            def see(block: slice, scores: Tensor) -> None:
+                total[block] = torch.logsumexp(scores.double() / temperature, 0)
+
+            return *streamed(part).ranks(depth, see if dual_softmax else lambda *_: None), total.numpy() if dual_softmax else None
         ranks, top, total = [], [], torch.full((count,), -torch.inf, dtype=torch.float64)
         for rows, scores in scored(part):
             ranks.append(ranked(rows, scores))
@@ -94,6 +112,8 @@ def search(
         total = torch.from_numpy(np.logaddexp.reduce(totals, axis=0))
 
         def second(part: slice) -> np.ndarray:
+            if width:
+                return streamed(part, lambda block, x: x.double() * torch.exp(x.double() / temperature - total[block])).ranks(0)[0]
             # float64 holds exp(-700): similarities from -1 to 1 never underflow into ties.
             wide = ((rows, scores.double()) for rows, scores in scored(part))
             return np.concatenate([ranked(rows, scores * torch.exp(scores / temperature - total)) for rows, scores in wide])
@@ -129,6 +149,15 @@ def score_rows(queries: Features, candidates: Features, score: Score, same: np.n
             for block in recall.row_chunks(count, min(CANDIDATES_AT_ONCE, max(1, width))):
                 scores[:, block] = score(query_rows, read(candidates, block)).cpu()
         yield rows, scores if columns is None else scores[:, columns]
+
+
+def stream_width(queries: Features, candidates: Features, pair_numbers: int) -> int:
+    """How many candidates at once are compared with a part of the queries, where there are so many that not all scores can be held; 0 where
+    they can, or where the candidates are held in memory anyway."""
+    part, count = max(1, -(-size(queries) // PARTS)), size(candidates)
+    if all(isinstance(x, Tensor) for x in candidates.values()) or part * count <= SCORES_AT_ONCE:
+        return 0
+    return max(1, min(CANDIDATES_AT_ONCE, SCORES_AT_ONCE // (part * pair_numbers)))
 
 
 def size(features: Features) -> int:

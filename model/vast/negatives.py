@@ -92,9 +92,9 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
     facts = np.array([*(texts[kind].ids.shape[1] for kind in kinds), *(memory.condition[m].shape[1] for m in modalities),
                       *(memory.mask[m] is not None for m in modalities)])
     rows = _rows(memory, groups, drawn)
-    numbers = distributed.gather_numbers(torch.cat([rows.flatten(), send(facts, memory.device)]))
-    drawn_rows = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
     everyone = len(batch) * distributed.world_size()
+    numbers = distributed.gather_numbers(rows.flatten(), facts, everyone)
+    drawn_rows = numbers[:, :rows.numel()].reshape(-1, *rows.shape)
     mine = drawn_rows[distributed.rank(), :, 1] - everyone
     own_rows = np.arange(everyone).reshape(-1, 1, 1, len(batch))
     asked = np.where(drawn_rows < everyone, drawn_rows, own_rows)  # a rejected caption is asked of nobody
@@ -103,11 +103,10 @@ def _fetched(batch: Batch, memory: Memory, groups: tuple[Group, ...], drawn: dic
                        for direction in (0, 1))
 
     width = dict(zip(kinds, longest.max(0).tolist()))
-    offered = send({kind: np.stack([on_host(local.ids), on_host(local.mask)], -1) for kind, local in texts.items()}, memory.device)
-    padded = {kind: pad(local, (0, 0, 0, width[kind] - local.shape[1])) for kind, local in offered.items()}
-    fetched = [distributed.fetch_rows(padded[group.caption_kind], captions[group]) for group in groups]
-    host = np.split(to_host(torch.cat([x.flatten() for x in fetched])), np.cumsum([x.numel() for x in fetched])[:-1])
-    pairs = (np.moveaxis(x.reshape(y.shape), -1, 0) for x, y in zip(host, fetched))
+    offered = {kind: np.stack([on_host(local.ids), on_host(local.mask)], -1) for kind, local in texts.items()}
+    padded = {kind: np.pad(local, ((0, 0), (0, width[kind] - local.shape[1]), (0, 0))) for kind, local in offered.items()}
+    fetched = distributed.fetch_host_rows([padded[group.caption_kind] for group in groups], list(captions.values()), memory.device)
+    pairs = (np.moveaxis(rows, -1, 0) for rows in fetched)
     layouts = [_layout(ids, mask.astype(bool), own, batch.negatives) for (ids, mask), own in zip(pairs, mine)]
 
     uneven = (tokens != tokens[0]).any(0) | masked.any(0)

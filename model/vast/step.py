@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from omnivast.config.schema import ModelConfig, label_smoothing
+from omnivast.config.schema import ModelConfig
 from omnivast.config.tasks import Group, Objective, Task
-from omnivast.model.objectives.contrastive import hard_negatives
 from omnivast.model.objectives.matching import matching_loss
 from omnivast.model.recompute import remaking
 from omnivast.model.text.bert import TextOutput
 from omnivast.model.text.layout import Layout
 from omnivast.model.text.self_critical import self_critical_losses
-from omnivast.model.vast.contrast import ADDED, Contrasted, Vectors, added_losses, contrast_logits, tracks_of_pairs
+from omnivast.model.vast.contrast import ADDED, Contrasted, Vectors, added_losses, group_loss, tracks_of_pairs
 from omnivast.model.vast.features import ClipFeatures
 from omnivast.model.vast.negatives import Negatives, wrong_pairs
 from omnivast.model.vast.parts import Parts
@@ -86,26 +85,15 @@ def _contrastive(model: Parts, batch: Batch, groups: tuple[Group, ...], features
     vectors = [*captions.values(), *clips.values()]
     everyone = distributed.gather_rows(torch.cat(vectors, 1), model.gather_with_grad).split([x.shape[1] for x in vectors], 1)
     of_all = Vectors(dict(zip(captions, everyone)), dict(zip(clips, everyone[len(captions):])))
-    contrasted = Contrasted(Vectors(captions, clips), of_all, targets, {})
+    contrasted = Contrasted(Vectors(captions, clips), of_all, targets, groups)
     rejected = rejected_of(batch.negatives, parts[-1], targets, model.config)
-    weights = None if rejected is None else rejected.weights
     losses = {}
     for group in groups:
-        to_clip, to_text = contrasted.logits[group] = contrast_logits(model, group, *contrasted.vectors(group))
-        if rejected is not None:
-            to_text = rejected.with_rejected(model, group, captions[group.caption_kind], clips[group], to_text)
-        losses[f"itc.{group}"] = model.contrast.loss(to_clip, to_text, targets, label_smoothing(model.config), weights)
-        if group not in drawn:
-            draw = to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
-            drawn[group] = Negatives(hard_negatives(to_clip, targets, draw[:, 0]), _hard_caption(to_text, targets, draw[:, 1], weights))
+        draw = None if group in drawn else to_device(draws.uniform(f"negatives.{group}", b, 2), model.device)
+        losses[f"itc.{group}"], negatives = group_loss(model, contrasted, group, draw, rejected)
+        if negatives is not None:
+            drawn[group] = negatives
     return losses | added_losses(model, batch, features, contrasted)
-
-
-def _hard_caption(logits: Tensor, targets: Tensor, draws: Tensor, weights: Tensor | None) -> Tensor:
-    """A wrong caption for each clip, (b,) columns of its logits, drawn by how much each counts."""
-    if weights is None:
-        return hard_negatives(logits, targets, draws)
-    return hard_negatives(logits + weights.log(), targets, draws, weights > 0)
 
 
 def _read(model: Parts, plan: StepPlan, output: TextOutput) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from tests.config.conftest import BASE, DATASET
     ({"model": {"ret_features_dir": "c.json/features"}}, "run_cfg.ret_features_dir 'c.json/features' cannot be written: "),
     ({"run": {"parallel": "deepspeed", "deepspeed_config": "absent.json"}}, "run_cfg.deepspeed_config 'absent.json': no such file"),
     ({"run": {"parallel": "deepspeed", "fp16": True}}, "run_cfg.parallel deepspeed trains in bf16 or float32; for fp16 choose ddp or fsdp"),
+    ({"run": {"simulate": "8xA100-80GB"}}, "run_cfg.simulate 8xA100-80GB asks a question, which run_cfg.dry_run true answers"),
+    ({"run": {"dry_run": True, "simulate_constants": "a.json"}}, "run_cfg.simulate_constants is set, but run_cfg.simulate, whose"),
     ({"run": {"deepspeed_config": "zero.json"}}, "run_cfg.deepspeed_config is set, but run_cfg.parallel is ddp"),
     ({"run": {"new_lr": 1e-3}}, "run_cfg.new_params_name names no parameters"),
     ({"run": {"new_params_name": ["head"]}}, "run_cfg.new_params_name is set but run_cfg.new_lr is not"),

@@ -16,7 +16,7 @@ from omnivast.config.schema import Config, DataConfig, DatasetConfig, ModelConfi
 from omnivast.config.tasks import CaptionKind, Modality, Objective, Task
 from omnivast.data.batch import Batch, Sample, collate
 from omnivast.data.spec import TextLengths
-from omnivast.model.vast import step
+from omnivast.model.vast import contrast
 from omnivast.training.loop import train
 from omnivast.utils import distributed
 from omnivast.utils.log import read_jsonl
@@ -125,7 +125,7 @@ def _train(folder: Path, scenario: Scenario) -> dict[str, Any]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     gradients: list[dict[str, torch.Tensor]] = []
     negatives: list[torch.Tensor] = []
-    draw = step.hard_negatives
+    draw = contrast.hard_negatives
 
     def noted(*arguments):
         negatives.append(draw(*arguments))
@@ -135,11 +135,11 @@ def _train(folder: Path, scenario: Scenario) -> dict[str, Any]:
         gradients.append({names[p]: p.grad.clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None})
 
     hook = register_optimizer_step_pre_hook(before_update)
-    step.hard_negatives = noted
+    contrast.hard_negatives = noted
     try:
         train(_config(folder, scenario), model, Loader(scenario))
     finally:
-        step.hard_negatives = draw
+        contrast.hard_negatives = draw
         hook.remove()
     # With one task, several processes first look with a pass of their own at what is unused.
     drawn = distributed.all_gather_objects(negatives[-scenario.drawn:] if scenario.drawn else [])

@@ -41,6 +41,7 @@ def work(rank: int) -> dict[str, Any]:
     (fetched * FACTOR[rank] * torch.arange(1, len(fetched) + 1)[:, None]).sum().backward()
     result["fetched"], result["fetch gradient"] = fetched.detach(), own.grad.clone()
     result["fetched integers"] = distributed.fetch_rows(own.detach().long(), routes)
+    result["fetched from hosts"] = distributed.fetch_host_rows([own.detach().long().numpy()], [routes], torch.device("cpu"))
     result["fetched nothing"] = distributed.fetch_rows(own.detach(), nothing).shape[0]
 
     parts = (rank + 1) * ROWS
@@ -56,6 +57,7 @@ def work(rank: int) -> dict[str, Any]:
     result["any"] = [distributed.any_process(rank == 1), distributed.any_process(False)]
     result["objects"] = distributed.all_gather_objects({"rank": rank})
     result["numbers"] = distributed.gather_numbers(torch.tensor([rank, 2 - rank])).tolist()
+    result["numbers and facts"] = distributed.gather_numbers(torch.tensor([rank]), np.array([7 + rank, 9])).tolist()
     result["who"] = [distributed.rank(), distributed.world_size(), distributed.is_main()]
     distributed.barrier()
     return result
@@ -76,6 +78,8 @@ def test_fetched_rows_send_their_gradient_to_the_owner(results):
     for rank, result in enumerate(results):
         assert torch.equal(result["fetched"], ROWS[ASKED[rank]])
         assert torch.equal(result["fetched integers"], ROWS[ASKED[rank]].long())
+        assert [rows.tolist() for rows in result["fetched from hosts"]] == [ROWS[ASKED[rank]].long().tolist()]
+        assert result["numbers and facts"] == [[0, 7, 9], [1, 8, 9]]
     # Process 0 weighs its rows 5, 0, 5, 3 by 1, 2, 3, 4; process 1 its row 4 by 10.
     wanted = torch.tensor([2.0, 0, 0, 4, 10, 1 + 3])[:, None].expand(6, 2)
     assert torch.equal(torch.cat([result["fetch gradient"] for result in results]), wanted)

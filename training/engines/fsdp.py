@@ -23,12 +23,14 @@ from torch.distributed.tensor import DTensor
 from omnivast.config.schema import RunConfig
 from omnivast.config.tasks import Task
 from omnivast.data.batch import Batch
+from omnivast.model.device_kind import kind_of
 from omnivast.model.interface import Model
 from omnivast.training.checkpoints import optimizer_shards as shards
 from omnivast.training.engines.base import ShardedEngine, randomly_skipping, twin, without_scalars
 from omnivast.training.optim import build_optimizer
 from omnivast.utils import distributed
 from omnivast.utils.random import StepRandom, stable_seed
+from omnivast.utils.transfer import planning
 
 
 class FullySharded(ShardedEngine):
@@ -38,7 +40,8 @@ class FullySharded(ShardedEngine):
         self.model, self.run_cfg, self.device = model, run_cfg, device
         self.trained = twin(model)
         self.trained.in_step = True
-        mesh = init_device_mesh(device.type, (distributed.world_size(),))
+        with planning():
+            mesh = init_device_mesh(device.type, (distributed.world_size(),))
         shard(self.trained, mesh, mixed_precision(model.precision, device))
         self._drop()
         self.optimizer = build_optimizer(self.trained, run_cfg)
@@ -102,7 +105,7 @@ def mixed_precision(precision: torch.dtype | None, device: torch.device) -> Mixe
     """Which types FSDP uses. Blocks are gathered in ``precision``, to which autocast would cast them at each use anyway; gradients are
     averaged in float32. On the CPU blocks are gathered in float32: there, autocast leaves a LayerNorm in the type of its input, and its
     weights must have that type."""
-    if precision is None or device.type == "cpu":
+    if precision is None or kind_of(device) == "cpu":
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
 

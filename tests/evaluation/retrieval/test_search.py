@@ -19,7 +19,7 @@ def table(queries, candidates):
     return np.asarray(queries, dtype=np.float32) @ np.asarray(candidates, dtype=np.float32).T
 
 
-@pytest.mark.parametrize(("scores_at_once", "candidates_at_once"), [(1, 1), (50, 7), (10**6, 10**6)])
+@pytest.mark.parametrize(("scores_at_once", "candidates_at_once"), [(1, 1), (20, 7), (50, 7), (10**6, 10**6)])
 def test_parts_on_disk_and_in_memory_equal_the_whole_table(tmp_path, monkeypatch, scores_at_once, candidates_at_once):
     monkeypatch.setattr(module, "SCORES_AT_ONCE", scores_at_once)
     monkeypatch.setattr(module, "CANDIDATES_AT_ONCE", candidates_at_once)
@@ -69,3 +69,38 @@ def test_the_temperature_is_the_models():
         found = found_by(torch.eye(3), candidates, numbers, numbers, 3, dual_softmax=True, temperature=temperature)
         assert found.dual_ranks.tolist() == recall.ranks(scores * np.exp(scores / temperature) / np.exp(scores / temperature).sum(0),
                                                          numbers, numbers).tolist() == wanted
+
+
+def test_a_stream_of_candidates_equals_the_whole_table(monkeypatch):
+    """With candidates that are the same as others of the same block and of earlier ones, and queries with several true ones. Parts of the
+    queries have three each, blocks four candidates."""
+    rng = np.random.default_rng(1)
+    queries, candidates = ((rng.integers(-2, 3, (n, 6)) / 8).astype(np.float16) for n in (3 * 64, 30))
+    same = np.arange(30)
+    same[[3, 9, 14, 15, 29]] = [1, 8, 2, 2, 8]
+    candidates[same != np.arange(30)] = 0.5  # never to be seen: the scores of those that they are the same as count
+    keys, numbers = rng.integers(0, 20, 3 * 64), np.arange(30) % 20
+    also = np.array([(0, 14), (5, 3), (5, 29), (190, 0)])
+    arguments = keys, numbers, 7
+    whole = found_by(torch.from_numpy(queries).float(), torch.from_numpy(candidates).float(), *arguments, also=also, same=same,
+                     dual_softmax=True)
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 13)
+    held = []
+    score = lambda one, other: held.append(one["vector"] @ other["vector"].T) or held[-1]  # noqa: E731
+    found = search({"vector": queries}, {"vector": candidates}, score, *arguments, also=also, same=same, dual_softmax=True)
+    assert found.ranks.tolist() == whole.ranks.tolist() and found.dual_ranks.tolist() == whole.dual_ranks.tolist()
+    scores = table(queries, candidates)[:, same]
+    for top in (found.top, whole.top):
+        assert np.take_along_axis(scores, top, 1).tolist() == (-np.sort(-scores, axis=1)[:, :7]).tolist()
+        assert all(len(set(row)) == 7 for row in top.tolist())
+    assert {x.shape for x in held} == {(3, 4), (3, 2)}
+
+
+def test_a_stream_names_the_query_that_cannot_be_ranked(monkeypatch):
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 2)
+    queries, candidates = np.ones((3, 2), np.float16), np.ones((4, 2), np.float16)
+    with pytest.raises(ValueError, match="query 2 has no true candidate"):
+        found_by(queries, candidates, np.array([0, 1, 9]), np.arange(4), 1)
+    queries[1] = np.nan
+    with pytest.raises(ValueError, match="query 1 are not all numbers"):
+        found_by(queries, candidates, np.array([0, 1, 2]), np.arange(4), 1)
