@@ -62,9 +62,9 @@ class MappedAnnotations(Annotations):
         batch, row = divmod(index, ROWS)
         values = {name: column[row].as_py() for name, column in self._columns(batch).items()}
         captions = {kind: values[kind.value] for kind in KINDS if values[kind.value]}
-        lists = (values[name] for name in LISTS)
-        return Row(values["clip_id"], captions, values["subtitle"], *lists, negatives=values.get(NEGATIVES) or [],
-                   **{name: values.get(name) or "" for name in TOLD})
+        lists = {name: values[name] for name in LISTS}
+        return Row(values["clip_id"], captions, values["subtitle"], **lists, negatives=values.get(NEGATIVES) or [],
+                   title=values.get("title") or "", description=values.get("description") or "")
 
     def marks(self) -> tuple[int, str]:
         """As ``Annotations.marks``; without marks ("") for files that were converted by a version that wrote none."""
