@@ -28,8 +28,9 @@ def simulate(model: nn.Module, batch: Batch, task: Task, run: RunConfig, clips: 
     assert run.simulate is not None, "called where there is a cluster"
     processes, name, card = find_cluster(run.simulate, run.simulate_constants)
     if clips % processes:
+        near = sorted({max(1, clips // processes) * processes, (clips // processes + 1) * processes})
         raise ValueError(f"run_cfg.simulate {run.simulate}: {clips} clips of a step cannot be shared out among {processes} processes; "
-                         f"take {max(1, clips // processes) * processes} or {(clips // processes + 1) * processes}")
+                         f"take {' or '.join(map(str, near))}")
     own = clips // processes
     step = simulated_step(model, batch, task, run, own, processes, moments)
     more = simulated_step(model, batch, task, run, 2 * own, processes, moments)
