@@ -18,8 +18,8 @@ AGREED = 0.5
 
 
 class Cascade(Ours):
-    """A stretch in doubt, between EDGE and the threshold, is a transition where TransNetV2 sees one, and then takes the frames that TransNetV2
-    says too."""
+    """A stretch in doubt, between EDGE and the threshold, is a transition where TransNetV2 sees one, and then takes the frames that
+    TransNetV2 says too."""
 
     name = "cascade"
 
