@@ -1,7 +1,7 @@
 """Trains the boundary network on composed videos: ``python -m omnivast.corpus.boundaries.train --output FILE``
 
 What it needs comes with the project (the pictures of OmniStamps); own pictures and videos (``--pictures``, ``--videos``) make it better.
-With the defaults it takes about five minutes of one core. The same command gives the same weights on the same machine.
+With the defaults it takes less than ten minutes of one core. The same command gives the same weights on the same machine.
 """
 
 from __future__ import annotations
