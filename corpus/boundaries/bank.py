@@ -16,6 +16,8 @@ from omnivast.corpus.boundaries.thumbnails import Thumbnails
 SHOTS_OF_A_SCENE = 3
 LEAST = 40
 """Frames of a shot that is worth keeping."""
+MOST = 150
+"""Frames of a shot: longer ones are cut into parts, which are as alike as shots can be."""
 Rng = np.random.Generator
 
 
@@ -37,7 +39,9 @@ def shots_of_video(path: Path) -> list[ndarray]:
     histogram = 3 * len(OFFSETS)
     bad = (numbers[:, histogram + near] > 0.25) | (numbers[:, near] > 0.45) | (numbers[:, histogram + far] > 0.5)
     edges = [-1, *np.flatnonzero(bad), len(frames)]
-    return [frames[start + 4 : end - 3] for start, end in zip(edges, edges[1:]) if end - start > LEAST + 8]
+    spans = [(start + 4, end - 3) for start, end in zip(edges, edges[1:]) if end - start > LEAST + 8]
+    parts = [(start, end, -(-(end - start) // MOST)) for start, end in spans]
+    return [part for start, end, count in parts for part in np.array_split(frames[start:end], count)]
 
 
 def varied(shot: ndarray, rng: Rng) -> ndarray:

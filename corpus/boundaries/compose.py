@@ -17,7 +17,10 @@ from omnivast.corpus.boundaries.transitions import drawn
 JOINS = ("cut", "dissolve", "fade", "wipe")
 """How two shots follow each other; a wipe is also a push, a slide or an iris. Beside them "jump": frames are taken out of one shot."""
 SEEN = 6
-"""Levels of 255 by which a jump must change the frame on average: of a shot in which nothing moves there is nothing to be seen."""
+"""Levels of 255 by which a jump, or any other transition, must change the frame on average: between frames that are the same there is
+nothing to be seen."""
+TRIES = 8
+"""To find a shot that can be told from the one before."""
 MARGIN = 5
 """Untouched frames that a shot keeps on each side of a transition or of a distractor."""
 Vary = Callable[[ndarray, np.random.Generator], ndarray]
@@ -70,9 +73,7 @@ def compose(shots: Sequence[ndarray], count: int, rng: np.random.Generator, styl
     result, length, last = Composed(shots[0][:0]), 0, int(rng.integers(len(shots)))
     pieces: list[ndarray] = []
     for number in range(count + len(short)):
-        last = next_shot(looks, last, style.alike, rng) if number else last
-        piece = _part(shots[last], (5, 24) if number in short else (40, len(shots[last])), rng)
-        piece = vary(piece, rng) if vary else piece
+        last, piece = _next(shots, looks, last, pieces, (5, 24) if number in short else (40, 10**6), rng, style, vary)
         piece, own = (piece, []) if number in short else _eventful(piece, rng, style)
         if number:
             # What another transition has taken is left alone.
@@ -112,6 +113,18 @@ def next_shot(looks: ndarray, last: int, alike: float, rng: np.random.Generator)
     if not ranked:
         return last
     return ranked[int(rng.integers(min(5, len(ranked)) if rng.random() < alike else len(ranked)))]
+
+
+def _next(shots: Sequence[ndarray], looks: ndarray, last: int, pieces: Sequence[ndarray], frames: tuple[int, int],
+          rng: np.random.Generator, style: Style, vary: Vary | None) -> tuple[int, ndarray]:
+    """(number, part) of a shot that can be told from the end of the last of ``pieces``: of the last that was tried where none can."""
+    for _ in range(TRIES):
+        number = next_shot(looks, last, style.alike, rng) if pieces else last
+        piece = _part(shots[number], frames, rng)
+        piece = vary(piece, rng) if vary else piece
+        if not pieces or np.abs(piece[0].astype(np.float32) - pieces[-1][-1]).mean() >= SEEN:
+            break
+    return number, piece
 
 
 def _part(shot: ndarray, frames: tuple[int, int], rng: np.random.Generator) -> ndarray:

@@ -79,20 +79,25 @@ class Ours:
 
     def _answer(self, count: int) -> None:
         """For the next ``count`` frames; those before are kept as far as the network looks back."""
-        seen = torch.from_numpy(self._frames[: self._before + count + SIGHT])[None]
+        seen = self._frames[: self._before + count + SIGHT]
         with torch.inference_mode():
-            logits = self.network(seen)[0, self._before : self._before + count]
-        self._found.append(torch.cat([logits[:, :3].sigmoid(), logits[:, 3:].softmax(-1)], -1).numpy().astype(np.float16))
+            logits = self.network(torch.from_numpy(seen)[None])[0, self._before : self._before + count]
+            answers = torch.cat([logits[:, :3].sigmoid(), logits[:, 3:].softmax(-1)], -1).numpy()
+        self._found.append(self.reviewed(answers, seen, self._before).astype(np.float16))
         kept = max(0, self._before + count - SIGHT)
         self._before += count - kept
         self._frames = self._frames[kept:]
+
+    def reviewed(self, answers: ndarray, seen: ndarray, before: int) -> ndarray:
+        """``answers`` (N, 7) for the frames ``before`` to ``before`` + N of those ``seen``, as they are: others look again."""
+        return answers
 
 
 def transitions_of(answers: ndarray, threshold: float = THRESHOLD) -> list[Transition]:
     """(T, 7) probabilities of inside, first, last and of the kinds → the transitions, in order."""
     answers = answers.astype(np.float32)
     found = []
-    for first, last in _runs(answers[:, 0], threshold):
+    for first, last in runs(answers[:, 0], threshold):
         own = answers[first : last + 1]
         kind = KINDS[int(own[:, 3:].mean(0).argmax())]
         if kind == "cut" or last == first:
@@ -102,7 +107,7 @@ def transitions_of(answers: ndarray, threshold: float = THRESHOLD) -> list[Trans
     return found
 
 
-def _runs(inside: ndarray, threshold: float) -> Iterator[tuple[int, int]]:
+def runs(inside: ndarray, threshold: float) -> Iterator[tuple[int, int]]:
     """(first, last) of the stretches of frames above EDGE, short gaps included, that reach the threshold."""
     above = np.flatnonzero(inside >= min(EDGE, threshold))
     for run in np.split(above, np.flatnonzero(np.diff(above) > GAP + 1) + 1):

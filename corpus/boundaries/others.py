@@ -11,6 +11,7 @@ import torch
 from numpy import ndarray
 
 from omnivast.config.extras import import_extra
+from omnivast.corpus.boundaries.cascade import Cascade
 from omnivast.corpus.boundaries.detector import Detector, Ours, Transition
 from omnivast.corpus.boundaries.network import WEIGHTS
 from omnivast.corpus.boundaries.thumbnails import Batch
@@ -126,6 +127,7 @@ def runs_of(probability: ndarray, threshold: float) -> list[Transition]:
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "ours": Ours,
+    "cascade": Cascade,
     **{name: lambda name=name: PySceneDetect(name) for name in SCENE_DETECTORS},  # type: ignore[misc]
     "transnetv2": TransNetV2,
     "transnetv2_many": lambda: TransNetV2(many=True),

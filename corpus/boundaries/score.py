@@ -103,12 +103,13 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def interval(tallies: Sequence[Tally], name: str, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of one of the rates, over videos."""
+def intervals(tallies: Sequence[Tally], names: Sequence[str], draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Name → the 95 % bootstrap interval of this one of the rates, over videos."""
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(draws):
         chosen = [tallies[int(n)] for n in rng.integers(len(tallies), size=len(tallies))]
-        values.append(rates(sum(chosen[1:], chosen[0])).get(name, float("nan")))
-    low, high = np.nanpercentile(values, (2.5, 97.5))
-    return float(low), float(high)
+        own = rates(sum(chosen[1:], chosen[0]))
+        values.append([own.get(name, float("nan")) for name in names])
+    low, high = np.nanpercentile(np.array(values), (2.5, 97.5), axis=0)
+    return {name: (float(low[n]), float(high[n])) for n, name in enumerate(names)}

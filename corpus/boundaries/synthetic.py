@@ -40,6 +40,7 @@ def pictures_of(folders: Sequence[Path]) -> list[ndarray]:
     found = []
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")):
         with Image.open(path) as file:
+            file.draft("RGB", (400, 400))  # a large photograph is read no larger than it needs to be
             picture = file.convert("RGB")
         picture.thumbnail((400, 400))
         found.append(np.asarray(picture))

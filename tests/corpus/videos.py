@@ -9,10 +9,9 @@ import numpy as np
 
 
 def write(path, colours, *, rate=25, times=None, sound=True, size=(96, 64), codec="libx264", options=None):
-    """One frame for each colour, textured so that encoders keep it; ``times`` in milliseconds in place of ``rate``. A tone: 200 Hz plus
-    100 times the second that is heard."""
+    """One frame for each colour, with a texture of its own: encoders keep it, and the same picture in another colour would not be another
+    shot. ``times`` in milliseconds in place of ``rate``. A tone: 200 Hz plus 100 times the second that is heard."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    texture = np.random.default_rng(0).integers(-20, 21, (size[1] // 8, size[0] // 8, 1)).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options or {"crf": "12", "g": "20"})
         (stream.width, stream.height), stream.pix_fmt, stream.codec_context.thread_count = size, "yuv420p", 1
@@ -20,6 +19,7 @@ def write(path, colours, *, rate=25, times=None, sound=True, size=(96, 64), code
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         audio = container.add_stream("aac", rate=16000, layout="mono") if sound else None
         for number, colour in enumerate(colours):
+            texture = np.random.default_rng(colour).integers(-20, 21, (size[1] // 8, size[0] // 8, 1)).repeat(8, 0).repeat(8, 1)
             frame = av.VideoFrame.from_ndarray(np.clip(np.asarray(colour) + texture, 0, 255).astype(np.uint8), format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)

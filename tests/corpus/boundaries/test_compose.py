@@ -88,6 +88,16 @@ def test_neighbours_are_alike_as_often_as_asked():
     assert 0.75 < np.mean(near) < 0.87 and next_shot(looks[:1], 0, 1.0, np.random.default_rng(0)) == 0
 
 
+def test_neighbours_can_be_told_apart():
+    same = [SHOTS[2], SHOTS[2] + 1, SHOTS[2] + 2, SHOTS[5]]
+    sides = []
+    for seed in range(20):
+        composed = compose(same, 4, np.random.default_rng(seed), Style(joins=(1, 0, 0, 0), distractors=0, jumps=0, bursts=0, alike=0.5))
+        levels = composed.frames[:, 0, 0, 0].astype(int)
+        sides += [abs(levels[one.first] - levels[one.first - 1]) for one in composed.transitions]
+    assert np.mean(np.array(sides) >= 6) > 0.95
+
+
 def test_jumps_are_seen_and_bursts_are_short():
     moving = [np.repeat(np.arange(150, dtype=np.uint8)[:, None] + level, 27 * 48 * 3, 1).reshape(150, 27, 48, 3) for level in (0, 50, 100)]
     found = [compose(moving, 5, np.random.default_rng(seed), Style(jumps=1, distractors=0, bursts=0)) for seed in range(4)]

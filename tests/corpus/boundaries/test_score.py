@@ -7,7 +7,7 @@ import math
 import pytest
 
 from omnivast.corpus.boundaries.compose import Happening
-from omnivast.corpus.boundaries.score import interval, matched, overlap, rates, tally
+from omnivast.corpus.boundaries.score import intervals, matched, overlap, rates, tally
 
 
 def cut(frame):
@@ -38,5 +38,6 @@ def test_counts_rates_and_alarms():
 def test_videos_add_up_and_their_spread_gives_the_interval():
     good, bad = tally([cut(1)], [cut(1)]), tally([cut(1)], [])
     assert rates(good + bad)["recall"] == 0.5 and math.isnan(rates(bad)["precision"])
-    low, high = interval([good, bad] * 10, "recall")
-    assert 0.2 <= low < 0.5 < high <= 0.8 and interval([good, bad] * 10, "recall") == (low, high)
+    found = intervals([good, bad] * 10, ["recall", "precision"])
+    low, high = found["recall"]
+    assert 0.2 <= low < 0.5 < high <= 0.8 and intervals([good, bad] * 10, ["recall", "precision"]) == found and found["precision"] == (1, 1)
