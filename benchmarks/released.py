@@ -124,7 +124,7 @@ def make_features(model: Any, size: Size, clips: int) -> Any:
         found = model.encode(one, list(size.group)).rows(torch.zeros(clips, dtype=torch.int64, device=model.device))
     draws = torch.Generator(device=model.device).manual_seed(0)
     for part in vars(found).values():
-        for tensor in part.values():
+        for tensor in part.values() if part is not None else ():
             if tensor is not None and tensor.is_floating_point():
                 tensor.normal_(generator=draws)
     return found

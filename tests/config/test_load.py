@@ -467,7 +467,8 @@ def test_runs_of_november_2026_can_still_be_resumed():
 def test_settings_say_themselves_what_depends_on_them():
     assert keys_without_say("model_cfg") == {"pretrained", "checkpointing", "inherit_keys", "frozen_vision", "frozen_audio",
                                              "label_smoothing", "contrastive_loss", "itm_ratio", "full_masker", "temperature_per_group",
-                                             "fused_teaches", "matryoshka_dims", "clip_pairs", "llm_lora_dropout"}
+                                             "fused_teaches", "matryoshka_dims", "clip_pairs", "llm_lora_dropout", "rejected_weight",
+                                             "others_weight", "text_branch_dropped"}
     assert keys_without_say("data_cfg") == {"training", "epoch", "steps", "whole_batches", "batch_size", "n_workers", "annfile",
                                             "cache_dir", "hard_negatives"}
     assert passive_keys("run_cfg") >= {"output_dir", "resume", "num_threads"} and not passive_keys("run_cfg") & {"seed", "beam_size"}

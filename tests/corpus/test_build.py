@@ -92,7 +92,7 @@ def test_captions_of_the_clips_are_fused(videos, tmp_path, here, monkeypatch):
     assert found[names[1]]["omni"] == "A cow; in the audio: a bell is heard; someone says: other words."
     fused = summary["fuse"]
     assert (fused["llm"], fused["sentence"], fused["left_out"], fused["model"]) == (1, 1, 5, "small")
-    with pytest.raises(BuildError, match="give --captions FILE"):
+    with pytest.raises(BuildError, match="or --captions FILE"):
         build([str(videos)], tmp_path / "out", "shots", fusion=settings["fusion"])
 
 

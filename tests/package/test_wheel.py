@@ -47,7 +47,7 @@ def test_it_holds_one_package_with_all_its_files_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     version = wheel.name.split("-")[1]
     assert {name.split("/")[0] for name in names} == {"omnivast", f"omnivast-{version}.dist-info"}
-    kinds = (".py", ".json", ".css", ".html", ".js", ".safetensors")
+    kinds = (".py", ".json", ".css", ".html", ".js", ".safetensors", ".txt")
     ours = [path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds]
     ours += [path.relative_to(ROOT) for path in ROOT.glob("scripts/*/**/*.py")]
     stamps = json.loads((ROOT / "datasets/omnistamps/stamps.json").read_text())

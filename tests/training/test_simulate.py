@@ -111,7 +111,8 @@ def test_more_processes_hold_less_and_send_more():
     gathered = [run.collectives.by_name()["all-gather"] for run in runs.values()]
     assert len({count for count, _, _ in gathered}) == 1 and gathered[0][1] < gathered[1][1] < gathered[2][1]
     assert any(one.backward for one in runs[2].collectives.found) and not all(one.backward for one in runs[2].collectives.found)
-    assert {run.work.forward.flops for run in runs.values()} == {runs[2].work.forward.flops}
+    flops = [run.work.forward.flops for run in runs.values()]
+    assert flops == sorted(flops) and flops[-1] < 1.01 * flops[0]  # the table of similarities alone grows with the group
 
 
 def test_what_cannot_be_simulated_says_so():

@@ -174,7 +174,7 @@ def two(items, settings):
     return [{"id": item["id"], "with": [other["id"] for other in items]} for item in items]
 
 
-def test_items_may_be_taken_together_and_an_error_of_the_stage_is_said(tmp_path, capfd):
+def test_items_may_be_taken_together_and_an_error_of_the_stage_ends_the_run(tmp_path):
     """Always the same items, wherever a run ends."""
     whole = Stage("test", two, {}, tmp_path / "whole", items_of, dict.fromkeys(SHARDS[:2], 7), at_once=3)
     run(whole, 2)
@@ -182,7 +182,6 @@ def test_items_may_be_taken_together_and_an_error_of_the_stage_is_said(tmp_path,
     broken = Stage("test", two, {"stops at": "00000/3"}, tmp_path / "broken", items_of, dict.fromkeys(SHARDS[:2], 7), at_once=3)
     with pytest.raises(StageError, match="the same command continues"):
         run(broken, 1)
-    assert "the model is gone" in capfd.readouterr().err
     again = Stage("test", two, {}, broken.folder, items_of, broken.sizes, at_once=3)
     run(again, 1)
     assert content(again.folder) == content(whole.folder)

@@ -30,7 +30,7 @@ def answer_to(prompt, seed):
     turns = [{"question": f"What of {n}?", "answer": text} for n, text in enumerate(captions * 2)]
     if stable_seed(prompt, seed) % 3 == 0:
         return "{nonsense}"
-    return json.dumps({"turns": turns[: 2 if "a conversation between" in prompt else 1]})
+    return json.dumps({"turns": turns[: 2 if "Write a conversation" in prompt else 1]})
 
 
 @pytest.fixture

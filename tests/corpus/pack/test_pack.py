@@ -16,7 +16,7 @@ import pytest
 from omnivast.config.schema import DatasetConfig
 from omnivast.corpus import cli
 from omnivast.corpus.boundaries.others import version_of
-from omnivast.corpus.clip_stages import clip_stage
+from omnivast.corpus.clip_stages import clip_stage, note_latest
 from omnivast.corpus.pack import stage
 from omnivast.corpus.pack.stage import pack
 from omnivast.corpus.plan import BuildError
@@ -116,6 +116,7 @@ def test_the_subtitles_of_a_source_are_told_clip_by_clip(corpus):
             {"id": "deep/b.mp4", "cues": [], "from": None}]
     (corpus / "work" / "subtitles_0123").mkdir()
     (corpus / "work" / "subtitles_0123" / "00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    note_latest(corpus, "subtitles", {"folder": "subtitles_0123"})
     pack(corpus)
     found = {row["clip_id"]: row["history"].get("subtitles") for row in rows_of(corpus)}
     assert found[KEPT[1]] == {"language": "en", "from": "srt", "cues": [cues[1]]} and found[KEPT[2]] is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +56,14 @@ def serving(service: Any, token: str | None = None, loopback: bool = True) -> It
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
-        assert not thread.is_alive()
+        assert not thread.is_alive(), f"the server does not end; its threads are at\n{stacks()}"
+
+
+def stacks() -> str:
+    """Where each thread of this process is."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(f"{names.get(number, number)}\n{''.join(traceback.format_stack(frame))}"
+                     for number, frame in sys._current_frames().items())
 
 
 def until(true: Callable[[], Any]) -> None:
