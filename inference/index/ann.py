@@ -39,9 +39,9 @@ SCANNED = 2000
 """Moments of a kind that is so rare are all compared."""
 CHANGED = 0.1
 """The share of moments that may have come or gone before it is made anew."""
-NEAR = 300
+NEAR = 500
 """The nearest that each graph is asked for."""
-LOOKED_AT = 1000
+LOOKED_AT = 2000
 """Candidates that are kept while a graph is searched: with more of them it finds more, and takes longer."""
 AXES = 64
 """Principal axes by which a graph holds vectors, at most."""
